@@ -1,0 +1,9 @@
+"""The `contextual` family."""
+
+from __future__ import annotations
+
+from jaxprompt.engine import Claim
+
+__all__ = ["CLAIMS"]
+
+CLAIMS: tuple[Claim, ...] = ()

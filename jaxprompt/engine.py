@@ -1,0 +1,551 @@
+"""The claim: a closed form, a simulation, and a calibrated comparison that can fail.
+
+This module knows no family, no storage and no plots; families build :class:`Claim` objects from
+their own functions, and everything else works on those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import itertools
+import json
+import math
+import time
+import traceback
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprompt import stats
+from jaxprompt.errors import JaxpromptError, ParameterError, suggest
+from jaxprompt.parameters import Parameter, check_parameters, is_traced
+from jaxprompt.stats import Comparison, Estimate, Row, Status
+
+__all__ = [
+    "Cell",
+    "Claim",
+    "Curves",
+    "Design",
+    "Falsifier",
+    "Quantity",
+    "Relation",
+    "Verdict",
+    "expand",
+    "fold_in_parameters",
+]
+
+FALSE_ALARM = 1e-3
+"""Chance that a check refutes a true claim, shared over all its rows."""
+
+Prediction = Mapping[str, Any]
+Predictor = Callable[..., Prediction]
+
+
+class Relation(enum.StrEnum):
+    """What a statement asserts, and so how it is tested."""
+
+    IDENTITY = "identity"
+    MEAN = "mean"
+    BOUND = "bound"
+    ASYMPTOTIC = "asymptotic"
+    RATE = "rate"
+    EXISTENCE = "existence"
+    IMPOSSIBILITY = "impossibility"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A named number that a claim predicts.
+
+    `tolerance` is the discrepancy a check must be able to see before it may say *confirmed*:
+    in the quantity's own units, or as a share of the prediction when `relative`.
+    """
+
+    name: str
+    meaning: str
+    tolerance: float = math.nan
+    relative: bool = False
+    symbol: str = ""
+
+    def allowance(self, predicted: float) -> float:
+        """The tolerance at a given prediction, in the quantity's units."""
+        return self.tolerance * abs(predicted) if self.relative else self.tolerance
+
+
+@dataclass(frozen=True)
+class Falsifier:
+    """A deliberately wrong variant of the prediction, which the check must refute.
+
+    `predict` has the signature and the result of the claim's closed form.
+    """
+
+    name: str
+    what: str
+    predict: Predictor
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One parameter point of a check, with what was measured there."""
+
+    parameters: Mapping[str, Any]
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Design:
+    """The parameter points a check visits.
+
+    Each entry of `runs` is one call of the claim's simulation; parameters along which the
+    simulation shares its work (:attr:`Claim.shared`) may be lists there, and their product gives
+    the cells. `trials` is per cell; a run may carry its own under the key ``"trials"``.
+    """
+
+    runs: tuple[Mapping[str, Any], ...]
+    trials: int
+
+    @classmethod
+    def product(
+        cls, fixed: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], trials: int
+    ) -> Design:
+        """All combinations of `grid`'s values, the last varying fastest, over `fixed`."""
+        names = list(grid)
+        points = itertools.product(*grid.values())
+        return cls(tuple({**fixed, **dict(zip(names, p, strict=True))} for p in points), trials)
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a claim's figure shows, as data: lines from the closed form, points from the check.
+
+    `x` and `y` name a parameter and a quantity; one curve for each value of `series`, one panel
+    for each value of `panel`. `lines` maps `x` to the dense values at which the closed form is
+    drawn. `marks` names quantities of the closed form that are drawn as vertical lines.
+    `notes` are parameters named in the caption. `only` restricts the points to cells with these
+    parameters.
+    """
+
+    x: str
+    y: str
+    lines: tuple[float, ...]
+    x_label: str
+    y_label: str
+    title: str
+    series: str = ""
+    series_label: str = "{value}"
+    panel: str = ""
+    panel_label: str = "{value}"
+    log_x: bool = False
+    log_y: bool = False
+    y_range: tuple[float, float] | None = None
+    marks: tuple[tuple[str, str], ...] = ()
+    size: str = ""
+    ignore: tuple[str, ...] = ()
+    extra_lines: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of a check.
+
+    `rows` holds one :class:`~jaxprompt.stats.Row` for each compared quantity; `cells` what was
+    measured; `false_alarm` the chance of refuting a true claim; `detectable` the smallest
+    discrepancy the least sensitive row (relative to its tolerance) finds with probability 0.95;
+    `seconds` the wall time.
+    """
+
+    id: str
+    relation: Relation
+    status: Status
+    rows: tuple[Row, ...]
+    false_alarm: float
+    detectable: float
+    seconds: float
+    profile: str
+    seed: int | None
+    cells: tuple[Cell, ...] = field(default=(), repr=False)
+    error: str = ""
+    falsifier: str = ""
+
+    def to_json(self) -> str:
+        """The verdict as a JSON text; numbers that are not finite become null."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain lists, dicts and numbers, as written to ``report.json``."""
+        fields = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "cells"
+        }
+        fields["rows"] = [dataclasses.asdict(row) for row in self.rows]
+        return plain(fields)
+
+    @property
+    def worst(self) -> Row | None:
+        """The row that decided: the first with the verdict's status, by smallest p-value."""
+        rows = [row for row in self.rows if row.verdict == self.status]
+        return min(rows, key=lambda row: (row.p_value, -abs(row.statistic)), default=None)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One theoretical statement that can be checked by numbers.
+
+    `closed_form` and `simulation` are plain functions of keyword parameters (the simulation also
+    takes ``key`` and ``trials``). `validate` may refuse combinations of parameters and complete
+    them. `shared` names the parameters along which one simulation serves a whole grid; given as
+    arrays they form a product in that order, which is the shape of each estimate. `size` is the
+    parameter that goes to infinity in an asymptotic claim.
+
+    `measure` and `compare` replace the standard experiment (one simulation for each run of the
+    design) and the standard comparison (by relation) where a statement needs its own.
+    """
+
+    id: str
+    title: str
+    statement: str
+    relation: Relation
+    source: str
+    parameters: tuple[Parameter, ...]
+    quantities: tuple[Quantity, ...]
+    falsifiers: tuple[Falsifier, ...]
+    closed_form: Predictor
+    simulation: Callable[..., dict[str, Estimate]]
+    designs: Mapping[str, Design]
+    derivation: str = ""
+    accepted: tuple[Parameter, ...] = ()
+    validate: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
+    shared: tuple[str, ...] = ()
+    size: str = ""
+    order: int = 1
+    broadcasts: str = ""
+    traceable: bool = False
+    figure: Curves | None = None
+    measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
+    compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
+
+    def __post_init__(self) -> None:
+        family, _, stem = self.id.partition(".")
+        if not family.isidentifier() or not stem.isidentifier():
+            raise ValueError(f"claim id {self.id!r}: must be family.word_stem")
+        if len(self.falsifiers) < 2:
+            raise ValueError(f"claim {self.id}: needs at least two falsifiers")
+        names = [f.name for f in self.falsifiers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"claim {self.id}: falsifiers need distinct names")
+        if self.relation is Relation.ASYMPTOTIC and not self.size and self.compare is None:
+            raise ValueError(f"claim {self.id}: an asymptotic claim names its `size` parameter")
+
+    @property
+    def family(self) -> str:
+        """The part of the id before the dot."""
+        return self.id.partition(".")[0]
+
+    def quantity(self, name: str) -> Quantity:
+        """The quantity called `name`; KeyError if there is none."""
+        return {q.name: q for q in self.quantities}[name]
+
+    # --- the two sides ---------------------------------------------------------------------------
+
+    def predict(self, **params: Any) -> dict[str, Any]:
+        """Evaluate the closed form in float64; no model is sampled.
+
+        Returns a dict from quantity name to a float, or to a float64 NumPy array when parameters
+        were arrays (which ones may be is in :attr:`broadcasts`). Where :attr:`traceable` is set,
+        the call also works on values traced by ``jax.jit`` or ``jax.vmap``, in their dtype.
+
+        Raises:
+            ParameterError: a parameter is unknown, missing, or outside what is allowed.
+        """
+        return self._evaluate(self.closed_form, self._validated(params))
+
+    def simulate(
+        self, *, key: jax.Array | int, trials: int = 64, **params: Any
+    ) -> dict[str, Estimate]:
+        """Measure the quantities on `trials` independent simulations.
+
+        `key` is a JAX key or an integer seed. Trial `t` uses ``fold_in(key, t)``, so more trials
+        keep the earlier ones. Parameters named in :attr:`shared` may be arrays.
+
+        Raises:
+            ParameterError: a parameter is unknown, missing, or outside what is allowed.
+        """
+        if not isinstance(trials, int | np.integer) or trials < 2:
+            raise ParameterError(
+                "trials", trials, "an integer ≥ 2", "a standard error needs two trials", self.id
+            )
+        values = self._validated(params, simulate=True)
+        return self.simulation(key=as_key(key), trials=int(trials), **values)
+
+    def _validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
+        values = check_parameters(
+            self.parameters, params, where=self.id, accepted=self.accepted, simulate=simulate
+        )
+        return self.validate(values, self.id) if self.validate else values
+
+    def _evaluate(self, closed_form: Predictor, values: Mapping[str, Any]) -> dict[str, Any]:
+        if any(is_traced(leaf) for leaf in jax.tree.leaves(list(values.values()))):
+            if not self.traceable:
+                raise JaxpromptError(
+                    f"{self.id}: predict cannot run under jit or vmap; call it on numbers or arrays"
+                )
+            return dict(closed_form(**values))
+        with jax.enable_x64(True):
+            return {name: _as_number(value) for name, value in closed_form(**values).items()}
+
+    # --- the comparison --------------------------------------------------------------------------
+
+    def check(
+        self,
+        profile: str = "quick",
+        key: jax.Array | int | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Verdict:
+        """Measure, compare with the closed form, and judge.
+
+        `key` is a JAX key or an integer seed; None stands for seed 0. `progress` is called with
+        the number of runs done and of all runs. An exception inside the computation gives a
+        verdict with status ``failed`` that carries the traceback.
+        """
+        return self._judge(self.closed_form, profile, key, progress)[0]
+
+    def falsify(
+        self,
+        profile: str = "quick",
+        key: jax.Array | int | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Verdict]:
+        """Measure once and judge every falsifier against it; each should be refuted."""
+        verdict, cells = self._judge(self.closed_form, profile, key, progress)
+        return {
+            f.name: dataclasses.replace(verdict, falsifier=f.name)
+            if verdict.status is Status.FAILED
+            else self._verdict(f.predict, cells, profile, verdict.seed, verdict.seconds, f.name)
+            for f in self.falsifiers
+        }
+
+    def _judge(
+        self, closed_form: Predictor, profile: str, key: Any, progress: Any
+    ) -> tuple[Verdict, tuple[Cell, ...]]:
+        if profile not in self.designs:
+            raise ParameterError(
+                "profile", profile, " or ".join(self.designs),
+                "choose one of those" + suggest(profile, self.designs), self.id,
+            )  # fmt: skip
+        started = time.perf_counter()
+        seed = 0 if key is None else key if isinstance(key, int) else None
+        try:
+            cells = tuple(self._measure(profile, as_key(0 if key is None else key), progress))
+        except JaxpromptError:
+            raise
+        except Exception:
+            seconds = time.perf_counter() - started
+            return self._failure(profile, seed, seconds, traceback.format_exc()), ()
+        seconds = time.perf_counter() - started
+        return self._verdict(closed_form, cells, profile, seed, seconds), cells
+
+    def _measure(self, profile: str, key: jax.Array, progress: Any) -> Iterator[Cell]:
+        if self.measure is not None:
+            yield from self.measure(self, profile, key)
+            return
+        design = self.designs[profile]
+        for done, run in enumerate(design.runs):
+            if progress:
+                progress(done, len(design.runs))
+            params = {name: value for name, value in run.items() if name != "trials"}
+            trials = run.get("trials", design.trials)
+            run_key = fold_in_parameters(key, params, self.shared)
+            estimates = self.simulate(key=run_key, trials=trials, **params)
+            yield from expand(params, estimates, self.shared)
+        if progress:
+            progress(len(design.runs), len(design.runs))
+
+    def _verdict(
+        self, closed_form: Predictor, cells: Sequence[Cell], profile: str, seed: int | None,
+        seconds: float, falsifier: str = "",
+    ) -> Verdict:  # fmt: skip
+        started = time.perf_counter()
+
+        def predict(**params: Any) -> dict[str, Any]:
+            return self._evaluate(closed_form, self._validated(params))
+
+        try:
+            compare = self.compare or COMPARE[self.relation]
+            rows = stats.decide(compare(self, cells, predict), FALSE_ALARM)
+        except JaxpromptError:
+            raise
+        except Exception:
+            return self._failure(profile, seed, seconds, traceback.format_exc(), falsifier)
+        seconds += time.perf_counter() - started
+        noisy = [row for row in rows if math.isfinite(row.detectable)]
+        least = max(
+            noisy, key=lambda r: r.detectable / r.tolerance if r.tolerance else 0.0, default=None
+        )
+        return Verdict(
+            self.id, self.relation, _overall(rows), rows,
+            0.0 if all(row.stderr == 0 and row.predicted_stderr == 0 for row in rows) else FALSE_ALARM,
+            least.detectable if least else math.nan, seconds, profile, seed, tuple(cells),
+            falsifier=falsifier,
+        )  # fmt: skip
+
+    def _failure(
+        self, profile: str, seed: int | None, seconds: float, error: str, falsifier: str = ""
+    ) -> Verdict:
+        return Verdict(
+            self.id, self.relation, Status.FAILED, (), FALSE_ALARM, math.nan, seconds, profile,
+            seed, error=error, falsifier=falsifier,
+        )  # fmt: skip
+
+
+def _overall(rows: Sequence[Row]) -> Status:
+    found = {row.verdict for row in rows}
+    for status in (Status.REFUTED, Status.FAILED, Status.INCONCLUSIVE):
+        if status in found:
+            return status
+    return Status.CONFIRMED if rows else Status.FAILED
+
+
+# --- standard comparisons, by relation -----------------------------------------------------------
+
+
+def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Each quantity of each cell against its prediction; one-sided for a bound."""
+    side = "upper" if claim.relation is Relation.BOUND else "two"
+    comparisons = []
+    for cell in cells:
+        predicted = predict(**cell.parameters)
+        for name, estimate in cell.estimates.items():
+            value = float(predicted[name])
+            comparisons.append(
+                stats.compare_mean(
+                    name,
+                    cell.parameters,
+                    value,
+                    estimate,
+                    side=side,
+                    tolerance=claim.quantity(name).allowance(value),
+                    predicted_stderr=float(predicted.get(f"{name}_stderr", 0.0)),
+                )  # fmt: skip
+            )
+    return comparisons
+
+
+def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Each quantity extrapolated over the size parameter, at otherwise equal parameters."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        rest = {name: value for name, value in cell.parameters.items() if name != claim.size}
+        groups.setdefault(canonical(rest), []).append(cell)
+    comparisons = []
+    for members in groups.values():
+        members = sorted(members, key=lambda cell: cell.parameters[claim.size])
+        sizes = [cell.parameters[claim.size] for cell in members]
+        at = [predict(**cell.parameters) for cell in members]
+        rest = {n: v for n, v in members[-1].parameters.items() if n != claim.size}
+        limit = predict(**rest)
+        for name in members[-1].estimates:
+            value = float(limit[name])
+            comparisons.append(
+                stats.compare_asymptotic(
+                    name,
+                    {**rest, claim.size: sizes},
+                    sizes,
+                    [float(p[name]) for p in at],
+                    [cell.estimates[name] for cell in members],
+                    limit=value,
+                    order=claim.order,
+                    tolerance=claim.quantity(name).allowance(value),
+                    predicted_stderr=float(limit.get(f"{name}_stderr", 0.0)),
+                )  # fmt: skip
+            )
+    return comparisons
+
+
+COMPARE: dict[Relation, Callable[[Claim, Sequence[Cell], Predictor], list[Comparison]]] = {
+    Relation.IDENTITY: compare_cells,
+    Relation.MEAN: compare_cells,
+    Relation.BOUND: compare_cells,
+    Relation.ASYMPTOTIC: compare_limit,
+    Relation.RATE: compare_cells,
+    Relation.EXISTENCE: compare_cells,
+    Relation.IMPOSSIBILITY: compare_cells,
+}
+
+
+# --- helpers -------------------------------------------------------------------------------------
+
+
+def as_key(key: jax.Array | int) -> jax.Array:
+    """A typed JAX key from a key or an integer seed."""
+    if isinstance(key, int | np.integer):
+        return jax.random.key(int(key), impl="threefry2x32")
+    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key
+    return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def canonical(parameters: Mapping[str, Any]) -> str:
+    """One text for equal parameters, whatever their order or container types."""
+    return json.dumps(plain(dict(parameters)), sort_keys=True)
+
+
+def fold_in_parameters(
+    key: jax.Array, parameters: Mapping[str, Any], shared: Sequence[str] = ()
+) -> jax.Array:
+    """Key of one run, from its parameters rather than its place in a grid.
+
+    Adding grid points therefore leaves the other points' random numbers as they were.
+    Parameters in `shared` do not enter: along them the simulation uses one stream.
+    """
+    rest = {name: value for name, value in parameters.items() if name not in shared}
+    return jax.random.fold_in(key, zlib.crc32(canonical(rest).encode()))
+
+
+def expand(
+    params: Mapping[str, Any], estimates: Mapping[str, Estimate], shared: Sequence[str]
+) -> Iterator[Cell]:
+    """Split one run's estimates into a cell for each combination of its shared arrays."""
+    axes = [name for name in shared if name in params and np.ndim(params[name]) == 1]
+    values = [list(plain(params[name])) for name in axes]
+    for index in itertools.product(*(range(len(v)) for v in values)):
+        point = {**params, **{n: v[i] for n, v, i in zip(axes, values, index, strict=True)}}
+        yield Cell(
+            plain(point),
+            {
+                name: Estimate(
+                    float(np.asarray(e.mean)[index]), float(np.asarray(e.stderr)[index]), e.trials
+                )
+                for name, e in estimates.items()
+            },
+        )
+
+
+def plain(value: Any) -> Any:
+    """Nested lists, dicts and Python scalars; numbers that are not finite become None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | jax.Array):
+        return plain(np.asarray(value).tolist())
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _as_number(value: Any) -> Any:
+    array = np.asarray(value)
+    if array.dtype.kind in "iub":
+        return array.item() if array.ndim == 0 else array
+    array = array.astype(np.float64)
+    return float(array) if array.ndim == 0 else array
