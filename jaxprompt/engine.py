@@ -27,6 +27,7 @@ from jaxprompt.parameters import Parameter, check_parameters, is_traced
 from jaxprompt.stats import Comparison, Estimate, Row, Status
 
 __all__ = [
+    "Agreement",
     "Cell",
     "Claim",
     "Curves",
@@ -63,7 +64,8 @@ class Quantity:
     """A named number that a claim predicts.
 
     `tolerance` is the discrepancy a check must be able to see before it may say *confirmed*:
-    in the quantity's own units, or as a share of the prediction when `relative`.
+    in the quantity's own units, or as a share of the prediction when `relative`. It does not
+    depend on the parameters in `ignores`: cells that differ only there give one row.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Quantity:
     tolerance: float = math.nan
     relative: bool = False
     symbol: str = ""
+    ignores: tuple[str, ...] = ()
 
     def allowance(self, predicted: float) -> float:
         """The tolerance at a given prediction, in the quantity's units."""
@@ -150,6 +153,14 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """A figure of measured against predicted values, one point for each row of the check."""
+
+    title: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of a check.
 
@@ -224,7 +235,7 @@ class Claim:
     order: int = 1
     broadcasts: str = ""
     traceable: bool = False
-    figure: Curves | None = None
+    figure: Curves | Agreement | None = None
     measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
     compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
 
@@ -417,10 +428,12 @@ def _overall(rows: Sequence[Row]) -> Status:
 def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     """Each quantity of each cell against its prediction; one-sided for a bound."""
     side = "upper" if claim.relation is Relation.BOUND else "two"
-    comparisons = []
+    comparisons, seen = [], set()
     for cell in cells:
         predicted = predict(**cell.parameters)
         for name, estimate in cell.estimates.items():
+            if _repeats(claim.quantity(name), cell.parameters, seen):
+                continue
             value = float(predicted[name])
             comparisons.append(
                 stats.compare_mean(
@@ -442,7 +455,7 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
     for cell in cells:
         rest = {name: value for name, value in cell.parameters.items() if name != claim.size}
         groups.setdefault(canonical(rest), []).append(cell)
-    comparisons = []
+    comparisons, seen = [], set()
     for members in groups.values():
         members = sorted(members, key=lambda cell: cell.parameters[claim.size])
         sizes = [cell.parameters[claim.size] for cell in members]
@@ -450,6 +463,8 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
         rest = {n: v for n, v in members[-1].parameters.items() if n != claim.size}
         limit = predict(**rest)
         for name in members[-1].estimates:
+            if _repeats(claim.quantity(name), rest, seen):
+                continue
             value = float(limit[name])
             comparisons.append(
                 stats.compare_asymptotic(
@@ -465,6 +480,16 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                 )  # fmt: skip
             )
     return comparisons
+
+
+def _repeats(quantity: Quantity, parameters: Mapping[str, Any], seen: set[str]) -> bool:
+    """Whether a row for this quantity exists already, up to the parameters it ignores."""
+    rest = {n: v for n, v in parameters.items() if n not in quantity.ignores}
+    mark = f"{quantity.name} {canonical(rest)}"
+    if mark in seen:
+        return True
+    seen.add(mark)
+    return False
 
 
 COMPARE: dict[Relation, Callable[[Claim, Sequence[Cell], Predictor], list[Comparison]]] = {

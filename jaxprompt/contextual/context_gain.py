@@ -1,0 +1,336 @@
+r"""Claim ``contextual.context_gain``: what the context is worth, and the best gain of a prompt.
+
+For many tokens the softmax weights obey a law of large numbers, and the squared signal-to-noise
+ratio of the pooled feature is explicit in the gain.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxprompt import random
+from jaxprompt.contextual.setting import CONTEXT, GAIN, MODEL, NOISE, SIGNAL, TOKENS, optional
+from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.errors import ParameterError
+from jaxprompt.parameters import Parameter
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "GainLaw", "breakdown_gain", "closed_form", "pooled_law", "simulate"]
+
+
+# --- the closed form -------------------------------------------------------------------------------
+
+
+class GainLaw(NamedTuple):
+    """Attention on relevant tokens, T·p₂, and the log of the squared signal-to-noise ratio / T."""
+
+    attention: Float[Array, "*n"]
+    spread: Float[Array, "*n"]
+    log_snr: Float[Array, "*n"]
+
+
+def pooled_law(
+    gain: Any, sparsity: Any, context: Any, noise: Any, shift_context: Any, shift_signal: Any
+) -> GainLaw:
+    r"""Law of large numbers of the pooled feature as T → ∞ at fixed sparsity ζ.
+
+    With :math:`Z_R = \zeta e^{\gamma Q^2}` and
+    :math:`Z_I = (1-\zeta) e^{-\gamma\delta_q Q^2 + \gamma^2\sigma^2Q^2/2}`,
+
+    .. math:: s = \frac{Z_R}{Z_R+Z_I}, \qquad
+       T p_2 = \frac{(1-\zeta) e^{-2\gamma\delta_q Q^2 + 2\gamma^2\sigma^2Q^2}}{(Z_R+Z_I)^2}.
+
+    Everything is kept in logarithms; works under jit, vmap and grad. Derived here.
+    """
+    return _pooled_law(gain, sparsity, context, noise, shift_context, shift_signal)
+
+
+def _pooled_law(
+    gain: Any, sparsity: Any, context: Any, noise: Any, shift_context: Any, shift_signal: Any,
+    tilt: float = 2.0,
+) -> GainLaw:  # fmt: skip
+    energy = jnp.square(context)
+    power = jnp.square(gain * noise) * energy
+    relevant = jnp.log(sparsity) + gain * energy
+    irrelevant = jnp.log1p(-sparsity) - gain * shift_context * energy + power / 2
+    log_spread = jnp.log1p(-sparsity) - 2 * gain * shift_context * energy + tilt * power
+    log_spread = log_spread - 2 * jnp.logaddexp(relevant, irrelevant)
+    attention = jax.nn.sigmoid(relevant - irrelevant)
+    signal = attention - jax.nn.sigmoid(irrelevant - relevant) * shift_signal
+    log_snr = 2 * jnp.log(jnp.abs(signal)) - log_spread
+    return GainLaw(attention, jnp.exp(log_spread), log_snr)
+
+
+def closed_form(
+    *,
+    sparsity: Any,
+    signal: Any,
+    context: Any,
+    noise: Any,
+    gain: Any,
+    shift_context: Any = 0.0,
+    shift_signal: Any = 0.0,
+    **unused: Any,
+) -> dict[str, Array]:
+    """All five quantities, for broadcastable arrays of every parameter."""
+    return _closed_form(
+        {}, sparsity=sparsity, signal=signal, context=context, noise=noise, gain=gain,
+        shift_context=shift_context, shift_signal=shift_signal,
+    )  # fmt: skip
+
+
+def _closed_form(wrong: Mapping[str, Any], *, sparsity: Any, signal: Any, context: Any,
+                 noise: Any, gain: Any, shift_context: Any = 0.0, shift_signal: Any = 0.0,
+                 **unused: Any) -> dict[str, Array]:  # fmt: skip
+    tilt, gain = wrong.get("tilt", 2.0), jnp.asarray(gain) * wrong.get("gain_factor", 1.0)
+    shift_context = wrong.get("shift_factor", 1.0) * jnp.asarray(shift_context)
+    shift_signal = wrong.get("signal_factor", 1.0) * jnp.asarray(shift_signal)
+    rest = (sparsity, context, noise, shift_context, shift_signal)
+    law = functools.partial(_pooled_law, tilt=tilt)
+    here, zero, best = law(gain, *rest), law(jnp.zeros_like(gain), *rest), _best_gain(law, *rest)
+    gained = law(best, *rest).log_snr - zero.log_snr
+    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (*rest, gain, signal)))
+    values = {
+        "attention": here.attention,
+        "spread": here.spread,
+        "snr_gain": jnp.exp(here.log_snr - zero.log_snr),
+        "best_gain": best,
+        "best_snr_gain": jnp.exp(gained),
+    }
+    return {name: jnp.broadcast_to(value, shape) for name, value in values.items()}
+
+
+def _best_gain(law: Any, sparsity: Any, context: Any, noise: Any, dq: Any, dw: Any) -> Array:
+    r"""The maximiser over real gains of the signal-to-noise ratio.
+
+    For :math:`\delta_w = 0` it is :math:`(1+\delta_q)/(2\sigma^2)`. Otherwise the attention at
+    which the signal changes sign splits the line in two; the best of a scan on a scale that fits
+    all parameters is refined by golden-section search.
+    """
+    args = jnp.broadcast_arrays(*(jnp.asarray(x) for x in (sparsity, context, noise, dq, dw)))
+    flat = tuple(a.reshape(-1) for a in args)
+
+    def one(z: Array, q: Array, s: Array, dq: Array, dw: Array) -> Array:
+        def value(g: Array) -> Array:
+            return law(g, z, q, s, dq, dw).log_snr
+
+        natural = (1 + jnp.abs(dq)) / (2 * s**2)
+        crossing = (jnp.abs(jnp.log(z / (1 - z))) + jnp.abs(jnp.log(jnp.maximum(dw, 1e-9)))) / (
+            q**2 * (1 + jnp.abs(dq))
+        )
+        reach = 4 * natural + jnp.where(dw > 0, jnp.minimum(crossing, 8 / (s * q) + natural), 0.0)
+        grid = jnp.linspace(-1.0, 1.0, 801, dtype=natural.dtype) * reach
+        start = grid[jnp.argmax(jnp.nan_to_num(value(grid), nan=-jnp.inf))]
+        return _golden(value, start - reach / 400, start + reach / 400)
+
+    best = jax.vmap(one)(*flat).reshape(args[0].shape)
+    exact = (1 + args[3]) / (2 * jnp.square(args[2]))
+    return jnp.where((args[4] == 0) & (law.keywords["tilt"] == 2.0), exact, best)
+
+
+def _golden(value: Any, low: Array, high: Array, steps: int = 60) -> Array:
+    """Maximiser of a unimodal function on an interval, by golden-section search."""
+    ratio = (np.sqrt(5) - 1) / 2
+
+    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        left, right = high - ratio * (high - low), low + ratio * (high - low)
+        better = value(left) > value(right)
+        return jnp.where(better, low, left), jnp.where(better, right, high)
+
+    low, high = lax.fori_loop(0, steps, narrow, (low, high))
+    return (low + high) / 2
+
+
+def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
+    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` beyond which the largest weight takes over."""
+    return np.sqrt(2 * np.log(tokens)) / (noise * context)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- the simulation --------------------------------------------------------------------------------
+
+SEQUENCES = 128
+"""Sequences pooled in one trial."""
+
+_GAINS = np.linspace(-1.0, 1.0, 41)
+_CHUNK = 2**20
+
+
+class Sums(NamedTuple):
+    """Means over one trial's sequences, for each gain: weight, p₂."""
+
+    attention: Float[Array, " G"]
+    spread: Float[Array, " G"]
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, tokens: int, sparsity: float, signal: float,
+    context: float, noise: float, gain: Any, shift_context: float = 0.0,
+    shift_signal: float = 0.0,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Measure at a finite number of tokens, from softmax weights of sampled scores.
+
+    Ratios of means and the maximiser over gains get jackknife standard errors over the trials.
+    All gains see the same scores, so their comparison is sharp.
+    """
+    relevant = int(relevant_tokens(tokens, sparsity))
+    gains = np.atleast_1d(np.asarray(gain, dtype=np.float64))
+    span = min(breakdown_gain(tokens, context, noise), 4 * (1 + abs(shift_context)) / noise**2)
+    every = np.concatenate([[0.0], gains, _GAINS * span])
+    attention, spread = (
+        np.asarray(x, dtype=np.float64)
+        for x in _trial_sums(
+            int(tokens), int(relevant), trials, jnp.asarray(every, jnp.float32),
+            jnp.float32(context), jnp.float32(noise), jnp.float32(shift_context), key,
+        )
+    )  # fmt: skip
+    here = slice(1, 1 + gains.size)
+    means = attention.mean(axis=0), spread.mean(axis=0)
+    left = tuple((m * trials - x) / (trials - 1) for m, x in zip(means, (attention, spread), strict=True))
+
+    def ratios(s: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
+        snr = (s - (1 - s) * shift_signal) ** 2 / p
+        best, value = _peak(every[1 + gains.size :], np.log(snr[..., 1 + gains.size :]))
+        return {
+            "attention": s[..., here],
+            "spread": tokens * p[..., here],
+            "snr_gain": snr[..., here] / snr[..., :1],
+            "best_gain": np.broadcast_to(best[..., None], s[..., here].shape),
+            "best_snr_gain": np.broadcast_to(
+                (np.exp(value) / snr[..., 0])[..., None], s[..., here].shape
+            ),
+        }
+
+    estimates, jackknifed = ratios(*means), ratios(*left)
+    return {
+        name: _jackknife(estimates[name], jackknifed[name], trials, np.ndim(gain) == 0)
+        for name in estimates
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _trial_sums(
+    tokens: int, relevant: int, trials: int, gains: Array, context: Array, noise: Array,
+    shift_context: Array, key: Array,
+) -> Sums:  # fmt: skip
+    count = tokens - relevant
+
+    def trial(index: Array) -> Sums:
+        scalars = random.normals(jax.random.fold_in(key, index), 0, SEQUENCES, count)
+
+        def at(gain: Array) -> Sums:
+            scores = gain * context * (noise * scalars - shift_context * context)
+            own = jnp.full((SEQUENCES, 1), gain * context**2 + np.log(relevant), jnp.float32)
+            weights = jax.nn.softmax(jnp.concatenate([own, scores], axis=1), axis=1)
+            return Sums(weights[:, 0].mean(), (weights[:, 1:] ** 2).sum(axis=1).mean())
+
+        return lax.map(at, gains)
+
+    return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+
+
+def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Abscissa and height of the maximum: a quartic through the five points around the largest."""
+    top = np.clip(values.argmax(axis=-1), 2, gains.size - 3)
+    around = top[..., None] + np.arange(-2, 3)
+    y = np.take_along_axis(values, around, axis=-1)
+    step = gains[1] - gains[0]
+    grid = np.linspace(-2.0, 2.0, 4001)
+    basis = np.vander(grid, 5) @ np.linalg.inv(np.vander(np.arange(-2.0, 3.0), 5))
+    fine = y @ basis.T
+    index = fine.argmax(axis=-1)
+    height = np.take_along_axis(fine, index[..., None], axis=-1)[..., 0]
+    return gains[top] + step * grid[index], height
+
+
+def _jackknife(value: np.ndarray, left: np.ndarray, trials: int, scalar: bool) -> Estimate:
+    spread = np.sqrt((trials - 1) / trials * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+    # The jackknife also removes the bias of order 1/trials that a ratio of means has.
+    mean = trials * value - (trials - 1) * left.mean(axis=0)
+    if scalar:
+        return Estimate(float(mean[0]), float(spread[0]), trials)
+    return Estimate(mean, spread, trials)
+
+
+# --- the claim -------------------------------------------------------------------------------------
+
+
+def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
+    if not isinstance(values["noise"], jax.core.Tracer) and np.any(np.asarray(values["noise"]) <= 0):
+        raise ParameterError("noise", values["noise"], "> 0", "without noise any gain is best", where)
+    if "tokens" in values:  # a whole number of relevant tokens realises the sparsity
+        values["sparsity"] = relevant_tokens(values["tokens"], values["sparsity"]) / values["tokens"]
+    return values
+
+
+def relevant_tokens(tokens: Any, sparsity: Any) -> Any:
+    """The whole number of relevant tokens nearest to ζT, from 1 to T − 1."""
+    return np.clip(np.rint(np.asarray(sparsity) * tokens), 1, np.asarray(tokens) - 1).astype(int)
+
+
+SPARSITY = Parameter(
+    "sparsity", "real", "share ζ = k/T of relevant tokens", "ζ", low=0, high=1, open_low=True,
+    open_high=True,
+)  # fmt: skip
+SHIFT_CONTEXT = Parameter("shift_context", "real", "shift δq of the context", "δq", default=0.0)
+SHIFT_SIGNAL = Parameter("shift_signal", "real", "shift δw of the signal", "δw", low=0, default=0.0)
+
+_BASE = {"sparsity": 0.1, "signal": 1.0, "context": 1.0, "noise": 1.0}
+_CASES: tuple[Mapping[str, Any], ...] = (
+    {**_BASE, "gain": [0.15, 0.3, 0.5]},
+    {**_BASE, "sparsity": 0.2, "shift_context": 0.2, "noise": 1.2, "gain": [0.2, 0.4]},
+    {**_BASE, "sparsity": 0.25, "shift_signal": 0.1, "gain": [0.25, 0.5]},
+)
+
+
+def _design(tokens: Sequence[int], trials: int) -> Design:
+    return Design(tuple({**case, "tokens": t} for case in _CASES for t in tokens), trials)
+
+
+CLAIM = Claim(
+    id="contextual.context_gain",
+    title="What the context is worth",
+    statement="",
+    relation=Relation.ASYMPTOTIC,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        SPARSITY, SIGNAL, CONTEXT, NOISE, SHIFT_CONTEXT, SHIFT_SIGNAL, GAIN,
+        optional(TOKENS),
+    ),
+    accepted=MODEL,
+    quantities=(
+        Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
+        Quantity("spread", "T times the sum of squared irrelevant weights", 0.02, True, "T p₂"),
+        Quantity("snr_gain", "squared signal-to-noise ratio over that of gain 0", 0.02, True),
+        Quantity("best_gain", "gain with the largest signal-to-noise ratio", 0.03, True, "γ⋆",
+                 ignores=("gain",)),
+        Quantity("best_snr_gain", "the squared ratio it reaches over that of gain 0", 0.02, True,
+                 ignores=("gain",)),
+    ),  # fmt: skip
+    falsifiers=(
+        Falsifier("tilt", "3/2 for 2 in the exponent of p₂", _wrong(tilt=1.5)),
+        Falsifier("gain", "takes 0.95 of the gain", _wrong(gain_factor=0.95)),
+        Falsifier("no_shift_context", "drops δq", _wrong(shift_factor=0.0)),
+        Falsifier("no_shift_signal", "drops δw", _wrong(signal_factor=0.0)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design((480, 960, 1920), 64), "full": _design((960, 1920, 3840, 7680), 256)},
+    validate=_validate,
+    shared=("gain",),
+    size="tokens",
+    broadcasts="every parameter",
+    traceable=True,
+)  # fmt: skip

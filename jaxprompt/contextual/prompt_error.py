@@ -1,0 +1,437 @@
+r"""Claim ``contextual.prompt_error``: test error of a ridge head learned over a known prompt.
+
+The sharp error curve in the proportional limit, on both sides of n = d, with or without ridge.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Key
+from scipy import optimize, special
+from scipy.stats import qmc
+
+from jaxprompt import random
+from jaxprompt.contextual import law
+from jaxprompt.contextual.conditional_error import Geometry, conditional_error
+from jaxprompt.contextual.data import pooled_rows
+from jaxprompt.contextual.ridge import ridge_path
+from jaxprompt.contextual.setting import (
+    CONTEXT, DIM, GAIN, MODEL, NOISE, RATIO, RELEVANT, RIDGE, SAMPLES, SHIFT_WEIGHTS, SHIFTS,
+    SIGNAL, TOKENS, Setting, complete, optional,
+)  # fmt: skip
+from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate, mean_estimate
+
+__all__ = [
+    "CLAIM", "Limit", "best_gain", "best_ridge", "feature_law", "ridge_limit", "simulate",
+    "simulate_trials",
+]  # fmt: skip
+
+
+# --- the closed form -------------------------------------------------------------------------------
+
+
+class FeatureLaw(NamedTuple):
+    """Nodes of the law of (α, τ): signal and noise level of a pooled feature.
+
+    Shape (replicate, node) with `weights` summing to 1 over the nodes of each replicate.
+    """
+
+    alpha: np.ndarray
+    tau: np.ndarray
+    weights: np.ndarray
+
+
+class Limit(NamedTuple):
+    """Limits of the test error, of the head along w⋆/W and of its norm away from it.
+
+    Each holds one value for each replicate of the feature law.
+    """
+
+    error: np.ndarray
+    head_signal: np.ndarray
+    head_noise: np.ndarray
+
+
+@functools.lru_cache(maxsize=256)
+def feature_law(
+    tokens: int,
+    relevant: int,
+    signal: float,
+    context: float,
+    noise: float,
+    gain: float,
+    shifts: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
+    shift_weights: tuple[float, ...] = (1.0,),
+) -> FeatureLaw:
+    r"""Law of :math:`\alpha = (s - (1-s)\delta_w) W` and :math:`\tau = \sigma\sqrt{p_2}`."""
+    nodes = law.normal_nodes(tokens - relevant)
+    shift = np.asarray(shifts)[None, None, :, :]
+    with jax.enable_x64(True):
+        m = _moments(
+            (1 + shift[..., 0]) * gain * context**2, noise * gain * context, relevant, nodes
+        )
+    attention, spread = np.asarray(m.attention), np.asarray(m.spread)
+    alpha = (attention - (1 - attention) * shift[..., 1]) * signal
+    # A weight may underflow to 0 at extreme gains; its reciprocal is needed without ridge.
+    tau = noise * np.sqrt(np.maximum(spread, 1e-200 if tokens > relevant else 0.0))
+    weights = np.broadcast_to(np.asarray(shift_weights) / nodes.shape[1], alpha.shape)
+    flat = (alpha.shape[0], -1)
+    return FeatureLaw(alpha.reshape(flat), tau.reshape(flat), weights.reshape(flat))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _moments(gap: Array, scale: Array, relevant: int, nodes: Array) -> law.Moments:
+    return law.moments(gap, scale, relevant, nodes[:, :, None, :])
+
+
+def ridge_limit(features: FeatureLaw, ratio: float, ridge: float) -> Limit:
+    r"""Limit of the ridge head at d/n → `ratio` (κ) with ridge λ.
+
+    With :math:`m > 0` the root of :math:`\lambda m + E[\tau^2 m/(1+\tau^2 m)] = \kappa` and
+    :math:`\omega = 1/(1+\tau^2 m)`,
+
+    .. math::
+        c = \frac{E[\omega\alpha]}{\lambda + E[\omega(\alpha^2+\tau^2)]}, \quad
+        \rho^2 = \frac{m\,E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2)]}{\lambda + E[\tau^2\omega^2]},
+        \quad \text{error} = E\,\Phi\Big(\frac{-\alpha c}{\tau\sqrt{c^2+\rho^2}}\Big).
+
+    For κ ≥ 1 without ridge (minimum norm) m is infinite, and the same expressions are taken in
+    that limit. At κ = 1 without ridge the noise ρ diverges and the error is ½.
+    """
+    return _ridge_limit(features, ratio, ridge)
+
+
+def _ridge_limit(
+    f: FeatureLaw,
+    ratio: float,
+    ridge: float,
+    *,
+    ridge_factor: float = 1.0,
+    averaged: bool = False,
+    self_noise: float = 1.0,
+    norm_shift: float = 1.0,
+    leverage: float = 1.0,
+) -> Limit:
+    ridge = ridge * ridge_factor
+    alpha, tau2, weights = f.alpha, f.tau**2, f.weights
+
+    def mean(x: np.ndarray) -> np.ndarray:
+        return (weights * x).sum(axis=1)
+
+    if averaged:  # a wrong variant: every sequence gets the average noise level
+        tau2 = np.broadcast_to(mean(tau2)[:, None], tau2.shape)
+    if not tau2.any():  # noise-free features: only the signal's own direction is learned
+        c = mean(alpha) / (ridge + mean(alpha**2))
+        return Limit(mean(_tie(alpha * c[:, None])), c, np.zeros_like(c))
+    if ridge == 0 and ratio >= 1:
+        c = mean(alpha / tau2) / (ratio - 1 + mean((alpha**2 + tau2) / tau2))
+        miss = (1 - alpha * c[:, None]) ** 2 + self_noise * tau2 * c[:, None] ** 2
+        excess = ratio - norm_shift
+        rho2 = mean(miss / tau2) / excess if excess else np.full_like(c, np.inf)
+    else:
+        m = _resolvent(tau2, weights, ratio, ridge)
+        omega = 1 / (1 + tau2 * m[:, None])
+        c = mean(omega * alpha) / (ridge + mean(omega * (alpha**2 + tau2)))
+        miss = (1 - alpha * c[:, None]) ** 2 + self_noise * tau2 * c[:, None] ** 2
+        weight = tau2 * omega ** (2 * leverage)
+        rho2 = mean(weight * miss) * m / (ridge + mean(weight))
+    deviation = np.sqrt(tau2 * (c**2 + rho2)[:, None])
+    error = mean(special.ndtr(-alpha * c[:, None] / deviation))
+    return Limit(error, c, np.sqrt(rho2))
+
+
+def _tie(margin: np.ndarray) -> np.ndarray:
+    return np.where(margin > 0, 0.0, np.where(margin < 0, 1.0, 0.5))
+
+
+def _resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:
+    """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate.
+
+    The left side is increasing and concave in m, so Newton's iteration from 0 rises to the root
+    without passing it.
+    """
+    m = np.zeros(tau2.shape[0])
+    for _ in range(200):
+        omega = 1 / (1 + tau2 * m[:, None])
+        value = ridge * m + (weights * (1 - omega)).sum(axis=1) - ratio
+        step = -value / (ridge + (weights * tau2 * omega**2).sum(axis=1))
+        m = m + step
+        if (np.abs(step) <= 4e-16 * m).all():
+            break
+    return m
+
+
+def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
+    names = ("signal", "context", "noise", "gain", "ridge", "ratio")
+    values = np.broadcast_arrays(*(params[name] for name in names))
+    out = {q + suffix: np.empty(values[0].shape) for q in Limit._fields for suffix in ("", "_stderr")}
+    for index in np.ndindex(values[0].shape):
+        at = {name: float(v[index]) for name, v in zip(names, values, strict=True)}
+        features = feature_law(
+            params["tokens"], params["relevant"], at["signal"], at["context"], at["noise"],
+            at["gain"] * wrong.get("gain_factor", 1.0), params["shifts"], params["shift_weights"],
+        )  # fmt: skip
+        changes = {name: value for name, value in wrong.items() if name != "gain_factor"}
+        limit = _ridge_limit(features, at["ratio"], at["ridge"], **changes)
+        for name, replicates in limit._asdict().items():
+            out[name][index], out[f"{name}_stderr"][index] = _spread(replicates)
+    return {name: value[()] for name, value in out.items()}
+
+
+def _spread(replicates: np.ndarray) -> tuple[float, float]:
+    if not np.isfinite(replicates).all():  # ρ at κ = 1 without ridge
+        return float(replicates.mean()), 0.0
+    value, stderr = law.pooled(replicates)
+    return float(value), float(stderr)
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """`error`, `head_signal`, `head_noise` in the limit, each with its standard error."""
+    return _predict({}, **params)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_predict, changes)
+
+
+def best_ridge(features: FeatureLaw, ratio: float) -> tuple[float, float]:
+    """The ridge with the least limiting error at `ratio`, and that error."""
+
+    def error(log_ridge: float) -> float:
+        return float(ridge_limit(features, ratio, np.exp(log_ridge)).error.mean())
+
+    scan = np.linspace(-14, 8, 45)
+    start = scan[int(np.argmin([error(x) for x in scan]))]
+    found = optimize.minimize_scalar(error, bounds=(start - 0.6, start + 0.6), method="bounded")
+    return float(np.exp(found.x)), float(found.fun)
+
+
+def best_gain(ratio: float, ridge: float, most: float = 8.0, **setting: Any) -> tuple[float, float]:
+    """The gain in [0, `most`] with the least limiting error at `ratio` and `ridge`, and that error.
+
+    `setting` holds the arguments of :func:`feature_law` but the gain.
+    """
+
+    def error(gain: float) -> float:
+        return float(ridge_limit(feature_law(gain=gain, **setting), ratio, ridge).error.mean())
+
+    scan = np.linspace(0, most, 33)
+    start = scan[int(np.argmin([error(x) for x in scan]))]
+    step = scan[1]
+    bounds = (max(start - step, 0.0), min(start + step, most))
+    found = optimize.minimize_scalar(error, bounds=bounds, method="bounded")
+    return float(found.x), float(found.fun)
+
+
+# --- the simulation --------------------------------------------------------------------------------
+
+TEST_NODES = 512
+"""Nodes of the randomly shifted rule that averages a trial's conditional error over scalars."""
+
+_SOBOL_TOKENS = 256
+_MEMORY = 256 * 2**20
+"""Bytes that one batch of trials may hold in rows and d × d matrices."""
+
+
+def simulate(*, key: Key[Array, ""], trials: int, dim: int, **params: Any) -> dict[str, Estimate]:
+    """Learn the head from exact-law samples, and evaluate its conditional error; float64.
+
+    One nested stream of samples serves all of `ratio` or `samples`, and all of `ridge`.
+    """
+    ratios, ridges = params["ratio"], params["ridge"]
+    samples = sample_counts(dim, ratios)
+    distinct = tuple(sorted(set(np.atleast_1d(samples).tolist())))
+    setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
+    with jax.enable_x64(True):
+        table = simulate_trials(
+            setting, dim, distinct, jnp.atleast_1d(jnp.asarray(ridges, jnp.float64)), trials, key=key
+        )
+    position = [distinct.index(n) for n in np.atleast_1d(samples).tolist()]
+    shape = (trials, *np.shape(ridges), *np.shape(ratios))
+    return {
+        name: mean_estimate(np.asarray(value)[:, :, position].reshape(shape))
+        for name, value in table.items()
+    }
+
+
+_SETTING_NAMES = (
+    "tokens", "relevant", "signal", "context", "noise", "gain", "shifts", "shift_weights"
+)  # fmt: skip
+
+
+def sample_counts(dim: Any, ratio: Any) -> Any:
+    """Whole sample sizes n nearest to dim / ratio, at least 1."""
+    counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1).astype(np.int64)
+    return counts if counts.ndim else int(counts)
+
+
+@functools.partial(jax.jit, static_argnames=("dim", "samples", "trials"))
+def simulate_trials(
+    setting: Setting,
+    dim: int,
+    samples: tuple[int, ...],
+    ridges: Float[Array, " L"],
+    trials: int,
+    *,
+    key: Key[Array, ""],
+) -> dict[str, Float[Array, "trials L S"]]:
+    """Error and order parameters of every trial, for each ridge and each of ascending `samples`.
+
+    Call it with 64-bit types enabled. Memory does not grow with `trials` or `samples`.
+    """
+    batch, chunk = _batching(setting, dim, samples, ridges.size, trials)
+
+    def trial(index: Array) -> dict[str, Array]:
+        return _trial(setting, dim, samples, ridges, chunk, jax.random.fold_in(key, index))
+
+    return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32), batch_size=batch)
+
+
+def _batching(
+    setting: Setting, dim: int, samples: tuple[int, ...], ridges: int, trials: int
+) -> tuple[int, int]:
+    """Trials done together and rows drawn together, so that both fit the memory budget."""
+    width = 16 * (dim + 2 * setting.tokens)
+    chunk = int(min(max(samples), max(256, 2**20 // width)))
+    kept = max((n for n in samples if n <= dim), default=0)
+    matrices = len(samples) * (1 + 3 * ridges) + 4
+    each = width * chunk + 8 * dim * (matrices * dim + 2 * kept) + 40 * TEST_NODES * setting.tokens
+    return int(min(trials, max(1, _MEMORY // each))), chunk
+
+
+def _trial(
+    setting: Setting, dim: int, samples: tuple[int, ...], ridges: Array, chunk: int, key: Array
+) -> dict[str, Array]:
+    train_key, test_key = jax.random.split(key)
+
+    def draw(first: int | Array, rows: int) -> Array:
+        return pooled_rows(setting, dim, first, rows, key=train_key)
+
+    heads = ridge_path(draw, dim, samples, ridges, chunk=chunk).swapaxes(0, 1)
+    scalars = _test_scalars(setting.irrelevant, test_key).astype(jnp.float64)
+    along_signal, along_context = heads[..., 0], heads[..., 1]
+    norm = jnp.linalg.norm(heads, axis=-1)
+    prompt_norm = jnp.abs(setting.gain) * setting.context
+
+    def error(signal: Array, context: Array, norm: Array) -> Array:
+        geometry = Geometry(
+            head_signal=signal * setting.signal,
+            head_context=context * setting.context,
+            head_norm=norm,
+            prompt_signal=0.0,
+            prompt_context=setting.gain * setting.context**2,
+            prompt_norm=prompt_norm,
+            head_prompt=setting.gain * setting.context * context,
+        )
+        return conditional_error(setting, geometry, scalars)
+
+    flat = jax.vmap(error)(along_signal.reshape(-1), along_context.reshape(-1), norm.reshape(-1))
+    return {
+        "error": flat.reshape(norm.shape),
+        "head_signal": along_signal,
+        "head_noise": jnp.linalg.norm(heads[..., 1:], axis=-1),
+    }
+
+
+def _test_scalars(count: int, key: Array) -> Array:
+    """Normals for one trial's conditional error: a rule with its own random shift, so that the
+    average is unbiased and independent between trials."""
+    if count == 0:
+        return jnp.zeros((1, 0), jnp.float32)
+    if count > _SOBOL_TOKENS:
+        return random.normals(key, 0, TEST_NODES, count)
+    base = _sobol(count)
+    shifted = base + random.uniforms(key, 0, 1, count)
+    unit = shifted - jnp.floor(shifted)
+    return jnp.float32(np.sqrt(2)) * lax.erf_inv(jnp.clip(2 * unit - 1, -1 + 2**-23, 1 - 2**-23))
+
+
+@functools.lru_cache(maxsize=32)
+def _sobol(count: int) -> np.ndarray:
+    points = qmc.Sobol(count, scramble=False).random_base2(int(np.log2(TEST_NODES)))
+    return points.astype(np.float32)
+
+
+# --- the claim -------------------------------------------------------------------------------------
+
+
+def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Settle `ratio`: from dim and samples, or the value that whole samples realise."""
+    values = complete(values, where)
+    dim, samples = values.get("dim"), values.pop("samples", None)
+    if samples is not None and "ratio" in values:
+        raise ParameterError(
+            "samples", samples, "left out when `ratio` is given", "give one of the two", where
+        )
+    if samples is not None:
+        if dim is None:
+            raise ParameterError("dim", "(missing)", "an integer ≥ 2", "give it with `samples`", where)
+        values["ratio"] = np.asarray(dim) / np.asarray(samples)
+    elif "ratio" not in values:
+        raise ParameterError("ratio", "(missing)", "a number > 0", "give d / n", where)
+    elif dim is not None:
+        values["ratio"] = np.asarray(dim) / np.asarray(sample_counts(dim, values["ratio"]))
+    if np.ndim(values["ratio"]) == 0:
+        values["ratio"] = float(values["ratio"])
+    return values
+
+
+_BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
+_OTHER = {
+    "tokens": 20, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0,
+    "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6),
+}  # fmt: skip
+_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0)
+_RIDGES = (0.0, 0.05)
+
+
+def _design(dims: Sequence[int], trials: Sequence[int]) -> Design:
+    runs = [
+        {**base, "gain": gain, "ridge": list(_RIDGES), "ratio": list(_RATIOS), "dim": dim, "trials": t}
+        for base, gains in ((_BASE, (0.0, 0.5, 1.0)), (_OTHER, (1.0,)))
+        for gain in gains
+        for dim, t in zip(dims, trials, strict=True)
+    ]
+    return Design(tuple(runs), max(trials))
+
+
+CLAIM = Claim(
+    id="contextual.prompt_error",
+    title="Test error of a head learned over a known prompt",
+    statement="",
+    relation=Relation.ASYMPTOTIC,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS, GAIN, RIDGE, RATIO,
+        optional(SAMPLES), optional(DIM),
+    ),
+    accepted=MODEL,
+    quantities=(
+        Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
+        Quantity("head_signal", "component of the head along w⋆/W", 0.1, relative=True, symbol="c"),
+        Quantity("head_noise", "norm of the head away from w⋆", 0.05, relative=True, symbol="ρ"),
+    ),
+    falsifiers=(
+        Falsifier("averaged_noise", "every sequence has the average noise", _wrong(averaged=True)),
+        Falsifier("no_self_noise", "drops τ²c² from ρ²", _wrong(self_noise=0.0)),
+        Falsifier("norm_shift", "divides by κ, not κ − 1, beyond κ = 1", _wrong(norm_shift=0.0)),
+        Falsifier("half_ridge", "halves the ridge", _wrong(ridge_factor=0.5)),
+        Falsifier("weak_gain", "takes 0.95 of the gain", _wrong(gain_factor=0.95)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design((64, 128, 256), (1024, 512, 384)), "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096))},
+    validate=_validate,
+    shared=("ridge", "ratio"),
+    size="dim",
+    broadcasts="signal, context, noise, gain, ridge and ratio",
+)  # fmt: skip
