@@ -21,16 +21,30 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "Claim": "engine", "Falsifier": "engine", "Relation": "engine", "Verdict": "engine",
-    "Estimate": "stats", "Status": "stats", "claim": "registry", "claims": "registry",
+    "Claim": "engine",
+    "Falsifier": "engine",
+    "Relation": "engine",
+    "Verdict": "engine",
+    "Estimate": "stats",
+    "Status": "stats",
+    "claim": "registry",
+    "claims": "registry",
     "load": "store",
-}  # fmt: skip
+}
 _MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
 
 __all__ = [
-    "Claim", "Estimate", "Falsifier", "Relation", "Status", "Verdict", "__version__",
-    "claim", "claims", "load",
-]  # fmt: skip
+    "Claim",
+    "Estimate",
+    "Falsifier",
+    "Relation",
+    "Status",
+    "Verdict",
+    "__version__",
+    "claim",
+    "claims",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,11 +27,13 @@ from jaxprompt.parameters import Parameter, check_parameters, is_traced
 from jaxprompt.stats import Comparison, Estimate, Row, Status
 
 __all__ = [
+    "PROFILES",
     "Agreement",
     "Cell",
     "Claim",
     "Curves",
     "Design",
+    "ExtraLine",
     "Falsifier",
     "Quantity",
     "Relation",
@@ -42,6 +44,9 @@ __all__ = [
 
 FALSE_ALARM = 1e-3
 """Chance that a check refutes a true claim, shared over all its rows."""
+
+PROFILES = ("quick", "full")
+"""Amounts of work a check may do; `full` tightens every detectable discrepancy."""
 
 Prediction = Mapping[str, Any]
 Predictor = Callable[..., Prediction]
@@ -123,33 +128,46 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """What a claim's figure shows, as data: lines from the closed form, points from the check.
+class ExtraLine:
+    """A line that belongs to a figure but to no value of its series.
 
-    `x` and `y` name a parameter and a quantity; one curve for each value of `series`, one panel
-    for each value of `panel`. `lines` maps `x` to the dense values at which the closed form is
-    drawn. `marks` names quantities of the closed form that are drawn as vertical lines.
-    `notes` are parameters named in the caption. `only` restricts the points to cells with these
-    parameters.
+    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters.
+    """
+
+    label: str
+    function: Callable[..., float]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a claim's figure shows, as data: lines from the closed form, points from simulation.
+
+    `design` holds the runs measured for the figure alone; the closed form is drawn at the
+    abscissae `lines`, for every combination of the other parameters in `design`. `x` and `series`
+    and `panel` name parameters, `y` a quantity: one curve for each value of `series`, one panel
+    for each of `panel`. When `series` is the claim's size parameter the limit has one line,
+    labelled `limit_label`. `marks` maps quantities of the closed form, drawn as vertical lines at
+    their value, to labels. Labels are formats of ``{value}``.
     """
 
     x: str
     y: str
+    design: Design
     lines: tuple[float, ...]
+    title: str
     x_label: str
     y_label: str
-    title: str
-    series: str = ""
+    series: str
     series_label: str = "{value}"
     panel: str = ""
     panel_label: str = "{value}"
+    limit_label: str = "limit"
     log_x: bool = False
     log_y: bool = False
     y_range: tuple[float, float] | None = None
-    marks: tuple[tuple[str, str], ...] = ()
-    size: str = ""
-    ignore: tuple[str, ...] = ()
-    extra_lines: tuple[tuple[str, str], ...] = ()
+    marks: Mapping[str, str] = field(default_factory=dict)
+    extra: tuple[ExtraLine, ...] = ()
+    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -256,6 +274,34 @@ class Claim:
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
 
+    def falsifier(self, name: str) -> Falsifier:
+        """The falsifier called `name`; KeyError if there is none."""
+        return {f.name: f for f in self.falsifiers}[name]
+
+    def describe(self) -> dict[str, Any]:
+        """Everything ``jaxprompt show`` tells, as plain lists, dicts, numbers and texts."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "statement": self.statement.strip(),
+            "relation": self.relation.value,
+            "source": self.source,
+            "derivation": self.derivation.strip(),
+            "broadcasts": self.broadcasts,
+            "parameters": [p.describe() for p in self.parameters],
+            "accepted": [p.name for p in self.accepted],
+            "quantities": [
+                {
+                    "name": q.name,
+                    "meaning": q.meaning,
+                    "symbol": q.symbol,
+                    "tolerance": f"{q.tolerance:g}" + (" of the prediction" if q.relative else ""),
+                }
+                for q in self.quantities
+            ],
+            "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
+        }
+
     def quantity(self, name: str) -> Quantity:
         """The quantity called `name`; KeyError if there is none."""
         return {q.name: q for q in self.quantities}[name]
@@ -272,7 +318,7 @@ class Claim:
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
         """
-        return self._evaluate(self.closed_form, self._validated(params))
+        return self._evaluate(self.closed_form, self.validated(params))
 
     def simulate(
         self, *, key: jax.Array | int, trials: int = 64, **params: Any
@@ -289,10 +335,15 @@ class Claim:
             raise ParameterError(
                 "trials", trials, "an integer ≥ 2", "a standard error needs two trials", self.id
             )
-        values = self._validated(params, simulate=True)
+        values = self.validated(params, simulate=True)
         return self.simulation(key=as_key(key), trials=int(trials), **values)
 
-    def _validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
+    def validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
+        """`params` checked, converted and completed; with `simulate`, what a simulation needs.
+
+        Raises:
+            ParameterError: a parameter is unknown, missing, or outside what is allowed.
+        """
         values = check_parameters(
             self.parameters, params, where=self.id, accepted=self.accepted, simulate=simulate
         )
@@ -323,7 +374,7 @@ class Claim:
         the number of runs done and of all runs. An exception inside the computation gives a
         verdict with status ``failed`` that carries the traceback.
         """
-        return self._judge(self.closed_form, profile, key, progress)[0]
+        return self._judge(profile, key, progress)
 
     def falsify(
         self,
@@ -333,22 +384,28 @@ class Claim:
         progress: Callable[[int, int], None] | None = None,
     ) -> dict[str, Verdict]:
         """Measure once and judge every falsifier against it; each should be refuted."""
-        verdict, cells = self._judge(self.closed_form, profile, key, progress)
+        return self.falsify_cells(self.check(profile, key, progress=progress))
+
+    def falsify_cells(self, verdict: Verdict) -> dict[str, Verdict]:
+        """Judge every falsifier against what `verdict`'s check measured."""
         return {
             f.name: dataclasses.replace(verdict, falsifier=f.name)
-            if verdict.status is Status.FAILED
-            else self._verdict(f.predict, cells, profile, verdict.seed, verdict.seconds, f.name)
+            if not verdict.cells
+            else self._verdict(
+                f.predict, verdict.cells, verdict.profile, verdict.seed, verdict.seconds, f.name
+            )
             for f in self.falsifiers
         }
 
-    def _judge(
-        self, closed_form: Predictor, profile: str, key: Any, progress: Any
-    ) -> tuple[Verdict, tuple[Cell, ...]]:
+    def _judge(self, profile: str, key: Any, progress: Any) -> Verdict:
         if profile not in self.designs:
             raise ParameterError(
-                "profile", profile, " or ".join(self.designs),
-                "choose one of those" + suggest(profile, self.designs), self.id,
-            )  # fmt: skip
+                "profile",
+                profile,
+                " or ".join(self.designs),
+                "choose one of those" + suggest(profile, self.designs),
+                self.id,
+            )
         started = time.perf_counter()
         seed = 0 if key is None else key if isinstance(key, int) else None
         try:
@@ -357,15 +414,20 @@ class Claim:
             raise
         except Exception:
             seconds = time.perf_counter() - started
-            return self._failure(profile, seed, seconds, traceback.format_exc()), ()
+            return self._failure(profile, seed, seconds, traceback.format_exc())
         seconds = time.perf_counter() - started
-        return self._verdict(closed_form, cells, profile, seed, seconds), cells
+        return self._verdict(self.closed_form, cells, profile, seed, seconds)
 
     def _measure(self, profile: str, key: jax.Array, progress: Any) -> Iterator[Cell]:
         if self.measure is not None:
             yield from self.measure(self, profile, key)
             return
-        design = self.designs[profile]
+        yield from self.measure_design(self.designs[profile], key, progress)
+
+    def measure_design(
+        self, design: Design, key: jax.Array, progress: Callable[[int, int], None] | None = None
+    ) -> Iterator[Cell]:
+        """Simulate every run of a design, one after another, and split them into cells."""
         for done, run in enumerate(design.runs):
             if progress:
                 progress(done, len(design.runs))
@@ -378,13 +440,18 @@ class Claim:
             progress(len(design.runs), len(design.runs))
 
     def _verdict(
-        self, closed_form: Predictor, cells: Sequence[Cell], profile: str, seed: int | None,
-        seconds: float, falsifier: str = "",
-    ) -> Verdict:  # fmt: skip
+        self,
+        closed_form: Predictor,
+        cells: Sequence[Cell],
+        profile: str,
+        seed: int | None,
+        seconds: float,
+        falsifier: str = "",
+    ) -> Verdict:
         started = time.perf_counter()
 
         def predict(**params: Any) -> dict[str, Any]:
-            return self._evaluate(closed_form, self._validated(params))
+            return self._evaluate(closed_form, self.validated(params))
 
         try:
             compare = self.compare or COMPARE[self.relation]
@@ -399,30 +466,40 @@ class Claim:
             noisy, key=lambda r: r.detectable / r.tolerance if r.tolerance else 0.0, default=None
         )
         return Verdict(
-            self.id, self.relation, _overall(rows), rows,
-            0.0 if all(row.stderr == 0 and row.predicted_stderr == 0 for row in rows) else FALSE_ALARM,
-            least.detectable if least else math.nan, seconds, profile, seed, tuple(cells),
+            self.id,
+            self.relation,
+            stats.overall(row.verdict for row in rows),
+            rows,
+            0.0
+            if all(row.stderr == 0 and row.predicted_stderr == 0 for row in rows)
+            else FALSE_ALARM,
+            least.detectable if least else math.nan,
+            seconds,
+            profile,
+            seed,
+            tuple(cells),
             falsifier=falsifier,
-        )  # fmt: skip
+        )
 
     def _failure(
         self, profile: str, seed: int | None, seconds: float, error: str, falsifier: str = ""
     ) -> Verdict:
         return Verdict(
-            self.id, self.relation, Status.FAILED, (), FALSE_ALARM, math.nan, seconds, profile,
-            seed, error=error, falsifier=falsifier,
-        )  # fmt: skip
+            self.id,
+            self.relation,
+            Status.FAILED,
+            (),
+            FALSE_ALARM,
+            math.nan,
+            seconds,
+            profile,
+            seed,
+            error=error,
+            falsifier=falsifier,
+        )
 
 
-def _overall(rows: Sequence[Row]) -> Status:
-    found = {row.verdict for row in rows}
-    for status in (Status.REFUTED, Status.FAILED, Status.INCONCLUSIVE):
-        if status in found:
-            return status
-    return Status.CONFIRMED if rows else Status.FAILED
-
-
-# --- standard comparisons, by relation -----------------------------------------------------------
+# --- standard comparisons, by relation ---
 
 
 def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
@@ -444,7 +521,7 @@ def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                     side=side,
                     tolerance=claim.quantity(name).allowance(value),
                     predicted_stderr=float(predicted.get(f"{name}_stderr", 0.0)),
-                )  # fmt: skip
+                )
             )
     return comparisons
 
@@ -477,7 +554,7 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                     order=claim.order,
                     tolerance=claim.quantity(name).allowance(value),
                     predicted_stderr=float(limit.get(f"{name}_stderr", 0.0)),
-                )  # fmt: skip
+                )
             )
     return comparisons
 
@@ -503,7 +580,7 @@ COMPARE: dict[Relation, Callable[[Claim, Sequence[Cell], Predictor], list[Compar
 }
 
 
-# --- helpers -------------------------------------------------------------------------------------
+# --- helpers ---
 
 
 def as_key(key: jax.Array | int) -> jax.Array:

@@ -72,6 +72,20 @@ class Parameter:
         high = "" if self.high == math.inf else f"{'<' if self.open_high else '≤'} {self.high:g}"
         return "".join(f" {part}" for part in [" and ".join(filter(None, [low, high]))] if part)
 
+    def describe(self) -> dict[str, Any]:
+        """Name, meaning, symbol, what is allowed and the default, as plain values."""
+        if self.default is REQUIRED:
+            default = "required"
+        else:
+            default = "may be left out" if self.default is None else str(self.default)
+        return {
+            "name": self.name,
+            "meaning": self.meaning,
+            "symbol": self.symbol,
+            "allowed": self.allowed,
+            "default": default,
+        }
+
     def convert(self, value: Any, where: str = "") -> Any:
         """Return `value` in canonical form, or raise :class:`ParameterError`.
 
@@ -159,9 +173,12 @@ def check_parameters(
     unknown = [name for name in given if name not in known]
     if unknown:
         raise ParameterError(
-            unknown[0], given[unknown[0]], "a known parameter",
-            f"use one of {', '.join(known)}{suggest(unknown[0], known, most=1)}", where,
-        )  # fmt: skip
+            unknown[0],
+            given[unknown[0]],
+            "a known parameter",
+            f"use one of {', '.join(known)}{suggest(unknown[0], known, most=1)}",
+            where,
+        )
     result = {
         name: known[name].convert(value, where)
         for name, value in given.items()
@@ -172,9 +189,12 @@ def check_parameters(
             continue
         if parameter.default is REQUIRED:
             raise ParameterError(
-                parameter.name, "(missing)", parameter.allowed,
-                f"give it: {parameter.meaning}", where,
-            )  # fmt: skip
+                parameter.name,
+                "(missing)",
+                parameter.allowed,
+                f"give it: {parameter.meaning}",
+                where,
+            )
         if parameter.default is not None:
             result[parameter.name] = parameter.convert(parameter.default, where)
     return result

@@ -39,11 +39,13 @@ __all__ = [
     "compare_mean",
     "compare_rate",
     "decide",
+    "decide_within",
     "detectable",
     "extrapolate",
     "holm",
     "interval",
     "mean_estimate",
+    "overall",
     "slope",
 ]
 
@@ -149,7 +151,7 @@ class Row:
     note: str = field(default="")
 
 
-# --- estimates ---------------------------------------------------------------------------------
+# --- estimates ---
 
 
 def mean_estimate(values: np.ndarray, axis: int = 0) -> Estimate:
@@ -197,7 +199,7 @@ def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple
     return float(result.low), float(result.high)
 
 
-# --- tests -------------------------------------------------------------------------------------
+# --- tests ---
 
 
 def holm(p_values: Sequence[float] | np.ndarray, level: float) -> np.ndarray:
@@ -244,6 +246,42 @@ def decide(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, 
     return tuple(_row(c, level, bool(rejected.get(id(c), False))) for c in comparisons)
 
 
+def decide_within(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, ...]:
+    """Judge whether each difference lies within its tolerance, at a shared `false_alarm` rate.
+
+    For a limit met at a single finite size, where a small difference is expected: *confirmed*
+    when the whole interval of the difference lies inside the tolerance, *refuted* when all of it
+    lies outside, *inconclusive* otherwise. Intervals are simultaneous (Bonferroni).
+    """
+    comparisons = list(comparisons)
+    level = false_alarm / max(len(comparisons), 1)
+    rows = []
+    for c in comparisons:
+        if not _finite(c):
+            rows.append(_make_row(c, math.nan, math.nan, math.nan, Status.FAILED))
+            continue
+        half = c.total_stderr * float(sps.t.isf(level / 2, c.total_freedom))
+        if c.excess + half <= c.tolerance:
+            status = Status.CONFIRMED
+        elif c.excess - half > c.tolerance:
+            status = Status.REFUTED
+        else:
+            status = Status.INCONCLUSIVE
+        statistic = (c.simulated - c.predicted) / c.total_stderr if c.total_stderr else 0.0
+        p = _p_value(c) if c.total_stderr else 1.0
+        rows.append(_make_row(c, statistic, p, c.tolerance + half, status))
+    return tuple(rows)
+
+
+def overall(verdicts: Iterable[Status]) -> Status:
+    """The status of a whole from those of its parts; with no part it has failed."""
+    found = set(verdicts)
+    for status in (Status.REFUTED, Status.FAILED, Status.INCONCLUSIVE):
+        if status in found:
+            return status
+    return Status.CONFIRMED if found else Status.FAILED
+
+
 def _row(c: Comparison, level: float, rejected: bool) -> Row:
     if not _finite(c):
         return _make_row(c, math.nan, math.nan, math.nan, Status.FAILED)
@@ -271,9 +309,19 @@ def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: St
     if c.goodness < GOODNESS_LEVEL:
         note = f"{note}; the fit is inadequate (p = {c.goodness:.1e})".removeprefix("; ")
     return Row(
-        c.quantity, dict(c.parameters), c.predicted, c.predicted_stderr, c.simulated, c.stderr,
-        statistic, p, seen, c.tolerance, status, note,
-    )  # fmt: skip
+        c.quantity,
+        dict(c.parameters),
+        c.predicted,
+        c.predicted_stderr,
+        c.simulated,
+        c.stderr,
+        statistic,
+        p,
+        seen,
+        c.tolerance,
+        status,
+        note,
+    )
 
 
 def _p_value(c: Comparison) -> float:
@@ -295,7 +343,7 @@ def _welch(errors: Sequence[float], freedoms: Sequence[float]) -> float:
     return math.inf if spread == 0 else float(shares.sum() ** 2 / spread)
 
 
-# --- one comparison per relation -----------------------------------------------------------------
+# --- one comparison per relation ---
 
 
 def compare_identity(
@@ -337,14 +385,25 @@ def compare_mean(
     """
     if estimate.stderr == 0 and predicted_stderr == 0 and side == "two":
         return compare_identity(
-            quantity, parameters, predicted, float(estimate.mean),
-            magnitude=max(1.0, abs(predicted)), note=note,
-        )  # fmt: skip
+            quantity,
+            parameters,
+            predicted,
+            float(estimate.mean),
+            magnitude=max(1.0, abs(predicted)),
+            note=note,
+        )
     return Comparison(
-        quantity, parameters, predicted, float(estimate.mean), tolerance,
-        stderr=float(estimate.stderr), freedom=estimate.trials - 1,
-        predicted_stderr=predicted_stderr, side=side, note=note,
-    )  # fmt: skip
+        quantity,
+        parameters,
+        predicted,
+        float(estimate.mean),
+        tolerance,
+        stderr=float(estimate.stderr),
+        freedom=estimate.trials - 1,
+        predicted_stderr=predicted_stderr,
+        side=side,
+        note=note,
+    )
 
 
 def compare_bound(
@@ -360,9 +419,15 @@ def compare_bound(
 ) -> Comparison:
     """One-sided: the measured mean must not exceed (``"upper"``) or undercut the bound."""
     return compare_mean(
-        quantity, parameters, bound, estimate, tolerance=tolerance,
-        predicted_stderr=bound_stderr, side=side, note=note,
-    )  # fmt: skip
+        quantity,
+        parameters,
+        bound,
+        estimate,
+        tolerance=tolerance,
+        predicted_stderr=bound_stderr,
+        side=side,
+        note=note,
+    )
 
 
 def extrapolate(
@@ -454,9 +519,17 @@ def compare_asymptotic(
     )
     limit = float(predicted[int(np.argmax(sizes))]) if limit is None else limit
     return Comparison(
-        quantity, parameters, limit, limit + fit.value, tolerance, stderr=fit.stderr,
-        freedom=fit.freedom, predicted_stderr=predicted_stderr, goodness=fit.goodness, note=note,
-    )  # fmt: skip
+        quantity,
+        parameters,
+        limit,
+        limit + fit.value,
+        tolerance,
+        stderr=fit.stderr,
+        freedom=fit.freedom,
+        predicted_stderr=predicted_stderr,
+        goodness=fit.goodness,
+        note=note,
+    )
 
 
 def compare_rate(
@@ -471,6 +544,14 @@ def compare_rate(
 ) -> Comparison:
     """A slope against the predicted exponent."""
     return Comparison(
-        quantity, parameters, predicted, fit.value, tolerance, stderr=fit.stderr,
-        freedom=fit.freedom, side=side, goodness=fit.goodness, note=note,
-    )  # fmt: skip
+        quantity,
+        parameters,
+        predicted,
+        fit.value,
+        tolerance,
+        stderr=fit.stderr,
+        freedom=fit.freedom,
+        side=side,
+        goodness=fit.goodness,
+        note=note,
+    )

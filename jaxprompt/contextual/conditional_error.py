@@ -20,9 +20,19 @@ from jaxprompt.attention import prompt_attention
 from jaxprompt.contextual import law
 from jaxprompt.contextual.data import sample_sequence
 from jaxprompt.contextual.setting import (
-    CONTEXT, DIM, MODEL, NOISE, RELEVANT, SHIFT_WEIGHTS, SHIFTS, SIGNAL, TOKENS, Setting, complete,
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
     optional,
-)  # fmt: skip
+)
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter, is_traced
@@ -105,7 +115,7 @@ def normal_error(margin: Float[Array, "*n"], deviation: Float[Array, "*n"]) -> F
     return jnp.where(deviation > 0, ndtr(-margin / safe), certain)
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form ---
 
 
 @functools.partial(jax.jit, static_argnames=("drift", "removed", "uniform_spread", "mean_weights"))
@@ -116,9 +126,15 @@ def _per_replicate(setting: Setting, geometry: Geometry, nodes: Array, **wrong: 
 def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     names = [*Geometry._fields, "signal", "context", "noise"]
     setting = Setting(
-        params["tokens"], params["relevant"], params["signal"], params["context"], params["noise"],
-        0.0, np.asarray(params["shifts"]), np.asarray(params["shift_weights"]),
-    )  # fmt: skip
+        params["tokens"],
+        params["relevant"],
+        params["signal"],
+        params["context"],
+        params["noise"],
+        0.0,
+        np.asarray(params["shifts"]),
+        np.asarray(params["shift_weights"]),
+    )
     nodes = law.normal_nodes(setting.irrelevant)
     values = jnp.broadcast_arrays(*(jnp.asarray(params[name]) for name in names))
     dtype = values[0].dtype
@@ -127,9 +143,15 @@ def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
         here = dict(zip(names, flat, strict=True))
         geometry = Geometry(*(here[name] for name in Geometry._fields))
         local = Setting(
-            setting.tokens, setting.relevant, here["signal"], here["context"], here["noise"], 0.0,
-            setting.shifts, setting.shift_weights,
-        )  # fmt: skip
+            setting.tokens,
+            setting.relevant,
+            here["signal"],
+            here["context"],
+            here["noise"],
+            0.0,
+            setting.shifts,
+            setting.shift_weights,
+        )
         return _per_replicate(local, geometry, jnp.asarray(nodes, dtype), **wrong)
 
     replicates = jax.lax.map(point, tuple(v.reshape(-1) for v in values))
@@ -147,7 +169,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_predict, changes)
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ---
 
 SEQUENCES = 2048
 """Fresh sequences in one trial of the simulation."""
@@ -159,7 +181,9 @@ def simulate(
     """Share of wrong signs among sequences drawn and attended to token by token, in float32."""
     setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
     head, prompt = _vectors(setting, Geometry(*(params[n] for n in Geometry._fields)), dim)
-    return {"error": mean_estimate(np.asarray(_error_rates(setting, head, prompt, dim, trials, key)))}
+    return {
+        "error": mean_estimate(np.asarray(_error_rates(setting, head, prompt, dim, trials, key)))
+    }
 
 
 _SETTING_NAMES = ("tokens", "relevant", "signal", "context", "noise", "shifts", "shift_weights")
@@ -202,7 +226,7 @@ def _coordinates(setting: Setting, g: Geometry) -> list[tuple[float, float]]:
     return [
         (component(g.head_signal, setting.signal), component(g.head_context, setting.context)),
         (component(g.prompt_signal, setting.signal), component(g.prompt_context, setting.context)),
-    ]  # fmt: skip
+    ]
 
 
 def _residual_gram(setting: Setting, g: Geometry) -> np.ndarray:
@@ -224,9 +248,11 @@ def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
         g = Geometry(*products)
         local = Setting(1, 1, signal, context, 0.0, 0.0, np.zeros((1, 2)), np.ones(1))
         for name, product, norms in (
-            ("head_signal", g.head_signal, signal), ("head_context", g.head_context, context),
-            ("prompt_signal", g.prompt_signal, signal), ("prompt_context", g.prompt_context, context),
-        ):  # fmt: skip
+            ("head_signal", g.head_signal, signal),
+            ("head_context", g.head_context, context),
+            ("prompt_signal", g.prompt_signal, signal),
+            ("prompt_context", g.prompt_context, context),
+        ):
             if norms == 0 and product != 0:
                 raise ParameterError(name, product, "0 where the vector is 0", "set it to 0", where)
         gram = _residual_gram(local, g)
@@ -235,42 +261,95 @@ def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
             if left < -slack:
                 least = np.sqrt(getattr(g, name) ** 2 - left)
                 raise ParameterError(
-                    name, getattr(g, name), f"at least {least:.6g}, the norm its products imply",
-                    f"raise `{name}` or lower the products", where,
-                )  # fmt: skip
+                    name,
+                    getattr(g, name),
+                    f"at least {least:.6g}, the norm its products imply",
+                    f"raise `{name}` or lower the products",
+                    where,
+                )
         if np.linalg.eigvalsh(gram)[0] < -slack:
             raise ParameterError(
-                "head_prompt", g.head_prompt, "within what the other products and norms leave",
-                "change it: no such pair of vectors exists", where,
-            )  # fmt: skip
+                "head_prompt",
+                g.head_prompt,
+                "within what the other products and norms leave",
+                "change it: no such pair of vectors exists",
+                where,
+            )
     return values
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim ---
 
 _BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
 _SHIFTED = {"shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6)}
 _POINTS = (
     # A prompt along q⋆ and a noisy head, as training gives them.
-    {**_BASE, "head_signal": 0.8, "head_context": 0.2, "head_norm": 1.3, "prompt_signal": 0.0,
-     "prompt_context": 2.25, "prompt_norm": 1.5, "head_prompt": 0.2},
+    {
+        **_BASE,
+        "head_signal": 0.8,
+        "head_context": 0.2,
+        "head_norm": 1.3,
+        "prompt_signal": 0.0,
+        "prompt_context": 2.25,
+        "prompt_norm": 1.5,
+        "head_prompt": 0.2,
+    },
     # Head and prompt share a noise direction, so the noise that attracts attention is read out.
-    {**_BASE, "head_signal": 0.9, "head_context": -0.3, "head_norm": 1.6, "prompt_signal": 0.3,
-     "prompt_context": 1.2, "prompt_norm": 1.4, "head_prompt": 1.5},
-    {**_BASE, **_SHIFTED, "tokens": 20, "head_signal": 1.2, "head_context": 0.4, "head_norm": 1.5,
-     "prompt_signal": -0.2, "prompt_context": 2.0, "prompt_norm": 1.9, "head_prompt": -0.9},
+    {
+        **_BASE,
+        "head_signal": 0.9,
+        "head_context": -0.3,
+        "head_norm": 1.6,
+        "prompt_signal": 0.3,
+        "prompt_context": 1.2,
+        "prompt_norm": 1.4,
+        "head_prompt": 1.5,
+    },
+    {
+        **_BASE,
+        **_SHIFTED,
+        "tokens": 20,
+        "head_signal": 1.2,
+        "head_context": 0.4,
+        "head_norm": 1.5,
+        "prompt_signal": -0.2,
+        "prompt_context": 2.0,
+        "prompt_norm": 1.9,
+        "head_prompt": -0.9,
+    },
     # Uniform attention, and a sequence with one irrelevant token.
-    {**_BASE, "head_signal": 1.0, "head_context": 0.0, "head_norm": 3.0, "prompt_signal": 0.0,
-     "prompt_context": 0.0, "prompt_norm": 0.0, "head_prompt": 0.0},
-    {**_BASE, "tokens": 3, "head_signal": 1.0, "head_context": 0.5, "head_norm": 3.0,
-     "prompt_signal": 0.1, "prompt_context": 0.5, "prompt_norm": 1.5, "head_prompt": 3.0},
-)  # fmt: skip
+    {
+        **_BASE,
+        "head_signal": 1.0,
+        "head_context": 0.0,
+        "head_norm": 3.0,
+        "prompt_signal": 0.0,
+        "prompt_context": 0.0,
+        "prompt_norm": 0.0,
+        "head_prompt": 0.0,
+    },
+    {
+        **_BASE,
+        "tokens": 3,
+        "head_signal": 1.0,
+        "head_context": 0.5,
+        "head_norm": 3.0,
+        "prompt_signal": 0.1,
+        "prompt_context": 0.5,
+        "prompt_norm": 1.5,
+        "head_prompt": 3.0,
+    },
+)
 
 _PRODUCTS = (
-    ("head_signal", "⟨w, w⋆⟩"), ("head_context", "⟨w, q⋆⟩"), ("head_norm", "|w|"),
-    ("prompt_signal", "⟨q, w⋆⟩"), ("prompt_context", "⟨q, q⋆⟩"), ("prompt_norm", "|q|"),
+    ("head_signal", "⟨w, w⋆⟩"),
+    ("head_context", "⟨w, q⋆⟩"),
+    ("head_norm", "|w|"),
+    ("prompt_signal", "⟨q, w⋆⟩"),
+    ("prompt_context", "⟨q, q⋆⟩"),
+    ("prompt_norm", "|q|"),
     ("head_prompt", "⟨w, q⟩"),
-)  # fmt: skip
+)
 
 CLAIM = Claim(
     id="contextual.conditional_error",
@@ -299,9 +378,23 @@ the average over $y$ and $\delta$ is exact.
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS,
-        *(Parameter(name, "real", "inner product " + symbol if "norm" not in name else symbol,
-                    symbol, low=0 if "norm" in name else -np.inf) for name, symbol in _PRODUCTS),
+        TOKENS,
+        RELEVANT,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFTS,
+        SHIFT_WEIGHTS,
+        *(
+            Parameter(
+                name,
+                "real",
+                "inner product " + symbol if "norm" not in name else symbol,
+                symbol,
+                low=0 if "norm" in name else -np.inf,
+            )
+            for name, symbol in _PRODUCTS
+        ),
         optional(DIM, 8),
     ),
     accepted=MODEL,
@@ -318,7 +411,5 @@ the average over $y$ and $\delta$ is exact.
     validate=_validate,
     broadcasts="every real parameter",
     traceable=True,
-    figure=Agreement(
-        title="Error of fixed heads and prompts", label="probability of a wrong sign"
-    ),
-)  # fmt: skip
+    figure=Agreement(title="Error of fixed heads and prompts", label="probability of a wrong sign"),
+)

@@ -26,7 +26,7 @@ from jaxprompt.stats import Estimate
 __all__ = ["CLAIM", "GainLaw", "breakdown_gain", "closed_form", "pooled_law", "simulate"]
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form ---
 
 
 class GainLaw(NamedTuple):
@@ -54,9 +54,14 @@ def pooled_law(
 
 
 def _pooled_law(
-    gain: Any, sparsity: Any, context: Any, noise: Any, shift_context: Any, shift_signal: Any,
+    gain: Any,
+    sparsity: Any,
+    context: Any,
+    noise: Any,
+    shift_context: Any,
+    shift_signal: Any,
     tilt: float = 2.0,
-) -> GainLaw:  # fmt: skip
+) -> GainLaw:
     energy = jnp.square(context)
     power = jnp.square(gain * noise) * energy
     relevant = jnp.log(sparsity) + gain * energy
@@ -82,14 +87,29 @@ def closed_form(
 ) -> dict[str, Array]:
     """All five quantities, for broadcastable arrays of every parameter."""
     return _closed_form(
-        {}, sparsity=sparsity, signal=signal, context=context, noise=noise, gain=gain,
-        shift_context=shift_context, shift_signal=shift_signal,
-    )  # fmt: skip
+        {},
+        sparsity=sparsity,
+        signal=signal,
+        context=context,
+        noise=noise,
+        gain=gain,
+        shift_context=shift_context,
+        shift_signal=shift_signal,
+    )
 
 
-def _closed_form(wrong: Mapping[str, Any], *, sparsity: Any, signal: Any, context: Any,
-                 noise: Any, gain: Any, shift_context: Any = 0.0, shift_signal: Any = 0.0,
-                 **unused: Any) -> dict[str, Array]:  # fmt: skip
+def _closed_form(
+    wrong: Mapping[str, Any],
+    *,
+    sparsity: Any,
+    signal: Any,
+    context: Any,
+    noise: Any,
+    gain: Any,
+    shift_context: Any = 0.0,
+    shift_signal: Any = 0.0,
+    **unused: Any,
+) -> dict[str, Array]:
     tilt, gain = wrong.get("tilt", 2.0), jnp.asarray(gain) * wrong.get("gain_factor", 1.0)
     shift_context = wrong.get("shift_factor", 1.0) * jnp.asarray(shift_context)
     shift_signal = wrong.get("signal_factor", 1.0) * jnp.asarray(shift_signal)
@@ -159,72 +179,94 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_closed_form, changes)
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ---
 
 SEQUENCES = 128
 """Sequences pooled in one trial."""
 
-_GAINS = np.linspace(-1.0, 1.0, 41)
-_CHUNK = 2**20
+_SCAN = np.linspace(-1.0, 1.0, 41)
+_SCOUTS = 8
 
 
 class Sums(NamedTuple):
-    """Means over one trial's sequences, for each gain: weight, p₂."""
+    """Means over one trial's sequences, for each gain: relevant weight, p₂."""
 
     attention: Float[Array, " G"]
     spread: Float[Array, " G"]
 
 
 def simulate(
-    *, key: Key[Array, ""], trials: int, tokens: int, sparsity: float, signal: float,
-    context: float, noise: float, gain: Any, shift_context: float = 0.0,
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    tokens: int,
+    sparsity: float,
+    signal: float,
+    context: float,
+    noise: float,
+    gain: Any,
+    shift_context: float = 0.0,
     shift_signal: float = 0.0,
-) -> dict[str, Estimate]:  # fmt: skip
-    """Measure at a finite number of tokens, from softmax weights of sampled scores.
+) -> dict[str, Estimate]:
+    """Measure at a finite number of tokens, from softmax weights of scores sampled in float32.
 
     Ratios of means and the maximiser over gains get jackknife standard errors over the trials.
-    All gains see the same scores, so their comparison is sharp.
+    All gains see the same scores, so their comparison is sharp. `signal` scales both sides of
+    every ratio and drops out.
     """
     relevant = int(relevant_tokens(tokens, sparsity))
     gains = np.atleast_1d(np.asarray(gain, dtype=np.float64))
-    span = min(breakdown_gain(tokens, context, noise), 4 * (1 + abs(shift_context)) / noise**2)
-    every = np.concatenate([[0.0], gains, _GAINS * span])
-    attention, spread = (
-        np.asarray(x, dtype=np.float64)
-        for x in _trial_sums(
-            int(tokens), int(relevant), trials, jnp.asarray(every, jnp.float32),
-            jnp.float32(context), jnp.float32(noise), jnp.float32(shift_context), key,
-        )
-    )  # fmt: skip
-    here = slice(1, 1 + gains.size)
-    means = attention.mean(axis=0), spread.mean(axis=0)
-    left = tuple((m * trials - x) / (trials - 1) for m, x in zip(means, (attention, spread), strict=True))
 
-    def ratios(s: np.ndarray, p: np.ndarray) -> dict[str, np.ndarray]:
-        snr = (s - (1 - s) * shift_signal) ** 2 / p
-        best, value = _peak(every[1 + gains.size :], np.log(snr[..., 1 + gains.size :]))
+    def measure(at: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
+        args = (jnp.asarray(x, jnp.float32) for x in (at, context, noise, shift_context))
+        attention, spread = _trial_sums(int(tokens), relevant, trials, *args, key)
+        return np.asarray(attention, np.float64), np.asarray(spread, np.float64)
+
+    def snr(attention: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        return (attention - (1 - attention) * shift_signal) ** 2 / spread
+
+    # A few trials say where the maximum lies; all trials then see a fine scan around it.
+    scan = _SCAN * breakdown_gain(tokens, context, noise)
+    scout = snr(*(x.mean(axis=0) for x in measure(scan, min(_SCOUTS, trials))))
+    near = scan[scout.argmax()] + np.linspace(-1.5, 1.5, 13) * (scan[1] - scan[0])
+    attention, spread = measure(np.concatenate([[0.0], gains, near]), trials)
+    here, around = slice(1, 1 + gains.size), slice(1 + gains.size, None)
+
+    def ratios(attention: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
+        ratio = snr(attention, spread)
+        best, height = _peak(near, np.log(ratio[..., around]))
+        shape = ratio[..., here].shape
         return {
-            "attention": s[..., here],
-            "spread": tokens * p[..., here],
-            "snr_gain": snr[..., here] / snr[..., :1],
-            "best_gain": np.broadcast_to(best[..., None], s[..., here].shape),
-            "best_snr_gain": np.broadcast_to(
-                (np.exp(value) / snr[..., 0])[..., None], s[..., here].shape
-            ),
+            "attention": attention[..., here],
+            "spread": tokens * spread[..., here],
+            "snr_gain": ratio[..., here] / ratio[..., :1],
+            "best_gain": np.broadcast_to(best[..., None], shape),
+            "best_snr_gain": np.broadcast_to((np.exp(height) / ratio[..., 0])[..., None], shape),
         }
 
-    estimates, jackknifed = ratios(*means), ratios(*left)
+    means = attention.mean(axis=0), spread.mean(axis=0)
+    without = (
+        (trials * means[0] - attention) / (trials - 1),
+        (trials * means[1] - spread) / (trials - 1),
+    )
+    estimates, jackknifed = ratios(*means), ratios(*without)
     return {
-        name: _jackknife(estimates[name], jackknifed[name], trials, np.ndim(gain) == 0)
+        name: _jackknife(estimates[name], jackknifed[name], np.ndim(gain) == 0)
         for name in estimates
     }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _trial_sums(
-    tokens: int, relevant: int, trials: int, gains: Array, context: Array, noise: Array,
-    shift_context: Array, key: Array,
-) -> Sums:  # fmt: skip
+    tokens: int,
+    relevant: int,
+    trials: int,
+    gains: Array,
+    context: Array,
+    noise: Array,
+    shift_context: Array,
+    key: Array,
+) -> Sums:
     count = tokens - relevant
 
     def trial(index: Array) -> Sums:
@@ -242,36 +284,49 @@ def _trial_sums(
 
 
 def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Abscissa and height of the maximum: a quartic through the five points around the largest."""
-    top = np.clip(values.argmax(axis=-1), 2, gains.size - 3)
-    around = top[..., None] + np.arange(-2, 3)
-    y = np.take_along_axis(values, around, axis=-1)
-    step = gains[1] - gains[0]
-    grid = np.linspace(-2.0, 2.0, 4001)
-    basis = np.vander(grid, 5) @ np.linalg.inv(np.vander(np.arange(-2.0, 3.0), 5))
-    fine = y @ basis.T
-    index = fine.argmax(axis=-1)
-    height = np.take_along_axis(fine, index[..., None], axis=-1)[..., 0]
-    return gains[top] + step * grid[index], height
+    """Abscissa and height of the maximum of a polynomial fitted to `values` (last axis: gains).
+
+    All gains see the same scores, so the values are smooth and a high degree fits them to far
+    below their sampling error.
+    """
+    unit, fine = np.linspace(-1.0, 1.0, gains.size), np.linspace(-1.0, 1.0, 201)
+    fitted = values @ (np.vander(fine, 9) @ np.linalg.pinv(np.vander(unit, 9))).T
+    top = np.clip(fitted.argmax(axis=-1), 1, fine.size - 2)
+    left, centre, right = (
+        np.take_along_axis(fitted, (top + step)[..., None], axis=-1)[..., 0] for step in (-1, 0, 1)
+    )
+    # The vertex of the parabola through three points: a jackknife magnifies any rounding to a grid.
+    offset = (left - right) / (2 * (left - 2 * centre + right))
+    height = centre - (left - right) * offset / 4
+    place = fine[top] + offset * (fine[1] - fine[0])
+    return gains.mean() + (gains[-1] - gains[0]) / 2 * place, height
 
 
-def _jackknife(value: np.ndarray, left: np.ndarray, trials: int, scalar: bool) -> Estimate:
-    spread = np.sqrt((trials - 1) / trials * ((left - left.mean(axis=0)) ** 2).sum(axis=0))
+def _jackknife(value: np.ndarray, without: np.ndarray, scalar: bool) -> Estimate:
+    trials = without.shape[0]
+    centre = without.mean(axis=0)
+    stderr = np.sqrt((trials - 1) / trials * ((without - centre) ** 2).sum(axis=0))
     # The jackknife also removes the bias of order 1/trials that a ratio of means has.
-    mean = trials * value - (trials - 1) * left.mean(axis=0)
+    mean = trials * value - (trials - 1) * centre
     if scalar:
-        return Estimate(float(mean[0]), float(spread[0]), trials)
-    return Estimate(mean, spread, trials)
+        return Estimate(float(mean[0]), float(stderr[0]), trials)
+    return Estimate(mean, stderr, trials)
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim ---
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    if not isinstance(values["noise"], jax.core.Tracer) and np.any(np.asarray(values["noise"]) <= 0):
-        raise ParameterError("noise", values["noise"], "> 0", "without noise any gain is best", where)
+    if not isinstance(values["noise"], jax.core.Tracer) and np.any(
+        np.asarray(values["noise"]) <= 0
+    ):
+        raise ParameterError(
+            "noise", values["noise"], "> 0", "without noise any gain is best", where
+        )
     if "tokens" in values:  # a whole number of relevant tokens realises the sparsity
-        values["sparsity"] = relevant_tokens(values["tokens"], values["sparsity"]) / values["tokens"]
+        values["sparsity"] = (
+            relevant_tokens(values["tokens"], values["sparsity"]) / values["tokens"]
+        )
     return values
 
 
@@ -281,9 +336,15 @@ def relevant_tokens(tokens: Any, sparsity: Any) -> Any:
 
 
 SPARSITY = Parameter(
-    "sparsity", "real", "share ζ = k/T of relevant tokens", "ζ", low=0, high=1, open_low=True,
+    "sparsity",
+    "real",
+    "share ζ = k/T of relevant tokens",
+    "ζ",
+    low=0,
+    high=1,
+    open_low=True,
     open_high=True,
-)  # fmt: skip
+)
 SHIFT_CONTEXT = Parameter("shift_context", "real", "shift δq of the context", "δq", default=0.0)
 SHIFT_SIGNAL = Parameter("shift_signal", "real", "shift δw of the signal", "δw", low=0, default=0.0)
 
@@ -299,14 +360,72 @@ def _design(tokens: Sequence[int], trials: int) -> Design:
     return Design(tuple({**case, "tokens": t} for case in _CASES for t in tokens), trials)
 
 
+_STATEMENT = r"""
+Let $T\to\infty$ at a fixed share $\zeta=k/T$ of relevant tokens, with the prompt $q=\gamma
+q_\star$. Put $Z_R=\zeta e^{\gamma Q^2}$ and
+$Z_I=(1-\zeta)e^{-\gamma\delta_qQ^2+\gamma^2\sigma^2Q^2/2}$. The attention on relevant tokens and
+the sum of squared weights on the others tend to
+$$s=\frac{Z_R}{Z_R+Z_I},\qquad
+  Tp_2=\frac{(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}}{(Z_R+Z_I)^2}.$$
+For $\delta_w=0$ the squared signal-to-noise ratio of the pooled feature, $s^2W^2/(\sigma^2p_2)$,
+is that of uniform attention times $\exp(2\gamma(1+\delta_q)Q^2-2\gamma^2\sigma^2Q^2)$. The best
+gain is therefore
+$$\gamma_\star=\frac{1+\delta_q}{2\sigma^2},$$
+and over uniform attention the best prompt is worth the factor
+$$\exp\left(\frac{(1+\delta_q)^2Q^2}{2\sigma^2}\right).$$
+For $\delta_w\neq0$ the same quantities follow with $s-(1-s)\delta_w$ for $s$, and the best gain
+is found numerically.
+"""
+
+_DERIVATION = r"""
+A relevant token scores $\gamma Q^2$, an irrelevant one $-\gamma\delta_qQ^2+\gamma\sigma Qv_t$
+with $v_t$ standard normal. By the law of large numbers the normaliser divided by $T$ tends to
+$Z_R+Z_I$, since $E e^{av}=e^{a^2/2}$, and the sum of squared exponentials divided by $T$ tends to
+$(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^2}$. In the ratio
+$s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
+
+At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against $\sqrt{2\log
+T}$. Beyond it the largest weight takes over, the measured ratio falls below the formula, and more
+tokens help only logarithmically; the figure shows it. The check extrapolates in $1/T$ at gains
+well inside.
+"""
+
+_FIGURE = Curves(
+    x="gain",
+    y="snr_gain",
+    design=Design.product(
+        {**_BASE, "gain": [float(g) for g in np.round(np.linspace(0.0, 2.4, 17), 3)]},
+        {"tokens": [20, 100, 1000, 10000]},
+        trials=64,
+    ),
+    lines=tuple(float(g) for g in np.linspace(0.0, 2.4, 97)),
+    title="What the context is worth, against the gain of the prompt",
+    x_label="gain γ",
+    y_label="squared signal-to-noise ratio / that of uniform attention",
+    series="tokens",
+    series_label="T = {value}",
+    limit_label="T → ∞",
+    log_y=True,
+    y_range=(2e-3, 3.0),
+    marks={"best_gain": "best gain γ⋆"},
+    caption="beyond γ = √(2 log T)/(σQ) the largest weight takes over and the limit no longer holds",
+)
+
 CLAIM = Claim(
     id="contextual.context_gain",
     title="What the context is worth",
-    statement="",
+    statement=_STATEMENT,
+    derivation=_DERIVATION,
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        SPARSITY, SIGNAL, CONTEXT, NOISE, SHIFT_CONTEXT, SHIFT_SIGNAL, GAIN,
+        SPARSITY,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFT_CONTEXT,
+        SHIFT_SIGNAL,
+        GAIN,
         optional(TOKENS),
     ),
     accepted=MODEL,
@@ -314,11 +433,22 @@ CLAIM = Claim(
         Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
         Quantity("spread", "T times the sum of squared irrelevant weights", 0.02, True, "T p₂"),
         Quantity("snr_gain", "squared signal-to-noise ratio over that of gain 0", 0.02, True),
-        Quantity("best_gain", "gain with the largest signal-to-noise ratio", 0.03, True, "γ⋆",
-                 ignores=("gain",)),
-        Quantity("best_snr_gain", "the squared ratio it reaches over that of gain 0", 0.02, True,
-                 ignores=("gain",)),
-    ),  # fmt: skip
+        Quantity(
+            "best_gain",
+            "gain with the largest signal-to-noise ratio",
+            0.03,
+            True,
+            "γ⋆",
+            ignores=("gain",),
+        ),
+        Quantity(
+            "best_snr_gain",
+            "the squared ratio it reaches over that of gain 0",
+            0.02,
+            True,
+            ignores=("gain",),
+        ),
+    ),
     falsifiers=(
         Falsifier("tilt", "3/2 for 2 in the exponent of p₂", _wrong(tilt=1.5)),
         Falsifier("gain", "takes 0.95 of the gain", _wrong(gain_factor=0.95)),
@@ -331,6 +461,7 @@ CLAIM = Claim(
     validate=_validate,
     shared=("gain",),
     size="tokens",
+    figure=_FIGURE,
     broadcasts="every parameter",
     traceable=True,
-)  # fmt: skip
+)

@@ -78,7 +78,9 @@ def pooled_rows(
     attention = weights[:, : setting.relevant].sum(axis=1)
     weights = weights[:, setting.relevant :]
     spread = noise * jnp.sqrt((weights**2).sum(axis=1))
-    along_signal = (attention - (1 - attention) * shift[:, 1]) * jnp.asarray(setting.signal, jnp.float32)
+    along_signal = (attention - (1 - attention) * shift[:, 1]) * jnp.asarray(
+        setting.signal, jnp.float32
+    )
     along_context = (attention - (1 - attention) * shift[:, 0]) * context
     along_context = label * (along_context + noise * (weights * scalars).sum(axis=1))
     # y g has the law of g, so the label enters only where the feature is not symmetric in it.

@@ -46,13 +46,14 @@ TOKENS = Parameter("tokens", "integer", "tokens per sequence", "T", low=1)
 RELEVANT = Parameter("relevant", "integer", "relevant tokens, 1 ≤ k ≤ T", "k", low=1)
 SIGNAL = Parameter("signal", "real", "norm of w⋆", "W", low=0)
 CONTEXT = Parameter("context", "real", "norm of q⋆", "Q", low=0)
-NOISE = Parameter(
-    "noise", "real", "standard deviation of the irrelevant tokens' noise", "σ", low=0
-)
+NOISE = Parameter("noise", "real", "standard deviation of the irrelevant tokens' noise", "σ", low=0)
 SHIFTS = Parameter(
-    "shifts", "pairs", "pairs (δq, δw), one drawn for each sequence", "(δq, δw)",
+    "shifts",
+    "pairs",
+    "pairs (δq, δw), one drawn for each sequence",
+    "(δq, δw)",
     default=((0.0, 0.0),),
-)  # fmt: skip
+)
 SHIFT_WEIGHTS = Parameter(
     "shift_weights", "weights", "probabilities of the shifts; equal if left out", default=None
 )
@@ -62,9 +63,19 @@ RATIO = Parameter("ratio", "real", "d / n", "κ", low=0, open_low=True, default=
 RIDGE = Parameter("ridge", "real", "ridge strength", "λ", low=0, default=0.0)
 
 MODEL = (
-    DIM, TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS, GAIN, SAMPLES, RATIO,
+    DIM,
+    TOKENS,
+    RELEVANT,
+    SIGNAL,
+    CONTEXT,
+    NOISE,
+    SHIFTS,
+    SHIFT_WEIGHTS,
+    GAIN,
+    SAMPLES,
+    RATIO,
     RIDGE,
-)  # fmt: skip
+)
 """Every parameter of the family's table; a claim accepts the ones it does not need."""
 
 
@@ -82,17 +93,23 @@ def complete(values: dict[str, Any], where: str) -> dict[str, Any]:
         excess = np.max(np.asarray(values["relevant"]) - np.asarray(values["tokens"]))
         if excess > 0:
             raise ParameterError(
-                "relevant", values["relevant"], f"at most `tokens` ({values['tokens']})",
-                "lower `relevant` or raise `tokens`", where,
-            )  # fmt: skip
+                "relevant",
+                values["relevant"],
+                f"at most `tokens` ({values['tokens']})",
+                "lower `relevant` or raise `tokens`",
+                where,
+            )
     if "shifts" in values:
         count = len(values["shifts"])
         weights = values.get("shift_weights", (1.0 / count,) * count)
         if len(weights) != count:
             raise ParameterError(
-                "shift_weights", weights, f"{count} probabilities, one for each of `shifts`",
-                "add or remove entries, or leave it out for equal odds", where,
-            )  # fmt: skip
+                "shift_weights",
+                weights,
+                f"{count} probabilities, one for each of `shifts`",
+                "add or remove entries, or leave it out for equal odds",
+                where,
+            )
         values["shift_weights"] = weights
     return values
 
@@ -142,15 +159,25 @@ class Setting:
             ParameterError: naming the parameter, its value, what is allowed and what to do.
         """
         given = {
-            "tokens": tokens, "relevant": relevant, "signal": signal, "context": context,
-            "noise": noise, "gain": gain, "shifts": shifts, "shift_weights": shift_weights,
+            "tokens": tokens,
+            "relevant": relevant,
+            "signal": signal,
+            "context": context,
+            "noise": noise,
+            "gain": gain,
+            "shifts": shifts,
+            "shift_weights": shift_weights,
             **unused,
-        }  # fmt: skip
+        }
         wanted = (TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, GAIN, SHIFTS, SHIFT_WEIGHTS)
         values = complete(check_parameters(wanted, given, where=where, accepted=MODEL), where)
         return cls(
-            values["tokens"], values["relevant"], values["signal"], values["context"],
-            values["noise"], values["gain"],
+            values["tokens"],
+            values["relevant"],
+            values["signal"],
+            values["context"],
+            values["noise"],
+            values["gain"],
             np.asarray(values["shifts"], dtype=np.float64),
             np.asarray(values["shift_weights"], dtype=np.float64),
-        )  # fmt: skip
+        )

@@ -1,0 +1,10 @@
+"""``python -m jaxprompt``."""
+
+from __future__ import annotations
+
+import sys
+
+from jaxprompt.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

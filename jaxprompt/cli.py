@@ -1,0 +1,427 @@
+"""The command line: ``jaxprompt`` and ``python -m jaxprompt``.
+
+Exit codes of ``check``: 0 every claim confirmed · 1 something refuted · 2 wrong usage or bad
+input · 3 something inconclusive or failed, nothing refuted. With ``--falsify``: 0 when every
+falsifier is refuted, else 1 (or 3 where a computation failed).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jaxprompt.errors import JaxpromptError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from jaxprompt.engine import Verdict
+
+__all__ = ["main"]
+
+_INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    try:
+        options = _parser().parse_args(argv)
+        return options.run(options)
+    except JaxpromptError as error:
+        print(f"jaxprompt: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has gone
+        sys.stderr.close()
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="jaxprompt",
+        description="Check the theory of prompts, soft prompts and prefixes by numbers.",
+        epilog="examples: jaxprompt check --out out · jaxprompt show contextual.prompt_error",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    listing = command("list", _list, "List the claims.")
+    listing.add_argument("--family", help="only this family")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+
+    show = command("show", _show, "Show one claim: statement, parameters, quantities, falsifiers.")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--json", action="store_true", help="print JSON")
+
+    check = command("check", _check, "Check claims: simulate, compare with theory, judge.")
+    check.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
+    check.add_argument("--profile", default="quick", help="quick (default) or full")
+    check.add_argument("--seed", type=_seed, default=0, metavar="N")
+    check.add_argument("--out", type=Path, metavar="DIR", help="write report, figures and data")
+    check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
+    check.add_argument("--falsify", action="store_true", help="run the falsifiers too")
+
+    sweep = command("sweep", _sweep, "Run a claim over a grid of parameters.")
+    sweep.add_argument("file", type=Path, metavar="FILE.toml")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="default: the file's name")
+    sweep.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    where = sweep.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=_positive, metavar="N", help="worker processes")
+    where.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler")
+
+    figure = command("figure", _figure, "Draw the claims' figures.")
+    figure.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
+    figure.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
+    figure.add_argument("--from", type=Path, dest="source", metavar="DIR", help="redraw from a run")
+
+    report = command("report", _report, "Rebuild a run's report from what it stored.")
+    report.add_argument("folder", type=Path, metavar="DIR")
+    return parser
+
+
+def _seed(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"'{text}' must be an integer from 0 to 2^32 - 1")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' must be an integer ≥ 1")
+    return int(text)
+
+
+# --- list and show ---
+
+
+def _list(options: argparse.Namespace) -> int:
+    from jaxprompt.registry import claims
+
+    found = claims(options.family)
+    if options.json:
+        print(json.dumps([{"id": c.id, "relation": c.relation, "title": c.title} for c in found]))
+        return 0
+    table = _table("claim", "relation", "title")
+    for entry in found:
+        table.add_row(entry.id, entry.relation.value, entry.title)
+    _console().print(table)
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from jaxprompt.registry import claim
+
+    entry = claim(options.id)
+    if options.json:
+        print(json.dumps(entry.describe(), ensure_ascii=False))
+        return 0
+    console = _console()
+    console.print(f"{entry.id}: {entry.title}", style="bold", highlight=False, soft_wrap=True)
+    console.print(f"relation: {entry.relation.value} · source: {entry.source}", highlight=False)
+    console.print(entry.statement.strip(), markup=False, highlight=False, soft_wrap=True)
+    if entry.derivation:
+        console.print("\nDerivation", style="bold")
+        console.print(entry.derivation.strip(), markup=False, highlight=False, soft_wrap=True)
+    described = entry.describe()
+    for title, columns in (
+        ("parameters", ("name", "meaning", "allowed", "default")),
+        ("quantities", ("name", "meaning", "tolerance")),
+        ("falsifiers", ("name", "what")),
+    ):
+        table = _table(*columns)
+        for item in described[title]:
+            table.add_row(*(str(item[column]) for column in columns))
+        console.print(f"\n{title}", style="bold")
+        console.print(table)
+    if entry.broadcasts:
+        console.print(f"predict takes arrays for: {entry.broadcasts}", highlight=False)
+    return 0
+
+
+# --- check ---
+
+
+def _check(options: argparse.Namespace) -> int:
+    from jaxprompt import report
+    from jaxprompt.engine import PROFILES, as_key
+    from jaxprompt.environment import environment
+    from jaxprompt.errors import suggest
+    from jaxprompt.registry import select
+    from jaxprompt.store import writable
+    from jaxprompt.tables import figure_tables
+
+    if options.profile not in PROFILES:
+        raise UsageError(
+            f"--profile '{options.profile}': must be quick or full; choose one of the two"
+            f"{suggest(options.profile, PROFILES)}"
+        )
+    chosen = select(options.names)
+    if options.out:
+        writable(options.out)
+    verdicts: list[Verdict] = []
+    falsified: dict[str, dict[str, Verdict]] = {}
+    known = {"environment": environment(options.seed)}
+    try:
+        for place, entry in enumerate(chosen):
+            with _progress(f"{place + 1}/{len(chosen)} {entry.id}") as progress:
+                verdict = entry.check(options.profile, options.seed, progress=progress)
+                if options.falsify:
+                    falsified[entry.id] = entry.falsify_cells(verdict)
+                verdicts.append(verdict)
+                if options.out and not verdict.error:
+                    tables = figure_tables(entry, verdict, as_key(options.seed), progress)
+                    if tables:
+                        report.write_data(options.out, entry, tables)
+            _print_verdict(verdict, falsified.get(entry.id), options.json)
+            if options.out:
+                report.write_json(options.out, known["environment"], verdicts, falsified)
+    except KeyboardInterrupt:
+        names = " ".join(c.id for c in chosen[len(verdicts) :])
+        print(
+            f"\ninterrupted: {len(verdicts)} of {len(chosen)} claims are done"
+            + (f" and stored in {options.out}" if options.out else "")
+            + f"; the rest: jaxprompt check {names} --profile {options.profile}",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    if options.out:
+        report.draw_figures(options.out, chosen, options.out / "figures")
+        page = report.write_html(options.out)
+        print(f"report: {page}", file=sys.stderr)
+    if options.json:
+        entries = [
+            {**v.to_dict(), "falsifiers": _falsifiers(falsified.get(v.id))} for v in verdicts
+        ]
+        print(json.dumps({"schema": report.SCHEMA, **known, "claims": entries}, ensure_ascii=False))
+    else:
+        _print_summary(verdicts)
+    return _falsify_code(verdicts, falsified) if options.falsify else _check_code(verdicts)
+
+
+def _falsifiers(found: dict[str, Verdict] | None) -> list[dict[str, str]]:
+    return [{"name": name, "status": v.status.value} for name, v in (found or {}).items()]
+
+
+def _check_code(verdicts: Sequence[Verdict]) -> int:
+    found = {verdict.status.value for verdict in verdicts}
+    return 1 if "refuted" in found else 3 if found - {"confirmed"} else 0
+
+
+def _falsify_code(verdicts: Sequence[Verdict], falsified: dict[str, dict[str, Verdict]]) -> int:
+    found = {wrong.status.value for wrongs in falsified.values() for wrong in wrongs.values()}
+    return 0 if found <= {"refuted"} else 3 if "failed" in found else 1
+
+
+def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet: bool) -> None:
+    stream = sys.stderr if quiet else sys.stdout
+    console = _console(stream)
+    worst = verdict.worst
+    row = f"worst {worst.quantity} z={worst.statistic:+.2f}" if worst else "no row"
+    console.print(
+        f"{verdict.status.value:<12} {verdict.id:<32} {row}, {verdict.seconds:.1f} s",
+        style=_COLOURS[verdict.status.value],
+        highlight=False,
+        soft_wrap=True,
+    )
+    if verdict.error:
+        print(verdict.error, file=sys.stderr)
+    for name, wrong in (falsified or {}).items():
+        count = sum(r.verdict == "refuted" for r in wrong.rows)
+        console.print(
+            f"  falsifier {name:<24} {wrong.status.value} by {count} of {len(wrong.rows)} rows",
+            style="" if wrong.status.value == "refuted" else "bold",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+_COLOURS = {
+    "confirmed": "green",
+    "refuted": "bold red",
+    "inconclusive": "yellow",
+    "failed": "bold magenta",
+}
+
+
+def _print_summary(verdicts: Sequence[Verdict]) -> None:
+    table = _table("claim", "relation", "status", "rows", "false alarm", "detectable", "time")
+    for v in verdicts:
+        table.add_row(
+            v.id,
+            v.relation.value,
+            v.status.value,
+            str(len(v.rows)),
+            f"{v.false_alarm:g}",
+            f"{v.detectable:.2g}",
+            f"{v.seconds:.1f} s",
+        )
+    _console().print(table)
+
+
+# --- sweep, figure, report ---
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from jaxprompt import sweep as sweeps
+
+    job = sweeps.Sweep.from_toml(options.file)
+    out = options.out or Path(options.file.stem)
+    try:
+        with _executor(options) as executor, _progress(f"sweep {job.claim}", "cells") as progress:
+            result = sweeps.run(
+                job, out, resume=options.resume, executor=executor, progress=progress
+            )
+    except KeyboardInterrupt:
+        done = f"what is finished is stored in {out}"
+        command = shlex.join(
+            ["jaxprompt", "sweep", str(options.file), "--out", str(out), "--resume"]
+        )
+        print(f"\ninterrupted: {done}; go on with: {command}", file=sys.stderr)
+        return _INTERRUPTED
+    counts: dict[str, int] = {}
+    for status in result.dataset["status"].values.ravel():
+        counts[str(status)] = counts.get(str(status), 0) + 1
+    found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    print(f"{sum(counts.values())} cells: {found}; open with jaxprompt.load({str(out)!r})")
+    if result.errors:
+        print(f"jaxprompt: {sweeps.report_failures(result)}", file=sys.stderr)
+    return 1 if "refuted" in counts else 3 if set(counts) - {"confirmed"} else 0
+
+
+@contextlib.contextmanager
+def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
+    if options.workers:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        # Forking a process that runs JAX's threads hangs, so workers start afresh.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(options.workers, mp_context=context)
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    elif options.scheduler:
+        try:
+            from distributed import Client  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise UsageError(
+                "--scheduler needs the package `distributed`: install jaxprompt[cluster]"
+            ) from None
+        try:
+            client = Client(options.scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); check it runs"
+            ) from None
+        with client, client.get_executor(retries=3) as executor:
+            yield executor
+    else:
+        yield None
+
+
+def _figure(options: argparse.Namespace) -> int:
+    from jaxprompt import report
+    from jaxprompt.engine import Agreement, as_key
+    from jaxprompt.registry import select
+    from jaxprompt.store import writable
+    from jaxprompt.tables import figure_tables
+
+    chosen = [c for c in select(options.names) if c.figure is not None]
+    writable(options.out)
+    if options.source is None:
+        for entry in chosen:
+            with _progress(entry.id) as progress:
+                agreement = isinstance(entry.figure, Agreement)
+                verdict = entry.check("quick", 0, progress=progress) if agreement else None
+                tables = figure_tables(entry, verdict, as_key(0), progress)
+                assert tables is not None  # claims without a figure are not chosen
+                report.write_data(options.out, entry, tables)
+    elif not options.source.is_dir():
+        raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
+    written = report.draw_figures(options.source or options.out, chosen, options.out)
+    for path in written:
+        print(path)
+    if not written:
+        raise UsageError("nothing to draw: the claims named have no figure, or the folder no data")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from jaxprompt import report
+    from jaxprompt.registry import claims
+
+    report.read_report(options.folder)
+    report.draw_figures(options.folder, claims(), options.folder / "figures")
+    print(report.write_html(options.folder))
+    return 0
+
+
+# --- the terminal ---
+
+
+def _console(stream: Any = None) -> Any:
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    # A pipe or a file has no width: give tables room rather than fold them at 80 columns.
+    return Console(file=stream, width=None if stream.isatty() else 140)
+
+
+def _table(*columns: str) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@contextlib.contextmanager
+def _progress(title: str, unit: str = "runs") -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal; a plain line every few seconds otherwise."""
+    if sys.stderr.isatty():
+        from rich import progress as bars
+        from rich.console import Console
+
+        columns = (
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            bars.TextColumn("left"),
+            bars.TimeRemainingColumn(),
+        )
+        with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    started, last = time.monotonic(), time.monotonic()
+
+    def plain(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= 5:
+            last = now
+            left = f", about {(now - started) / done * (total - done):.0f} s left" if done else ""
+            print(f"{title}: {done}/{total} {unit}{left}", file=sys.stderr, flush=True)
+
+    yield plain

@@ -1,0 +1,262 @@
+"""Figures from stored tables. Nothing here simulates, and equal numbers give equal bytes.
+
+Theory is a line, simulation is points with 95 % intervals. Curves differ in colour, line style
+and marker, so they stay apart for colour-blind readers and in grey.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import stats as sps
+
+from jaxprompt.engine import Agreement, Claim, Curves
+from jaxprompt.tables import FigureTables, Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw", "save"]
+
+# Okabe and Ito's palette, ordered from dark to light so that grey prints keep the order.
+_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_STYLE = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.4,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "jaxprompt",
+    "svg.fonttype": "path",
+    "figure.dpi": 100,
+    "savefig.dpi": 160,
+    "font.family": "DejaVu Sans",
+    "mathtext.fontset": "dejavusans",
+}
+
+
+def draw(claim: Claim, tables: FigureTables) -> Figure:
+    """The claim's figure; the caller saves it with :func:`save`."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(_STYLE):
+        if isinstance(claim.figure, Agreement):
+            return _draw_agreement(claim.figure, tables.points)
+        if isinstance(claim.figure, Curves):
+            return _draw_curves(claim.figure, tables)
+    raise ValueError(f"claim {claim.id} has no figure")
+
+
+def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
+    """Write ``name.png`` and ``name.svg``, each complete under its final name or not at all."""
+    import matplotlib as mpl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        path = folder / (name + suffix)
+        part = path.with_name(path.name + ".part")
+        with mpl.rc_context(_STYLE):
+            figure.savefig(part, format=suffix[1:], metadata=metadata)
+        part.replace(path)
+        paths.append(path)
+    return paths[0], paths[1]
+
+
+def _new_figure(columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    # No pyplot: it keeps every figure alive and picks a backend for the process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    return figure, list(axes)
+
+
+def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
+    panels = _distinct(tables.points, "panel")
+    figure, axes = _new_figure(len(panels), 3.4 * len(panels) + 1.6, 3.6)
+    series = _distinct(tables.points, "series")
+    for panel, axis in zip(panels, axes, strict=True):
+        for place, value in enumerate(series):
+            points = [r for r in tables.points if r["panel"] == panel and r["series"] == value]
+            lines = [r for r in tables.lines if r["panel"] == panel and r.get("series") == value]
+            label = _label(spec.series_label, value)
+            _draw_line(axis, [r for r in lines if r["kind"] == "theory"], place, label)
+            _draw_points(axis, points, place, "" if lines else label)
+        _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel], len(series))
+        if panel != "":
+            axis.set_title(_label(spec.panel_label, panel))
+        axis.set_xlabel(spec.x_label)
+        axis.set_xscale("log" if spec.log_x else "linear")
+        axis.set_yscale("log" if spec.log_y else "linear")
+        if spec.log_x:
+            _plain_ticks(axis)
+        if spec.y_range:
+            axis.set_ylim(*spec.y_range)
+    axes[0].set_ylabel(spec.y_label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper")
+    figure.suptitle(spec.title, fontsize=11)
+    figure.supxlabel(_caption(spec, tables.points), fontsize=7.5, color="#444444")
+    return figure
+
+
+def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
+    if rows:
+        axis.plot(
+            [r["x"] for r in rows],
+            [r["y"] for r in rows],
+            label=label,
+            color=_COLOURS[place % 7],
+            linestyle=_STYLES[place % 7],
+        )
+
+
+def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
+    half = [sps.t.ppf(0.975, r["trials"] - 1) * r["stderr"] for r in rows]
+    axis.errorbar(
+        [r["x"] for r in rows],
+        [r["y"] for r in rows],
+        yerr=half,
+        label=label or "_",
+        color=_COLOURS[place % 7],
+        marker=_MARKERS[place % 7],
+        linestyle="none",
+        markersize=4.5,
+        markerfacecolor="white",
+        capsize=2,
+        elinewidth=1,
+        zorder=3,
+    )
+
+
+def _draw_shared(axis: Axes, rows: Sequence[Row], taken: int) -> None:
+    """Lines that belong to no series: the limit, extra lines, and vertical marks."""
+    loose = [r for r in rows if "series" not in r or _missing(r["series"])]
+    for place, label in enumerate(_distinct([r for r in loose if r["kind"] != "mark"], "label")):
+        own = [r for r in loose if r["label"] == label]
+        limit = own[0]["kind"] == "theory"
+        axis.plot(
+            [r["x"] for r in own],
+            [r["y"] for r in own],
+            label=label,
+            linewidth=1.8 if limit else 1.2,
+            color="#000000" if limit else "#777777",
+            linestyle="-" if limit else _STYLES[3 - place % 2],
+        )
+    marks = [r for r in rows if r["kind"] == "mark"]
+    for x, label in sorted({(r["x"], r["label"]) for r in marks}):
+        axis.axvline(x, color="#777777", linewidth=1, linestyle=":", label=label)
+
+
+def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
+    figure, (left, right) = _agreement_axes()
+    values = [v for r in points for v in (r["predicted"], r["simulated"])]
+    low, high = min(values), max(values)
+    pad = 0.06 * (high - low) or 0.1
+    left.plot([low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality")
+    for place, quantity in enumerate(_distinct(points, "quantity")):
+        own = [r for r in points if r["quantity"] == quantity]
+        half = [1.96 * r["stderr"] for r in own]
+        left.errorbar(
+            [r["predicted"] for r in own],
+            [r["simulated"] for r in own],
+            yerr=half,
+            label=quantity,
+            color=_COLOURS[place % 7],
+            marker=_MARKERS[place % 7],
+            linestyle="none",
+            markersize=5,
+            markerfacecolor="white",
+            capsize=2,
+            zorder=3,
+        )
+        z = [(r["simulated"] - r["predicted"]) / r["stderr"] if r["stderr"] else 0.0 for r in own]
+        right.plot(
+            [r["predicted"] for r in own],
+            z,
+            color=_COLOURS[place % 7],
+            linestyle="none",
+            marker=_MARKERS[place % 7],
+            markersize=5,
+            markerfacecolor="white",
+        )
+    right.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
+    right.axhline(0, color="#777777", linewidth=1)
+    left.set_xlabel(f"predicted {spec.label}")
+    left.set_ylabel(f"measured {spec.label}")
+    right.set_xlabel(f"predicted {spec.label}")
+    right.set_ylabel("difference / its standard error")
+    reach = max(
+        [3.0, *(abs(v) * 1.1 for line in right.lines for v in np.asarray(line.get_ydata()))]
+    )
+    right.set_ylim(-reach, reach)
+    left.legend(loc="upper left")
+    figure.suptitle(spec.title, fontsize=11)
+    figure.supxlabel("bars and shaded band: 95 %", fontsize=7.5, color="#444444")
+    return figure
+
+
+def _agreement_axes() -> tuple[Figure, tuple[Axes, Axes]]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    return figure, (left, right)
+
+
+def _caption(spec: Curves, points: Sequence[Row]) -> str:
+    """Sample counts and the parameters that all points share."""
+    tables = [json.loads(r["parameters"]) for r in points]
+    fixed = {
+        name: value
+        for name, value in tables[0].items()
+        if all(t.get(name) == value for t in tables)
+        and name not in (spec.x, spec.series, spec.panel)
+    }
+    trials = sorted({r["trials"] for r in points})
+    count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
+    text = f"lines: theory; points: mean of {count} trials with 95 % interval; {named}"
+    return f"{text}\n{spec.caption}" if spec.caption else text
+
+
+def _label(pattern: str, value: Any) -> str:
+    return pattern.format(value=_text(value))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and np.isnan(value))
+
+
+def _distinct(rows: Sequence[Row], name: str) -> list[Any]:
+    return list(dict.fromkeys(r[name] for r in rows))
+
+
+def _plain_ticks(axis: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())

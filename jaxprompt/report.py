@@ -1,0 +1,209 @@
+"""One self-contained page for a run: verdicts, figures, statements, tables, environment.
+
+The page is rebuilt from what the run stored; nothing is simulated here. Mathematics is MathML,
+made from the statements' LaTeX, so the page needs no script and no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxprompt import plot, store
+from jaxprompt.engine import Claim, Verdict
+from jaxprompt.errors import UnknownClaimError, UsageError
+from jaxprompt.registry import claim as find_claim
+from jaxprompt.tables import FigureTables
+
+__all__ = [
+    "SCHEMA",
+    "draw_figures",
+    "markup",
+    "read_report",
+    "write_data",
+    "write_html",
+    "write_json",
+]
+
+SCHEMA = 1
+
+_NAMES = {"report": "report.json", "page": "report.html", "data": "data", "figures": "figures"}
+
+
+# --- what a run stores ---
+
+
+def write_json(
+    folder: Path,
+    environment: Mapping[str, Any],
+    verdicts: Sequence[Verdict],
+    falsified: Mapping[str, Mapping[str, Verdict]],
+) -> None:
+    """Write ``report.json``: the environment, every verdict, and what the falsifiers met."""
+    entries = []
+    for verdict in verdicts:
+        entry = verdict.to_dict()
+        entry["falsifiers"] = [
+            {"name": name, "status": wrong.status.value, "refuting_rows": _refuting(wrong)}
+            for name, wrong in falsified.get(verdict.id, {}).items()
+        ]
+        entries.append(entry)
+    report = {"schema": SCHEMA, "environment": dict(environment), "claims": entries}
+    _write(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
+
+
+def write_data(folder: Path, claim: Claim, tables: FigureTables) -> None:
+    """Store the numbers behind a claim's figure under ``data/ID/``."""
+    home = folder / _NAMES["data"] / claim.id
+    store.save_table(home / "points.zarr", tables.points)
+    if tables.lines:
+        store.save_table(home / "lines.zarr", tables.lines)
+
+
+def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]:
+    """Draw the claims' figures into `out` from the tables a run stored in `source`."""
+    written: list[Path] = []
+    for claim in claims:
+        home = source / _NAMES["data"] / claim.id
+        if claim.figure is None or not (home / "points.zarr").is_dir():
+            continue
+        lines = home / "lines.zarr"
+        tables = FigureTables(
+            store.table_rows(home / "points.zarr"),
+            store.table_rows(lines) if lines.is_dir() else [],
+        )
+        written.extend(plot.save(plot.draw(claim, tables), out, claim.id))
+    return written
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The contents of ``report.json``.
+
+    Raises:
+        UsageError: there is none, or it is not one of ours.
+    """
+    path = Path(folder) / _NAMES["report"]
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UsageError(
+            f"no report in '{folder}': give the folder a check wrote with --out"
+        ) from None
+    except ValueError:
+        raise UsageError(f"'{path}' is not JSON: run the check again") from None
+    if not isinstance(report, dict) or report.get("schema") != SCHEMA:
+        raise UsageError(f"'{path}' has another schema than {SCHEMA}: run the check again")
+    return report
+
+
+# --- the page ---
+
+
+def write_html(folder: Path) -> Path:
+    """Rebuild ``report.html`` from ``report.json``, the stored tables and the figures."""
+    import jinja2
+
+    report = read_report(folder)
+    env = jinja2.Environment(
+        autoescape=True,
+        loader=jinja2.PackageLoader("jaxprompt"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    env.filters.update(number=_number, parameters=_parameters, seconds=lambda s: f"{s:.1f} s")
+    page = env.get_template("report.html.jinja").render(
+        claims=[_section(folder, entry) for entry in report["claims"]],
+        environment=report["environment"],
+    )
+    _write(folder / _NAMES["page"], page)
+    return folder / _NAMES["page"]
+
+
+def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+    figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
+    image = base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else ""
+    try:
+        claim = find_claim(entry["id"])
+    except UnknownClaimError:
+        claim = None  # a report may outlive a claim
+    rows = sorted(entry["rows"], key=lambda r: (r["p_value"] is None, r["p_value"] or 0.0))
+    return {
+        **entry,
+        "claim": claim,
+        "image": image,
+        "worst": rows[0] if rows else None,
+        "statement": markup(claim.statement) if claim else "",
+        "derivation": markup(claim.derivation) if claim else "",
+        "command": f"jaxprompt check {entry['id']} --profile {entry['profile']}"
+        + (f" --seed {entry['seed']}" if entry["seed"] else ""),
+    }
+
+
+def markup(text: str) -> Any:
+    """A statement's small markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
+
+    Everything else is escaped.
+    """
+    import markupsafe
+
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    return markupsafe.Markup("".join(f"<p>{_inline(p)}</p>" for p in paragraphs if p.strip()))
+
+
+def _inline(text: str) -> str:
+    parts = re.split(r"(\$\$.+?\$\$|\$.+?\$|`.+?`)", text, flags=re.DOTALL)
+    return "".join(_part(part) for part in parts)
+
+
+def _part(part: str) -> str:
+    if part.startswith("$$"):
+        return _mathml(part[2:-2].strip(), "block")
+    if part.startswith("$") and len(part) > 1:
+        return _mathml(part[1:-1].strip(), "inline")
+    if part.startswith("`") and len(part) > 1:
+        return f"<code>{html.escape(part[1:-1])}</code>"
+    return html.escape(part)
+
+
+@functools.lru_cache(maxsize=1024)
+def _mathml(latex: str, display: str) -> str:
+    from latex2mathml.converter import convert
+
+    return convert(latex, display=display)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
+    return str(value)
+
+
+def _parameters(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        text = "[" + ", ".join(map(_short, value)) + "]"
+        return text if len(text) <= 48 else text[:47] + "…"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _refuting(verdict: Verdict) -> str:
+    refuted = sum(row.verdict == "refuted" for row in verdict.rows)
+    return f"{refuted} of {len(verdict.rows)}"
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)

@@ -1,0 +1,383 @@
+"""Sweeps: a claim over a grid of parameters, from a TOML file to a labelled dataset.
+
+Cells that differ only in parameters along which the simulation shares its work form one task.
+Tasks go through a ``concurrent.futures.Executor``, the only seam to other ways of running them,
+and their results are stored as they arrive.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import json
+import tomllib
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxprompt import stats
+from jaxprompt.engine import (
+    FALSE_ALARM,
+    Cell,
+    Claim,
+    Relation,
+    as_key,
+    canonical,
+    compare_cells,
+    compare_limit,
+    expand,
+    fold_in_parameters,
+)
+from jaxprompt.environment import environment
+from jaxprompt.errors import UsageError, suggest
+from jaxprompt.registry import claim as find_claim
+from jaxprompt.stats import Status
+from jaxprompt.store import STATUS_CODES, SweepStore
+
+if TYPE_CHECKING:
+    import xarray
+
+__all__ = ["SerialExecutor", "Sweep", "SweepResult", "Task", "compute", "report_failures", "run"]
+
+Progress = Callable[[int, int], None]
+_KEYS = ("claim", "trials", "seed", "fixed", "grid")
+
+
+class SerialExecutor(Executor):
+    """Runs each task at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run the task now; the future is complete when it is returned."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A validated sweep: every cell of the grid has been checked against the claim."""
+
+    claim: str
+    grid: Mapping[str, tuple[Any, ...]]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    trials: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        target = find_claim(self.claim)
+        for name, value, low in (("trials", self.trials, 2), ("seed", self.seed, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UsageError(f"`{name}` = {value!r}: must be an integer ≥ {low}; change it")
+        if not self.grid:
+            raise UsageError("[grid] is empty: give at least one parameter a list of values")
+        for name, values in self.grid.items():
+            if name in self.fixed:
+                raise UsageError(f"`{name}` stands in [fixed] and in [grid]: keep one of them")
+            if not isinstance(values, list | tuple) or not values:
+                raise UsageError(
+                    f"[grid] `{name}` = {values!r}: must be a list of values; make it one"
+                )
+            if len({canonical({"": v}) for v in values}) < len(values):
+                raise UsageError(
+                    f"[grid] `{name}` = {values!r}: a value repeats; remove the repeat"
+                )
+        for index in self.indices():
+            target.validated(self.parameters(index), simulate=True)
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Sweep:
+        """Read a sweep file.
+
+        Raises:
+            UsageError: it cannot be read, is not TOML, or has keys it should not have.
+            ParameterError: a parameter is not what the claim allows.
+        """
+        try:
+            text = Path(path).read_bytes().decode()
+            table = tomllib.loads(text)
+        except OSError as error:
+            raise UsageError(
+                f"sweep file '{path}' cannot be read ({error.strerror}): check the path"
+            ) from None
+        except UnicodeDecodeError:
+            raise UsageError(f"sweep file '{path}' is not UTF-8 text: save it as UTF-8") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"sweep file '{path}' is not TOML ({error}): mend that line") from None
+        for name in table:
+            if name not in _KEYS:
+                raise UsageError(
+                    f"sweep file '{path}': unknown key `{name}`: use {', '.join(_KEYS)}"
+                    f"{suggest(name, _KEYS, most=1)}"
+                )
+        if not isinstance(table.get("claim"), str):
+            raise UsageError(f"sweep file '{path}': `claim` is missing: give a claim's id")
+        for name in ("fixed", "grid"):
+            if not isinstance(table.get(name, {}), dict):
+                raise UsageError(f"sweep file '{path}': `{name}` must be a table; write [{name}]")
+        grid = {n: tuple(v) if isinstance(v, list) else v for n, v in table.get("grid", {}).items()}
+        return cls(
+            table["claim"],
+            grid,
+            table.get("fixed", {}),
+            table.get("trials", 64),
+            table.get("seed", 0),
+        )
+
+    @property
+    def config(self) -> str:
+        """One text for equal sweeps, by which a resumed sweep is recognised."""
+        return canonical(
+            {
+                "claim": self.claim,
+                "trials": self.trials,
+                "seed": self.seed,
+                "fixed": self.fixed,
+                "grid": self.grid,
+                "order": list(self.grid),
+            }
+        )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of values along each dimension of the grid."""
+        return tuple(len(values) for values in self.grid.values())
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Every cell's index, the last dimension varying fastest."""
+        return itertools.product(*(range(n) for n in self.shape))
+
+    def parameters(self, index: tuple[int, ...]) -> dict[str, Any]:
+        """All parameters of one cell."""
+        chosen = {n: v[i] for (n, v), i in zip(self.grid.items(), index, strict=True)}
+        return {**self.fixed, **chosen}
+
+    def tasks(self, wanted: np.ndarray) -> list[Task]:
+        """Tasks that cover the cells marked in `wanted`, the largest first.
+
+        A task holds every value of the parameters that share work, so that a cell's numbers do
+        not depend on which of its neighbours were done before.
+        """
+        shared = [n for n in find_claim(self.claim).shared if n in self.grid]
+        groups: dict[str, list[tuple[int, ...]]] = {}
+        for index in self.indices():
+            rest = {n: v for n, v in self.parameters(index).items() if n not in shared}
+            groups.setdefault(canonical(rest), []).append(index)
+        tasks = []
+        for members in groups.values():
+            if any(wanted[index] for index in members):
+                run = {**self.parameters(members[0]), **{n: list(self.grid[n]) for n in shared}}
+                tasks.append(Task(self.claim, self.seed, self.trials, run, tuple(members)))
+        size = find_claim(self.claim).size
+        return sorted(tasks, key=lambda t: -float(t.run.get(size, 0)) if size else 0.0)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One simulation call: plain values only, so that it travels to any executor."""
+
+    claim: str
+    seed: int
+    trials: int
+    run: Mapping[str, Any]
+    indices: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep left: the dataset, and the cells whose computation failed."""
+
+    dataset: xarray.Dataset
+    errors: Mapping[str, str]
+
+
+def compute(task: Task) -> list[tuple[tuple[int, ...], dict[str, float], int]]:
+    """Simulate and predict a task's cells: (index, numbers by variable, trials) of each."""
+    target = find_claim(task.claim)
+    key = fold_in_parameters(as_key(task.seed), task.run, target.shared)
+    estimates = target.simulate(key=key, trials=task.trials, **task.run)
+    cells = {
+        canonical(cell.parameters): cell for cell in expand(task.run, estimates, target.shared)
+    }
+    results = []
+    for index, parameters in zip(task.indices, _points(task, target), strict=True):
+        cell = cells[canonical(parameters)]
+        predicted = target.predict(**parameters)
+        numbers = {}
+        for name, estimate in cell.estimates.items():
+            numbers[f"{name}_predicted"] = float(predicted[name])
+            numbers[f"{name}_predicted_stderr"] = float(predicted.get(f"{name}_stderr", 0.0))
+            numbers[name], numbers[f"{name}_stderr"] = float(estimate.mean), float(estimate.stderr)
+        results.append((index, numbers, task.trials))
+    return results
+
+
+def _points(task: Task, target: Claim) -> Iterator[dict[str, Any]]:
+    """Parameters of each cell, in the order of the task's indices (that of the file)."""
+    names = [n for n in task.run if n in target.shared and isinstance(task.run[n], list)]
+    for values in itertools.product(*(task.run[n] for n in names)):
+        yield {**task.run, **dict(zip(names, values, strict=True))}
+
+
+def run(
+    sweep: Sweep,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+) -> SweepResult:
+    """Compute every cell of `sweep` and store it in the folder `out`.
+
+    With `resume`, cells that `out` already holds are kept, after checking that it was made by an
+    equal sweep. Each result is stored as soon as it arrives; a cell whose computation raises is
+    recorded and the sweep goes on.
+
+    Raises:
+        UsageError: `out` cannot be written, holds a sweep already (without `resume`), or holds
+            another sweep.
+    """
+    store = _open(sweep, Path(out), resume)
+    store.clear_errors()
+    tasks = sweep.tasks(~store.done)
+    total, finished = int(np.prod(sweep.shape)), int(store.done.sum())
+    if progress:
+        progress(finished, total)
+    executor = executor or SerialExecutor()
+    waiting: dict[Future[Any], Task] = {}
+    queue = iter(tasks)
+    try:
+        while True:
+            # A few tasks in flight keep any executor busy, and an interrupt loses only those.
+            for task in itertools.islice(queue, max(0, _in_flight(executor) - len(waiting))):
+                waiting[executor.submit(compute, task)] = task
+            if not waiting:
+                break
+            done, _ = concurrent.futures.wait(
+                waiting, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in done:
+                finished += _record(store, waiting.pop(future), future)
+                if progress:
+                    progress(finished, total)
+    finally:
+        for future in waiting:
+            future.cancel()
+    store.judge(_statuses(sweep, store))
+    return SweepResult(store.dataset(), store.errors)
+
+
+def _in_flight(executor: Executor) -> int:
+    return 1 if isinstance(executor, SerialExecutor) else 2 * getattr(executor, "_max_workers", 16)
+
+
+def _open(sweep: Sweep, out: Path, resume: bool) -> SweepStore:
+    if SweepStore.exists(out):
+        if not resume:
+            raise UsageError(
+                f"--out '{out}' holds a sweep already: add --resume or give another folder"
+            )
+        store = SweepStore.open(out, "r+")
+        if store.config != sweep.config:
+            raise UsageError(
+                f"--out '{out}' holds another sweep ({_difference(store.config, sweep.config)}): "
+                "give another folder, or the file it was made from"
+            )
+        return store
+    names = [q.name for q in find_claim(sweep.claim).quantities]
+    return SweepStore.create(out, sweep.grid, names, sweep.config, environment(sweep.seed))
+
+
+def _difference(stored: str, wanted: str) -> str:
+    old, new = json.loads(stored), json.loads(wanted)
+    return ", ".join(f"`{name}` differs" for name in old if old[name] != new.get(name))
+
+
+def _record(store: SweepStore, task: Task, future: Future[Any]) -> int:
+    try:
+        results = future.result()
+    except concurrent.futures.process.BrokenProcessPool:
+        raise UsageError(
+            "a worker process died: lower --workers, then resume with --resume"
+        ) from None
+    except Exception as error:
+        text = "".join(traceback.format_exception_only(error)).strip()
+        for index in task.indices:
+            store.fail(index, text)
+        return 0
+    for index, numbers, trials in results:
+        store.write(index, numbers, trials)
+    return len(results)
+
+
+# --- judging the cells ---
+
+
+def _statuses(sweep: Sweep, store: SweepStore) -> np.ndarray:
+    """Status code of each cell.
+
+    A claim about a limit, swept over at least three sizes, is judged by extrapolation and every
+    cell of a group gets the group's status; at fewer sizes each cell is judged by whether its
+    difference lies within the claim's tolerance. Other claims are judged cell by cell. All
+    comparisons share one false-alarm rate.
+    """
+    target = find_claim(sweep.claim)
+    done, codes = store.done, np.full(sweep.shape, STATUS_CODES.index(Status.FAILED), dtype=np.int8)
+    cells = _cells(target, sweep, store)
+    if not cells:
+        return codes
+    limit = target.relation is Relation.ASYMPTOTIC
+    extrapolated = limit and len(sweep.grid.get(target.size, ())) >= target.order + 2 and done.all()
+    compare = compare_limit if extrapolated else compare_cells
+    comparisons = compare(target, list(cells.values()), target.predict)
+    within = limit and not extrapolated
+    rows = (stats.decide_within if within else stats.decide)(comparisons, FALSE_ALARM)
+    for index, cell in cells.items():
+        own = [row.verdict for row in rows if _belongs(target, row, cell, extrapolated)]
+        codes[index] = STATUS_CODES.index(stats.overall(own))
+    return codes
+
+
+def _belongs(target: Claim, row: stats.Row, cell: Cell, extrapolated: bool) -> bool:
+    ignored = {*target.quantity(row.quantity).ignores, *([target.size] if extrapolated else [])}
+
+    def rest(parameters: Mapping[str, Any]) -> str:
+        return canonical({n: v for n, v in parameters.items() if n not in ignored})
+
+    return rest(row.parameters) == rest(cell.parameters)
+
+
+def _cells(target: Claim, sweep: Sweep, store: SweepStore) -> dict[tuple[int, ...], Cell]:
+    """Every complete cell of the store, by index."""
+    done, trials = store.done, store.values("trials")
+    values = {
+        q.name: (store.values(q.name), store.values(f"{q.name}_stderr")) for q in target.quantities
+    }
+    cells = {}
+    for index in sweep.indices():
+        if done[index]:
+            estimates = {
+                name: stats.Estimate(float(mean[index]), float(stderr[index]), int(trials[index]))
+                for name, (mean, stderr) in values.items()
+                if not np.isnan(mean[index])
+            }
+            cells[index] = Cell(sweep.parameters(index), estimates)
+    return cells
+
+
+def report_failures(result: SweepResult) -> str:
+    """One line that says how many cells failed and how to try them again; empty if none did."""
+    if not result.errors:
+        return ""
+    place, message = next(iter(result.errors.items()))
+    return (
+        f"{len(result.errors)} cells failed (first: cell {place}: {message}); "
+        "mend the cause and run again with --resume"
+    )

@@ -1,0 +1,111 @@
+"""The numbers behind a claim's figure, as plain tables: one row a point or a place on a line.
+
+Tables are made here, stored by :mod:`jaxprompt.store` and drawn by :mod:`jaxprompt.plot`, so a
+figure can always be redrawn from what was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprompt.engine import Agreement, Cell, Claim, Curves, Verdict, canonical
+
+__all__ = ["FigureTables", "figure_tables"]
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None] | None
+
+
+class FigureTables(NamedTuple):
+    """`points` were measured, `lines` come from the closed form."""
+
+    points: list[Row]
+    lines: list[Row]
+
+
+def figure_tables(
+    claim: Claim, verdict: Verdict | None, key: jax.Array, progress: Progress = None
+) -> FigureTables | None:
+    """Measure what the claim's figure needs beyond its check; None if it has no figure.
+
+    A figure of agreement shows the rows of `verdict`; the others do not need one.
+    """
+    if isinstance(claim.figure, Agreement):
+        if verdict is None:
+            raise ValueError(f"{claim.id}: a figure of agreement needs the check's verdict")
+        return FigureTables(_agreement(verdict), [])
+    if isinstance(claim.figure, Curves):
+        cells = list(claim.measure_design(claim.figure.design, key, progress))
+        return FigureTables(_points(claim.figure, cells), list(_lines(claim, claim.figure, cells)))
+    return None
+
+
+def _agreement(verdict: Verdict) -> list[Row]:
+    return [
+        {
+            "quantity": row.quantity,
+            "predicted": row.predicted,
+            "simulated": row.simulated,
+            "stderr": float(np.hypot(row.stderr, row.predicted_stderr)),
+            "verdict": row.verdict.value,
+            "parameters": canonical(row.parameters),
+        }
+        for row in verdict.rows
+    ]
+
+
+def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
+    rows = []
+    for cell in cells:
+        estimate = cell.estimates[spec.y]
+        rows.append(
+            {
+                "x": float(cell.parameters[spec.x]),
+                "y": float(estimate.mean),
+                "stderr": float(estimate.stderr),
+                "trials": estimate.trials,
+                "series": cell.parameters[spec.series],
+                "panel": cell.parameters[spec.panel] if spec.panel else "",
+                "parameters": canonical(cell.parameters),
+            }
+        )
+    return rows
+
+
+def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
+    """Closed form along `spec.lines` for each curve; marks and extra lines once for each panel."""
+    drawn: set[str] = set()
+    limit = spec.series == claim.size
+    for cell in cells:
+        rest = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
+        if canonical(rest) in drawn:
+            continue
+        drawn.add(canonical(rest))
+        panel = cell.parameters[spec.panel] if spec.panel else ""
+        label = spec.limit_label if limit else ""
+        place = {"panel": panel, "label": label}
+        if not limit:
+            place["series"] = cell.parameters[spec.series]
+        for x in spec.lines:
+            values = claim.predict(**{**rest, spec.x: x})
+            yield {**place, "kind": "theory", "x": float(x), "y": float(values[spec.y])}
+        marks = claim.predict(**{**rest, spec.x: spec.lines[0]}) if spec.marks else {}
+        for quantity, text in spec.marks.items():
+            yield {**place, "kind": "mark", "x": float(marks[quantity]), "y": 0.0, "label": text}
+        shared = {n: v for n, v in rest.items() if n != spec.series}
+        if spec.extra and f"extra {canonical(shared)}" not in drawn:
+            drawn.add(f"extra {canonical(shared)}")
+            for line in spec.extra:
+                for x in spec.lines:
+                    y = line.function(x, **shared)
+                    yield {
+                        "panel": panel,
+                        "label": line.label,
+                        "kind": "extra",
+                        "x": float(x),
+                        "y": y,
+                    }
