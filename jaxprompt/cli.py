@@ -329,7 +329,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
             client = Client(options.scheduler, timeout=10)
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); check it runs"
+                f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); start one"
             ) from None
         with client, client.get_executor(retries=3) as executor:
             yield executor

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt import stats
@@ -587,7 +588,7 @@ def as_key(key: jax.Array | int) -> jax.Array:
     """A typed JAX key from a key or an integer seed."""
     if isinstance(key, int | np.integer):
         return jax.random.key(int(key), impl="threefry2x32")
-    if jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     return jax.random.wrap_key_data(key, impl="threefry2x32")
 

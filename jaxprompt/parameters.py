@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxprompt.errors import ParameterError, suggest
 
@@ -152,7 +152,7 @@ class Parameter:
 
 def is_traced(value: Any) -> bool:
     """Whether JAX is tracing `value`, so that it has no numbers to check."""
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 def check_parameters(

@@ -7,6 +7,7 @@ and marker, so they stay apart for colour-blind readers and in grey.
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ __all__ = ["draw", "save"]
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
     "legend.fontsize": 8,
@@ -89,7 +90,8 @@ def _new_figure(columns: int, width: float, height: float) -> tuple[Figure, list
 
 def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    figure, axes = _new_figure(len(panels), 3.4 * len(panels) + 1.6, 3.6)
+    width = 3.3 * len(panels) + (2.2 if len(panels) > 1 else 3.7)
+    figure, axes = _new_figure(len(panels), width, 3.8)
     series = _distinct(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
         for place, value in enumerate(series):
@@ -98,22 +100,32 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
             label = _label(spec.series_label, value)
             _draw_line(axis, [r for r in lines if r["kind"] == "theory"], place, label)
             _draw_points(axis, points, place, "" if lines else label)
-        _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel], len(series))
-        if panel != "":
-            axis.set_title(_label(spec.panel_label, panel))
-        axis.set_xlabel(spec.x_label)
-        axis.set_xscale("log" if spec.log_x else "linear")
-        axis.set_yscale("log" if spec.log_y else "linear")
-        if spec.log_x:
-            _plain_ticks(axis)
-        if spec.y_range:
-            axis.set_ylim(*spec.y_range)
+        _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
+        _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
     axes[0].set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper")
-    figure.suptitle(spec.title, fontsize=11)
-    figure.supxlabel(_caption(spec, tables.points), fontsize=7.5, color="#444444")
+    figure.legend(handles, labels, loc="outside right center")
+    _frame(figure, spec.title, _caption(spec, tables.points))
     return figure
+
+
+def _finish(axis: Axes, spec: Curves, title: str) -> None:
+    axis.set_title(title)
+    axis.set_xlabel(spec.x_label)
+    axis.set_xscale("log" if spec.log_x else "linear")
+    axis.set_yscale("log" if spec.log_y else "linear")
+    if spec.log_x:
+        _plain_ticks(axis)
+    if spec.y_range:
+        axis.set_ylim(*spec.y_range)
+
+
+def _frame(figure: Figure, title: str, caption: str) -> None:
+    """Title above and caption below, each folded to the figure's width."""
+    letters = figure.get_figwidth() * 72
+    figure.suptitle(textwrap.fill(title, int(letters / 6.0)), fontsize=11)
+    folded = "\n".join(textwrap.fill(line, int(letters / 4.1)) for line in caption.split("\n"))
+    figure.supxlabel(folded, fontsize=7.5, color="#444444")
 
 
 def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
@@ -145,11 +157,11 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str) -> Non
     )
 
 
-def _draw_shared(axis: Axes, rows: Sequence[Row], taken: int) -> None:
+def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
     """Lines that belong to no series: the limit, extra lines, and vertical marks."""
-    loose = [r for r in rows if "series" not in r or _missing(r["series"])]
+    loose = [r for r in rows if _missing(r.get("series"))]
     for place, label in enumerate(_distinct([r for r in loose if r["kind"] != "mark"], "label")):
-        own = [r for r in loose if r["label"] == label]
+        own = [r for r in loose if r["label"] == label and r["kind"] != "mark"]
         limit = own[0]["kind"] == "theory"
         axis.plot(
             [r["x"] for r in own],
@@ -157,10 +169,10 @@ def _draw_shared(axis: Axes, rows: Sequence[Row], taken: int) -> None:
             label=label,
             linewidth=1.8 if limit else 1.2,
             color="#000000" if limit else "#777777",
-            linestyle="-" if limit else _STYLES[3 - place % 2],
+            linestyle="-" if limit else _STYLES[6 - place % 2],
+            zorder=1.9,
         )
-    marks = [r for r in rows if r["kind"] == "mark"]
-    for x, label in sorted({(r["x"], r["label"]) for r in marks}):
+    for x, label in sorted({(r["x"], r["label"]) for r in rows if r["kind"] == "mark"}):
         axis.axvline(x, color="#777777", linewidth=1, linestyle=":", label=label)
 
 
@@ -207,8 +219,7 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     )
     right.set_ylim(-reach, reach)
     left.legend(loc="upper left")
-    figure.suptitle(spec.title, fontsize=11)
-    figure.supxlabel("bars and shaded band: 95 %", fontsize=7.5, color="#444444")
+    _frame(figure, spec.title, "bars and shaded band: 95 %")
     return figure
 
 
@@ -231,7 +242,7 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
         if all(t.get(name) == value for t in tables)
         and name not in (spec.x, spec.series, spec.panel)
     }
-    trials = sorted({r["trials"] for r in points})
+    trials = sorted({int(r["trials"]) for r in points})
     count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
     named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
     text = f"lines: theory; points: mean of {count} trials with 95 % interval; {named}"

@@ -147,7 +147,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markup(text: str) -> Any:
-    """A statement's small markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
+    """A statement's markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
 
     Everything else is escaped.
     """

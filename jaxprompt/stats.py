@@ -223,7 +223,8 @@ def _noncentrality(level: float, freedom: float, two_sided: bool) -> float:
     def shortfall(shift: float) -> float:
         return float(special.nctdtr(freedom, shift, cut)) - (1 - POWER)
 
-    return float(optimize.brentq(shortfall, 0.0, 3 * cut + 10, xtol=1e-6))
+    root: Any = optimize.brentq(shortfall, 0.0, 3 * cut + 10, xtol=1e-6)
+    return float(root)
 
 
 def detectable(stderr: float, freedom: float, level: float, *, two_sided: bool = True) -> float:

@@ -134,7 +134,8 @@ class SweepStore:
 
     def judge(self, statuses: np.ndarray) -> None:
         """Store every cell's status code."""
-        self.group["status"][...] = statuses.astype(np.int8)  # pyright: ignore[reportIndexIssue]
+        array: Any = self.group["status"]
+        array[...] = statuses.astype(np.int8)
 
     def values(self, name: str) -> np.ndarray:
         """A variable as an array in the grid's shape."""
@@ -158,10 +159,12 @@ class SweepStore:
         )
 
     def _read(self, name: str) -> Any:
-        return self.group[name][...]  # pyright: ignore[reportIndexIssue]
+        array: Any = self.group[name]
+        return array[...]
 
     def _write(self, name: str, index: tuple[int, ...], value: Any) -> None:
-        self.group[name][index] = value  # pyright: ignore[reportIndexIssue,reportArgumentType]
+        array: Any = self.group[name]
+        array[index] = value
 
 
 def load(folder: str | Path) -> xarray.Dataset:

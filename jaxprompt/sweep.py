@@ -334,7 +334,8 @@ def _statuses(sweep: Sweep, store: SweepStore) -> np.ndarray:
     if not cells:
         return codes
     limit = target.relation is Relation.ASYMPTOTIC
-    extrapolated = limit and len(sweep.grid.get(target.size, ())) >= target.order + 2 and done.all()
+    enough = len(sweep.grid.get(target.size, ())) >= target.order + 2
+    extrapolated = limit and enough and bool(done.all())
     compare = compare_limit if extrapolated else compare_cells
     comparisons = compare(target, list(cells.values()), target.predict)
     within = limit and not extrapolated

@@ -220,8 +220,8 @@ def _vectors(setting: Setting, geometry: Geometry, dim: int) -> tuple[Array, Arr
 def _coordinates(setting: Setting, g: Geometry) -> list[tuple[float, float]]:
     """Components of head and prompt along the unit vectors of w⋆ and q⋆."""
 
-    def component(product: float, norm: float) -> float:
-        return product / norm if norm else 0.0
+    def component(product: Any, norm: Any) -> float:
+        return float(product) / float(norm) if norm else 0.0
 
     return [
         (component(g.head_signal, setting.signal), component(g.head_context, setting.context)),

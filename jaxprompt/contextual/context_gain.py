@@ -20,7 +20,7 @@ from jaxprompt import random
 from jaxprompt.contextual.setting import CONTEXT, GAIN, MODEL, NOISE, SIGNAL, TOKENS, optional
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parameters import Parameter
+from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "GainLaw", "breakdown_gain", "closed_form", "pooled_law", "simulate"]
@@ -317,9 +317,7 @@ def _jackknife(value: np.ndarray, without: np.ndarray, scalar: bool) -> Estimate
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    if not isinstance(values["noise"], jax.core.Tracer) and np.any(
-        np.asarray(values["noise"]) <= 0
-    ):
+    if not is_traced(values["noise"]) and np.any(np.asarray(values["noise"]) <= 0):
         raise ParameterError(
             "noise", values["noise"], "> 0", "without noise any gain is best", where
         )
@@ -384,10 +382,9 @@ $Z_R+Z_I$, since $E e^{av}=e^{a^2/2}$, and the sum of squared exponentials divid
 $(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^2}$. In the ratio
 $s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
 
-At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against $\sqrt{2\log
-T}$. Beyond it the largest weight takes over, the measured ratio falls below the formula, and more
-tokens help only logarithmically; the figure shows it. The check extrapolates in $1/T$ at gains
-well inside.
+At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against
+$\sqrt{2\log T}$. Beyond it the largest weight takes over, $p_2$ stays of order one, and the measured
+ratio leaves the formula; the figure shows it. The check extrapolates in $1/T$ at smaller gains.
 """
 
 _FIGURE = Curves(
@@ -401,14 +398,13 @@ _FIGURE = Curves(
     lines=tuple(float(g) for g in np.linspace(0.0, 2.4, 97)),
     title="What the context is worth, against the gain of the prompt",
     x_label="gain γ",
-    y_label="squared signal-to-noise ratio / that of uniform attention",
+    y_label="SNR² / SNR² of uniform attention",
     series="tokens",
     series_label="T = {value}",
     limit_label="T → ∞",
-    log_y=True,
-    y_range=(2e-3, 3.0),
+    y_range=(0.0, 2.0),
     marks={"best_gain": "best gain γ⋆"},
-    caption="beyond γ = √(2 log T)/(σQ) the largest weight takes over and the limit no longer holds",
+    caption="beyond γ = √(2 log T)/(σQ) the largest weight takes over: the limit fails",
 )
 
 CLAIM = Claim(

@@ -250,7 +250,9 @@ def best_gain(ratio: float, ridge: float, most: float = 8.0, **setting: Any) -> 
     """
 
     def error(gain: float) -> float:
-        return float(ridge_limit(feature_law(gain=gain, **setting), ratio, ridge).error.mean())
+        # Two replicates of the law place the minimum well within its own flatness.
+        features = FeatureLaw(*(part[:2] for part in feature_law(gain=gain, **setting)))
+        return float(ridge_limit(features, ratio, ridge).error.mean())
 
     scan = np.linspace(0, most, 17)
     start = scan[int(np.argmin([error(x) for x in scan]))]
@@ -333,7 +335,12 @@ def simulate_trials(
     def trial(index: Array) -> dict[str, Array]:
         return _trial(setting, dim, samples, ridges, chunk, jax.random.fold_in(key, index))
 
-    return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32), batch_size=batch)
+    # Whole batches only, in one loop: a remainder would be a second, independent set of batched
+    # factorisations, which can wait for ever on the CPU (see `ridge`).
+    steps = -(-trials // batch)
+    indices = jnp.arange(steps * batch, dtype=jnp.uint32).reshape(steps, batch)
+    results = lax.map(jax.vmap(trial), indices)
+    return {name: x.reshape(-1, *x.shape[2:])[:trials] for name, x in results.items()}
 
 
 def _batching(
@@ -345,7 +352,8 @@ def _batching(
     kept = max((n for n in samples if n <= dim), default=0)
     matrices = len(samples) * (1 + 3 * ridges) + 4
     each = width * chunk + 8 * dim * (matrices * dim + 2 * kept) + 40 * TEST_NODES * setting.tokens
-    return int(min(trials, max(1, _MEMORY // each))), chunk
+    batch = min(trials, max(1, _MEMORY // each))
+    return -(-trials // -(-trials // batch)), chunk
 
 
 def _trial(

@@ -47,7 +47,8 @@ def ridge_path(
         gram, moment = _accumulate(draw, gram, moment, done, n, chunk)
         systems.append((gram / n, moment / n))
         done = n
-    solutions = _solve_all(*(jnp.stack(part) for part in zip(*systems, strict=True)), ridges)
+    matrices, vectors = (jnp.stack(part) for part in zip(*systems, strict=True))
+    solutions = _solve_all(matrices, vectors, ridges)
     dual = [solutions[i, :, :n] @ start[:n] for i, n in enumerate(small)]
     return jnp.concatenate([*(head[None] for head in dual), solutions[len(small) :]])
 

@@ -1,0 +1,48 @@
+# `make verify` and `make test` set up what they need and can be run again at any time.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+READY := $(VENV)/ready
+
+.PHONY: verify test test-all lint types figures bench lock clean
+
+verify: $(READY)  ## environment if needed, then the main job: check every claim
+	$(BIN)/jaxprompt check --profile quick --out $(OUT)
+
+test: $(READY)  ## environment if needed, then the default tests
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(READY)  ## the slow tests too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+figures: $(READY)  ## the committed figures, from new simulations with seed 0
+	$(BIN)/jaxprompt figure --out figures
+
+bench: $(READY)
+	$(BIN)/python benchmarks/error_curve.py
+	$(BIN)/python benchmarks/random_numbers.py
+	$(BIN)/python benchmarks/long_curve.py
+
+# Hashes are checked for every package; the project itself is installed in place on top.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:  ## renew requirements.lock (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	  --quiet --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) $(OUT) .pytest_cache .ruff_cache
