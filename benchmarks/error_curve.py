@@ -180,7 +180,7 @@ def main() -> None:
         exact.std(axis=0, ddof=1) / np.sqrt(trials), estimate.stderr
     )
     print(
-        f"NumPy exact law  {numpy_time:8.3f} s for {trials} trials; differs by z = {np.round(z, 1)}"
+        f"NumPy exact law  {numpy_time:8.3f} s for {trials} trials; differs by z {np.round(z, 1)}"
     )
 
     # Per-trial variances from many trials, so that their ratio is not itself noise.
@@ -195,17 +195,18 @@ def main() -> None:
         sampled = variance + many.mean * (1 - many.mean) / test
         needed = trials * float((sampled / variance).max())
         print(
-            f"NumPy tokens     {each * needed:8.1f} s with test sets of {test}: {needed:.0f} trials of "
-            f"{each:.3f} s for the same standard error at every point"
+            f"NumPy tokens     {each * needed:8.1f} s with test sets of {test}: {needed:.0f} trials "
+            f"of {each:.3f} s for the same standard error at every point"
         )
         best = min(best, each * needed)
     generate, product = floor(trials, repeats)
     print(
-        f"floor            {generate + product:8.3f} s: normals {generate:.3f}, products {product:.3f}"
+        f"floor            {generate + product:8.3f} s: normals {generate:.3f}, "
+        f"products {product:.3f}"
     )
     print(f"token level / jaxprompt = {best / ours:.0f}   (target 300)")
     print(f"exact law / jaxprompt   = {numpy_time / ours:.2f}  (target 1.5)")
-    print(f"floor / jaxprompt       = {(generate + product) / ours:.2f}")
+    print(f"floor / jaxprompt       = {total / ours:.2f}")
 
 
 if __name__ == "__main__":

@@ -383,8 +383,9 @@ $(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^
 $s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
 
 At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against
-$\sqrt{2\log T}$. Beyond it the largest weight takes over, $p_2$ stays of order one, and the measured
-ratio leaves the formula; the figure shows it. The check extrapolates in $1/T$ at smaller gains.
+$\sqrt{2\log T}$. Beyond it the largest weight takes over, $p_2$ stays of order one, and the
+measured ratio leaves the formula; the figure shows it. The check extrapolates in $1/T$ at smaller
+gains.
 """
 
 _FIGURE = Curves(
