@@ -348,7 +348,23 @@ class Claim:
         values = check_parameters(
             self.parameters, params, where=self.id, accepted=self.accepted, simulate=simulate
         )
+        if simulate:
+            self._refuse_arrays(values)
         return self.validate(values, self.id) if self.validate else values
+
+    def _refuse_arrays(self, values: Mapping[str, Any]) -> None:
+        """A simulation takes arrays of numbers along :attr:`shared` parameters only."""
+        kinds = {p.name: p.kind for p in (*self.accepted, *self.parameters)}
+        for name, value in values.items():
+            if kinds[name] in ("integer", "real") and np.ndim(value) > (name in self.shared):
+                along = f"; only {', '.join(self.shared)} may be a list" if self.shared else ""
+                raise ParameterError(
+                    name,
+                    value,
+                    "one number to simulate",
+                    f"simulate its values one by one{along}",
+                    self.id,
+                )
 
     def _evaluate(self, closed_form: Predictor, values: Mapping[str, Any]) -> dict[str, Any]:
         if any(is_traced(leaf) for leaf in jax.tree.leaves(list(values.values()))):

@@ -75,7 +75,7 @@ class Parameter:
     def describe(self) -> dict[str, Any]:
         """Name, meaning, symbol, what is allowed and the default, as plain values."""
         if self.default is REQUIRED:
-            default = "required"
+            default = "required to simulate" if self.simulate_only else "required"
         else:
             default = "may be left out" if self.default is None else str(self.default)
         return {

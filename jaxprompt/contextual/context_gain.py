@@ -17,7 +17,15 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
-from jaxprompt.contextual.setting import CONTEXT, GAIN, MODEL, NOISE, SIGNAL, TOKENS, optional
+from jaxprompt.contextual.setting import (
+    CONTEXT,
+    GAIN,
+    MODEL,
+    NOISE,
+    SIGNAL,
+    TOKENS,
+    to_simulate,
+)
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter, is_traced
@@ -160,7 +168,7 @@ def _golden(value: Any, low: Array, high: Array, steps: int = 60) -> Array:
     """Maximiser of a unimodal function on an interval, by golden-section search."""
     ratio = (np.sqrt(5) - 1) / 2
 
-    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         better = value(left) > value(right)
@@ -423,7 +431,7 @@ CLAIM = Claim(
         SHIFT_CONTEXT,
         SHIFT_SIGNAL,
         GAIN,
-        optional(TOKENS),
+        to_simulate(TOKENS),
     ),
     accepted=MODEL,
     quantities=(

@@ -15,7 +15,7 @@ scrambled Sobol points, whose spread gives the standard error.
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -90,7 +90,7 @@ def _points(count: int, power: int, replicate: int) -> np.ndarray:
     return qmc.Sobol(count, scramble=True, rng=rng).random_base2(power)
 
 
-def pooled(per_replicate: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pooled(per_replicate: np.ndarray) -> tuple[Any, Any]:
     """Mean over the first axis (replicates) and the standard error of that mean."""
     values = np.asarray(per_replicate, dtype=np.float64)
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(values.shape[0])

@@ -39,6 +39,7 @@ from jaxprompt.contextual.setting import (
     Setting,
     complete,
     optional,
+    to_simulate,
 )
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -574,7 +575,7 @@ CLAIM = Claim(
         RIDGE,
         RATIO,
         optional(SAMPLES),
-        optional(DIM),
+        to_simulate(DIM),
     ),
     accepted=MODEL,
     quantities=(

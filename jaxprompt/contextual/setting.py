@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxprompt.errors import ParameterError
-from jaxprompt.parameters import Parameter, check_parameters
+from jaxprompt.parameters import REQUIRED, Parameter, check_parameters
 
 __all__ = [
     "CONTEXT",
@@ -39,6 +39,7 @@ __all__ = [
     "Setting",
     "complete",
     "optional",
+    "to_simulate",
 ]
 
 DIM = Parameter("dim", "integer", "token dimension", "d", low=2, default=None)
@@ -82,6 +83,11 @@ MODEL = (
 def optional(parameter: Parameter, default: Any = None) -> Parameter:
     """`parameter` with a default, None standing for "may be left out"."""
     return replace(parameter, default=default)
+
+
+def to_simulate(parameter: Parameter) -> Parameter:
+    """`parameter` as one that a simulation requires and the closed form does without."""
+    return replace(parameter, default=REQUIRED, simulate_only=True)
 
 
 def complete(values: dict[str, Any], where: str) -> dict[str, Any]:
