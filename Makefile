@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 OUT ?= out
 READY := $(VENV)/ready
 
+# XLA runs factorisations of a batch side by side; threads inside each would only compete.
+export OPENBLAS_NUM_THREADS ?= 1
+
 .PHONY: verify test test-all lint types figures bench lock clean
 
 verify: $(READY)  ## environment if needed, then the main job: check every claim

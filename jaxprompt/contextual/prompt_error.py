@@ -317,11 +317,10 @@ def sample_counts(dim: Any, ratio: Any) -> Any:
     return counts if counts.ndim else int(counts)
 
 
-@functools.partial(jax.jit, static_argnames=("dim", "samples", "trials"))
 def simulate_trials(
     setting: Setting,
     dim: int,
-    samples: tuple[int, ...],
+    samples: Sequence[int],
     ridges: Float[Array, " L"],
     trials: int,
     *,
@@ -329,12 +328,33 @@ def simulate_trials(
 ) -> dict[str, Float[Array, "trials L S"]]:
     """Error and order parameters of every trial, for each ridge and each of ascending `samples`.
 
-    Call it with 64-bit types enabled. Memory does not grow with `trials` or `samples`.
+    Call it with 64-bit types enabled. Memory does not grow with `trials` or `samples`; one
+    compilation serves all settings, sizes and ridges of equal shape.
     """
-    batch, chunk = _batching(setting, dim, samples, ridges.size, trials)
+    small = jnp.asarray([n for n in samples if n <= dim], jnp.uint32)
+    large = jnp.asarray([n for n in samples if n > dim], jnp.uint32)
+    gaps = np.diff([dim if small.size else 0, *(n for n in samples if n > dim)])
+    chunk = _chunk(int(gaps.max(initial=1)))
+    batch = _batch(setting, dim, len(samples), ridges.size, chunk, trials)
+    return _trials(setting, dim, small, large, ridges, trials, batch, chunk, key=key)
 
+
+@functools.partial(jax.jit, static_argnames=("dim", "trials", "batch", "chunk"))
+def _trials(
+    setting: Setting,
+    dim: int,
+    small: Array,
+    large: Array,
+    ridges: Array,
+    trials: int,
+    batch: int,
+    chunk: int,
+    *,
+    key: Array,
+) -> dict[str, Array]:
     def trial(index: Array) -> dict[str, Array]:
-        return _trial(setting, dim, samples, ridges, chunk, jax.random.fold_in(key, index))
+        own = jax.random.fold_in(key, index)
+        return _trial(setting, dim, small, large, ridges, chunk, own)
 
     # Whole batches only, in one loop: a remainder would be a second, independent set of batched
     # factorisations, which can wait for ever on the CPU (see `ridge`).
@@ -344,28 +364,34 @@ def simulate_trials(
     return {name: x.reshape(-1, *x.shape[2:])[:trials] for name, x in results.items()}
 
 
-def _batching(
-    setting: Setting, dim: int, samples: tuple[int, ...], ridges: int, trials: int
-) -> tuple[int, int]:
-    """Trials done together and rows drawn together, so that both fit the memory budget."""
-    width = 16 * (dim + 2 * setting.tokens)
-    chunk = int(min(max(samples), max(256, 2**20 // width)))
-    kept = max((n for n in samples if n <= dim), default=0)
-    matrices = len(samples) * (1 + 3 * ridges) + 4
-    each = width * chunk + 8 * dim * (matrices * dim + 2 * kept) + 40 * TEST_NODES * setting.tokens
-    batch = min(trials, max(1, _MEMORY // each))
-    return -(-trials // -(-trials // batch)), chunk
+def _chunk(longest: int) -> int:
+    """Rows drawn together: a power of two, so that few shapes occur, of at most 256."""
+    return int(min(256, 2 ** np.ceil(np.log2(longest))))
+
+
+def _batch(setting: Setting, dim: int, samples: int, ridges: int, chunk: int, trials: int) -> int:
+    """Trials done together: as many as fit the memory budget, in equal batches."""
+    matrices = samples * (1 + 3 * ridges) + 6
+    rows = 16 * (dim + 2 * setting.tokens) * chunk + 40 * TEST_NODES * setting.tokens
+    batch = min(trials, max(1, _MEMORY // (rows + 8 * matrices * dim**2)))
+    return -(-trials // -(-trials // batch))
 
 
 def _trial(
-    setting: Setting, dim: int, samples: tuple[int, ...], ridges: Array, chunk: int, key: Array
+    setting: Setting,
+    dim: int,
+    small: Array,
+    large: Array,
+    ridges: Array,
+    chunk: int,
+    key: Array,
 ) -> dict[str, Array]:
     train_key, test_key = jax.random.split(key)
 
     def draw(first: int | Array, rows: int) -> Array:
         return pooled_rows(setting, dim, first, rows, key=train_key)
 
-    heads = ridge_path(draw, dim, samples, ridges, chunk=chunk).swapaxes(0, 1)
+    heads = ridge_path(draw, dim, small, large, ridges, chunk=chunk).swapaxes(0, 1)
     scalars = _test_scalars(setting.irrelevant, test_key).astype(jnp.float64)
     along_signal, along_context = heads[..., 0], heads[..., 1]
     norm = jnp.linalg.norm(heads, axis=-1)
@@ -593,7 +619,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _design((64, 128, 256), (1024, 512, 384)),
+        "quick": _design((64, 128, 256), (1024, 512, 256)),
         "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096)),
     },
     validate=_validate,

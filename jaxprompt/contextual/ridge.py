@@ -14,11 +14,12 @@ calls become ready at once, because each blocks a thread of the pool that its pa
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt32
 
 __all__ = ["ridge_path"]
 
@@ -28,53 +29,62 @@ Rows = Callable[[int | Array, int], Float[Array, "rows d"]]
 def ridge_path(
     draw: Rows,
     dim: int,
-    samples: tuple[int, ...],
+    small: UInt32[Array, " s"],
+    large: UInt32[Array, " l"],
     ridges: Float[Array, " L"],
     *,
     chunk: int,
-) -> Float[Array, "S L d"]:
-    """Heads at each of the ascending `samples` and each ridge, on one nested stream of rows.
+) -> Float[Array, "s+l L d"]:
+    """Heads at sample sizes up to d (`small`) and above d (`large`), for each ridge.
 
-    ``draw(first, rows)`` gives rows ``first …`` of the stream. Memory holds `chunk` rows and one
-    d × d matrix for each head, however many samples there are; only sizes up to d keep their rows.
+    All sizes use one nested stream of rows: ``draw(first, rows)`` gives rows ``first …`` of it.
+    `large` ascends. Sizes are traced, so one compilation serves all grids of equal length. Memory
+    holds `chunk` rows and one d × d matrix for each head, however many samples there are.
     """
-    small = [n for n in samples if n <= dim]
-    kept = small[-1] if small else 0
-    start = draw(0, kept).astype(jnp.float64)
-    systems = [_dual(start[:n]) for n in small]
-    gram, moment, done = start.T @ start, start.sum(axis=0), kept
-    for n in samples[len(small) :]:
-        gram, moment = _accumulate(draw, gram, moment, done, n, chunk)
-        systems.append((gram / n, moment / n))
-        done = n
-    matrices, vectors = (jnp.stack(part) for part in zip(*systems, strict=True))
+    gram, moment = jnp.zeros((dim, dim), jnp.float64), jnp.zeros(dim, jnp.float64)
+    first, systems = jnp.uint32(0), []
+    start = jnp.zeros((0, dim), jnp.float64)
+    if small.size:
+        start = draw(0, dim).astype(jnp.float64)
+        gram, moment, first = start.T @ start, start.sum(axis=0), jnp.uint32(dim)
+        systems.append(jax.vmap(lambda n: _dual(start, n))(small))
+    if large.size:
+        edges = jnp.concatenate([first[None], large[:-1]]), large
+        systems.append(_primal(draw, gram, moment, edges, chunk))
+    matrices, vectors = (jnp.concatenate(part) for part in zip(*systems, strict=True))
     solutions = _solve_all(matrices, vectors, ridges)
-    dual = [solutions[i, :, :n] @ start[:n] for i, n in enumerate(small)]
-    return jnp.concatenate([*(head[None] for head in dual), solutions[len(small) :]])
+    # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
+    return jnp.concatenate([solutions[: small.size] @ start, solutions[small.size :]])
 
 
-def _dual(rows: Float[Array, "n d"]) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
-    """The n × n system of a minimum-norm head, filled up with the identity to d × d."""
-    n, dim = rows.shape
-    kernel = jnp.eye(dim, dtype=rows.dtype).at[:n, :n].set(rows @ rows.T / n)
-    return kernel, (jnp.arange(dim) < n).astype(rows.dtype) / n
+def _dual(
+    rows: Float[Array, "d d"], samples: UInt32[Array, ""]
+) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
+    """The system of a minimum-norm head on the first rows, filled up with the identity."""
+    used = (jnp.arange(rows.shape[0]) < samples).astype(rows.dtype)
+    kept = rows * used[:, None]
+    return kept @ kept.T / samples + jnp.diag(1 - used), used / samples
 
 
-def _accumulate(
-    draw: Rows, gram: Array, moment: Array, first: int, last: int, chunk: int
-) -> tuple[Array, Array]:
-    """Add rows ``first … last-1`` to the sums, `chunk` at a time."""
+def _primal(
+    draw: Rows, gram: Array, moment: Array, edges: tuple[Array, Array], chunk: int
+) -> tuple[Float[Array, "l d d"], Float[Array, "l d"]]:
+    """Means of outer products and of rows, at the end of each segment of the stream."""
 
-    def add(carry: tuple[Array, Array], start: Array | int, rows: int) -> tuple[Array, Array]:
-        block = draw(start, rows).astype(jnp.float64)
-        return carry[0] + block.T @ block, carry[1] + block.sum(axis=0)
+    def segment(sums: tuple[Array, Array], edge: tuple[Array, Array]) -> Any:
+        first, last = edge
 
-    whole, rest = divmod(last - first, chunk)
-    carry = (gram, moment)
-    if whole:
-        starts = first + chunk * jnp.arange(whole, dtype=jnp.uint32)
-        carry, _ = lax.scan(lambda c, s: (add(c, s, chunk), None), carry, starts)
-    return add(carry, first + whole * chunk, rest) if rest else carry
+        def add(step: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            at = first + step.astype(jnp.uint32) * jnp.uint32(chunk)
+            inside = at + jnp.arange(chunk, dtype=jnp.uint32) < last
+            block = jnp.where(inside[:, None], draw(at, chunk), 0).astype(jnp.float64)
+            return sums[0] + block.T @ block, sums[1] + block.sum(axis=0)
+
+        steps = ((last - first + jnp.uint32(chunk - 1)) // jnp.uint32(chunk)).astype(jnp.int32)
+        sums = lax.fori_loop(0, steps, add, sums)
+        return sums, (sums[0] / last, sums[1] / last)
+
+    return lax.scan(segment, (gram, moment), edges)[1]
 
 
 def _solve_all(
