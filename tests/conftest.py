@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def strict_ranks():
-    """No silent broadcasting between arrays of different ranks."""
+    """No silent broadcasting between arrays of different ranks, for the modules that avoid it."""
     with jax.numpy_rank_promotion("raise"):
         yield
 
