@@ -14,12 +14,13 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
     install_import_hook("jaxprompt", checker)
 
 import jax
+import numpy as np
 import pytest
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def strict_ranks():
-    """No silent broadcasting between arrays of different ranks."""
+    """No silent broadcasting between arrays of different ranks, for the modules that avoid it."""
     with jax.numpy_rank_promotion("raise"):
         yield
 
@@ -29,3 +30,60 @@ def x64():
     """64-bit types, as the package switches on around its own float64 parts."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def toy_claim():
+    """A maker of small, fast claims: the mean of normals around `level`."""
+    return make_toy
+
+
+def make_toy(*, offset: float = 0.0, tolerance: float = 0.2, **changes):
+    from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
+    from jaxprompt.parameters import Parameter
+    from jaxprompt.stats import mean_estimate
+
+    def closed_form(*, level, **unused):
+        return {"value": level}
+
+    def simulation(*, key, trials, level, size):
+        keys = jax.vmap(lambda t: jax.random.fold_in(key, t))(np.arange(trials))
+        values = jax.vmap(lambda k: jax.random.normal(k, (size,)).mean())(keys)
+        return {"value": mean_estimate(level + offset + 0.5 * np.asarray(values))}
+
+    design = Design.product({"level": 1.0}, {"size": [8, 16]}, trials=100)
+    fields = {
+        "id": "contextual.toy",
+        "title": "A toy",
+        "statement": r"The mean of $x_i \sim N(\mu, 1)$ is `level`.",
+        "derivation": "By definition.",
+        "relation": Relation.MEAN,
+        "source": "made up",
+        "parameters": (
+            Parameter("size", "integer", "numbers drawn", low=1, simulate_only=True),
+            Parameter("level", "real", "the mean", low=0),
+        ),
+        "quantities": (Quantity("value", "the mean", tolerance),),
+        "falsifiers": (
+            Falsifier("shifted", "adds 0.3", lambda level, **_: {"value": level + 0.3}),
+            Falsifier("doubled", "twice", lambda level, **_: {"value": 2 * level}),
+        ),
+        "closed_form": closed_form,
+        "simulation": simulation,
+        "designs": {"quick": design, "full": design},
+    }
+    return Claim(**{**fields, **changes})
+
+
+@pytest.fixture
+def toy_registry(monkeypatch):
+    """Replaces the registered claims by given ones."""
+
+    def use(*claims):
+        from jaxprompt import registry
+
+        table = dict(sorted((claim.id, claim) for claim in claims))
+        monkeypatch.setattr(registry, "_table", lambda: table)
+        return claims
+
+    return use

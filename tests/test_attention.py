@@ -9,6 +9,8 @@ import pytest
 
 from jaxprompt import attention
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 
 def softmax(scores):
     scores = np.asarray(scores, dtype=np.float64)

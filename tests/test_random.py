@@ -11,6 +11,8 @@ from scipy import stats as sps
 
 from jaxprompt import random
 
+pytestmark = pytest.mark.usefixtures("strict_ranks")
+
 
 @pytest.mark.parametrize("seed", [0, 1, 123456789])
 @pytest.mark.parametrize("first", [0, 5, 2**32 - 2])

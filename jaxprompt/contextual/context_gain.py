@@ -291,7 +291,7 @@ def _trial_sums(
     return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
 
 
-def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:
     """Abscissa and height of the maximum of a polynomial fitted to `values` (last axis: gains).
 
     All gains see the same scores, so the values are smooth and a high degree fits them to far

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxprompt import random
 from jaxprompt.contextual.setting import Setting
@@ -54,7 +54,7 @@ def sample_sequence(
 def pooled_rows(
     setting: Setting,
     dim: int,
-    first: int | Int[Array, ""],
+    first: int | Integer[Array, ""],
     rows: int,
     *,
     key: Key[Array, ""],

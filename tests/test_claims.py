@@ -1,0 +1,235 @@
+"""What holds for every registered claim, whoever adds it."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import importlib
+import inspect
+import itertools
+import json
+import pkgutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprompt
+import jaxprompt as jp
+from jaxprompt import engine, report
+from jaxprompt.engine import Agreement, Curves
+from jaxprompt.registry import FAMILIES
+from jaxprompt.stats import Estimate, Status
+
+CLAIMS = jp.claims()
+each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
+
+
+def first_point(claim):
+    """The first run of the quick design, at the first value of every list it shares."""
+    run = {n: v for n, v in claim.designs["quick"].runs[0].items() if n != "trials"}
+    for name in claim.shared:
+        if np.ndim(run.get(name, 0)) == 1:
+            run[name] = run[name][0]
+    return run
+
+
+@each_claim
+def test_identity_card(claim):
+    assert claim.family in FAMILIES
+    assert claim.title
+    assert claim.source
+    assert len(claim.quantities) >= 1
+    assert len(claim.falsifiers) >= (3 if claim.family == "contextual" else 2)
+    assert all(f.what for f in claim.falsifiers)
+    assert set(claim.designs) >= {"quick", "full"}
+    names = [q.name for q in claim.quantities]
+    assert len(set(names)) == len(names)
+    assert all(q.meaning for q in claim.quantities)
+    assert claim.figure is None or isinstance(claim.figure, Curves | Agreement)
+    json.dumps(claim.describe())
+
+
+@each_claim
+@pytest.mark.parametrize("part", ["statement", "derivation"])
+def test_mathematics_converts(claim, part):
+    text = getattr(claim, part)
+    assert text.strip(), f"{claim.id} has no {part}"
+    assert text.count("$") % 2 == 0, "a dollar sign is not closed"
+    page = str(report.markup(text))
+    assert "$" not in page, "LaTeX was left unconverted"
+    assert "\\" not in page, f"a command was not understood: {page[page.find(chr(92)) :][:40]!r}"
+    if "$" in text:
+        assert "<math" in page
+
+
+@each_claim
+def test_predict_gives_every_quantity(claim):
+    found = claim.predict(**first_point(claim))
+    names = {q.name for q in claim.quantities}
+    assert names <= set(found)
+    assert set(found) <= names | {f"{name}_stderr" for name in names}
+    for name, value in found.items():
+        assert isinstance(value, float), f"{name} is a {type(value)}"
+        assert np.isfinite(value), f"{name} = {value}"
+
+
+@each_claim
+def test_falsifiers_give_the_same_quantities_and_other_values(claim):
+    for falsifier in claim.falsifiers:
+        assert any(differs(claim, falsifier, point) for point in points(claim)), (
+            f"falsifier {falsifier.name} predicts what the claim does"
+        )
+
+
+def differs(claim, falsifier, point):
+    right = claim._evaluate(claim.closed_form, claim.validated(point))
+    wrong = claim._evaluate(falsifier.predict, claim.validated(point))
+    assert set(wrong) == set(right), falsifier.name
+    return any(wrong[n] != right[n] for n in right if not n.endswith("_stderr"))
+
+
+def points(claim):
+    """The quick design's runs, at the first and last values of every list they share."""
+    for run in claim.designs["quick"].runs:
+        lists = [n for n in claim.shared if np.ndim(run.get(n, 0)) == 1]
+        for ends in itertools.product(*((run[n][0], run[n][-1]) for n in lists)):
+            point = {**run, **dict(zip(lists, ends, strict=True))}
+            yield {n: v for n, v in point.items() if n != "trials"}
+
+
+def clear_caches():
+    """Empty every ``lru_cache`` of the package, so that nothing computed before can serve."""
+    for item in gc.get_objects():
+        if isinstance(item, functools._lru_cache_wrapper):
+            home = getattr(item, "__module__", "") or ""
+            if home.startswith("jaxprompt") and item.__name__ not in ("_table", "_mathml"):
+                item.cache_clear()
+
+
+def samplers():
+    """Every public function of the modules that draw, and the families' data modules."""
+    modules = [jax.random, importlib.import_module("jaxprompt.random")]
+    for family in FAMILIES:
+        package = importlib.import_module(f"jaxprompt.{family}")
+        modules += [
+            importlib.import_module(f"jaxprompt.{family}.{found.name}")
+            for found in pkgutil.iter_modules(package.__path__)
+            if found.name in ("data", "models", "transformer", "tasks", "descent")
+        ]
+    return modules
+
+
+@each_claim
+def test_predict_never_samples(claim, monkeypatch):
+    point = first_point(claim)
+
+    def caught(*args, **kwargs):
+        raise AssertionError("a prediction reached a sampler")
+
+    originals = set()
+    for module in samplers():
+        for name, item in list(vars(module).items()):
+            if name.startswith("_") or inspect.isclass(item) or not callable(item):
+                continue
+            if module is not jax.random and item.__module__ != module.__name__:
+                continue  # imported there
+            originals.add(id(item))
+            monkeypatch.setattr(module, name, caught)
+    patch_references(monkeypatch, originals, caught)
+    monkeypatch.setattr(engine, "as_key", caught)
+    jax.clear_caches()
+    clear_caches()
+    found = claim.predict(**point)
+    assert np.isfinite(list(found.values())).all()
+    jax.clear_caches()
+    clear_caches()
+
+
+def patch_references(monkeypatch, originals, replacement):
+    """Replace the functions also where other modules of the package imported them by name."""
+    for found in pkgutil.walk_packages(jaxprompt.__path__, "jaxprompt."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        for name, item in list(vars(module).items()):
+            if id(item) in originals:
+                monkeypatch.setattr(module, name, replacement)
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Each claim's simulation of its first point, made once."""
+    made = {}
+
+    def of(claim):
+        if claim.id not in made:
+            made[claim.id] = claim.simulate(key=1, trials=4, **first_point(claim))
+        return made[claim.id]
+
+    return of
+
+
+@each_claim
+def test_simulate_gives_estimates_of_quantities(claim, simulated):
+    found = simulated(claim)
+    assert set(found) <= {q.name for q in claim.quantities}
+    assert found, "nothing was measured"
+    for name, estimate in found.items():
+        assert isinstance(estimate, Estimate)
+        assert np.isfinite(estimate.mean).all(), name
+        assert np.all(np.asarray(estimate.stderr) >= 0), name
+        assert estimate.trials >= 2
+
+
+@each_claim
+def test_same_key_same_bits(claim, simulated):
+    again = claim.simulate(key=jax.random.key(1), trials=4, **first_point(claim))
+    for name, estimate in simulated(claim).items():
+        np.testing.assert_array_equal(again[name].mean, estimate.mean)
+        np.testing.assert_array_equal(again[name].stderr, estimate.stderr)
+
+
+@each_claim
+def test_simulate_never_predicts(claim, simulated, monkeypatch):
+    def caught(*args, **kwargs):
+        raise AssertionError("a simulation reached the closed form")
+
+    home = importlib.import_module(inspect.unwrap(claim.closed_form).__module__)
+    if getattr(home, "closed_form", None) is not None:
+        monkeypatch.setattr(home, "closed_form", caught)
+    blind = engine.dataclasses.replace(claim, closed_form=caught)
+    found = blind.simulate(key=1, trials=4, **first_point(claim))
+    assert found.keys() == simulated(claim).keys()
+
+
+@pytest.mark.parametrize("id", ["contextual.conditional_error", "contextual.prompt_error"])
+def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
+    # A mean over trials: the values behind it, caught where they are averaged.
+    claim = jp.claim(id)
+    home = importlib.import_module(f"jaxprompt.{id}")
+    drawn = []
+
+    def catch(values, axis=0):
+        drawn.append(np.asarray(values))
+        return mean_estimate(values, axis)
+
+    mean_estimate = home.mean_estimate
+    monkeypatch.setattr(home, "mean_estimate", catch)
+    point = first_point(claim)
+    claim.simulate(key=2, trials=3, **point)
+    few, drawn[:] = list(drawn), []
+    claim.simulate(key=2, trials=5, **point)
+    for short, long in zip(few, drawn, strict=True):
+        # One compiled program for each count of trials: equal up to the order of its sums.
+        np.testing.assert_allclose(long[:3], short, rtol=1e-9)
+
+
+@pytest.mark.slow
+@each_claim
+def test_quick_check_confirms_and_refutes_every_falsifier(claim):
+    verdict = claim.check("quick")
+    assert verdict.status == Status.CONFIRMED, str(verdict.worst)
+    assert verdict.rows
+    missed = [n for n, v in claim.falsify_cells(verdict).items() if v.status != Status.REFUTED]
+    assert not missed, f"falsifiers not refuted: {missed}"
