@@ -619,7 +619,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _design((64, 128, 256), (1024, 512, 256)),
+        "quick": _design((64, 128, 256), (1024, 512, 384)),
         "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096)),
     },
     validate=_validate,
