@@ -14,6 +14,7 @@ import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +74,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         target = find_claim(self.claim)
-        for name, value, low in (("trials", self.trials, 2), ("seed", self.seed, 0)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UsageError(f"`{name}` = {value!r}: must be an integer ≥ {low}; change it")
+        _require_whole("trials", self.trials, 2)
+        _require_whole("seed", self.seed, 0)
         if not self.grid:
             raise UsageError("[grid] is empty: give at least one parameter a list of values")
         for name, values in self.grid.items():
@@ -123,13 +123,9 @@ class Sweep:
             if not isinstance(table.get(name, {}), dict):
                 raise UsageError(f"sweep file '{path}': `{name}` must be a table; write [{name}]")
         grid = {n: tuple(v) if isinstance(v, list) else v for n, v in table.get("grid", {}).items()}
-        return cls(
-            table["claim"],
-            grid,
-            table.get("fixed", {}),
-            table.get("trials", 64),
-            table.get("seed", 0),
-        )
+        trials = _require_whole("trials", table.get("trials", 64), 2)
+        seed = _require_whole("seed", table.get("seed", 0), 0)
+        return cls(table["claim"], grid, table.get("fixed", {}), trials, seed)
 
     @property
     def config(self) -> str:
@@ -177,6 +173,13 @@ class Sweep:
                 tasks.append(Task(self.claim, self.seed, self.trials, run, tuple(members)))
         size = find_claim(self.claim).size
         return sorted(tasks, key=lambda t: -float(t.run.get(size, 0)) if size else 0.0)
+
+
+def _require_whole(name: str, value: Any, low: int) -> int:
+    """`value` if it is an integer from `low` to 2³² − 1, the largest seed of a key."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**32:
+        raise UsageError(f"`{name}` = {value!r}: must be an integer ≥ {low} and < 2^32; change it")
+    return value
 
 
 @dataclass(frozen=True)
@@ -303,7 +306,7 @@ def _difference(stored: str, wanted: str) -> str:
 def _record(store: SweepStore, task: Task, future: Future[Any]) -> int:
     try:
         results = future.result()
-    except concurrent.futures.process.BrokenProcessPool:
+    except BrokenProcessPool:
         raise UsageError(
             "a worker process died: lower --workers, then resume with --resume"
         ) from None

@@ -1,0 +1,297 @@
+"""``contextual.prompt_error``: reference numbers, limits of the closed form, and the simulation."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats as sps
+
+import jaxprompt as jp
+from jaxprompt.contextual import prompt_error
+from jaxprompt.contextual.prompt_error import FeatureLaw, feature_law, ridge_limit
+from jaxprompt.errors import ParameterError
+
+CLAIM = jp.claim("contextual.prompt_error")
+BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
+SHIFTED = {**BASE, "tokens": 20, "gain": 2.0, "shifts": [[0.3, 0.2]]}
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({**BASE, "gain": 1.0, "ratio": 0.3}, 0.1333),
+        ({**BASE, "gain": 1.0, "ratio": 0.7018}, 0.2127),
+        ({**BASE, "gain": 1.0, "ratio": 1.6}, 0.1849),
+        ({**BASE, "gain": 1.0, "ratio": 0.7018, "ridge": 0.05}, 0.1178),
+        ({**SHIFTED, "ratio": 0.3}, 0.1726),
+        ({**SHIFTED, "ratio": 0.7018, "ridge": 0.05}, 0.1496),
+    ],
+)
+def test_reference_numbers(params, expected):
+    found = CLAIM.predict(**params)
+    miss = found["error"] - expected
+    assert abs(miss) <= 0.0005, f"predicted {found['error']:.5f}, {miss:+.5f} from {expected}"
+    assert found["error_stderr"] < 0.0002
+
+
+def constant(alpha=0.7, tau=0.5):
+    one = np.ones((2, 1))
+    return FeatureLaw(alpha * one, tau * one, one)
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.4, 0.95])
+@pytest.mark.parametrize("snr", [0.3, 1.0, 4.0])
+def test_collapse_for_a_constant_law(ratio, snr):
+    expected = sps.norm.cdf(-(snr**2) * np.sqrt(1 - ratio) / np.sqrt(snr**2 + ratio))
+    found = ridge_limit(constant(snr, 1.0), ratio, 0.0).error
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def real_law(gain=1.0, **changes):
+    return feature_law(**{**BASE, "gain": gain, **changes})
+
+
+def test_the_interpolation_threshold():
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=1.0)
+    assert found["error"] == 0.5
+    assert found["head_noise"] == np.inf
+    near = CLAIM.predict(**BASE, gain=1.0, ratio=[0.9, 0.99, 0.999, 1.001, 1.01, 1.1])["error"]
+    assert (np.diff(near[:3]) > 0).all(), "the error does not rise towards d = n"
+    assert (np.diff(near[3:]) < 0).all(), "the error does not fall beyond d = n"
+
+
+@pytest.mark.parametrize("ratio", [0.3, 0.9, 1.2, 3.0])
+def test_vanishing_ridge_is_ridgeless(ratio):
+    tiny, none = (ridge_limit(real_law(), ratio, ridge) for ridge in (1e-10, 0.0))
+    for name, value in none._asdict().items():
+        np.testing.assert_allclose(
+            getattr(tiny, name), value, rtol=1e-6, err_msg=f"{name} jumps at ridge 0"
+        )
+
+
+def test_a_huge_ridge_is_the_averaging_head():
+    features = real_law()
+    found = ridge_limit(features, 0.5, 1e7)
+    mean_alpha = (features.weights * features.alpha).sum(axis=1)
+    np.testing.assert_allclose(found.head_signal * 1e7, mean_alpha, rtol=1e-5)
+    noise = np.sqrt(0.5 * (features.weights * features.tau**2).sum(axis=1))
+    np.testing.assert_allclose(found.head_noise * 1e7, noise, rtol=1e-5)
+
+
+def test_resolvent_equation_holds():
+    features = real_law()
+    for ratio, ridge in ((0.3, 0.0), (0.9, 0.01), (2.0, 0.5)):
+        m = prompt_error._resolvent(features.tau**2, features.weights, ratio, ridge)
+        tau2m = features.tau**2 * m[:, None]
+        left = ridge * m + (features.weights * tau2m / (1 + tau2m)).sum(axis=1)
+        np.testing.assert_allclose(left, ratio, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_all_tokens_relevant(ridge):
+    # No noise enters: the head learns w⋆'s direction alone and never errs.
+    point = {**BASE, "relevant": 10, "gain": 1.0, "ratio": 0.5, "ridge": ridge}
+    found = CLAIM.predict(**point)
+    assert found["error"] == 0.0
+    assert found["head_signal"] == pytest.approx(1 / (1 + ridge))
+    assert found["head_noise"] == 0.0
+
+
+def test_noise_free_tokens():
+    found = CLAIM.predict(**{**BASE, "noise": 0.0}, gain=1.0, ratio=0.5, ridge=0.1)
+    assert found["error"] == 0.0
+    assert np.isfinite(list(found.values())).all()
+
+
+def test_no_signal_is_a_coin():
+    found = CLAIM.predict(**{**BASE, "signal": 0.0}, gain=1.0, ratio=0.5, ridge=0.1)
+    assert found["error"] == pytest.approx(0.5)
+
+
+def test_gain_zero_is_the_linear_baseline():
+    # α = ζW and τ = σ√(T−k)/T are constant there.
+    found = CLAIM.predict(**BASE, gain=0.0, ratio=0.5)
+    snr = 0.2 / (np.sqrt(8) / 10)
+    expected = sps.norm.cdf(-(snr**2) * np.sqrt(0.5) / np.sqrt(snr**2 + 0.5))
+    assert found["error"] == pytest.approx(expected, rel=1e-12)
+    assert found["error_stderr"] == pytest.approx(0, abs=1e-15)
+
+
+def test_extreme_gains_stay_finite():
+    for gain in (-30.0, 30.0):
+        found = CLAIM.predict(**BASE, gain=gain, ratio=0.5, ridge=0.05)
+        assert np.isfinite(list(found.values())).all()
+        assert 0 <= found["error"] <= 1
+
+
+def test_feature_law_against_brute_force():
+    features = real_law(gain=0.8, shifts=((0.0, 0.0), (0.5, 0.3)), shift_weights=(0.4, 0.6))
+    rng = np.random.default_rng(0)
+    n = 200_000
+    shift = np.array([[0.0, 0.0], [0.5, 0.3]])[rng.choice(2, n, p=[0.4, 0.6])]
+    scores = np.concatenate(
+        [
+            np.full((n, 2), 0.8 * 1.5**2),
+            0.8 * (1.5 * rng.normal(size=(n, 8)) - shift[:, :1] * 1.5**2),
+        ],
+        axis=1,
+    )
+    weights = np.exp(scores)
+    weights /= weights.sum(axis=1, keepdims=True)
+    attention = weights[:, :2].sum(axis=1)
+    alpha = attention - (1 - attention) * shift[:, 1]
+    tau = np.sqrt((weights[:, 2:] ** 2).sum(axis=1))
+    for f in (lambda a, t: a, lambda a, t: t**2, lambda a, t: a / t, lambda a, t: a**2 * t):
+        value = f(alpha, tau)
+        expected = (features.weights * f(features.alpha, features.tau)).sum(axis=1).mean()
+        z = (value.mean() - expected) / (value.std() / np.sqrt(n))
+        assert abs(z) < 4.5, f"{z:.1f} standard errors apart"
+
+
+def test_best_ridge_is_a_minimum():
+    features = real_law()
+    for ratio in (0.5, 1.0, 2.0):
+        ridge, error = prompt_error.best_ridge(features, ratio)
+        for factor in (0.5, 0.8, 1.25, 2.0):
+            other = ridge_limit(features, ratio, ridge * factor).error.mean()
+            assert other >= error - 1e-6, f"ridge {ridge * factor:.4f} beats {ridge:.4f} at {ratio}"
+
+
+def test_best_gain_is_a_minimum():
+    gain, error = prompt_error.best_gain(0.5, 0.05, most=3.0, **BASE)
+    for factor in (0.7, 0.9, 1.1, 1.4):
+        assert ridge_limit(real_law(gain * factor), 0.5, 0.05).error.mean() >= error
+    assert 0 < gain < 3
+
+
+def test_predict_broadcasts():
+    grid = CLAIM.predict(**BASE, gain=[[0.0], [1.0]], ratio=[0.3, 0.7, 1.6])
+    assert grid["error"].shape == (2, 3)
+    one = CLAIM.predict(**BASE, gain=1.0, ratio=0.7)
+    assert grid["error"][1, 1] == one["error"]
+
+
+def test_ratio_or_samples():
+    by_samples = CLAIM.predict(**BASE, gain=1.0, dim=50, samples=100)
+    assert by_samples == CLAIM.predict(**BASE, gain=1.0, ratio=0.5)
+    # With a dimension the ratio is the one that whole samples realise.
+    realised = CLAIM.predict(**BASE, gain=1.0, dim=50, ratio=0.7)
+    assert realised == CLAIM.predict(**BASE, gain=1.0, ratio=50 / 71)
+    with pytest.raises(ParameterError, match="`dim`"):
+        CLAIM.predict(**BASE, gain=1.0, samples=100)
+    with pytest.raises(ParameterError, match="`ratio`"):
+        CLAIM.predict(**BASE, gain=1.0)
+
+
+# --- the simulation ---
+
+
+def slow_trial(rng, dim, n, ridge, *, gain, shifts, odds, fresh):
+    """Token by token in NumPy: features, head, and error on `fresh` sampled sequences."""
+
+    def pooled(count):
+        y = rng.choice([-1.0, 1.0], count)
+        shift = np.asarray(shifts)[rng.choice(len(odds), count, p=odds)]
+        x = rng.normal(size=(count, BASE["tokens"], dim)) * BASE["noise"]
+        x[:, :, 0] -= (shift[:, 1] * y)[:, None] * BASE["signal"]
+        x[:, :, 1] -= shift[:, :1] * BASE["context"]
+        x[:, : BASE["relevant"]] = 0
+        x[:, : BASE["relevant"], 0] = (y * BASE["signal"])[:, None]
+        x[:, : BASE["relevant"], 1] = BASE["context"]
+        scores = gain * BASE["context"] * x[:, :, 1]
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        return y, np.einsum("nt,ntd->nd", weights, x)
+
+    y, features = pooled(n)
+    if ridge == 0:
+        head = np.linalg.pinv(features) @ y
+    else:
+        head = np.linalg.solve(features.T @ features / n + ridge * np.eye(dim), features.T @ y / n)
+    y, features = pooled(fresh)
+    return (np.sign(features @ head) != y).mean(), head[0], np.linalg.norm(head[1:])
+
+
+@pytest.mark.parametrize(("samples", "ridge"), [(16, 0.05), (40, 0.0), (12, 0.0)])
+def test_simulation_against_token_level_numpy(samples, ridge):
+    dim, shifts, odds = 20, ((0.0, 0.0), (0.5, 0.3)), (0.4, 0.6)
+    rng = np.random.default_rng([samples, int(100 * ridge)])
+    slow = np.array(
+        [
+            slow_trial(rng, dim, samples, ridge, gain=0.8, shifts=shifts, odds=odds, fresh=400)
+            for _ in range(400)
+        ]
+    )
+    fast = CLAIM.simulate(
+        key=5,
+        trials=600,
+        **BASE,
+        gain=0.8,
+        shifts=shifts,
+        shift_weights=odds,
+        dim=dim,
+        samples=samples,
+        ridge=ridge,
+    )
+    for place, name in enumerate(("error", "head_signal", "head_noise")):
+        error = np.hypot(fast[name].stderr, slow[:, place].std(ddof=1) / np.sqrt(len(slow)))
+        z = (fast[name].mean - slow[:, place].mean()) / error
+        assert abs(z) < 4.2, f"{name}: {fast[name].mean:.4f}, token by token {z:+.1f} s.e. away"
+
+
+def test_grids_share_a_stream_and_keep_each_entry():
+    point = {**BASE, "gain": 1.0, "dim": 24}
+    grid = CLAIM.simulate(key=1, trials=6, ratio=[0.4, 0.8, 1.5], ridge=[0.0, 0.1], **point)
+    assert grid["error"].mean.shape == (2, 3)
+    for j, ratio in ((0, 0.4), (2, 1.5)):
+        one = CLAIM.simulate(key=1, trials=6, ratio=ratio, ridge=[0.0, 0.1], **point)
+        for name, estimate in one.items():
+            # The same rows, summed in other chunks.
+            np.testing.assert_allclose(grid[name].mean[:, j], estimate.mean, rtol=1e-5)
+
+
+def test_simulation_serves_repeated_sample_sizes():
+    point = {**BASE, "gain": 1.0, "dim": 8}
+    found = CLAIM.simulate(key=1, trials=3, ratio=[2.0, 2.01, 0.5], **point)
+    assert found["error"].mean[0] == found["error"].mean[1]
+
+
+def test_finite_size_agrees_with_the_limit():
+    # At d = 128 the deviation (of order 1/d) lies within the error bars of these few trials.
+    point = {**BASE, "gain": 1.0, "dim": 128, "ridge": 0.05}
+    found = CLAIM.simulate(key=3, trials=48, ratio=0.7018, **point)["error"]
+    predicted = CLAIM.predict(ratio=0.7018, **point)["error"]
+    assert abs(found.mean - predicted) < 4 * found.stderr + 0.3 / 128
+
+
+def test_one_compilation_for_each_shape():
+    jitted = prompt_error.simulate_trials
+    jitted.clear_cache()
+
+    def simulate(**changes):
+        point = {**BASE, "gain": 1.0, "dim": 10, "ratio": [0.5, 2.0], "ridge": 0.1, **changes}
+        CLAIM.simulate(key=changes.get("gain", 0) and 1, trials=2, **point)
+        return jitted._cache_size()
+
+    assert simulate() == 1
+    for changes in ({"gain": 0.5}, {"signal": 2.0}, {"ridge": 0.0}, {"noise": 0.5}):
+        assert simulate(**changes) == 1, f"compiled again for {changes}"
+    assert simulate(shifts=[[0.5, 0.2]]) == 1, "compiled again for another shift of equal shape"
+    assert simulate(dim=12) == 2
+    assert simulate(dim=12, gain=0.3) == 2
+
+
+def test_conditional_error_needs_no_dimension_in_memory():
+    batch, chunk = prompt_error._batching(prompt_error.Setting.make(**BASE), 256, (10**6,), 1, 1000)
+    assert batch * chunk * (256 + 20) * 8 < 2**30
+
+
+def test_test_scalars_are_standard_normal():
+    keys = jax.random.split(jax.random.key(0), 200)
+    for count in (3, 300):
+        draw = jax.jit(prompt_error._test_scalars, static_argnums=0)
+        values = np.array([draw(count, key)[0] for key in keys])
+        p = sps.kstest(values.ravel(), "norm").pvalue
+        assert p > 1e-4, f"{count} scalars: KS p = {p:.1e}"
+    assert prompt_error._test_scalars(0, keys[0]).shape == (1, 0)

@@ -1,0 +1,68 @@
+"""Ridge heads against direct solutions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.contextual.ridge import ridge_path
+
+pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
+
+ROWS = np.random.default_rng(0).normal(size=(400, 12)) + 0.2
+
+
+def draw(first, rows):
+    return jax.lax.dynamic_slice_in_dim(jnp.asarray(ROWS), first, rows)
+
+
+def expected(n, ridge):
+    rows, ones = ROWS[:n], np.ones(n)
+    if ridge == 0:
+        return np.linalg.pinv(rows) @ ones
+    return np.linalg.solve(rows.T @ rows / n + ridge * np.eye(12), rows.T @ ones / n)
+
+
+@pytest.mark.parametrize(
+    "samples", [(5,), (12,), (13,), (400,), (3, 8, 11), (20, 50, 333), (4, 12, 13, 100, 400)]
+)
+@pytest.mark.parametrize("chunk", [7, 64, 400])
+def test_against_direct_solutions(samples, chunk):
+    ridges = (0.0, 1e-3, 0.5)
+    found = jax.jit(lambda r: ridge_path(draw, 12, samples, r, chunk=chunk))(jnp.array(ridges))
+    assert found.shape == (len(samples), 3, 12)
+    for i, n in enumerate(samples):
+        for j, ridge in enumerate(ridges):
+            if ridge == 0 and n in (11, 12, 13):
+                continue  # at the threshold both sides are ill-conditioned
+            np.testing.assert_allclose(
+                found[i, j], expected(n, ridge), rtol=1e-8, atol=1e-10, err_msg=f"{n}, {ridge}"
+            )
+
+
+def test_interpolates_beyond_the_threshold():
+    found = ridge_path(draw, 12, (6,), jnp.zeros(1), chunk=10)[0, 0]
+    np.testing.assert_allclose(ROWS[:6] @ found, 1, rtol=1e-10)
+
+
+def test_primal_and_dual_agree():
+    # Just below and above n = d the two routes solve neighbouring problems.
+    by_dual = ridge_path(draw, 12, (12,), jnp.array([0.1]), chunk=5)[0, 0]
+    np.testing.assert_allclose(by_dual, expected(12, 0.1), rtol=1e-10)
+
+
+def test_nested_sizes_do_not_change_each_other():
+    ridges = jnp.array([0.01])
+    together = ridge_path(draw, 12, (8, 30, 200), ridges, chunk=16)
+    for i, n in enumerate((8, 30, 200)):
+        alone = ridge_path(draw, 12, (n,), ridges, chunk=16)[0]
+        np.testing.assert_allclose(together[i], alone, rtol=1e-9)
+
+
+def test_float32_rows_are_accumulated_in_float64():
+    def draw32(first, rows):
+        return draw(first, rows).astype(jnp.float32)
+
+    assert ridge_path(draw32, 12, (50,), jnp.array([0.1]), chunk=16).dtype == jnp.float64
