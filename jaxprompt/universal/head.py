@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 __all__ = ["HeadWeights", "apply_blocks", "blocks", "core", "estimate", "worst_case"]
 
@@ -84,16 +85,16 @@ def content_tokens(query: np.ndarray, width: int, weighted: bool) -> np.ndarray:
     return np.concatenate([query, pad], axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames=("scaled",))
+@functools.partial(jax.jit, static_argnames=("scaled", "alone"))
 def apply_blocks(
-    weights: HeadWeights, content: jax.Array, *, scaled: bool = False
+    weights: HeadWeights, content: jax.Array, *, scaled: bool = False, alone: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention of every content row over prefix and content rows jointly.
 
-    content (T, width). Returns the outputs (T, d) and the share of attention on the prefix (T,),
+    content (T, width); with `alone` the content rows attend to the prefix only. Returns the outputs (T, d) and the share of attention on the prefix (T,),
     in the arguments' dtype. A plain head: it knows nothing of kernels, centres or gates.
     """
-    rows = jnp.concatenate([weights.prefix, content])
+    rows = weights.prefix if alone else jnp.concatenate([weights.prefix, content])
     query, key = content @ weights.w_query.T, rows @ weights.w_key.T
     scores = query @ key.T
     if scaled:
@@ -116,7 +117,7 @@ def core(query, centres, values, concentration, log_weights=None):
               \log \sum_i \omega_i e^{\lambda\langle x,b_i\rangle}.
     """
     query, centres, values = (jnp.asarray(a) for a in (query, centres, values))
-    scores = concentration * (query @ centres.T)
+    scores = jnp.asarray(concentration)[..., None] * (query @ centres.T)
     if log_weights is not None:
         scores = scores + jnp.asarray(log_weights)
     peak = scores.max(-1, keepdims=True)
@@ -147,9 +148,10 @@ def estimate(
         arrays = (jnp.asarray(centres, dtype), jnp.asarray(values, dtype))
         lam = jnp.asarray(concentration, dtype)
         # The kernel is scaled to e^0 at a centre: content's score 0 becomes −λ there.
-        mass = jnp.asarray(content * math.exp(-min(concentration, 700.0)), dtype)
+        log_content = math.log(content) - concentration if content else -math.inf
+        log_content = jnp.asarray(log_content, dtype)
         parts = [
-            np.asarray(_estimate(block, *arrays, lam, mass))[: len(query) - start]
+            np.asarray(_estimate(block, *arrays, lam, log_content))[: len(query) - start]
             for start, block in _padded_blocks(query, chunk)
         ]
     return np.concatenate(parts)
@@ -172,11 +174,10 @@ def _squared_distance(query: jax.Array, centres: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _estimate(query, centres, values, concentration, content_mass):
+def _estimate(query, centres, values, concentration, log_content):
     scores = -0.5 * concentration * _squared_distance(query, centres)
-    peak = scores.max(-1, keepdims=True)
-    weight = jnp.exp(scores - peak)
-    rest = content_mass * jnp.exp(-peak)  # relative to the nearest centre, as the weights are
+    peak = jnp.maximum(scores.max(-1, keepdims=True), log_content)
+    weight, rest = jnp.exp(scores - peak), jnp.exp(log_content - peak)
     return (weight @ values) / (weight.sum(-1, keepdims=True) + rest)
 
 
@@ -208,7 +209,7 @@ def worst_case(
     distance, log_mass = np.concatenate(parts, axis=1)
     if content == 0:
         return lipschitz * distance
-    gate = 1 / (1 + content * np.exp(-np.minimum(log_mass, 700.0)))
+    gate = expit(log_mass - math.log(content))
     return gate * lipschitz * distance + (1 - gate) * sup_norm
 
 
