@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 __all__ = ["defect", "log_ratio", "ratio"]
 
@@ -29,7 +30,7 @@ START_ERROR_EXPONENT = 40.0
 """The recurrence starts so far up that its starting error is damped by exp(-40)."""
 
 
-def log_ratio(order: jax.Array | float, degree: jax.Array | float, x: jax.Array | float):
+def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
     r"""Logarithm of :math:`I_{\mathrm{order}+\mathrm{degree}}(x) / I_{\mathrm{order}}(x)`.
 
     Args:
@@ -49,12 +50,12 @@ def log_ratio(order: jax.Array | float, degree: jax.Array | float, x: jax.Array 
     return _log_ratio(order, degree, x)
 
 
-def ratio(order: jax.Array | float, degree: jax.Array | float, x: jax.Array | float):
+def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
     """The ratio ρ itself, in [0, 1); arguments, dtype and accuracy as :func:`log_ratio`."""
     return jnp.exp(log_ratio(order, degree, x))
 
 
-def defect(order: jax.Array | float, degree: jax.Array | float, x: jax.Array | float):
+def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
     """1 − ρ with the relative accuracy of ρ itself; arguments as :func:`log_ratio`."""
     return -jnp.expm1(log_ratio(order, degree, x))
 

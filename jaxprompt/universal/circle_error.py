@@ -41,7 +41,7 @@ FIRST_DECADES = (-3.5, 0.3)
 """The best λ is sought between these powers of ten times N² max(1, k)."""
 
 
-# --- the closed form ----------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def relative_error(centres, concentration, degree, phase) -> np.ndarray:
@@ -157,7 +157,7 @@ def predict(centres, degree, concentration=None, phase=None) -> dict[str, Any]:
             ("sup_error",), lambda n, k, lam: (_sup(n, lam, k),), centres, degree, concentration
         )
     error = relative_error(centres, concentration, degree, phase)
-    return {"error": np.abs(error), "error_real": error.real, "error_imag": error.imag}
+    return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
 
 
 def _each(names, function, centres, degree, *rest) -> dict[str, Any]:
@@ -169,12 +169,11 @@ def _each(names, function, centres, degree, *rest) -> dict[str, Any]:
         ]
     ).T
     return {
-        name: column.reshape(arrays[0].shape)
-        for name, column in zip(names, columns, strict=True)
+        name: column.reshape(arrays[0].shape) for name, column in zip(names, columns, strict=True)
     }
 
 
-# --- the head itself ------------------------------------------------------------------------------------
+# --- the head itself -----------------------------------------------------------------------------
 
 
 def simulate(
@@ -184,7 +183,7 @@ def simulate(
 
     Suprema and the best concentration are searched on the head's own errors.
     """
-    if any(np.ndim(a) for a in (centres, degree, concentration, phase)):
+    if any(np.ndim(a) for a in (centres, degree, concentration or 0.0, phase or 0.0)):
         raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
 
     def sup_error(lam: float) -> float:
@@ -213,7 +212,7 @@ def _head_error(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
 _core = jax.jit(head.core)
 
 
-# --- wrong variants -------------------------------------------------------------------------------------
+# --- wrong variants ------------------------------------------------------------------------------
 
 
 def _nodes_only(centres, degree, concentration=None, phase=None):

@@ -21,9 +21,7 @@ def exact(trials: int, **values: Any) -> dict[str, Estimate]:
     }
 
 
-def compare_exact(
-    claim: Claim, cells: Sequence[Cell], predict: Predictor
-) -> list[Comparison]:
+def compare_exact(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     """Both sides free of sampling error: the quantity's tolerance is the largest gap allowed."""
     rows = []
     for cell in cells:

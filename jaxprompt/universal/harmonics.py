@@ -24,7 +24,8 @@ def zonal(cosine, sphere_dim: int, degree: int):
     if degree == 0:
         return below
     for k in range(1, degree):
-        below, here = here, ((2 * k + sphere_dim - 1) * cosine * here - k * below) / (
-            k + sphere_dim - 1
+        below, here = (
+            here,
+            ((2 * k + sphere_dim - 1) * cosine * here - k * below) / (k + sphere_dim - 1),
         )
     return here

@@ -40,7 +40,7 @@ class HeadWeights(NamedTuple):
     prefix: np.ndarray
 
 
-# --- the head as block matrices -------------------------------------------------------------------
+# --- the head as block matrices ------------------------------------------------------------------
 
 
 def blocks(
@@ -91,7 +91,8 @@ def apply_blocks(
 ) -> tuple[jax.Array, jax.Array]:
     """Softmax attention of every content row over prefix and content rows jointly.
 
-    content (T, width); with `alone` the content rows attend to the prefix only. Returns the outputs (T, d) and the share of attention on the prefix (T,),
+    content (T, width); with `alone` the content rows attend to the prefix only. Returns the
+    outputs (T, d) and the share of attention on the prefix (T,),
     in the arguments' dtype. A plain head: it knows nothing of kernels, centres or gates.
     """
     rows = weights.prefix if alone else jnp.concatenate([weights.prefix, content])
@@ -104,7 +105,7 @@ def apply_blocks(
     return attention @ (rows @ weights.w_value.T), share
 
 
-# --- the head as a kernel estimator -----------------------------------------------------------------
+# --- the head as a kernel estimator --------------------------------------------------------------
 
 
 def core(query, centres, values, concentration, log_weights=None):
@@ -143,7 +144,9 @@ def estimate(
     float32 keeps the relative accuracy of the weights at any concentration.
     """
     query = np.asarray(query, dtype)
-    chunk = chunk or max(1, min(len(query), CHUNK_BYTES // (len(centres) * np.dtype(dtype).itemsize)))
+    chunk = chunk or max(
+        1, min(len(query), CHUNK_BYTES // (len(centres) * np.dtype(dtype).itemsize))
+    )
     with jax.enable_x64(True):
         arrays = (jnp.asarray(centres, dtype), jnp.asarray(values, dtype))
         lam = jnp.asarray(concentration, dtype)

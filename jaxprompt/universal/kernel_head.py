@@ -3,7 +3,7 @@ r"""`universal.kernel_head`: a prefixed head is a kernel estimator times a gate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -108,8 +108,9 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def _measure(claim: Claim, profile: str, key: jax.Array) -> Iterator[Cell]:
+def _measure(claim: Claim, profile: str, key: jax.Array) -> list[Cell]:
     """Random heads of the sizes in the design, one query each."""
+    cells = []
     for run in claim.designs[profile].runs:
         run_key = fold_in_parameters(key, run)
         seed = np.asarray(jax.random.key_data(run_key)).tolist()
@@ -126,7 +127,8 @@ def _measure(claim: Claim, profile: str, key: jax.Array) -> Iterator[Cell]:
         }
         if run["weighted"]:
             params["log_weights"] = random.normal(size=count)
-        yield Cell(params, claim.simulate(key=run_key, trials=2, **params))
+        cells.append(Cell(params, claim.simulate(key=run_key, trials=2, **params)))
+    return cells
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:

@@ -46,7 +46,7 @@ class _Circle(NamedTuple):
     error: np.ndarray
 
 
-# --- the closed form ---------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def _circle(count: int, lam: float, k: int) -> _Circle:
@@ -98,7 +98,7 @@ def _errors(count: int, lam: float, k: int, method: str, spoil=None) -> tuple[fl
     return float(left.max()), float(np.sqrt((left**2).mean())), float(norm)
 
 
-# --- the head itself -------------------------------------------------------------------------------------
+# --- the head itself -----------------------------------------------------------------------------
 
 
 def simulate(
@@ -148,7 +148,7 @@ def _least_squares(count: int, lam: float, k: int) -> np.ndarray:
 
 
 def _wrong(spoil):
-    def predict_wrong(centres, concentration, degree, method="deconvolution"):
+    def predict_wrong(centres, concentration, degree, method="deconvolution") -> dict[str, Any]:
         rows = _errors(int(centres), float(concentration), int(degree), method, spoil)
         return dict(zip(("sup_error", "rms_error", "value_norm"), rows, strict=True))
 

@@ -103,9 +103,7 @@ def simulate(
         probes(cover.centres), cover.centres, concentration, content=content,
         sup_norm=sup_norm, lipschitz=lipschitz,
     )  # fmt: skip
-    return exact(
-        trials, centres=len(cover.centres), separation=cover.separation, error=error.max()
-    )
+    return exact(trials, centres=len(cover.centres), separation=cover.separation, error=error.max())
 
 
 def probes(centres: np.ndarray, count: int = PROBES, seed: int = 1) -> np.ndarray:

@@ -2,7 +2,6 @@ r"""`universal.prefix_lower_bound`: fewer prefix tokens cannot do, whatever the 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax

@@ -51,7 +51,7 @@ out, and the lattice's own irregularity, are of this size for the N used here.""
 PROBES = 1500
 
 
-# --- the closed form --------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, An
     return result
 
 
-# --- centres, and the best error on them ---------------------------------------------------------------
+# --- centres, and the best error on them ---------------------------------------------------------
 
 
 def centre_family(sphere_dim: int, count: int) -> np.ndarray:
@@ -143,12 +143,10 @@ def simulate(*, key, trials, sphere_dim, smoothness, centres, covering=None) -> 
     if smoothness == "lipschitz":
         return exact(trials, error=radius, covering=radius)
     error, lam = best_error(points)
-    return exact(
-        trials, error=error, covering=radius, log_factor=centres ** (2 / sphere_dim) / lam
-    )
+    return exact(trials, error=error, covering=radius, log_factor=centres ** (2 / sphere_dim) / lam)
 
 
-# --- the comparison ----------------------------------------------------------------------------------------
+# --- the comparison ------------------------------------------------------------------------------
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:

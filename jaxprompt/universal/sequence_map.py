@@ -55,7 +55,7 @@ def _sorted(x: np.ndarray) -> np.ndarray:
     return np.sort(x, axis=1)
 
 
-# --- the closed form --------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def predict(form, resolution, content=2) -> dict[str, Any]:
@@ -79,7 +79,10 @@ def predict(form, resolution, content=2) -> dict[str, Any]:
 
 
 def _mean_norm(length: int) -> float:
-    r"""E|u|, u uniform on [−½, ½]^T, from :math:`\int_0^\infty(1-Ee^{-s^2|u|^2})s^{-2}ds/\sqrt\pi`."""
+    r"""E|u| for u uniform on [−½, ½]^T.
+
+    .. math:: E|u| = \frac{1}{\sqrt\pi} \int_0^\infty \frac{1 - E e^{-s^2|u|^2}}{s^2}\, ds
+    """
 
     def integrand(s: float) -> float:
         inner = math.sqrt(math.pi) * special.erf(s / 2) / s
@@ -106,7 +109,7 @@ def _polynomial_error(degree: int) -> float:
     return float(np.abs(approx.ravel() - smooth_target((points + 1) / 2)).max())
 
 
-# --- the layers themselves ----------------------------------------------------------------------------
+# --- the layers themselves -----------------------------------------------------------------------
 
 
 def simulate(*, key, trials, form, resolution, content=2) -> dict[str, Estimate]:
@@ -121,17 +124,13 @@ def simulate(*, key, trials, form, resolution, content=2) -> dict[str, Estimate]
         built = stack.joint_stack(_sorted, content, resolution)
         x = _corners(resolution, content)
         error = np.abs(built(x) - _sorted(x)).max()
-        return exact(
-            trials, sup_error=error, layers=len(built.layers), tokens=sum(built.tokens)
-        )
+        return exact(trials, sup_error=error, layers=len(built.layers), tokens=sum(built.tokens))
     built = stack.cantor_stack(_sorted, content, resolution)
     x = np.asarray(jax.random.uniform(key, (trials, content)), np.float64)
     mean = mean_estimate(np.linalg.norm(built(x) - _sorted(x), axis=1))
     x = _crossing(content)
     edge = np.abs(built(x) - _sorted(x)).max()
-    counts = exact(
-        trials, edge_error=edge, layers=len(built.layers), tokens=sum(built.tokens)
-    )
+    counts = exact(trials, edge_error=edge, layers=len(built.layers), tokens=sum(built.tokens))
     return {"mean_error": mean, **counts}
 
 
@@ -210,7 +209,7 @@ CLAIM = Claim(
     ),
     quantities=(
         Quantity("mean_error", "mean length of the error over random sequences", 0.05, True),
-        # Counts are whole numbers. The edge is a lower bound: the scan finds the crossing to within a step of its own.
+        # A lower bound: the scan finds the crossing to within a step of its own.
         Quantity("edge_error", "largest error of a component next to x_1 = 1/2", 1e-9),
         # Points lie 1e-4 of a cell inside its corners.
         Quantity("sup_error", "largest error of a component", 3e-4, True),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from scipy.spatial import ConvexHull, cKDTree
+from scipy.spatial import ConvexHull, KDTree
 
 from jaxprompt.errors import ParameterError
 
@@ -223,7 +223,7 @@ def _seed_points(sphere_dim: int, radius: float, seed: int) -> np.ndarray:
 def _thin(points: np.ndarray, radius: float) -> np.ndarray:
     """Keep, in order, each point at least `radius` (radians) from all those kept before."""
     chord = 2 * math.sin(radius / 2)
-    pairs = cKDTree(points).query_pairs(chord * (1 - 1e-12), output_type="ndarray")
+    pairs = KDTree(points).query_pairs(chord * (1 - 1e-12), output_type="ndarray")
     pairs = np.sort(pairs, axis=1)
     later = pairs[np.argsort(pairs[:, 0], kind="stable")]
     starts = np.searchsorted(later[:, 0], np.arange(len(points) + 1))
@@ -235,7 +235,7 @@ def _thin(points: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _separation(centres: np.ndarray) -> float:
-    chord = cKDTree(centres).query(centres, k=2)[0][:, 1].min()
+    chord = KDTree(centres).query(centres, k=2)[0][:, 1].min()
     return float(2 * np.arcsin(min(chord / 2, 1.0)))
 
 

@@ -128,7 +128,7 @@ class _Channels(NamedTuple):
         return tokens
 
 
-# --- two kinds of layer --------------------------------------------------------------------------------
+# --- two kinds of layer --------------------------------------------------------------------------
 
 
 def _kernel_layer(
@@ -179,7 +179,7 @@ def _mixing_layer(at: _Channels, log_share: np.ndarray, read: np.ndarray, write:
     return Layer(at.unit(at.one), np.asarray(key), value, *empty)
 
 
-# --- three constructions ---------------------------------------------------------------------------------
+# --- three constructions -------------------------------------------------------------------------
 
 
 def cantor_code(x: np.ndarray, digits: int, length: int) -> np.ndarray:
