@@ -70,13 +70,15 @@ def predict(sphere_dim, lipschitz, accuracy, content=1, sup_norm=1.0) -> dict[st
     factor = constant(sphere_dim)
     count = factor * radius ** -np.asarray(sphere_dim, float)
     m = np.asarray(sphere_dim, float)
+    with np.errstate(over="ignore"):  # infinite where it is beyond the largest float
+        paper = np.divide(lipschitz, accuracy) ** (10 + 14 * m + 4 * m * m)
     return {
         "separation": radius,
         "constant": factor,
         "centres": count,
         "concentration": concentration_for(radius, count, content, sup_norm, accuracy),
         "error": np.asarray(accuracy, float),
-        "paper_scaling": np.divide(lipschitz, accuracy) ** (10 + 14 * m + 4 * m * m),
+        "paper_scaling": paper,
     }
 
 
