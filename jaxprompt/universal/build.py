@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
 from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal import head, sphere
@@ -444,11 +443,7 @@ def _guarantee(problem, best, test, measured: float, value_norm: float) -> float
 
 
 def _needed(problem: _Problem) -> float:
-    """Lower bound on the packing number of distance 2ε/L: area over that of a cap so wide."""
-    if problem.lipschitz == 0 or 2 * problem.accuracy / problem.lipschitz >= math.pi / 2:
+    """Lower bound on the packing number of distance 2ε/L."""
+    if problem.lipschitz == 0:
         return 1.0
-    distance, m = 2 * problem.accuracy / problem.lipschitz, problem.sphere_dim
-    if m == 1:
-        return float(max(math.ceil(2 * math.pi / distance) - 1, 1))
-    cap = 0.5 * special.betainc(m / 2, 0.5, math.sin(distance) ** 2)
-    return float(max(math.floor(1 / cap), 1))
+    return sphere.packing_bound(problem.sphere_dim, 2 * problem.accuracy / problem.lipschitz)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from scipy import optimize
 
-from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
@@ -225,7 +225,7 @@ def _infinite_prefix(centres, degree, concentration=None, phase=None):
     if concentration is None:
         return predict(centres, degree)
     with jax.enable_x64(True):
-        defect = np.asarray(bessel.defect(0.0, degree, concentration))
+        defect = np.asarray(bessel.defect(0.0, degree, np.asarray(concentration, float)))
     if phase is None:
         return {"sup_error": defect}
     return {"error": defect, "error_real": defect, "error_imag": 0 * defect}
@@ -238,6 +238,10 @@ def _wrong_direction(centres, degree, concentration=None, phase=None):
 def _scaled_best(centres, degree, concentration=None, phase=None):
     result = predict(centres, degree, concentration, phase)
     return {n: v * (1.03 if n.startswith("best") else 1.0) for n, v in result.items()}
+
+
+def _infinite_line(concentration, degree):
+    return float(_infinite_prefix(1, degree, concentration)["sup_error"])
 
 
 POINTS = tuple(
@@ -291,9 +295,14 @@ CLAIM = Claim(
     broadcasts="all parameters",
     compare=compare_exact,
     figure=Curves(
-        x="concentration", y="sup_error", lines=tuple(np.geomspace(0.5, 400, 121).tolist()),
-        x_label="concentration λ", y_label="largest error for e^{iθ}",
-        title="Smoothing against single centres: the best concentration on the circle",
+        x="concentration", y="sup_error", lines=tuple(np.geomspace(0.5, 400, 81).tolist()),
+        design=Design(tuple(
+            {"centres": n, "degree": 1, "concentration": float(lam)}
+            for n, best in ((8, 8.5), (16, 26.9), (32, 92.0))
+            for lam in best * np.array([0.1, 0.3, 1.0, 2.5, 4.0])), 2),
+        x_label="concentration λ", y_label="largest error for the target e^{iθ}",
+        title="Too smooth or too rough: the best concentration on the circle",
         series="centres", series_label="N = {value}", log_x=True, log_y=True,
+        extra=(ExtraLine("infinite prefix", _infinite_line),),
     ),
 )  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.engine import (
+    Agreement,
     Cell,
     Claim,
     Design,
@@ -210,4 +211,7 @@ CLAIM = Claim(
     traceable=True,
     measure=_measure,
     compare=_compare,
+    figure=Agreement(
+        title="The block-matrix head against the kernel estimator", label="output or gate"
+    ),
 )  # fmt: skip

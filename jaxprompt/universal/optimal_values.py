@@ -223,9 +223,13 @@ CLAIM = Claim(
     broadcasts="centres, concentration, degree",
     compare=compare_exact,
     figure=Curves(
-        x="concentration", y="sup_error", lines=tuple(np.geomspace(1, 40, 61).tolist()),
-        x_label="concentration λ", y_label="largest error",
-        title="Choosing the values: raw, two terms, deconvolution, least squares",
+        x="concentration", y="sup_error", lines=tuple(np.geomspace(1, 60, 61).tolist()),
+        design=Design.product(
+            {"degree": 1}, {"centres": (16, 32), "method": METHODS,
+                            "concentration": (2.0, 5.0, 12.0, 30.0)}, 2
+        ),
+        x_label="concentration λ", y_label="largest error for the target e^{iθ}",
+        title="Choosing the values: the function's own, or better ones",
         series="method", panel="centres", panel_label="N = {value}", log_x=True, log_y=True,
     ),
 )  # fmt: skip

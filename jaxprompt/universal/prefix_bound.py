@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprompt.engine import Cell, Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.engine import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate
@@ -147,6 +157,14 @@ def _with(changes):
     return wrong
 
 
+def _paper_line(accuracy, sphere_dim, lipschitz=1.0):
+    return float((1 / accuracy) ** (10 + 14 * sphere_dim + 4 * sphere_dim**2))
+
+
+def _needed_line(accuracy, sphere_dim, lipschitz=1.0):
+    return sphere.packing_bound(sphere_dim, 2 * accuracy)
+
+
 ROUNDING = 1e-9
 """Distances near δ come from arccos of a facet's offset: rounding 1e-16 over δ², at most."""
 
@@ -202,10 +220,18 @@ CLAIM = Claim(
     broadcasts="all parameters",
     compare=_compare,
     figure=Curves(
-        x="accuracy", y="centres", lines=tuple(np.geomspace(0.1, 6, 61).tolist()),
-        x_label="accuracy ε (L = 1)", y_label="prefix tokens",
-        title="Tokens that suffice: the bound and certified nets",
-        series="sphere_dim", series_label="sphere of dimension {value}", log_x=True, log_y=True,
-        ignore=("content", "sup_norm"),
+        x="accuracy", y="centres", lines=tuple(np.geomspace(0.1, 6, 41).tolist()),
+        design=Design(tuple(
+            {"sphere_dim": m, "lipschitz": 1.0, "accuracy": eps}
+            for m, accuracies in ((1, (0.1, 0.3, 1.0, 3.0)), (2, (0.3, 0.6, 1.2, 3.0)),
+                                  (3, (1.2, 2.0, 3.0)))
+            for eps in accuracies), 2),
+        x_label="accuracy ε (Lipschitz constant 1)", y_label="prefix tokens",
+        title="Tokens that suffice: the bound, certified nets, and the paper's exponent",
+        series="lipschitz", series_label="bound (line), certified net (points)",
+        panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
+        y_range=(1.0, 1e10),
+        extra=(ExtraLine("paper's exponent, constant 1", _paper_line),
+               ExtraLine("needed, keys fixed in advance", _needed_line)),
     ),
 )  # fmt: skip

@@ -187,9 +187,13 @@ CLAIM = Claim(
     compare=compare_exact,
     figure=Curves(
         x="centres", y="error", lines=tuple(float(n) for n in range(1, 121)),
+        design=Design.product(
+            {"lipschitz": 1.0}, {"centres": (2, 4, 8, 15, 30, 60),
+                                 "concentration": (1.0, 20.0, 500.0)}, 2
+        ),
         x_label="prefix tokens N", y_label="error no values can avoid",
-        title="What N fixed keys cannot do, whatever the values",
-        series="lipschitz", series_label="Lipschitz constant {value}", log_x=True, log_y=True,
-        ignore=("concentration",),
+        title="What N fixed keys on the circle cannot do, whatever the values",
+        series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
+        caption="points: linear programme over the values, random keys",
     ),
 )  # fmt: skip

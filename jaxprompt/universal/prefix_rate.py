@@ -12,13 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from jaxprompt.engine import Cell, Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.engine import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate, compare_rate, slope
 from jaxprompt.universal import sphere
 from jaxprompt.universal.exact import exact
-from jaxprompt.universal.prefix_bound import probes
+from jaxprompt.universal.prefix_bound import constant, probes
 
 __all__ = ["CLAIM", "best_error", "centre_family", "predict"]
 
@@ -57,12 +67,16 @@ PROBES = 1500
 def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, Any]:
     """Exponent of N; with `covering` (radians) also the floor of the error for f(x) = x.
 
-    `sphere_dim` and `covering` broadcast; float64.
+    With `centres` also `error`: what no set of so many centres can do better than, by area.
+    `sphere_dim`, `centres` and `covering` broadcast; float64.
     """
     order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
     result = {"exponent": -order / np.asarray(sphere_dim, float)}
     if covering is not None:
         result["floor"] = 2 * np.sin(np.asarray(covering, float) / 2) ** 2
+    if centres is not None:
+        radius = np.vectorize(sphere.covering_bound, otypes=[float])(sphere_dim, centres)
+        result["error"] = radius if smoothness == "lipschitz" else 2 * np.sin(radius / 2) ** 2
     return result
 
 
@@ -169,9 +183,18 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
                 tolerance=claim.quantity("exponent").tolerance,
             )
         )  # fmt: skip
+        rows += [_area_row(claim, cell, predict) for cell in members]
         if smoothness == "smooth":
             rows += [_floor_row(claim, cell, params, predict) for cell in members]
     return rows
+
+
+def _area_row(claim: Claim, cell: Cell, predict: Predictor) -> Comparison:
+    least = float(predict(**cell.parameters)["error"])
+    return Comparison(
+        "error", cell.parameters, least, float(cell.estimates["error"].mean),
+        tolerance=claim.quantity("error").allowance(least), side="lower",
+    )  # fmt: skip
 
 
 def _floor_row(claim: Claim, cell: Cell, params: dict, predict: Predictor) -> Comparison:
@@ -192,6 +215,11 @@ def _exponent(change):
     return wrong
 
 
+def _four_per_cent(sphere_dim, smoothness, centres=None, covering=None):
+    result = predict(sphere_dim, smoothness, centres, covering)
+    return {n: 1.04 * v if n == "error" else v for n, v in result.items()}
+
+
 def _high_floor(sphere_dim, smoothness, centres=None, covering=None):
     result = predict(sphere_dim, smoothness, centres, covering)
     return result if covering is None else {**result, "floor": np.asarray(covering, float)}
@@ -205,6 +233,22 @@ def _runs(sizes):
         for n in counts[smoothness]
     )
 
+
+def _theorem_line(centres, sphere_dim):
+    """Accuracy that the upper bound gives for L = 1: 6δ with C_m δ^{−m} = N."""
+    return 6 * float(constant(sphere_dim) / centres) ** (1 / sphere_dim)
+
+
+def _needed_line(centres, sphere_dim):
+    """Error that N keys fixed in advance cannot avoid for L = 1: half a packing distance."""
+    return sphere.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
+
+
+def _paper_line(centres, sphere_dim):
+    return float(centres) ** (-1 / (10 + 14 * sphere_dim + 4 * sphere_dim**2))
+
+
+FIGURE_SIZES = {1: (8, 16, 64, 256, 1024), 2: (20, 60, 200, 700, 2000), 3: (40, 80, 160, 320)}
 
 CLAIM = Claim(
     id="universal.prefix_rate",
@@ -224,7 +268,7 @@ CLAIM = Claim(
         Quantity("exponent", "slope of log error (over its log factor) against log N", 0.12),
         Quantity("floor", "error for f(x) = x that nothing goes below", 1e-9, True,
                  r"1-\cos r"),
-        Quantity("error", "best error"),
+        Quantity("error", "best error; predicted: the least possible, by area", 1e-9, True),
         Quantity("covering", "covering radius of the centres", symbol="r"),
         Quantity("log_factor", "how much wider kernels are than the spacing",
                  symbol=r"N^{2/m}/\lambda^*"),
@@ -236,6 +280,7 @@ CLAIM = Claim(
                   _exponent(lambda m, s: -(2.0 if s == "smooth" else 1.0) / (m + 1))),
         Falsifier("rate of random centres", "slope −2/(m+2) for smooth targets",
                   _exponent(lambda m, s: -2 / (m + 2) if s == "smooth" else -1 / m)),
+        Falsifier("area +4 %", "least error four per cent larger", _four_per_cent),
         Falsifier("floor at the radius", "r itself in place of 1 − cos r", _high_floor),
     ),
     closed_form=predict,
@@ -253,12 +298,19 @@ CLAIM = Claim(
             3: {"lipschitz": (60, 120, 240, 480, 960, 1920),
                 "smooth": (60, 120, 240, 480, 960, 1920)}}), 2),
     },
-    broadcasts="sphere_dim, covering",
+    broadcasts="sphere_dim, centres, covering",
     compare=_compare,
     figure=Curves(
-        x="centres", y="error", lines=(), x_label="prefix tokens N", y_label="largest error",
+        x="centres", y="error", lines=tuple(np.geomspace(8, 3000, 41).round().tolist()),
+        design=Design(
+            _runs({m: {"lipschitz": n, "smooth": n} for m, n in FIGURE_SIZES.items()}), 2
+        ),
+        x_label="prefix tokens N", y_label="largest error, L = 1",
         title="Best error against the length of the prefix",
-        series="sphere_dim", series_label="sphere of dimension {value}", panel="smoothness",
-        panel_label="{value} targets", log_x=True, log_y=True,
+        series="smoothness", series_label="{value}: least (line), found (points)",
+        panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
+        extra=(ExtraLine("theorem: suffices for Lipschitz", _theorem_line),
+               ExtraLine("cannot be avoided, keys fixed in advance", _needed_line),
+               ExtraLine("paper's exponent, constant 1", _paper_line)),
     ),
 )  # fmt: skip

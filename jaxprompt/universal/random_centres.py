@@ -197,7 +197,10 @@ CLAIM = Claim(
     size="centres",
     compare=_compare,
     figure=Curves(
-        x="centres", y="mse", lines=tuple(np.geomspace(30, 2000, 61).round().tolist()),
+        x="centres", y="mse", lines=tuple(np.geomspace(30, 2000, 31).round().tolist()),
+        design=Design(tuple(
+            {"sphere_dim": m, "centres": n, "concentration": 10.0}
+            for m in (1, 2, 3) for n in (40, 100, 300, 1000)), 500),
         x_label="random centres N", y_label="mean squared error",
         title="Independent random centres: variance falls as 1/N onto the squared bias",
         series="sphere_dim", series_label="sphere of dimension {value}", log_x=True, log_y=True,

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.polynomial import chebyshev
 from scipy import integrate, special
 
-from jaxprompt.engine import Cell, Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.engine import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
@@ -194,6 +204,14 @@ def _with(**changes):
     return wrong
 
 
+def _edge_line(resolution, form):
+    return 0.5 - 0.5 * 2.0**-resolution
+
+
+def _joint_line(resolution, form):
+    return 0.5 * 2.0**-resolution
+
+
 CLAIM = Claim(
     id="universal.sequence_map",
     title="Stacked prefixed layers realise maps of whole sequences",
@@ -247,8 +265,13 @@ CLAIM = Claim(
     compare=_compare,
     figure=Curves(
         x="resolution", y="mean_error", lines=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
-        x_label="digits K", y_label="error",
+        design=Design(tuple(
+            {"form": "cantor", "resolution": k, "content": t}
+            for t, digits in ((2, (1, 2, 3, 4, 5)), (3, (1, 2, 3))) for k in digits), 2000),
+        x_label="digits K", y_label="error of sorting",
         title="The Cantor form sorts in the mean, not uniformly",
-        series="form", log_y=True,
+        series="content", series_label="mean error, T = {value}", log_y=True,
+        extra=(ExtraLine("largest error near x₁ = ½, at least", _edge_line),
+               ExtraLine("joint kernel with the same cells", _joint_line)),
     ),
 )  # fmt: skip

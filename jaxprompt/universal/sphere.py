@@ -7,26 +7,31 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
+from scipy.optimize import brentq
 from scipy.spatial import ConvexHull, KDTree
+from scipy.special import betainc
 
 from jaxprompt.errors import ParameterError
 
 __all__ = [
     "Cover",
     "area",
+    "cap_share",
     "circumcentres",
+    "covering_bound",
     "covering_radius",
     "equispaced",
     "fibonacci",
     "log_mean_exp",
     "mean_angle",
     "net",
+    "packing_bound",
     "quasi_uniform",
     "uniform",
 ]
@@ -102,6 +107,30 @@ def _kernel_quadrature(sphere_dim, concentration):
 
 
 # --- sets of centres -----------------------------------------------------------------------------
+
+
+def cap_share(sphere_dim: int, angle: float) -> float:
+    """Share of the sphere within `angle` (radians, up to π) of a point."""
+    half = 0.5 * float(betainc(sphere_dim / 2, 0.5, math.sin(angle) ** 2))
+    return half if angle <= math.pi / 2 else 1 - half
+
+
+def packing_bound(sphere_dim: int, distance: float) -> float:
+    """A lower bound on how many points fit with all distances at least `distance` (radians).
+
+    A maximal such set covers the sphere by caps of that radius. On the circle it is exact; one
+    less than the number is returned there when the points would just fit, since what N fixed
+    keys cannot do needs a distance above, not at, the limit.
+    """
+    if sphere_dim == 1:
+        return float(max(math.ceil(2 * math.pi / distance - 1e-9) - 1, 1))
+    return float(max(math.floor(1 / cap_share(sphere_dim, min(distance, math.pi))), 1))
+
+
+def covering_bound(sphere_dim: int, count: float) -> float:
+    """The least covering radius `count` centres can have, by area: radians."""
+    share: Any = brentq(lambda r: cap_share(sphere_dim, r) - 1 / count, 0.0, math.pi, xtol=1e-15)
+    return float(share)
 
 
 class Cover(NamedTuple):
