@@ -300,8 +300,8 @@ CLAIM = Claim(
             {"centres": n, "degree": 1, "concentration": float(lam)}
             for n, best in ((8, 8.5), (16, 26.9), (32, 92.0))
             for lam in best * np.array([0.1, 0.3, 1.0, 2.5, 4.0])), 2),
-        x_label="concentration λ", y_label="largest error for the target e^{iθ}",
-        title="Too smooth or too rough: the best concentration on the circle",
+        x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
+        title="Too smooth or too rough: the best λ",
         series="centres", series_label="N = {value}", log_x=True, log_y=True,
         extra=(ExtraLine("infinite prefix", _infinite_line),),
     ),

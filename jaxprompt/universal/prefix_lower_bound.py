@@ -178,10 +178,11 @@ CLAIM = Claim(
         "quick": Design.product(
             {"lipschitz": 1.0}, {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}, 2
         ),
-        "full": Design.product(
-            {}, {"lipschitz": (0.3, 1.0), "centres": (1, 3, 8, 15, 40, 100),
-                 "concentration": (1.0, 10.0, 100.0, 1000.0)}, 2
-        ),
+        # At smaller λ even N+1 rows of the head are dependent to rounding, and the control fails.
+        "full": Design(tuple(
+            {"lipschitz": lip, "centres": n, "concentration": lam}
+            for n, least in ((1, 1.0), (3, 1.0), (8, 1.0), (15, 1.0), (40, 20.0), (100, 150.0))
+            for lam in (least, 10 * least, 100 * least) for lip in (0.3, 1.0)), 2),
     },
     broadcasts="all parameters",
     compare=compare_exact,
@@ -192,7 +193,7 @@ CLAIM = Claim(
                                  "concentration": (1.0, 20.0, 500.0)}, 2
         ),
         x_label="prefix tokens N", y_label="error no values can avoid",
-        title="What N fixed keys on the circle cannot do, whatever the values",
+        title="What N fixed keys cannot do",
         series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
         caption="points: linear programme over the values, random keys",
     ),

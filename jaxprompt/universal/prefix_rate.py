@@ -88,9 +88,12 @@ def centre_family(sphere_dim: int, count: int) -> np.ndarray:
     return sphere.quasi_uniform(sphere_dim, count) if sphere_dim < 3 else _design(count)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=16)
 def _design(count: int) -> np.ndarray:
-    """Points on S³ that repel each other: local minimum of Σ d⁻⁴, from a spread-out start."""
+    """Points on S³ that repel each other: local minimum of Σ d⁻⁴, from a spread-out start.
+
+    120 points find the 600-cell, whose error is a third below the trend: no size for a slope.
+    """
     start = sphere.quasi_uniform(3, count, seed=0)
     with jax.enable_x64(True):
 
@@ -100,7 +103,7 @@ def _design(count: int) -> np.ndarray:
 
         result: Any = optimize.minimize(
             value_and_slope, start.ravel(), jac=True, method="L-BFGS-B",
-            options={"maxiter": 120, "maxfun": 160},
+            options={"maxiter": 400, "maxfun": 500},
         )  # fmt: skip
     points = result.x.reshape(count, 4)
     return points / np.linalg.norm(points, axis=1, keepdims=True)
@@ -137,10 +140,9 @@ def best_error(centres: np.ndarray) -> tuple[float, float]:
 
 @jax.jit
 def _largest_error(query, centres, concentration):
-    # Values b − x in place of b: the error itself is averaged, without cancellation.
-    gap = centres[None] - query[:, None]
-    weight = jax.nn.softmax(-0.5 * concentration * jnp.square(gap).sum(-1), axis=-1)
-    return jnp.linalg.norm(jnp.einsum("qn,qnd->qd", weight, gap), axis=-1).max()
+    # In float64 the difference loses ten digits at most: errors here are above 1e-7.
+    weight = jax.nn.softmax(concentration * (query @ centres.T), axis=-1)
+    return jnp.linalg.norm(weight @ centres - query, axis=-1).max()
 
 
 def simulate(*, key, trials, sphere_dim, smoothness, centres, covering=None) -> dict[str, Estimate]:
@@ -289,14 +291,14 @@ CLAIM = Claim(
         "quick": Design(_runs({
             1: {"lipschitz": (16, 64, 256, 1024), "smooth": (16, 64, 256, 1024)},
             2: {"lipschitz": (100, 300, 1000, 3000), "smooth": (60, 150, 400, 1000, 2000)},
-            3: {"lipschitz": (40, 80, 160, 320, 640), "smooth": (40, 80, 160, 320, 640)}}), 2),
+            3: {"lipschitz": (60, 160, 320, 640, 960), "smooth": (60, 160, 320, 640, 960)}}), 2),
         "full": Design(_runs({
             1: {"lipschitz": tuple(2**j for j in range(4, 14)),
                 "smooth": tuple(2**j for j in range(4, 14))},
             2: {"lipschitz": tuple(50 * 2**j for j in range(11)),
                 "smooth": tuple(50 * 2**j for j in range(8))},
-            3: {"lipschitz": (60, 120, 240, 480, 960, 1920),
-                "smooth": (60, 120, 240, 480, 960, 1920)}}), 2),
+            3: {"lipschitz": (80, 160, 320, 640, 1280, 2000),
+                "smooth": (80, 160, 320, 640, 1280, 2000)}}), 2),
     },
     broadcasts="sphere_dim, centres, covering",
     compare=_compare,

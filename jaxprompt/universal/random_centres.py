@@ -202,7 +202,7 @@ CLAIM = Claim(
             {"sphere_dim": m, "centres": n, "concentration": 10.0}
             for m in (1, 2, 3) for n in (40, 100, 300, 1000)), 500),
         x_label="random centres N", y_label="mean squared error",
-        title="Independent random centres: variance falls as 1/N onto the squared bias",
+        title="Random centres: variance onto bias",
         series="sphere_dim", series_label="sphere of dimension {value}", log_x=True, log_y=True,
     ),
 )  # fmt: skip

@@ -269,7 +269,7 @@ CLAIM = Claim(
             {"form": "cantor", "resolution": k, "content": t}
             for t, digits in ((2, (1, 2, 3, 4, 5)), (3, (1, 2, 3))) for k in digits), 2000),
         x_label="digits K", y_label="error of sorting",
-        title="The Cantor form sorts in the mean, not uniformly",
+        title="Sorting in the mean, not uniformly",
         series="content", series_label="mean error, T = {value}", log_y=True,
         extra=(ExtraLine("largest error near x₁ = ½, at least", _edge_line),
                ExtraLine("joint kernel with the same cells", _joint_line)),
