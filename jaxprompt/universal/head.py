@@ -23,8 +23,9 @@ from scipy.special import expit
 
 __all__ = ["HeadWeights", "apply_blocks", "blocks", "core", "estimate", "worst_case"]
 
-CHUNK_BYTES = 64 * 2**20
-"""Memory for one block of scores; a few such blocks are alive at once."""
+CHUNK_BYTES = 24 * 2**20
+"""Memory for one block of scores. Larger ones are handed back to the system after each use, and
+faulting them in again takes three times as long as the arithmetic."""
 
 
 class HeadWeights(NamedTuple):
@@ -143,20 +144,27 @@ def estimate(
     content tokens that score 0. Returns (Q, d) in `dtype`. Scores are squared distances, so that
     float32 keeps the relative accuracy of the weights at any concentration.
     """
-    query = np.asarray(query, dtype)
-    chunk = chunk or max(
-        1, min(len(query), CHUNK_BYTES // (len(centres) * np.dtype(dtype).itemsize))
-    )
+    query, count = np.asarray(query, dtype), len(centres)
+    chunk = chunk or max(1, min(len(query), CHUNK_BYTES // (count * np.dtype(dtype).itemsize)))
+    # Below this a sum of `count` weights may have lost some to underflow.
+    least = count * float(np.finfo(dtype).tiny) / float(np.finfo(dtype).eps)
+    parts = []
     with jax.enable_x64(True):
-        arrays = (jnp.asarray(centres, dtype), jnp.asarray(values, dtype))
+        # A column of ones sums the weights in the same product that sums the values.
+        columns = np.concatenate([values, np.ones((count, 1))], axis=1)
+        arrays = jnp.asarray(centres, dtype), jnp.asarray(columns, dtype)
         lam = jnp.asarray(concentration, dtype)
         # The kernel is scaled to e^0 at a centre: content's score 0 becomes −λ there.
         log_content = math.log(content) - concentration if content else -math.inf
         log_content = jnp.asarray(log_content, dtype)
-        parts = [
-            np.asarray(_estimate(block, *arrays, lam, log_content))[: len(query) - start]
-            for start, block in _padded_blocks(query, chunk)
-        ]
+        for start, block in _padded_blocks(query, chunk):
+            sums = np.asarray(_weighted_sums(block, *arrays, lam))
+            if sums[:, -1].min() > least:
+                total = sums[:, -1:] + np.exp(np.asarray(log_content))
+            else:
+                sums, rest = map(np.asarray, _shifted_sums(block, *arrays, lam, log_content))
+                total = sums[:, -1:] + rest
+            parts.append((sums[:, :-1] / total)[: len(query) - start])
     return np.concatenate(parts)
 
 
@@ -177,11 +185,17 @@ def _squared_distance(query: jax.Array, centres: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _estimate(query, centres, values, concentration, log_content):
+def _weighted_sums(query, centres, columns, concentration):
+    """Sums of the columns under weights that are 1 at distance 0: one pass over the scores."""
+    return jnp.exp(-0.5 * concentration * _squared_distance(query, centres)) @ columns
+
+
+@jax.jit
+def _shifted_sums(query, centres, columns, concentration, log_content):
+    """The same for queries far from all centres: scaled to the largest weight or to content."""
     scores = -0.5 * concentration * _squared_distance(query, centres)
     peak = jnp.maximum(scores.max(-1, keepdims=True), log_content)
-    weight, rest = jnp.exp(scores - peak), jnp.exp(log_content - peak)
-    return (weight @ values) / (weight.sum(-1, keepdims=True) + rest)
+    return jnp.exp(scores - peak) @ columns, jnp.exp(log_content - peak)
 
 
 def worst_case(
