@@ -187,10 +187,12 @@ CLAIM = Claim(
             {"sphere_dim": m, "centres": n, "concentration": lam, "trials": t}
             for m, lam, t in ((1, 20.0, 12_000), (2, 10.0, 8000), (3, 10.0, 8000))
             for n in (100, 200, 400)), 8000),
+        # The smallest N is at least 20 R, so that the line in 1/N fits at this precision.
         "full": Design(tuple(
-            {"sphere_dim": m, "centres": n, "concentration": lam, "trials": t}
-            for m, lam in ((1, 3.0), (1, 10.0), (1, 40.0), (2, 3.0), (2, 10.0), (3, 4.0), (5, 6.0))
-            for n, t in ((100, 40_000), (200, 40_000), (400, 80_000), (800, 80_000))), 40_000),
+            {"sphere_dim": m, "centres": n, "concentration": lam}
+            for m, lam, least in ((1, 10.0, 110), (1, 40.0, 230), (2, 10.0, 200), (2, 20.0, 400),
+                                  (3, 10.0, 300), (4, 12.0, 500))
+            for n in (least, 2 * least, 4 * least)), 20_000),
     },
     broadcasts="all parameters",
     traceable=True,
