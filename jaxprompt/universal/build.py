@@ -364,6 +364,9 @@ def _net(problem: _Problem, budget: int) -> _Candidate:
     within the budget."""
     slope = max(problem.lipschitz, 1e-300)
     radius = min(problem.accuracy / (1.12 * slope), 1.2)
+    if problem.sphere_dim == 1:
+        # Equispaced points cover the circle within half their spacing.
+        radius = 2 * math.pi / (math.ceil(math.pi / radius) + 0.5)
     radius = max(radius, _radius_for(problem.sphere_dim, budget))
     while True:
         cover = sphere.net(problem.sphere_dim, radius, problem.seed)

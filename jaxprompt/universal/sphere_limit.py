@@ -141,13 +141,13 @@ CLAIM = Claim(
         Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
                   open_low=True),
     ),
-    # The prefix of the simulation weighs each centre by a score of size λ, rounded to λ ulps,
-    # but only its variation within the kernel, a few units, matters; 5e-12 leaves room for the
-    # quadrature of 220 nodes and the recurrence in the degree.
+    # Log-weights of size m are rounded to m ulps, 1e-13 for the largest m; the quadrature's range
+    # is cut where the kernel is e^{-80}. The defect's recurrence in the degree loses two digits
+    # more at angles far below 1.
     quantities=(
-        Quantity("multiplier", "factor on harmonics of the degree", 5e-12, symbol=r"\rho_k"),
-        Quantity("defect", "one minus the factor", 1e-8, True, symbol=r"1-\rho_k"),
-        Quantity("lipschitz_bias", "largest error over 1-Lipschitz functions", 1e-8, True,
+        Quantity("multiplier", "factor on harmonics of the degree", 1e-12, symbol=r"\rho_k"),
+        Quantity("defect", "one minus the factor", 1e-10, True, symbol=r"1-\rho_k"),
+        Quantity("lipschitz_bias", "largest error over 1-Lipschitz functions", 1e-10, True,
                  symbol=r"E_{\mathrm{vMF}}[\theta]"),
         Quantity("log_multiplier", "logarithm of the factor", symbol=r"\log\rho_k"),
     ),
