@@ -137,3 +137,17 @@ def test_zonal_harmonics(m, degree):
             degree, (m - 1) / 2, 1.0
         )
     np.testing.assert_allclose(harmonics.zonal(t, m, degree), exact, atol=1e-13)
+
+
+@pytest.mark.parametrize("m", [1, 2, 3])
+def test_area_bounds_enclose_what_nets_do(m):
+    cover = sphere.net(m, 0.4)
+    count = len(cover.centres)
+    assert sphere.covering_bound(m, count) <= cover.covering * (1 + 1e-12)
+    assert sphere.packing_bound(m, 0.4) <= count
+
+
+def test_cap_share():
+    assert sphere.cap_share(1, 1.0) == pytest.approx(1 / np.pi)
+    assert sphere.cap_share(2, 2.5) == pytest.approx((1 - np.cos(2.5)) / 2)
+    assert sphere.cap_share(5, np.pi) == pytest.approx(1.0)
