@@ -1,9 +1,51 @@
-"""The `universal` family."""
+"""One prefixed attention head as a universal approximator: claims, numerics, and a builder.
+
+`build_prefix` turns any function on a sphere into a prefix with a certificate. The numerics are
+in the modules `bessel`, `sphere`, `harmonics`, `head` and `stack`; each claim in a module of its
+own name.
+"""
 
 from __future__ import annotations
 
 from jaxprompt.engine import Claim
+from jaxprompt.universal import (
+    bessel,
+    circle_error,
+    harmonics,
+    head,
+    kernel_head,
+    optimal_values,
+    prefix_bound,
+    prefix_lower_bound,
+    prefix_rate,
+    random_centres,
+    sequence_map,
+    sphere,
+    sphere_limit,
+    stack,
+)
+from jaxprompt.universal.build import Certificate, Prefix, build_prefix
 
-__all__ = ["CLAIMS"]
+__all__ = [
+    "CLAIMS",
+    "Certificate",
+    "Prefix",
+    "bessel",
+    "build_prefix",
+    "harmonics",
+    "head",
+    "sphere",
+    "stack",
+]
 
-CLAIMS: tuple[Claim, ...] = ()
+CLAIMS: tuple[Claim, ...] = (
+    kernel_head.CLAIM,
+    sphere_limit.CLAIM,
+    circle_error.CLAIM,
+    random_centres.CLAIM,
+    prefix_rate.CLAIM,
+    prefix_bound.CLAIM,
+    prefix_lower_bound.CLAIM,
+    optimal_values.CLAIM,
+    sequence_map.CLAIM,
+)

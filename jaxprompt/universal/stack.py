@@ -1,0 +1,278 @@
+r"""Stacks of real softmax layers that realise maps of whole sequences.
+
+A token of a sequence of T numbers in [0, 1] is a row of named channels. In each layer every token
+attends to the layer's own prefix and to all tokens in one softmax, and the output is added to the
+token. Projections are fixed; only the prefixes depend on the map that is realised. A kernel layer
+reads scalars z of a token and gives prefix i the score :math:`\Lambda + \lambda(\langle z, c_i
+\rangle - |c_i|^2/2)`, a Gaussian kernel up to what the softmax cancels. Tokens have key and value
+0 in it, and hold a share of about :math:`T e^{-\Lambda}`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["Layer", "Stack", "cantor_code", "cantor_stack", "joint_stack", "ridge_stack"]
+
+FAR = 80.0
+"""Score by which a prefix outweighs content, or the reverse: e^{-80} is below rounding."""
+
+HARD = 100.0
+"""λ times the squared gap between centres, where a kernel should pick the nearest centre."""
+
+Map = Callable[[np.ndarray], np.ndarray]
+
+
+class Layer(NamedTuple):
+    """One softmax layer: fixed maps of tokens (·, width) and a prefix of keys and values.
+
+    `query` and `key` are (q, width), `value` (width, width), `prefix_keys` (N, q),
+    `prefix_values` (N, width); float64.
+    """
+
+    query: np.ndarray
+    key: np.ndarray
+    value: np.ndarray
+    prefix_keys: np.ndarray
+    prefix_values: np.ndarray
+
+    def __call__(self, state: jax.Array) -> jax.Array:
+        """The tokens (T, width) after the layer, by joint softmax over prefix and tokens."""
+        keys = jnp.concatenate([self.prefix_keys, state @ self.key.T])
+        values = jnp.concatenate([self.prefix_values, state @ self.value.T])
+        return state + jax.nn.softmax(state @ self.query.T @ keys.T, axis=-1) @ values
+
+
+class Stack(NamedTuple):
+    """Layers in order, how numbers become tokens, and the channel that holds the result."""
+
+    layers: tuple[Layer, ...]
+    encode: Map
+    output: int
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Prefix tokens of each layer."""
+        return tuple(len(layer.prefix_keys) for layer in self.layers)
+
+    def __call__(self, sequences: np.ndarray, chunk: int = 256) -> np.ndarray:
+        """Outputs (B, T) of sequences (B, T) of numbers in [0, 1]; float64."""
+        sequences = np.atleast_2d(np.asarray(sequences, np.float64))
+        parts = []
+        with jax.enable_x64(True):
+            layers = jax.tree.map(jnp.asarray, self.layers)
+            for start in range(0, len(sequences), chunk):
+                block = sequences[start : start + chunk]
+                full = np.concatenate([block, np.zeros((chunk - len(block), block.shape[1]))])
+                states = np.asarray(_run(layers, jnp.asarray(self.encode(full))))
+                parts.append(states[: len(block), :, self.output])
+        return np.concatenate(parts)
+
+
+@jax.jit
+def _run(layers, states):
+    def one(state):
+        for layer in layers:
+            state = layer(state)
+        return state
+
+    return jax.vmap(one)(states)
+
+
+class _Channels(NamedTuple):
+    """Where a token keeps its parts: slots of x, the constant 1, its place, work, result."""
+
+    slots: int
+    length: int
+
+    @property
+    def one(self) -> int:
+        return self.slots
+
+    def place(self, p: int) -> int:
+        return self.slots + 1 + p
+
+    @property
+    def code(self) -> int:
+        return self.slots + 1 + self.length
+
+    @property
+    def mixed(self) -> np.ndarray:
+        return self.code + 1 + np.arange(self.slots)
+
+    @property
+    def result(self) -> int:
+        return self.code + 1 + self.slots
+
+    @property
+    def width(self) -> int:
+        return self.result + 1
+
+    def unit(self, *index: int) -> np.ndarray:
+        return np.eye(self.width)[list(index)]
+
+    def encode(self, sequences: np.ndarray) -> np.ndarray:
+        """Tokens (B, T, width): x_p in the only slot, or in slot p when there are T."""
+        count, length = sequences.shape
+        tokens = np.zeros((count, length, self.width))
+        for p in range(length):
+            tokens[:, p, p if self.slots > 1 else 0] = sequences[:, p]
+            tokens[:, p, self.place(p)] = 1
+        tokens[:, :, self.one] = 1
+        return tokens
+
+
+# --- two kinds of layer --------------------------------------------------------------------------
+
+
+def _kernel_layer(
+    at: _Channels, reads: np.ndarray, centres: np.ndarray, values: np.ndarray, lam: float,
+    write: int, position: int | None = None,
+) -> Layer:  # fmt: skip
+    """Kernel regression on the scalars `reads` (r, width) @ token, written to one channel.
+
+    centres (N, r), values (N). With `position` it acts at that place of the sequence only.
+    """
+    bias = FAR - 0.5 * lam * (centres**2).sum(axis=1)
+    rows, keys = [*reads, *at.unit(at.one)], [*(lam * centres.T), bias]
+    if position is not None:
+        # Elsewhere the score falls below content's 0 whatever the kernel's part is.
+        block = 2 * FAR + 2 * lam * centres.shape[1] * (1 + (centres**2).max())
+        rows, keys = [*rows, *at.unit(at.place(position))], [*keys, np.full(len(centres), block)]
+        keys[-2] = bias - block
+    prefix_values = values[:, None] * at.unit(write)
+    zero = np.zeros((len(rows), at.width))
+    return Layer(
+        np.stack(rows), zero, np.zeros((at.width, at.width)), np.stack(keys, axis=1), prefix_values
+    )
+
+
+def _joined(layers: list[Layer]) -> Layer:
+    """Position layers as one: each token sees its own position's prefix only."""
+    rows = [layer.query for layer in layers]
+    shared, places = rows[0][:-1], [r[-1] for r in rows]
+    keys = []
+    for p, layer in enumerate(layers):
+        place = np.zeros((len(layer.prefix_keys), len(layers)))
+        place[:, p] = layer.prefix_keys[:, -1]
+        keys.append(np.concatenate([layer.prefix_keys[:, :-1], place], axis=1))
+    query = np.stack([*shared, *places])
+    values = np.concatenate([layer.prefix_values for layer in layers])
+    return Layer(query, np.zeros_like(query), layers[0].value, np.concatenate(keys), values)
+
+
+def _mixing_layer(at: _Channels, log_share: np.ndarray, read: np.ndarray, write: np.ndarray,
+                  scale: float) -> Layer:  # fmt: skip
+    """Fixed layer without prefix: the same weighted sum over the sequence for every token.
+
+    Shares are softmax(log_share) by place; channels `read` are summed into channels `write`.
+    """
+    key = sum(s * at.unit(at.place(p)) for p, s in enumerate(log_share))
+    value = scale * np.einsum("cw,cv->wv", at.unit(*write), at.unit(*read))
+    empty = np.zeros((0, 1)), np.zeros((0, at.width))
+    return Layer(at.unit(at.one), np.asarray(key), value, *empty)
+
+
+# --- three constructions -------------------------------------------------------------------------
+
+
+def cantor_code(x: np.ndarray, digits: int, length: int) -> np.ndarray:
+    r""":math:`\varphi(x)=\sum_j 2a_j3^{-1-T(j-1)}` of the first binary digits a_j of x; float64."""
+    x = np.asarray(x, np.float64)
+    return sum(
+        2 * (np.floor(x * 2**j) % 2) * 3.0 ** (-1 - length * (j - 1)) for j in range(1, digits + 1)
+    )  # type: ignore[return-value]
+
+
+def cells(digits: int, length: int) -> np.ndarray:
+    """Midpoints of the dyadic cells of [0,1]^T: (2^{KT}, T) float64."""
+    middle = (np.arange(2**digits) + 0.5) / 2**digits
+    return np.array(list(itertools.product(middle, repeat=length)))
+
+
+def cantor_stack(target: Map, length: int, digits: int) -> Stack:
+    r"""The Kolmogorov–Arnold form :math:`g(3\sum_p3^{-p}\varphi(x_p))` in T+2 layers.
+
+    Layer 1 realises φ with 2^K prefix tokens, layer 2 mixes with shares 3^{-p} and has no
+    prefix, layers 3 to T+2 realise one component of g each with 2^{KT} tokens. `target` maps
+    (B, T) to (B, T). Source: Petrov et al., ICML 2024, as recalled; the softmax layers are
+    derived here.
+    """
+    at = _Channels(1, length)
+    middle = (np.arange(2**digits) + 0.5) / 2**digits
+    first = _kernel_layer(
+        at, at.unit(0), middle[:, None], cantor_code(middle, digits, length),
+        1e4 * HARD * 4**digits, at.code,
+    )  # fmt: skip
+    share = 3.0 ** -np.arange(1, length + 1)
+    mix = _mixing_layer(at, np.log(share), np.array([at.code]), at.mixed, 3 * share.sum())
+    grid = cells(digits, length)
+    codes = 3 * cantor_code(grid, digits, length) @ share
+    gap = np.diff(np.sort(codes)).min()
+    values = target(grid)
+    last = [
+        _kernel_layer(
+            at, at.unit(*at.mixed), codes[:, None], values[:, p], HARD / gap**2, at.result, p
+        )
+        for p in range(length)
+    ]
+    return Stack((first, mix, *last), at.encode, at.result)
+
+
+def joint_stack(target: Map, length: int, side: int) -> Stack:
+    """A kernel on the whole sequence: slots, their average, then T·side^T tokens in one layer.
+
+    Not the paper's construction: it converges uniformly, where the Cantor form cannot. Derived
+    here.
+    """
+    at = _Channels(length, length)
+    mix = _mixing_layer(at, np.zeros(length), np.arange(length), at.mixed, float(length))
+    middle = (np.arange(side) + 0.5) / side
+    grid = np.array(list(itertools.product(middle, repeat=length)))
+    values = target(grid)
+    reads = at.unit(*at.mixed)
+    parts = [
+        _kernel_layer(at, reads, grid, values[:, p], 50 * HARD * side**2, at.result, p)
+        for p in range(length)
+    ]
+    return Stack((mix, _joined(parts)), at.encode, at.result)
+
+
+def ridge_stack(
+    target: Map, length: int, degree: int, side: int = 16, softness: float = 0.5
+) -> Stack:
+    r"""A sum of functions of single directions, each a prefixed layer with free values.
+
+    Not the paper's construction. For T = 2 and one output shared by all places: `degree` + 1
+    directions, `side` centres along each, values of all layers fitted together by least squares
+    on a grid (values bounded by a small ridge). `target` maps (B, 2) to (B,). Derived here.
+    """
+    at = _Channels(length, length)
+    mix = _mixing_layer(at, np.zeros(length), np.arange(length), at.mixed, float(length))
+    angle = np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)
+    directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    node = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4 * side // 2) + 0.5) / (4 * side // 2))
+    points = np.array(list(itertools.product(node, repeat=2)))
+    features, parts = [], []
+    for row in directions:
+        low, high = np.minimum(row, 0).sum(), np.maximum(row, 0).sum()
+        margin = 2 * (high - low) / (side - 5)  # two centres beyond each end
+        centres = np.linspace(low - margin, high + margin, side)
+        lam = softness / (centres[1] - centres[0]) ** 2
+        score = -0.5 * lam * (points @ row - centres[:, None]).T ** 2
+        weight = np.exp(score - score.max(axis=1, keepdims=True))
+        features.append(weight / weight.sum(axis=1, keepdims=True))
+        parts.append((row @ at.unit(*at.mixed), centres, lam))
+    matrix = np.concatenate(features, axis=1)
+    values = np.linalg.lstsq(matrix, target(points), rcond=1e-13)[0].reshape(degree + 1, side)
+    layers = [
+        _kernel_layer(at, read[None], centres[:, None], v, lam, at.result)
+        for (read, centres, lam), v in zip(parts, values, strict=True)
+    ]
+    return Stack((mix, *layers), at.encode, at.result)

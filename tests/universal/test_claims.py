@@ -1,0 +1,137 @@
+"""Every claim of the family: confirmed, each falsifier refuted, bad input named in one line."""
+
+import functools
+
+import numpy as np
+import pytest
+
+import jaxprompt as jp
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal import CLAIMS
+
+IDS = [claim.id for claim in CLAIMS]
+
+
+@functools.cache
+def checked(id):
+    return jp.claim(id).check()
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_confirmed(id):
+    verdict = checked(id)
+    assert verdict.status == "confirmed", (verdict.error, verdict.worst)
+    assert all(np.isfinite([row.predicted, row.simulated]).all() for row in verdict.rows)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_falsifiers_refuted(id):
+    claim = jp.claim(id)
+    assert len(claim.falsifiers) >= 3
+    for name, found in claim.falsify_cells(checked(id)).items():
+        assert found.status == "refuted", (name, found.error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", IDS)
+def test_full_profile(id):
+    verdict = jp.claim(id).check("full")
+    assert verdict.status == "confirmed", (verdict.error, verdict.worst)
+
+
+NAMES = {
+    "sphere_limit": ("sphere_dim", "degree", "concentration"),
+    "circle_error": ("centres", "concentration", "degree", "phase"),
+    "random_centres": ("sphere_dim", "centres", "concentration"),
+    "prefix_lower_bound": ("lipschitz", "centres"),
+}
+REFERENCE = [
+    ("sphere_limit", (1, 1, 10.0), "multiplier", 0.94859982595484595897),
+    ("sphere_limit", (1, 3, 10.0), "multiplier", 0.62448781203123363569),
+    ("sphere_limit", (2, 1, 10.0), "multiplier", 0.90000000412230725337),
+    ("sphere_limit", (3, 1, 10.0), "multiplier", 0.85418530832368160972),
+    ("sphere_limit", (1, 1, 1e6), "defect", 5.000001250001250002e-7),
+    ("sphere_limit", (1, 1, 10.0), "lipschitz_bias", 0.2580734461392297),
+    ("sphere_limit", (2, 1, 10.0), "lipschitz_bias", 0.4016002672689492),
+    ("sphere_limit", (3, 1, 10.0), "lipschitz_bias", 0.5062964185680844),
+    ("circle_error", (8, 10.0, 1, 0.0), "error", 0.02836823981771315),
+    ("circle_error", (8, 10.0, 1, np.pi), "error", 0.07852779507921462),
+    ("circle_error", (16, 40.0, 2, 0.0), "error", 0.02547661652327201),
+    ("circle_error", (16, 40.0, 2, np.pi), "error", 0.07749573672459822),
+    ("random_centres", (1, 200, 10.0), "mse", 0.0041087754686552),
+    ("random_centres", (2, 200, 10.0), "mse", 0.015506249114786),
+    ("prefix_lower_bound", (1.0, 15), "error", np.pi / 16),
+]
+
+
+@pytest.mark.parametrize(("stem", "params", "name", "value"), REFERENCE)
+def test_reference_numbers(stem, params, name, value):
+    found = jp.claim(f"universal.{stem}").predict(**dict(zip(NAMES[stem], params, strict=True)))
+    assert found[name] == pytest.approx(value, rel=2e-14)
+
+
+@pytest.mark.parametrize(
+    ("m", "constant", "tokens", "paper"),
+    [
+        (1, 2 * np.pi, 75, 2.7e8),
+        (2, 8 * np.pi, 3619, 1.8e16),
+        (3, 3 * np.pi**3, 160737, 3.1e26),
+    ],
+)
+def test_theorem_against_the_paper(m, constant, tokens, paper):
+    bound = jp.claim("universal.prefix_bound").predict(sphere_dim=m, lipschitz=1.0, accuracy=0.5)
+    assert bound["constant"] == pytest.approx(constant, rel=1e-14)
+    assert round(bound["centres"]) == tokens
+    assert bound["paper_scaling"] == pytest.approx(paper, rel=0.02)
+
+
+def test_best_concentration_on_the_circle():
+    """Stationary points found by mpmath at 40 digits (error and λ); see the module's docstring."""
+    claim = jp.claim("universal.circle_error")
+    best = claim.predict(centres=8, degree=1)
+    assert best["best_concentration"] == pytest.approx(8.5086333207658, rel=1e-7)
+    assert best["best_error"] == pytest.approx(0.08242634925908326, rel=1e-11)
+    best = claim.predict(centres=128, degree=1)
+    assert best["best_concentration"] == pytest.approx(1146.376066, rel=1e-7)
+    assert best["best_error"] == pytest.approx(4.713340419e-4, rel=1e-9)
+
+
+def test_deconvolved_error_on_the_circle():
+    from jaxprompt.universal.optimal_values import _circle
+
+    claim = jp.claim("universal.optimal_values")
+    error = abs(_circle(16, 4.0, 1).error)
+    assert error[0] == pytest.approx(2.64e-9, rel=2e-3)
+    assert error[len(error) // 4] == pytest.approx(3.24e-9, rel=2e-3)
+    raw = claim.predict(centres=16, concentration=4.0, degree=1, method="raw")
+    assert raw["sup_error"] == pytest.approx(0.1365, abs=5e-5)
+    small = claim.predict(centres=16, concentration=0.01, degree=3)
+    assert small["value_norm"] == pytest.approx(48 / 0.01**3, rel=1e-4)  # |v| ~ λ^{−k}
+
+
+HEAD = {"centres": [[1.0, 0, 0]], "values": [[1.0]], "concentration": 1.0}
+CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
+
+
+@pytest.mark.parametrize(
+    ("stem", "params", "word"),
+    [
+        ("sphere_limit", {"sphere_dim": 0, "degree": 1, "concentration": 1.0}, "sphere_dim"),
+        ("sphere_limit", {"sphere_dim": 1, "degree": 1, "concentration": 0.0}, "concentration"),
+        ("sphere_limit", {"sphere_dim": 1, "degree": 1, "concentration": np.nan}, "concentration"),
+        ("circle_error", {"centres": 0, "degree": 1}, "centres"),
+        ("random_centres", {"sphere_dim": 1, "centres": 2.5, "concentration": 1.0}, "centres"),
+        ("prefix_bound", {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.0}, "accuracy"),
+        ("prefix_lower_bound", {"lipschitz": 1.0}, "centres"),
+        ("prefix_rate", {"sphere_dim": 1, "smoothness": "rough"}, "smoothness"),
+        ("optimal_values", {**CIRCLE, "method": "x"}, "method"),
+        ("sequence_map", {"form": "cantor", "resolution": 12}, "resolution"),
+        ("sequence_map", {"form": "ridge", "resolution": 3, "content": 3}, "content"),
+        ("kernel_head", {**HEAD, "query": [1.0, 0]}, "query"),
+        ("kernel_head", {**HEAD, "query": [1.0, 0, 0], "values": [1.0]}, "values"),
+    ],
+)
+def test_bad_input_is_named(stem, params, word):
+    with pytest.raises(ParameterError, match=f"`{word}`") as caught:
+        jp.claim(f"universal.{stem}").predict(**params)
+    assert "\n" not in str(caught.value)
