@@ -134,8 +134,11 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     except UnknownClaimError:
         claim = None  # a report may outlive a claim
     rows = sorted(entry["rows"], key=lambda r: (r["p_value"] is None, r["p_value"] or 0.0))
+    common = _common([row["parameters"] for row in entry["rows"]])
     return {
         **entry,
+        "common": common,
+        "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
         "claim": claim,
         "image": image,
         "worst": rows[0] if rows else None,
@@ -144,6 +147,18 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "command": f"jaxprompt check {entry['id']} --profile {entry['profile']}"
         + (f" --seed {entry['seed']}" if entry["seed"] else ""),
     }
+
+
+def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Parameters that all rows share, so that each row names only its own."""
+    if len(tables) < 2:
+        return {}
+    first = tables[0]
+    return {n: v for n, v in first.items() if all(n in t and t[n] == v for t in tables)}
+
+
+def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in common}
 
 
 def markup(text: str) -> Any:
