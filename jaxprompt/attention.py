@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 __all__ = [
@@ -24,47 +25,52 @@ __all__ = [
     "self_attention",
 ]
 
+Given = Array | np.ndarray
+"""What callers may pass: JAX or NumPy arrays."""
 
-def prompt_weights(tokens: Float[Array, "T d"], prompt: Float[Array, " d"]) -> Float[Array, " T"]:
+
+def prompt_weights(tokens: Float[Given, "T d"], prompt: Float[Given, " d"]) -> Float[Array, " T"]:
     r"""Softmax weights of a prompt: :math:`\varphi(Xq)`."""
-    return jax.nn.softmax(tokens @ prompt)
+    return jax.nn.softmax(jnp.asarray(tokens) @ prompt)
 
 
-def prompt_attention(tokens: Float[Array, "T d"], prompt: Float[Array, " d"]) -> Float[Array, " d"]:
+def prompt_attention(tokens: Float[Given, "T d"], prompt: Float[Given, " d"]) -> Float[Array, " d"]:
     r"""Softmax prompt-attention: :math:`X^\top \varphi(Xq)`."""
-    return tokens.T @ prompt_weights(tokens, prompt)
+    return jnp.asarray(tokens).T @ prompt_weights(tokens, prompt)
 
 
 def linear_prompt_attention(
-    tokens: Float[Array, "T d"], prompt: Float[Array, " d"]
+    tokens: Float[Given, "T d"], prompt: Float[Given, " d"]
 ) -> Float[Array, " d"]:
     r"""Prompt-attention without softmax: :math:`X^\top X q / T`."""
+    tokens = jnp.asarray(tokens)
     return tokens.T @ (tokens @ prompt) / tokens.shape[0]
 
 
-def linear_pooling(tokens: Float[Array, "T d"]) -> Float[Array, " d"]:
+def linear_pooling(tokens: Float[Given, "T d"]) -> Float[Array, " d"]:
     r"""Mean of the tokens: :math:`X^\top \mathbf 1 / T`."""
-    return tokens.mean(axis=0)
+    return jnp.asarray(tokens).mean(axis=0)
 
 
-def self_attention(tokens: Float[Array, "T d"], matrix: Float[Array, "d d"]) -> Float[Array, " d"]:
+def self_attention(tokens: Float[Given, "T d"], matrix: Float[Given, "d d"]) -> Float[Array, " d"]:
     r"""Mean-pooled self-attention: :math:`\frac1T \sum_t [\varphi(X M X^\top) X]_t`."""
+    tokens = jnp.asarray(tokens)
     weights = jax.nn.softmax(tokens @ matrix @ tokens.T, axis=-1)
     return weights.mean(axis=0) @ tokens
 
 
 def attention_head(
-    queries: Float[Array, "T k"],
-    keys: Float[Array, "S k"],
-    values: Float[Array, "S v"],
-    mask: Bool[Array, "T S"] | None = None,
+    queries: Float[Given, "T k"],
+    keys: Float[Given, "S k"],
+    values: Float[Given, "S v"],
+    mask: Bool[Given, "T S"] | None = None,
 ) -> Float[Array, "T v"]:
     r"""One softmax head: row `i` is :math:`\sum_j \varphi(q_i K^\top)_j v_j`.
 
     Scores are not scaled: divide the queries by :math:`\sqrt k` where a model does. `mask` is
     true where a query may look; a row that may look nowhere gives NaN.
     """
-    scores = queries @ keys.T
+    scores = jnp.asarray(queries) @ keys.T
     if mask is not None:
         scores = jnp.where(mask, scores, -jnp.inf)
     return jax.nn.softmax(scores, axis=-1) @ values
@@ -85,12 +91,12 @@ class PrefixedOutput(NamedTuple):
 
 
 def prefixed_head(
-    queries: Float[Array, "T k"],
-    keys: Float[Array, "S k"],
-    values: Float[Array, "S v"],
-    prefix_keys: Float[Array, "n k"],
-    prefix_values: Float[Array, "n v"],
-    mask: Bool[Array, "T S"] | None = None,
+    queries: Float[Given, "T k"],
+    keys: Float[Given, "S k"],
+    values: Float[Given, "S v"],
+    prefix_keys: Float[Given, "n k"],
+    prefix_values: Float[Given, "n v"],
+    mask: Bool[Given, "T S"] | None = None,
 ) -> PrefixedOutput:
     r"""One softmax head over content and prefix together, split into its two parts.
 
@@ -99,6 +105,7 @@ def prefixed_head(
     :math:`\sigma(\mathrm{LSE}_k\,\ell_{ik} - \mathrm{LSE}_j\,\ell_{ij})`, which neither overflows
     nor divides by :math:`1-\alpha_i`.
     """
+    queries = jnp.asarray(queries)
     content_scores = queries @ keys.T
     if mask is not None:
         content_scores = jnp.where(mask, content_scores, -jnp.inf)
