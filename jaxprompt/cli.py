@@ -349,6 +349,12 @@ def _figure(options: argparse.Namespace) -> int:
     from jaxprompt.tables import figure_tables
 
     chosen = [c for c in select(options.names) if c.figure is not None]
+    if options.source is not None and not options.source.is_dir():
+        raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
+    if options.source is not None:
+        chosen = [c for c in chosen if report.has_data(options.source, c)]
+    if not chosen:
+        raise UsageError("nothing to draw: the claims named have no figure, or the folder no data")
     writable(options.out)
     if options.source is None:
         for entry in chosen:
@@ -358,13 +364,8 @@ def _figure(options: argparse.Namespace) -> int:
                 tables = figure_tables(entry, verdict, as_key(0), progress)
                 assert tables is not None  # claims without a figure are not chosen
                 report.write_data(options.out, entry, tables)
-    elif not options.source.is_dir():
-        raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
-    written = report.draw_figures(options.source or options.out, chosen, options.out)
-    for path in written:
+    for path in report.draw_figures(options.source or options.out, chosen, options.out):
         print(path)
-    if not written:
-        raise UsageError("nothing to draw: the claims named have no figure, or the folder no data")
     return 0
 
 

@@ -7,6 +7,7 @@ and marker, so they stay apart for colour-blind readers and in grey.
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -258,7 +259,7 @@ def _text(value: Any) -> str:
 
 
 def _missing(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and np.isnan(value))
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _distinct(rows: Sequence[Row], name: str) -> list[Any]:

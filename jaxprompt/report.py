@@ -24,6 +24,7 @@ from jaxprompt.tables import FigureTables
 __all__ = [
     "SCHEMA",
     "draw_figures",
+    "has_data",
     "markup",
     "read_report",
     "write_data",
@@ -66,12 +67,17 @@ def write_data(folder: Path, claim: Claim, tables: FigureTables) -> None:
         store.save_table(home / "lines.zarr", tables.lines)
 
 
+def has_data(source: Path, claim: Claim) -> bool:
+    """Whether a run stored the numbers of the claim's figure in `source`."""
+    return (source / _NAMES["data"] / claim.id / "points.zarr").is_dir()
+
+
 def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]:
     """Draw the claims' figures into `out` from the tables a run stored in `source`."""
     written: list[Path] = []
     for claim in claims:
         home = source / _NAMES["data"] / claim.id
-        if claim.figure is None or not (home / "points.zarr").is_dir():
+        if claim.figure is None or not has_data(source, claim):
             continue
         lines = home / "lines.zarr"
         tables = FigureTables(
@@ -99,6 +105,10 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UsageError(f"'{path}' is not JSON: run the check again") from None
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise UsageError(f"'{path}' has another schema than {SCHEMA}: run the check again")
+    if not isinstance(report.get("claims"), list) or not isinstance(
+        report.get("environment"), dict
+    ):
+        raise UsageError(f"'{path}' lacks its claims or environment: run the check again")
     return report
 
 
@@ -191,7 +201,9 @@ def _part(part: str) -> str:
 def _mathml(latex: str, display: str) -> str:
     from latex2mathml.converter import convert
 
-    return convert(latex, display=display)
+    # The converter escapes < and & in formulas but not in texts within them.
+    safe = re.sub(r"(\\text\{)([^{}]*)", lambda m: m[1] + html.escape(m[2], quote=False), latex)
+    return convert(safe, display=display)
 
 
 def _number(value: Any) -> str:

@@ -128,9 +128,9 @@ def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     setting = Setting(
         params["tokens"],
         params["relevant"],
-        params["signal"],
-        params["context"],
-        params["noise"],
+        0.0,  # signal, context, noise: each point has its own
+        0.0,
+        0.0,
         0.0,
         np.asarray(params["shifts"]),
         np.asarray(params["shift_weights"]),

@@ -1,0 +1,168 @@
+"""``contextual.context_gain``: reference numbers, the best gain, and the simulation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+import jaxprompt as jp
+from jaxprompt.contextual.context_gain import breakdown_gain, pooled_law, relevant_tokens
+from jaxprompt.errors import ParameterError
+
+CLAIM = jp.claim("contextual.context_gain")
+BASE = {"sparsity": 0.1, "signal": 1.0, "context": 1.0, "noise": 1.0}
+
+
+def test_reference_numbers():
+    found = CLAIM.predict(**BASE, gain=0.5)
+    assert found["best_gain"] == 0.5
+    tokens, zeta, width, sigma = 5000, 0.1, 1.0, 1.0
+    ratio = tokens * zeta**2 * width**2 / ((1 - zeta) * sigma**2) * found["snr_gain"]
+    assert ratio == pytest.approx(91.60, abs=0.005), f"squared SNR {ratio:.3f}"
+    assert found["best_snr_gain"] == pytest.approx(np.exp(0.5), rel=1e-12)
+    assert found["snr_gain"] == pytest.approx(found["best_snr_gain"], rel=1e-12)
+
+
+def test_the_formula_in_plain_numbers():
+    z, q, s, dq, dw, g = 0.2, 1.3, 0.8, 0.4, 0.1, 0.6
+    relevant = z * np.exp(g * q**2)
+    other = (1 - z) * np.exp(-g * dq * q**2 + g**2 * s**2 * q**2 / 2)
+    attention = relevant / (relevant + other)
+    spread = (1 - z) * np.exp(-2 * g * dq * q**2 + 2 * g**2 * s**2 * q**2)
+    spread /= (relevant + other) ** 2
+    found = CLAIM.predict(
+        sparsity=z, signal=1.0, context=q, noise=s, gain=g, shift_context=dq, shift_signal=dw
+    )
+    assert found["attention"] == pytest.approx(attention, rel=1e-12)
+    assert found["spread"] == pytest.approx(spread, rel=1e-12)
+    snr = (attention - (1 - attention) * dw) ** 2 / spread
+    none = (z - (1 - z) * dw) ** 2 / (1 - z)
+    assert found["snr_gain"] == pytest.approx(snr / none, rel=1e-12)
+
+
+@pytest.mark.parametrize("shift_context", [0.0, 0.5, -0.3])
+@pytest.mark.parametrize("noise", [0.5, 1.0, 2.0])
+def test_best_gain_without_signal_shift(shift_context, noise):
+    point = {**BASE, "noise": noise, "shift_context": shift_context}
+    found = CLAIM.predict(**point, gain=0.2)
+    assert found["best_gain"] == pytest.approx((1 + shift_context) / (2 * noise**2))
+    worth = np.exp((1 + shift_context) ** 2 / (2 * noise**2))
+    assert found["best_snr_gain"] == pytest.approx(worth)
+
+
+@pytest.mark.parametrize("shift_signal", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("sparsity", [0.05, 0.25, 0.6])
+@pytest.mark.parametrize("noise", [0.7, 1.2])
+def test_best_gain_with_signal_shift_against_scipy(shift_signal, sparsity, noise):
+    rest = (sparsity, 1.1, noise, 0.2, shift_signal)
+    with jax.enable_x64(True):
+
+        def loss(gain):
+            return -float(pooled_law(jnp.float64(gain), *rest).log_snr)
+
+        scan = np.linspace(-12, 12, 2401)
+        heights = np.asarray(pooled_law(jnp.asarray(scan), *rest).log_snr)
+        start = scan[heights.argmax()]
+        best = optimize.minimize_scalar(loss, bounds=(start - 0.01, start + 0.01), method="bounded")
+    found = CLAIM.predict(
+        sparsity=sparsity, signal=1.0, context=1.1, noise=noise, gain=0.1,
+        shift_context=0.2, shift_signal=shift_signal,
+    )  # fmt: skip
+    assert found["best_gain"] == pytest.approx(best.x, abs=2e-4)
+
+
+def test_predict_broadcasts_and_traces():
+    gains = np.array([0.0, 0.3, 0.6])
+    found = CLAIM.predict(**{**BASE, "noise": [[0.8], [1.2]]}, gain=gains)
+    assert found["snr_gain"].shape == (2, 3)
+    assert (found["snr_gain"][:, 0] == 1).all()
+    point = {n: v for n, v in BASE.items() if n != "context"}
+
+    def worth(context, gain):
+        return CLAIM.predict(**point, context=context, gain=gain)["snr_gain"]
+
+    traced = jax.jit(jax.vmap(worth, (None, 0)))(1.0, jnp.asarray(gains, jnp.float32))
+    np.testing.assert_allclose(traced, CLAIM.predict(**BASE, gain=gains)["snr_gain"], rtol=1e-5)
+
+
+def test_extreme_gains_stay_finite():
+    for gain in (-40.0, 40.0):
+        found = CLAIM.predict(**BASE, gain=gain)
+        assert 0 <= found["attention"] <= 1
+        assert found["snr_gain"] >= 0
+
+
+def test_whole_relevant_tokens():
+    assert relevant_tokens(10, 0.26) == 3
+    assert relevant_tokens(10, 0.001) == 1
+    assert relevant_tokens(10, 0.999) == 9
+    # With a number of tokens, the sparsity is the one it realises.
+    realised = CLAIM.predict(**{**BASE, "sparsity": 0.26}, gain=0.5, tokens=10)
+    assert realised == CLAIM.predict(**{**BASE, "sparsity": 0.3}, gain=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"noise": 0.0}, "noise"),
+        ({"sparsity": 0.0}, "sparsity"),
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"shift_signal": -0.1}, "shift_signal"),
+    ],
+)
+def test_refusals(change, named):
+    with pytest.raises(ParameterError, match=f"`{named}` = "):
+        CLAIM.predict(**{**BASE, "gain": 0.5, **change})
+
+
+# --- the simulation ---
+
+
+def brute(tokens, gain, trials, rng, sparsity=0.1, noise=1.0, context=1.0):
+    """Means of s and T p₂ over sequences of sampled scores, in NumPy."""
+    k = round(tokens * sparsity)
+    scores = gain * context * noise * rng.normal(size=(trials, tokens))
+    scores[:, :k] = gain * context**2
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    s, p = weights[:, :k].sum(axis=1), tokens * (weights[:, k:] ** 2).sum(axis=1)
+    return [(x.mean(), x.std() / np.sqrt(trials)) for x in (s, p)]
+
+
+def test_simulation_is_unbiased():
+    found = CLAIM.simulate(key=0, trials=64, **BASE, gain=0.7, tokens=40)
+    measured = brute(40, 0.7, 40_000, np.random.default_rng(0))
+    for name, (mean, error) in zip(("attention", "spread"), measured, strict=True):
+        z = (found[name].mean - mean) / np.hypot(found[name].stderr, error)
+        assert abs(z) < 4, f"{name}: {found[name].mean:.5f} against {mean:.5f}, z = {z:.1f}"
+
+
+def test_simulation_approaches_the_limit():
+    gaps = []
+    for tokens in (100, 1600):
+        found = CLAIM.simulate(key=1, trials=24, **BASE, gain=0.5, tokens=tokens)
+        predicted = CLAIM.predict(**BASE, gain=0.5)
+        gaps.append(abs(found["snr_gain"].mean / predicted["snr_gain"] - 1))
+        assert found["best_gain"].mean == pytest.approx(0.5, abs=0.06)
+    assert gaps[1] < 0.02
+
+
+def test_gains_share_their_scores():
+    grid = CLAIM.simulate(key=1, trials=4, **BASE, gain=[0.2, 0.5], tokens=60)
+    one = CLAIM.simulate(key=1, trials=4, **BASE, gain=0.5, tokens=60)
+    for name in ("attention", "spread", "snr_gain"):
+        assert grid[name].mean.shape == (2,)
+        assert grid[name].mean[1] == pytest.approx(one[name].mean, rel=1e-5)
+
+
+def test_where_the_law_of_large_numbers_stops():
+    # Beyond the stated gain the measured ratio falls far below the formula.
+    gain = 1.2 * breakdown_gain(1000, 1.0, 1.0)
+    found = CLAIM.simulate(key=0, trials=8, **BASE, gain=float(gain), tokens=1000)
+    inside = CLAIM.simulate(key=0, trials=8, **BASE, gain=0.3, tokens=1000)
+    predicted = [CLAIM.predict(**BASE, gain=g)["spread"] for g in (float(gain), 0.3)]
+    assert found["spread"].mean < 0.2 * predicted[0]
+    assert inside["spread"].mean == pytest.approx(predicted[1], rel=0.02)

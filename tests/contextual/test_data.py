@@ -1,0 +1,121 @@
+"""The two samplers: token by token, and by the exact law; equal in law."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats as sps
+
+from jaxprompt.attention import prompt_attention
+from jaxprompt.contextual.data import pooled_rows, sample_sequence, shift_index
+from jaxprompt.contextual.setting import Setting
+
+DIM, COUNT = 5, 20_000
+POINTS = {
+    "plain": {"gain": 1.0},
+    "shifted": {"gain": 0.7, "shifts": [[0.0, 0.0], [0.5, 0.3]], "shift_weights": [0.4, 0.6]},
+    "uniform": {"gain": 0.0, "shifts": [[0.5, 0.3]]},
+    "negative": {"gain": -0.5},
+    "no_noise_tokens": {"gain": 1.0, "relevant": 6},
+    "one_noise_token": {"gain": 2.0, "relevant": 5},
+}
+
+
+def setting(**changes):
+    point = {"tokens": 6, "relevant": 2, "signal": 1.2, "context": 1.5, "noise": 0.8}
+    return Setting.make(**{**point, **changes})
+
+
+def by_token(s, count, seed):
+    """Label times pooled feature of sequences drawn token by token."""
+    prompt = jnp.zeros(DIM).at[1].set(s.gain * s.context)
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        sequence = sample_sequence(s, DIM, key=key)
+        return sequence.label * prompt_attention(sequence.tokens, prompt)
+
+    return np.asarray(one(jax.random.split(jax.random.key(seed), count)), np.float64)
+
+
+def by_law(s, count, seed):
+    return np.asarray(pooled_rows(s, DIM, 0, count, key=jax.random.key(seed)), np.float64)
+
+
+FUNCTIONALS = {
+    "along w": lambda r: r[:, 0],
+    "along q": lambda r: r[:, 1],
+    "other": lambda r: r[:, 2],
+    "norm": lambda r: np.linalg.norm(r, axis=1),
+    "mixed": lambda r: r @ np.array([1.0, 0.5, -0.5, 0.3, 0.2]),
+    "signal times bulk": lambda r: r[:, 0] * (r[:, 3] ** 2 + r[:, 4] ** 2),
+}
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_the_two_laws_are_equal(name):
+    s = setting(**POINTS[name])
+    token, law = by_token(s, COUNT, 1), by_law(s, COUNT, 2)
+    for what, functional in FUNCTIONALS.items():
+        one, two = functional(token).round(5), functional(law).round(5)
+        p = sps.ks_2samp(one, two).pvalue
+        assert p > 1e-4, f"{what}: the samplers differ, KS p = {p:.1e}"
+    error = np.sqrt((token.var(axis=0) + law.var(axis=0)) / COUNT) + 1e-6
+    z = np.abs(token.mean(axis=0) - law.mean(axis=0)) / error
+    assert z.max() < 4.5, f"means differ by {z.max():.1f} standard errors"
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+def test_equal_training_errors(ridge):
+    s, n, trials = setting(**POINTS["shifted"]), 30, 400
+
+    def losses(rows):
+        found = []
+        for r in rows.reshape(trials, n, DIM):
+            head = np.linalg.solve(r.T @ r / n + ridge * np.eye(DIM), r.mean(axis=0))
+            found.append(((1 - r @ head) ** 2).mean())
+        return np.array(found)
+
+    token, law = (losses(f(s, n * trials, seed)) for f, seed in ((by_token, 3), (by_law, 4)))
+    z = (token.mean() - law.mean()) / np.hypot(sps.sem(token), sps.sem(law))
+    assert abs(z) < 4, f"training errors {token.mean():.4f} and {law.mean():.4f}: z = {z:.1f}"
+
+
+def test_rows_are_the_same_in_every_chunk():
+    s, key = setting(**POINTS["shifted"]), jax.random.key(0)
+    whole = np.asarray(pooled_rows(s, DIM, 0, 60, key=key))
+    for first, rows in ((0, 20), (20, 7), (27, 33)):
+        chunk = np.asarray(pooled_rows(s, DIM, first, rows, key=key))
+        np.testing.assert_allclose(chunk, whole[first : first + rows], rtol=1e-5, atol=1e-6)
+
+
+def test_sequences_follow_the_definition():
+    s = setting(gain=1.0, noise=0.0, shifts=[[0.5, 0.3]])
+    sequence = sample_sequence(s, 4, key=jax.random.key(0))
+    y = float(sequence.label)
+    assert y in (-1.0, 1.0)
+    np.testing.assert_allclose(sequence.tokens[:2], [[1.2 * y, 1.5, 0, 0]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(
+        sequence.tokens[2:], [[-0.3 * 1.2 * y, -0.5 * 1.5, 0, 0]] * 4, rtol=1e-6
+    )
+
+
+def test_labels_and_shifts_have_their_odds():
+    s = setting(gain=0.0, shifts=[[0, 0], [1, 0], [0, 1]], shift_weights=[0.2, 0.5, 0.3])
+    keys = jax.random.split(jax.random.key(9), COUNT)
+    found = jax.vmap(lambda key: sample_sequence(s, 2, key=key))(keys)
+    p = sps.chisquare(np.bincount(found.shift, minlength=3), COUNT * s.shift_weights).pvalue
+    assert p > 1e-4, f"shifts: p = {p:.1e}"
+    assert abs(float(found.label.mean())) < 4.5 / np.sqrt(COUNT)
+    assert abs(np.corrcoef(found.label, found.shift)[0, 1]) < 4.5 / np.sqrt(COUNT)
+
+
+def test_shift_index_at_the_edges():
+    s = setting(gain=0.0, shifts=[[0, 0], [1, 0]], shift_weights=[0.25, 0.75])
+    found = shift_index(s, jnp.array([1e-7, 0.2, 0.25, 0.9999999]))
+    assert found.tolist() == [0, 0, 1, 1]
+    certain = setting(gain=0.0, shifts=[[0, 0], [1, 0]], shift_weights=[1.0, 0.0])
+    assert shift_index(certain, jnp.array([0.0, 0.99999994])).tolist() == [0, 0]

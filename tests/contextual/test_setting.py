@@ -1,0 +1,71 @@
+"""The data model's parameters as a validated pytree."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxprompt.contextual.setting import MODEL, Setting, complete, optional, to_simulate
+from jaxprompt.errors import ParameterError
+from jaxprompt.parameters import REQUIRED
+
+POINT = {"tokens": 6, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 0.5}
+
+
+def test_make():
+    setting = Setting.make(**POINT, gain=2)
+    assert setting.irrelevant == 4
+    assert setting.gain == 2.0
+    assert setting.shifts.tolist() == [[0.0, 0.0]]
+    assert setting.shift_weights.tolist() == [1.0]
+
+
+def test_equal_odds_by_default():
+    setting = Setting.make(**POINT, shifts=[[0, 0], [1, 0], [0, 1], [1, 1]])
+    assert setting.shift_weights.tolist() == [0.25] * 4
+
+
+def test_further_model_parameters_are_left_out():
+    assert Setting.make(**POINT, dim=8, ridge=0.1, samples=100)
+    with pytest.raises(ParameterError, match="`ridge`"):
+        Setting.make(**POINT, ridge=-0.1)
+    with pytest.raises(ParameterError, match="`rigde`"):
+        Setting.make(**POINT, rigde=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"relevant": 7}, "relevant"),
+        ({"relevant": 0}, "relevant"),
+        ({"noise": -0.1}, "noise"),
+        ({"shifts": [[0, 0]], "shift_weights": [0.5, 0.5]}, "shift_weights"),
+        ({"shifts": [[0, 0], [1, 1]], "shift_weights": [0.9, 0.2]}, "shift_weights"),
+    ],
+)
+def test_refusals(change, named):
+    with pytest.raises(ParameterError, match=f"`{named}` = "):
+        Setting.make(**{**POINT, **change})
+
+
+def test_the_pytree_keeps_shapes_static():
+    setting = Setting.make(**POINT)
+    leaves, structure = jax.tree.flatten(setting)
+    assert len(leaves) == 6
+    assert jax.tree.unflatten(structure, leaves).tokens == 6
+    same = jax.tree.structure(Setting.make(**{**POINT, "noise": 2.0}))
+    assert structure == same, "a real parameter changes the compiled program"
+    assert structure != jax.tree.structure(Setting.make(**{**POINT, "tokens": 7}))
+
+
+def test_complete_reads_arrays():
+    with pytest.raises(ParameterError, match="`relevant`"):
+        complete({"tokens": np.array([4, 2]), "relevant": 3}, "here")
+
+
+def test_derived_parameters():
+    parameter = MODEL[0]
+    assert optional(parameter, 3).default == 3
+    assert to_simulate(parameter).default is REQUIRED
+    assert to_simulate(parameter).simulate_only

@@ -1,0 +1,129 @@
+"""Figures: equal tables give equal bytes, drawn from what was stored."""
+
+from __future__ import annotations
+
+import pytest
+
+from jaxprompt import plot, report, store
+from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, as_key
+from jaxprompt.tables import FigureTables, figure_tables
+
+
+@pytest.fixture
+def curves(toy_claim):
+    return toy_claim(
+        size="size",
+        figure=Curves(
+            x="level",
+            y="value",
+            design=Design.product({}, {"level": [1.0, 2.0, 4.0], "size": [4, 8, 16]}, 12),
+            lines=(1.0, 2.0, 3.0, 4.0),
+            title="Toy curves",
+            x_label="level",
+            y_label="value",
+            series="size",
+            series_label="size = {value}",
+            log_x=True,
+            marks={"value": "a mark"},
+            extra=(ExtraLine("twice", lambda x, **params: 2 * x),),
+            caption="a caption",
+        ),
+    )
+
+
+@pytest.fixture
+def agreement(toy_claim):
+    return toy_claim(figure=Agreement(title="Toy", label="value"))
+
+
+@pytest.fixture(params=["curves", "agreement"])
+def figure_claim(request):
+    return request.getfixturevalue(request.param)
+
+
+def tables_of(claim):
+    verdict = claim.check() if isinstance(claim.figure, Agreement) else None
+    return figure_tables(claim, verdict, as_key(0))
+
+
+def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):
+    tables = tables_of(figure_claim)
+    for name in ("one", "two"):
+        figure = plot.draw(figure_claim, tables)
+        png, svg = plot.save(figure, tmp_path / name, figure_claim.id)
+        assert png.name == "contextual.toy.png"
+        assert svg.name == "contextual.toy.svg"
+    for suffix in (".png", ".svg"):
+        files = [(tmp_path / name / f"contextual.toy{suffix}") for name in ("one", "two")]
+        assert files[0].read_bytes() == files[1].read_bytes(), f"{suffix} differs between draws"
+        assert files[0].stat().st_size > 5000
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "contextual.toy.png",
+        "contextual.toy.svg",
+    ]
+
+
+def test_a_figure_from_stored_tables_equals_the_original(figure_claim, tmp_path):
+    tables = tables_of(figure_claim)
+    plot.save(plot.draw(figure_claim, tables), tmp_path / "direct", figure_claim.id)
+    report.write_data(tmp_path, figure_claim, tables)
+    report.draw_figures(tmp_path, [figure_claim], tmp_path / "stored")
+    for suffix in (".png", ".svg"):
+        name = f"contextual.toy{suffix}"
+        direct, stored = ((tmp_path / f / name).read_bytes() for f in ("direct", "stored"))
+        assert direct == stored, f"{suffix} drawn from the store differs"
+
+
+def test_tables_hold_both_sides(curves):
+    tables = tables_of(curves)
+    assert len(tables.points) == 9
+    assert {row["series"] for row in tables.points} == {4, 8, 16}
+    kinds = {row["kind"] for row in tables.lines}
+    assert kinds == {"theory", "mark", "extra"}
+    theory = [row for row in tables.lines if row["kind"] == "theory"]
+    assert [row["x"] for row in theory] == [1.0, 2.0, 3.0, 4.0], "the limit has one line"
+    assert all(row["y"] == row["x"] for row in theory)
+
+
+def test_points_are_measured_at_the_design(curves):
+    points = tables_of(curves).points
+    assert sorted({row["x"] for row in points}) == [1.0, 2.0, 4.0]
+    assert all(row["trials"] == 12 and row["stderr"] > 0 for row in points)
+    assert points == tables_of(curves).points
+
+
+def test_labels_and_legend(curves):
+    figure = plot.draw(curves, tables_of(curves))
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "level"
+    assert axis.get_ylabel() == "value"
+    assert axis.get_xscale() == "log"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"size = 4", "size = 8", "size = 16", "limit", "twice", "a mark"} <= set(labels)
+
+
+def test_series_differ_in_more_than_colour(curves):
+    figure = plot.draw(curves, tables_of(curves))
+    markers = [container.lines[0].get_marker() for container in figure.axes[0].containers]
+    assert len(markers) == len(set(markers)) == 3
+
+
+def test_no_figure(toy_claim):
+    claim = toy_claim()
+    assert figure_tables(claim, None, as_key(0)) is None
+    with pytest.raises(ValueError, match="no figure"):
+        plot.draw(claim, FigureTables([], []))
+
+
+def test_an_agreement_needs_a_verdict(agreement):
+    with pytest.raises(ValueError, match="needs the check's verdict"):
+        figure_tables(agreement, None, as_key(0))
+
+
+def test_stored_tables_keep_every_number(curves, tmp_path):
+    tables = tables_of(curves)
+    report.write_data(tmp_path, curves, tables)
+    rows = store.table_rows(tmp_path / "data" / curves.id / "points.zarr")
+    for row, original in zip(rows, tables.points, strict=True):
+        for name in ("x", "y", "stderr", "trials", "series", "parameters"):
+            assert row[name] == original[name]
