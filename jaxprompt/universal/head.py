@@ -112,7 +112,7 @@ def apply_blocks(
 def core(query, centres, values, concentration, log_weights=None):
     r"""Output of the prefix alone and the log of its total mass, in float64 or as traced.
 
-    query (…, n), centres (N, n), values (N, d); returns (…, d) and (…,):
+    query (…, n), centres (N, n), values (N, d) or (N,); returns (…, d) or (…,), and (…,):
 
     .. math:: \frac{\sum_i \omega_i e^{\lambda\langle x,b_i\rangle} v_i}
                    {\sum_i \omega_i e^{\lambda\langle x,b_i\rangle}}, \qquad
@@ -124,8 +124,9 @@ def core(query, centres, values, concentration, log_weights=None):
         scores = scores + jnp.asarray(log_weights)
     peak = scores.max(-1, keepdims=True)
     weight = jnp.exp(scores - peak)
-    mass = weight.sum(-1, keepdims=True)
-    return (weight @ values) / mass, (jnp.log(mass) + peak)[..., 0]
+    mass = weight.sum(-1)
+    total = mass if values.ndim == 1 else mass[..., None]
+    return (weight @ values) / total, jnp.log(mass) + peak[..., 0]
 
 
 def estimate(

@@ -2,6 +2,7 @@ r"""`universal.kernel_head`: a prefixed head is a kernel estimator times a gate.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +20,6 @@ from jaxprompt.engine import (
     Predictor,
     Quantity,
     Relation,
-    fold_in_parameters,
 )
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
@@ -52,12 +52,14 @@ a token must be read independently of each other, and each needs $n$ coordinates
 def predict(query, centres, values, concentration, content=1, log_weights=None) -> dict[str, Any]:
     """Core output (…, d), classical output (…, d) and gate (…) of the head; float64 or as traced.
 
-    query (…, n), centres (N, n), values (N, d), log_weights (N). `concentration` and `content`
+    query (…, n), centres (N, n), values (N, d), log_weights (N). Values (N,) are plain numbers,
+    and so are outputs then, of shape (…). `concentration` and `content`
     broadcast against the leading axes of `query`.
     """
     kernel, log_mass = head.core(query, centres, values, concentration, log_weights)
     gate = jax.nn.sigmoid(log_mass - jnp.log(jnp.asarray(content, log_mass.dtype)))
-    return {"core": kernel, "classical": gate[..., None] * kernel, "gate": gate}
+    share = gate if jnp.ndim(values) == 1 else gate[..., None]
+    return {"core": kernel, "classical": share * kernel, "gate": gate}
 
 
 def simulate(
@@ -72,14 +74,21 @@ def simulate(
             "query", f"shape {np.shape(query)}", "one query (n) with one concentration and content",
             "call simulate once for each query", CLAIM.id,
         )  # fmt: skip
+    columns = np.reshape(values, (len(values), -1))
     with jax.enable_x64(True):
-        weights = head.blocks(centres, values, concentration, log_weights, scaled=True)
+        weights = head.blocks(centres, columns, concentration, log_weights, scaled=True)
         other = sphere.uniform(key, max(content - 1, 0), len(query) - 1, jnp.float64)
         tokens = np.concatenate([np.asarray(query)[None], np.asarray(other)])
         tokens = head.content_tokens(tokens, weights.prefix.shape[1], log_weights is not None)
-        kernel = head.apply_blocks(weights, tokens, scaled=True, alone=True)[0][0]
+        kernel, _ = head.apply_blocks(weights, tokens, scaled=True, alone=True)
         full, share = head.apply_blocks(weights, tokens, scaled=True, alone=content == 0)
-    return exact(trials, core=kernel, classical=full[0], gate=share[0])
+    shape = np.shape(values)[1:]
+    return exact(
+        trials,
+        core=np.reshape(kernel[0], shape),
+        classical=np.reshape(full[0], shape),
+        gate=share[0],
+    )
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -95,9 +104,9 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
             "query", f"shape {np.shape(query)}", f"an array (…, {n})",
             "give it as many coordinates as the centres", where,
         )  # fmt: skip
-    if np.ndim(values) != 2 or np.shape(values)[0] != count:
+    if np.ndim(values) not in (1, 2) or np.shape(values)[0] != count:
         raise ParameterError(
-            "values", f"shape {np.shape(values)}", f"an array ({count}, d)",
+            "values", f"shape {np.shape(values)}", f"an array ({count}, d) or ({count},)",
             "give one row for each centre", where,
         )  # fmt: skip
     weights = params.get("log_weights")
@@ -109,27 +118,22 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def _measure(claim: Claim, profile: str, key: jax.Array) -> list[Cell]:
-    """Random heads of the sizes in the design, one query each."""
-    cells = []
-    for run in claim.designs[profile].runs:
-        run_key = fold_in_parameters(key, run)
-        seed = np.asarray(jax.random.key_data(run_key)).tolist()
-        random = np.random.default_rng(seed)
-        n, count = run["sphere_dim"] + 1, run["count"]
+def _runs(contents: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
+    """Random heads of several sizes, one query each, with and without weights."""
+    random = np.random.default_rng(20240517)
+    runs = []
+    for n, count, lam, content in itertools.product((2, 5), (1, 40), (0.1, 4.0, 60.0), contents):
         points = random.normal(size=(count + 1, n))
         points /= np.linalg.norm(points, axis=1, keepdims=True)
-        params = {
+        run = {
             "query": points[0],
             "centres": points[1:],
-            "values": random.normal(size=(count, 1)),
-            "concentration": run["concentration"],
-            "content": run["content"],
+            "values": random.normal(size=count),
+            "concentration": lam,
+            "content": content,
         }
-        if run["weighted"]:
-            params["log_weights"] = random.normal(size=count)
-        cells.append(Cell(params, claim.simulate(key=run_key, trials=2, **params)))
-    return cells
+        runs += [run, {**run, "log_weights": random.normal(size=count)}]
+    return tuple(runs)
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
@@ -167,8 +171,6 @@ def _gate_two_per_cent(**params):
     return {**result, "gate": 1.02 * result["gate"]}
 
 
-GRID = {"sphere_dim": (1, 4), "count": (1, 40), "concentration": (0.1, 4.0, 60.0)}
-
 CLAIM = Claim(
     id="universal.kernel_head",
     title="A prefixed head is a kernel estimator times a gate",
@@ -200,16 +202,11 @@ CLAIM = Claim(
     simulation=simulate,
     validate=validate,
     designs={
-        "quick": Design.product(
-            {"content": 3}, {**GRID, "weighted": (False, True)}, 2
-        ),
-        "full": Design.product(
-            {}, {**GRID, "content": (0, 1, 30, 1000), "weighted": (False, True)}, 2
-        ),
+        "quick": Design(_runs((3,)), 2),
+        "full": Design(_runs((0, 1, 30, 1000)), 2),
     },
     broadcasts="query (…, n); concentration and content against its leading axes",
     traceable=True,
-    measure=_measure,
     compare=_compare,
     figure=Agreement(
         title="The block-matrix head against the kernel estimator", label="output or gate"

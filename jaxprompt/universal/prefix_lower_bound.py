@@ -22,7 +22,7 @@ Let the keys and the concentration of a prefix of $N$ tokens be fixed before $f$
 values free. On any $N+1$ points that are pairwise $2\varepsilon/L$ apart some $L$-Lipschitz
 function is missed by at least $\varepsilon$ at one of them. On the circle the least number of
 tokens for accuracy $\varepsilon$ and the error that $N$ tokens cannot avoid are therefore
-$$ N(\varepsilon)\ \ge\ \Big\lceil\frac{\pi L}{\varepsilon}\Big\rceil - 1,\qquad
+$$ N(\varepsilon)\ \ge\ \left\lceil\frac{\pi L}{\varepsilon}\right\rceil - 1,\qquad
    \varepsilon(N)\ \ge\ \frac{\pi L}{N+1}. $$
 """
 

@@ -67,16 +67,19 @@ PROBES = 1500
 def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, Any]:
     """Exponent of N; with `covering` (radians) also the floor of the error for f(x) = x.
 
-    With `centres` also `error`: what no set of so many centres can do better than, by area.
+    With `centres` also `error`, what no set of so many centres can do better than, by area; and
+    the covering radius is then by default the least possible.
     `sphere_dim`, `centres` and `covering` broadcast; float64.
     """
     order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
     result = {"exponent": -order / np.asarray(sphere_dim, float)}
-    if covering is not None:
-        result["floor"] = 2 * np.sin(np.asarray(covering, float) / 2) ** 2
     if centres is not None:
         radius = np.vectorize(sphere.covering_bound, otypes=[float])(sphere_dim, centres)
         result["error"] = radius if smoothness == "lipschitz" else 2 * np.sin(radius / 2) ** 2
+        covering = radius if covering is None else covering
+    if covering is not None:
+        result["covering"] = np.asarray(covering, float)
+        result["floor"] = 2 * np.sin(result["covering"] / 2) ** 2
     return result
 
 
@@ -224,7 +227,7 @@ def _four_per_cent(sphere_dim, smoothness, centres=None, covering=None):
 
 def _high_floor(sphere_dim, smoothness, centres=None, covering=None):
     result = predict(sphere_dim, smoothness, centres, covering)
-    return result if covering is None else {**result, "floor": np.asarray(covering, float)}
+    return {n: result["covering"] if n == "floor" else v for n, v in result.items()}
 
 
 def _runs(sizes):

@@ -103,8 +103,8 @@ class _Channels(NamedTuple):
         return self.slots + 1 + self.length
 
     @property
-    def mixed(self) -> np.ndarray:
-        return self.code + 1 + np.arange(self.slots)
+    def mixed(self) -> tuple[int, ...]:
+        return tuple(range(self.code + 1, self.code + 1 + self.slots))
 
     @property
     def result(self) -> int:
@@ -167,8 +167,13 @@ def _joined(layers: list[Layer]) -> Layer:
     return Layer(query, np.zeros_like(query), layers[0].value, np.concatenate(keys), values)
 
 
-def _mixing_layer(at: _Channels, log_share: np.ndarray, read: np.ndarray, write: np.ndarray,
-                  scale: float) -> Layer:  # fmt: skip
+def _mixing_layer(
+    at: _Channels,
+    log_share: np.ndarray,
+    read: tuple[int, ...],
+    write: tuple[int, ...],
+    scale: float,
+) -> Layer:
     """Fixed layer without prefix: the same weighted sum over the sequence for every token.
 
     Shares are softmax(log_share) by place; channels `read` are summed into channels `write`.
@@ -211,7 +216,7 @@ def cantor_stack(target: Map, length: int, digits: int) -> Stack:
         1e4 * HARD * 4**digits, at.code,
     )  # fmt: skip
     share = 3.0 ** -np.arange(1, length + 1)
-    mix = _mixing_layer(at, np.log(share), np.array([at.code]), at.mixed, 3 * share.sum())
+    mix = _mixing_layer(at, np.log(share), (at.code,), at.mixed, 3 * share.sum())
     grid = cells(digits, length)
     codes = 3 * cantor_code(grid, digits, length) @ share
     gap = np.diff(np.sort(codes)).min()
@@ -232,7 +237,7 @@ def joint_stack(target: Map, length: int, side: int) -> Stack:
     here.
     """
     at = _Channels(length, length)
-    mix = _mixing_layer(at, np.zeros(length), np.arange(length), at.mixed, float(length))
+    mix = _mixing_layer(at, np.zeros(length), tuple(range(length)), at.mixed, float(length))
     middle = (np.arange(side) + 0.5) / side
     grid = np.array(list(itertools.product(middle, repeat=length)))
     values = target(grid)
@@ -254,7 +259,7 @@ def ridge_stack(
     on a grid (values bounded by a small ridge). `target` maps (B, 2) to (B,). Derived here.
     """
     at = _Channels(length, length)
-    mix = _mixing_layer(at, np.zeros(length), np.arange(length), at.mixed, float(length))
+    mix = _mixing_layer(at, np.zeros(length), tuple(range(length)), at.mixed, float(length))
     angle = np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)
     directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     node = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4 * side // 2) + 0.5) / (4 * side // 2))

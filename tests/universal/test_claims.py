@@ -128,7 +128,7 @@ CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
         ("sequence_map", {"form": "cantor", "resolution": 12}, "resolution"),
         ("sequence_map", {"form": "ridge", "resolution": 3, "content": 3}, "content"),
         ("kernel_head", {**HEAD, "query": [1.0, 0]}, "query"),
-        ("kernel_head", {**HEAD, "query": [1.0, 0, 0], "values": [1.0]}, "values"),
+        ("kernel_head", {**HEAD, "query": [1.0, 0, 0], "values": [1.0, 2.0]}, "values"),
     ],
 )
 def test_bad_input_is_named(stem, params, word):
