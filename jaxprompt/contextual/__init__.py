@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxprompt.contextual import conditional_error, context_gain, prompt_error
+from jaxprompt.contextual import conditional_error, context_gain, prompt_error, separation
 from jaxprompt.engine import Claim
 
 __all__ = ["CLAIMS"]
@@ -11,4 +11,5 @@ CLAIMS: tuple[Claim, ...] = (
     conditional_error.CLAIM,
     context_gain.CLAIM,
     prompt_error.CLAIM,
+    separation.CLAIM,
 )
