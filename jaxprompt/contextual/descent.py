@@ -14,10 +14,13 @@ lies orthogonal to them is Gaussian with a known variance, and only its length m
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
@@ -27,8 +30,8 @@ from jaxprompt.contextual.data import sample_sequence, shift_index
 from jaxprompt.contextual.setting import Setting
 
 __all__ = [
-    "Batch", "head_step", "prompt_step", "reduced_steps", "sample_batch", "square_loss",
-    "token_steps",
+    "Batch", "Steps", "head_step", "orthogonal_lengths", "prompt_step", "reduced_steps",
+    "sample_batch", "square_loss", "token_steps",
 ]  # fmt: skip
 
 
@@ -39,7 +42,7 @@ class Batch(NamedTuple):
     labels: Float[Array, " n"]
 
 
-# --- token by token --------------------------------------------------------------------------------
+# --- token by token ------------------------------------------------------------------------------
 
 
 def sample_batch(setting: Setting, dim: int, samples: int, *, key: Key[Array, ""]) -> Batch:
@@ -106,101 +109,143 @@ def _geometry(setting: Setting, head: Array, prompt: Array) -> Geometry:
     )
 
 
-# --- by the exact law ------------------------------------------------------------------------------
+# --- by the exact law ----------------------------------------------------------------------------
+
+CHUNK = 128
+"""Sequences drawn together; the number of sequences itself is not a shape."""
+
+
+def orthogonal_lengths(
+    dim: int | Array, trials: int, *, key: Key[Array, ""]
+) -> Float[Array, "trials 3"]:
+    """Lengths of what is orthogonal to the coordinates drawn, for each of the three steps.
+
+    Chi variables with d − 2, d − 3 and d − 3 degrees of freedom, in units of the standard
+    deviation of one coordinate. They are independent of everything else in :func:`reduced_steps`.
+    """
+    freedom = jnp.asarray(dim, jnp.float32) - jnp.array([2.0, 3.0, 3.0], jnp.float32)
+    return _lengths(freedom, trials, key)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _lengths(freedom: Array, trials: int, key: Array) -> Array:
+    def trial(index: Array) -> Array:
+        return jnp.sqrt(2 * jax.random.gamma(jax.random.fold_in(key, index), freedom / 2))
+
+    return jax.vmap(trial)(jnp.arange(trials, dtype=jnp.uint32))
 
 
 def reduced_steps(
     setting: Setting,
-    dim: int | Array,
-    samples: int,
+    samples: int | Array,
     prompt_norm: float | Array,
+    lengths: Float[Array, " 3"],
     *,
     key: Key[Array, ""],
 ) -> Steps:
-    """All three steps by their exact law, in float32, for any `dim` ≥ 4 at the same cost."""
+    """All three steps by their exact law, in float32; neither `samples` nor d is a shape.
+
+    `lengths` is one row of :func:`orthogonal_lengths`, through which d enters.
+    """
     keys = jax.random.split(key, 3)
-    head = _first(setting, dim, samples, keys[0])
-    prompt = _second(setting, dim, samples, head, keys[1])
+    head = _first(setting, samples, lengths[0], keys[0])
+    prompt = _second(setting, samples, head, lengths[1], keys[1])
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
     # of the prompt's rest, with the new head's rest as a fourth direction.
     second = _geometry(setting, jnp.append(head, 0.0), prompt)
-    residue = jnp.hypot(prompt[2], prompt[3])
-    framed = jnp.array([prompt[0], prompt[1], residue, 0.0])
-    third = _third(setting, dim, samples, framed, keys[2])
+    framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3]), 0.0])
+    third = _third(setting, samples, framed, lengths[2], keys[2])
     return Steps(second, _geometry(setting, third, framed))
 
 
-def _labels(setting: Setting, samples: int, key: Array) -> tuple[Array, Array]:
-    choice = random.uniforms(key, 0, samples, 2)
-    label = jnp.where(choice[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
-    return label, jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, choice[:, 1])]
+def _mean_rows(
+    setting: Setting, samples: int | Array, columns: int, key: Array,
+    row: Callable[[Array, Array, Array, Array], Array],
+) -> Array:  # fmt: skip
+    """Mean over `samples` sequences of ``row(label, own, other, normals)``.
 
-
-def _plane(setting: Setting, label: Array, shift: Array) -> tuple[Array, Array]:
-    """Relevant and mean irrelevant token of each sequence, along w⋆ and q⋆."""
+    `own` and `other` are the relevant and the mean irrelevant token along w⋆ and q⋆, `normals` has
+    `columns` standard normals for each sequence.
+    """
     size = jnp.array([setting.signal, setting.context], jnp.float32)
-    signs = jnp.stack([label, jnp.ones_like(label)], axis=1)
-    return signs * size, -shift[:, ::-1] * signs * size
+    count = jnp.asarray(samples, jnp.int32)
+
+    def add(chunk: Array, total: Array) -> Array:
+        first = chunk * CHUNK
+        uniform = random.uniforms(key, first, CHUNK, columns + 2)
+        label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
+        shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, uniform[:, 1])]
+        own = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
+        normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
+        rows = row(label, own, -shift[:, ::-1] * own, normals)
+        kept = (first + jnp.arange(CHUNK) < count)[:, None]
+        return total + jnp.where(kept, rows, 0.0).sum(axis=0)
+
+    zero = jnp.zeros(4, jnp.float32)
+    return lax.fori_loop(0, (count + CHUNK - 1) // CHUNK, add, zero) / count
 
 
-def _first(setting: Setting, dim: int | Array, samples: int, key: Array) -> Array:
+def _first(setting: Setting, samples: int | Array, length: Array, key: Array) -> Array:
     """Head of step 1 along w⋆, q⋆ and its own rest: uniform attention has Gaussian noise."""
-    choice_key, noise_key, rest_key = jax.random.split(key, 3)
-    label, shift = _labels(setting, samples, choice_key)
-    own, other = _plane(setting, label, shift)
+    noise_key, rows_key = jax.random.split(key)
     share = setting.relevant / setting.tokens
-    pooled = label[:, None] * (share * own + (1 - share) * other)
-    level = setting.noise * jnp.sqrt(setting.irrelevant / (setting.tokens**2 * samples))
-    plane = pooled.mean(axis=0) + level * jax.random.normal(noise_key, (2,), jnp.float32)
-    return jnp.append(plane, level * _chi(rest_key, dim - 2))
+
+    def row(label: Array, own: Array, other: Array, _: Array) -> Array:
+        return jnp.pad(label[:, None] * (share * own + (1 - share) * other), ((0, 0), (0, 2)))
+
+    mean = _mean_rows(setting, samples, 0, rows_key, row)[:2]
+    level = setting.noise * jnp.sqrt(setting.irrelevant / samples) / setting.tokens
+    noise = jax.random.normal(noise_key, (2,), jnp.float32)
+    return jnp.append(mean + level * noise, level * length)
 
 
-def _second(setting: Setting, dim: int | Array, samples: int, head: Array, key: Array) -> Array:
+def _second(
+    setting: Setting, samples: int | Array, head: Array, length: Array, key: Array
+) -> Array:
     """Prompt of step 2 along w⋆, q⋆, the head's rest, and its own rest."""
-    choice_key, noise_key, rest_key = jax.random.split(key, 3)
-    label, shift = _labels(setting, samples, choice_key)
-    own, other = _plane(setting, label, shift)
     count = setting.irrelevant
-    noise = random.normals(noise_key, 0, samples, 3 * count).reshape(samples, count, 3)
-    flat = ((0, 0), (0, 1))
-    irrelevant = jnp.pad(other, flat)[:, None] + setting.noise * noise
-    relevant = jnp.broadcast_to(jnp.pad(own, flat)[:, None], (samples, setting.relevant, 3))
-    tokens = jnp.concatenate([relevant, irrelevant], axis=1)
-    centred = tokens - tokens.mean(axis=1, keepdims=True)
-    scores = centred @ head
-    miss = label - tokens.mean(axis=1) @ head
-    plane = (miss[:, None] * (scores[:, None] @ centred)[:, 0] / setting.tokens).mean(axis=0)
-    # Given these coordinates, each orthogonal one is Gaussian with this variance.
-    level = jnp.square(miss) * jnp.square(scores[:, setting.relevant :]).sum(axis=1)
-    level = setting.noise / setting.tokens * jnp.sqrt(level.mean() / samples)
-    return jnp.append(plane, level * _chi(rest_key, dim - 3))
+
+    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
+        noise = setting.noise * normals.reshape(CHUNK, count, 3)
+        irrelevant = jnp.pad(other, ((0, 0), (0, 1)))[:, None] + noise
+        relevant = jnp.pad(own, ((0, 0), (0, 1)))[:, None]
+        relevant = jnp.broadcast_to(relevant, (CHUNK, setting.relevant, 3))
+        tokens = jnp.concatenate([relevant, irrelevant], axis=1)
+        middle = tokens.mean(axis=1)
+        scores = ((tokens - middle[:, None]) * head).sum(axis=2)
+        miss = label - (middle * head).sum(axis=1)
+        plane = miss[:, None] * (scores[:, :, None] * tokens).sum(axis=1) / setting.tokens
+        # Given these coordinates, each orthogonal one is Gaussian with this variance.
+        level = jnp.square(miss) * jnp.square(scores[:, setting.relevant :]).sum(axis=1)
+        return jnp.column_stack([plane, jnp.square(setting.noise / setting.tokens) * level])
+
+    mean = _mean_rows(setting, samples, 3 * count, key, row)
+    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)
 
 
-def _third(setting: Setting, dim: int | Array, samples: int, prompt: Array, key: Array) -> Array:
+def _third(
+    setting: Setting, samples: int | Array, prompt: Array, length: Array, key: Array
+) -> Array:
     """Head of step 3 along w⋆, q⋆, the prompt's rest, and its own rest."""
-    choice_key, scalar_key, noise_key, rest_key = jax.random.split(key, 4)
-    label, shift = _labels(setting, samples, choice_key)
-    own, other = _plane(setting, label, shift)
     norm = jnp.linalg.norm(prompt)
-    scalars = random.normals(scalar_key, 0, samples, setting.irrelevant)
-    along = setting.noise * norm * scalars
-    scores = [jnp.repeat((own @ prompt[:2])[:, None], setting.relevant, axis=1)]
-    scores.append((other @ prompt[:2])[:, None] + along)
-    weights = jax.nn.softmax(jnp.concatenate(scores, axis=1), axis=1)
-    share = weights[:, : setting.relevant].sum(axis=1, keepdims=True)
-    weights = weights[:, setting.relevant :]
     unit = prompt[:3] / norm
-    drift = setting.noise * (weights * scalars).sum(axis=1, keepdims=True)
-    energy = jnp.square(weights).sum(axis=1)
-    away = random.normals(noise_key, 0, samples, 3)
-    away = away - (away @ unit)[:, None] * unit
-    mean = jnp.pad(share * own + (1 - share) * other, ((0, 0), (0, 1))) + drift * unit
-    feature = mean + setting.noise * jnp.sqrt(energy)[:, None] * away
-    level = setting.noise * jnp.sqrt(energy.mean() / samples)
-    return jnp.append((label[:, None] * feature).mean(axis=0), level * _chi(rest_key, dim - 3))
 
+    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
+        scalars, away = normals[:, :-3], normals[:, -3:]
+        relevant = (own * prompt[:2]).sum(axis=1, keepdims=True)
+        relevant = jnp.repeat(relevant, setting.relevant, axis=1)
+        irrelevant = (other * prompt[:2]).sum(axis=1, keepdims=True)
+        irrelevant = irrelevant + setting.noise * norm * scalars
+        weights = jax.nn.softmax(jnp.concatenate([relevant, irrelevant], axis=1), axis=1)
+        share = weights[:, : setting.relevant].sum(axis=1, keepdims=True)
+        weights = weights[:, setting.relevant :]
+        drift = setting.noise * (weights * scalars).sum(axis=1, keepdims=True)
+        energy = jnp.square(setting.noise) * jnp.square(weights).sum(axis=1)
+        away = away - (away * unit).sum(axis=1, keepdims=True) * unit
+        mean = jnp.pad(share * own + (1 - share) * other, ((0, 0), (0, 1))) + drift * unit
+        feature = mean + jnp.sqrt(energy)[:, None] * away
+        return jnp.column_stack([label[:, None] * feature, energy])
 
-def _chi(key: Array, freedom: int | Array) -> Array:
-    """Length of a standard normal vector with `freedom` coordinates."""
-    return jnp.sqrt(2 * jax.random.gamma(key, jnp.asarray(freedom, jnp.float32) / 2))
+    mean = _mean_rows(setting, samples, setting.irrelevant + 3, key, row)
+    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)

@@ -13,8 +13,19 @@ from jaxtyping import Array, Key
 
 from jaxprompt.contextual.descent import head_step, sample_batch
 from jaxprompt.contextual.setting import (
-    CONTEXT, DIM, MODEL, NOISE, RELEVANT, SAMPLES, SHIFT_WEIGHTS, SHIFTS, SIGNAL, TOKENS, Setting,
-    complete, optional,
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import REQUIRED
@@ -23,7 +34,7 @@ from jaxprompt.stats import Estimate, mean_estimate
 __all__ = ["CLAIM", "closed_form", "pooled_coefficients", "simulate"]
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def pooled_coefficients(
@@ -63,7 +74,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_closed_form, changes)
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ------------------------------------------------------------------------------
 
 
 def simulate(
@@ -101,7 +112,7 @@ def _alignment(signal: np.ndarray, energy: np.ndarray) -> Estimate:
     return Estimate(float(trials * value - (trials - 1) * left.mean()), float(stderr), trials)
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim -----------------------------------------------------------------------------------
 
 _BASE = {
     "tokens": 8, "relevant": 2, "signal": 1.2, "context": 1.5, "noise": 1.0,

@@ -18,8 +18,19 @@ from scipy import special
 
 from jaxprompt.contextual import descent
 from jaxprompt.contextual.setting import (
-    CONTEXT, DIM, MODEL, NOISE, RELEVANT, SAMPLES, SHIFT_WEIGHTS, SHIFTS, SIGNAL, TOKENS, Setting,
-    complete, optional,
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -29,7 +40,7 @@ from jaxprompt.stats import Estimate, mean_estimate
 __all__ = ["CLAIM", "PromptMoments", "closed_form", "prompt_moments", "simulate"]
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
@@ -102,7 +113,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_closed_form, changes)
 
 
-# --- all second moments ----------------------------------------------------------------------------
+# --- all second moments --------------------------------------------------------------------------
 
 
 class PromptMoments(NamedTuple):
@@ -113,8 +124,8 @@ class PromptMoments(NamedTuple):
     four; the sample mean of n sequences has covariance / n.
     """
 
-    mean: Float[Array, "M 4"]
-    covariance: Float[Array, "M 4 4"]
+    mean: Float[np.ndarray, "M 4"]
+    covariance: Float[np.ndarray, "M 4 4"]
 
 
 def prompt_moments(setting: Setting, heads: Float[np.ndarray, "M 3"]) -> PromptMoments:
@@ -186,7 +197,7 @@ def _noise_nodes(tokens: int, count: int) -> tuple[np.ndarray, np.ndarray, np.nd
     )
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ------------------------------------------------------------------------------
 
 
 def simulate(
@@ -227,7 +238,7 @@ def _ratio(product: Any, norm: Any) -> Any:
     return np.where(norm > 0, product / np.where(norm > 0, norm, 1.0), 0.0)
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim -----------------------------------------------------------------------------------
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
@@ -244,11 +255,12 @@ def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
         ("head_signal", along_signal, signal), ("head_context", along_context, context),
     ):  # fmt: skip
         if np.any((size == 0) & (product != 0)):
-            raise ParameterError(name, values[name], "0 where the vector is 0", "set it to 0", where)
+            allowed = "0 where the vector is 0"
+            raise ParameterError(name, values[name], allowed, "set it to 0", where)
     least = np.hypot(_ratio(along_signal, signal), _ratio(along_context, context))
     if np.any(norm < least * (1 - 1e-9)):
         raise ParameterError(
-            "head_norm", values["head_norm"], f"at least {np.max(least):.6g}, as its products imply",
+            "head_norm", values["head_norm"], f"at least {np.max(least):.6g}, which they imply",
             "raise `head_norm` or lower the products", where,
         )  # fmt: skip
     return values
@@ -276,13 +288,13 @@ CLAIM = Claim(
     id="contextual.prompt_step",
     title="The prompt after one gradient step",
     statement=r"""
-Take one gradient step of the square loss in the prompt, from $q=0$, on $n$ fresh sequences, with a
-head $w$ independent of them. Put $h=(1+\delta_q)q_\star+(1+\delta_w)y\,w_\star$,
+Take one gradient step of the square loss in the prompt, from $q=0$, on $n$ fresh sequences, with
+a head $w$ independent of them. Put $h=(1+\delta_q)q_\star+(1+\delta_w)y\,w_\star$,
 $m=(\zeta-(1-\zeta)\delta_q)q_\star+(\zeta-(1-\zeta)\delta_w)y\,w_\star$, $e_0=y-w\cdot m$, $N=T-k$
 and $s^2=\sigma^2(1-\zeta)/T$. Then, in expectation over $y$ and $\delta$,
 $$E\hat q=E\big[e_0\big(\zeta(1-\zeta)(h\cdot w)h+\sigma^2(1-\zeta)(1-\tfrac1T)w\big)
  +\zeta s^2|w|^2h+\zeta s^2(h\cdot w)w\big],$$
-and each coordinate orthogonal to $w_\star,q_\star,w$ has mean 0 and variance $v/n$ with
+and each coordinate orthogonal to $w_\star$, $q_\star$ and $w$ has mean 0 and variance $v/n$ with
 $$v=\frac{\sigma^2}{T^2}E\big[e_0^2E_s-2e_0|w|\sigma E_{sg}+|w|^2\sigma^2E_{sgg}\big],$$
 where, with $A=N\zeta^2(h\cdot w)^2$, $B=-2\zeta(h\cdot w)\sigma|w|k$, $C=\sigma^2|w|^2$ and
 $g=N/T^2$: $E_s=A+C(N-(2T-N)g)$, $E_{sg}=Bg$, $E_{sgg}=Ag+C(g(N+2)-3(2T-N)g^2)$. The orthogonal
@@ -315,7 +327,7 @@ $E[G^2\sum_tg_t^2]=g(N+2)$, $E[G^4]=3g^2$ give $E_s,E_{sg},E_{sgg}$.
     accepted=MODEL,
     quantities=(
         Quantity("context", "component of the prompt along q⋆/Q", 0.03),
-        Quantity("signal", "component of the prompt along w⋆/W", 0.03),
+        Quantity("signal", "component of the prompt along w⋆/W", 0.04),
         Quantity("orthogonal_energy", "squared norm orthogonal to w⋆, q⋆ and w", 0.06, True),
     ),
     falsifiers=(
