@@ -5,6 +5,7 @@ from __future__ import annotations
 from jaxprompt.contextual import (
     conditional_error,
     context_gain,
+    convex_head,
     first_step,
     prompt_error,
     prompt_step,
@@ -18,6 +19,7 @@ __all__ = ["CLAIMS"]
 CLAIMS: tuple[Claim, ...] = (
     conditional_error.CLAIM,
     context_gain.CLAIM,
+    convex_head.CLAIM,
     first_step.CLAIM,
     prompt_error.CLAIM,
     prompt_step.CLAIM,
