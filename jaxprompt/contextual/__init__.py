@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from jaxprompt.contextual import conditional_error, context_gain, prompt_error
+from jaxprompt.contextual import (
+    conditional_error,
+    context_gain,
+    convex_head,
+    first_step,
+    prompt_error,
+    prompt_step,
+    separation,
+    three_steps,
+)
 from jaxprompt.engine import Claim
 
 __all__ = ["CLAIMS"]
@@ -10,5 +19,10 @@ __all__ = ["CLAIMS"]
 CLAIMS: tuple[Claim, ...] = (
     conditional_error.CLAIM,
     context_gain.CLAIM,
+    convex_head.CLAIM,
+    first_step.CLAIM,
     prompt_error.CLAIM,
+    prompt_step.CLAIM,
+    separation.CLAIM,
+    three_steps.CLAIM,
 )

@@ -1,0 +1,251 @@
+r"""Gradient descent on the square loss of prompt-attention: token by token, and by its exact law.
+
+From head 0 and prompt 0, each step on a fresh batch of n sequences:
+
+1. head: :math:`\hat w = -\nabla_w L(0, 0)`;
+2. prompt: :math:`\hat q = -\nabla_q L(\hat w, 0)`, rescaled to a given norm;
+3. head again, from 0, with that prompt: :math:`\hat w_3 = -\nabla_w L(0, \hat q)`.
+
+:func:`token_steps` differentiates the loss of sampled tokens and costs T·d normals a sequence.
+:func:`reduced_steps` has the same law at a cost without d: only the coordinates along
+:math:`w_\star`, :math:`q_\star` and one more direction are drawn token by token; given those, what
+lies orthogonal to them is Gaussian with a known variance, and only its length matters.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxprompt import random
+from jaxprompt.attention import prompt_attention
+from jaxprompt.contextual.conditional_error import Geometry
+from jaxprompt.contextual.data import sample_sequence, shift_index
+from jaxprompt.contextual.setting import Setting
+
+__all__ = [
+    "Batch", "Steps", "head_step", "orthogonal_lengths", "prompt_step", "reduced_steps",
+    "sample_batch", "square_loss", "token_steps",
+]  # fmt: skip
+
+
+class Batch(NamedTuple):
+    """Sequences as tokens and labels."""
+
+    tokens: Float[Array, "n T d"]
+    labels: Float[Array, " n"]
+
+
+# --- token by token ------------------------------------------------------------------------------
+
+
+def sample_batch(setting: Setting, dim: int, samples: int, *, key: Key[Array, ""]) -> Batch:
+    """Draw `samples` sequences token by token, in float32."""
+    keys = jax.random.split(key, samples)
+    drawn = jax.vmap(lambda k: sample_sequence(setting, dim, key=k, dtype=jnp.float32))(keys)
+    return Batch(drawn.tokens, drawn.label)
+
+
+def square_loss(head: Float[Array, " d"], prompt: Float[Array, " d"], batch: Batch) -> Array:
+    r"""Mean of :math:`(y - w\cdot X^\top\varphi(Xq))^2/2` over the batch, in its dtype."""
+    features = jax.vmap(prompt_attention, (0, None))(batch.tokens, prompt)
+    return jnp.square(batch.labels - features @ head).mean() / 2
+
+
+def head_step(head: Array, prompt: Array, batch: Batch) -> Array:
+    """Minus the gradient of the loss in the head, by automatic differentiation."""
+    return -jax.grad(square_loss, 0)(head, prompt, batch)
+
+
+def prompt_step(head: Array, prompt: Array, batch: Batch) -> Array:
+    """Minus the gradient of the loss in the prompt, by automatic differentiation."""
+    return -jax.grad(square_loss, 1)(head, prompt, batch)
+
+
+class Steps(NamedTuple):
+    """Inner products after step 2 (head of step 1) and after step 3, both with the new prompt."""
+
+    second: Geometry
+    third: Geometry
+
+
+def token_steps(
+    setting: Setting,
+    dim: int,
+    samples: int,
+    prompt_norm: float | Array,
+    *,
+    key: Key[Array, ""],
+) -> Steps:
+    """All three steps by automatic differentiation on sampled tokens, in float32."""
+    first, second, third = (
+        sample_batch(setting, dim, samples, key=k) for k in jax.random.split(key, 3)
+    )
+    zero = jnp.zeros(dim, jnp.float32)
+    head = head_step(zero, zero, first)
+    prompt = prompt_step(head, zero, second)
+    prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
+    return Steps(
+        _geometry(setting, head, prompt), _geometry(setting, head_step(zero, prompt, third), prompt)
+    )
+
+
+def _geometry(setting: Setting, head: Array, prompt: Array) -> Geometry:
+    """Inner products of vectors whose first two coordinates are along w⋆ and q⋆."""
+    return Geometry(
+        head_signal=head[0] * setting.signal,
+        head_context=head[1] * setting.context,
+        head_norm=jnp.linalg.norm(head),
+        prompt_signal=prompt[0] * setting.signal,
+        prompt_context=prompt[1] * setting.context,
+        prompt_norm=jnp.linalg.norm(prompt),
+        head_prompt=head @ prompt,
+    )
+
+
+# --- by the exact law ----------------------------------------------------------------------------
+
+CHUNK = 128
+"""Sequences drawn together; the number of sequences itself is not a shape."""
+
+
+def orthogonal_lengths(
+    dim: int | Array, trials: int, *, key: Key[Array, ""]
+) -> Float[Array, "trials 3"]:
+    """Lengths of what is orthogonal to the coordinates drawn, for each of the three steps.
+
+    Chi variables with d − 2, d − 3 and d − 3 degrees of freedom, in units of the standard
+    deviation of one coordinate. They are independent of everything else in :func:`reduced_steps`.
+    """
+    freedom = jnp.asarray(dim, jnp.float32) - jnp.array([2.0, 3.0, 3.0], jnp.float32)
+    return _lengths(freedom, trials, key)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _lengths(freedom: Array, trials: int, key: Array) -> Array:
+    def trial(index: Array) -> Array:
+        return jnp.sqrt(2 * jax.random.gamma(jax.random.fold_in(key, index), freedom / 2))
+
+    return jax.vmap(trial)(jnp.arange(trials, dtype=jnp.uint32))
+
+
+def reduced_steps(
+    setting: Setting,
+    samples: int | Array,
+    prompt_norm: float | Array,
+    lengths: Float[Array, " 3"],
+    *,
+    key: Key[Array, ""],
+) -> Steps:
+    """All three steps by their exact law, in float32; neither `samples` nor d is a shape.
+
+    `lengths` is one row of :func:`orthogonal_lengths`, through which d enters.
+    """
+    keys = jax.random.split(key, 3)
+    head = _first(setting, samples, lengths[0], keys[0])
+    prompt = _second(setting, samples, head, lengths[1], keys[1])
+    prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
+    # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
+    # of the prompt's rest, with the new head's rest as a fourth direction.
+    second = _geometry(setting, jnp.append(head, 0.0), prompt)
+    framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3]), 0.0])
+    third = _third(setting, samples, framed, lengths[2], keys[2])
+    return Steps(second, _geometry(setting, third, framed))
+
+
+def _mean_rows(
+    setting: Setting, samples: int | Array, columns: int, key: Array,
+    row: Callable[[Array, Array, Array, Array], Array],
+) -> Array:  # fmt: skip
+    """Mean over `samples` sequences of ``row(label, own, other, normals)``.
+
+    `own` and `other` are the relevant and the mean irrelevant token along w⋆ and q⋆, `normals` has
+    `columns` standard normals for each sequence.
+    """
+    size = jnp.array([setting.signal, setting.context], jnp.float32)
+    count = jnp.asarray(samples, jnp.int32)
+
+    def add(chunk: Array, total: Array) -> Array:
+        first = chunk * CHUNK
+        uniform = random.uniforms(key, first, CHUNK, columns + 2)
+        label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
+        shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, uniform[:, 1])]
+        own = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
+        normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
+        rows = row(label, own, -shift[:, ::-1] * own, normals)
+        kept = (first + jnp.arange(CHUNK) < count)[:, None]
+        return total + jnp.where(kept, rows, 0.0).sum(axis=0)
+
+    zero = jnp.zeros(4, jnp.float32)
+    return lax.fori_loop(0, (count + CHUNK - 1) // CHUNK, add, zero) / count
+
+
+def _first(setting: Setting, samples: int | Array, length: Array, key: Array) -> Array:
+    """Head of step 1 along w⋆, q⋆ and its own rest: uniform attention has Gaussian noise."""
+    noise_key, rows_key = jax.random.split(key)
+    share = setting.relevant / setting.tokens
+
+    def row(label: Array, own: Array, other: Array, _: Array) -> Array:
+        return jnp.pad(label[:, None] * (share * own + (1 - share) * other), ((0, 0), (0, 2)))
+
+    mean = _mean_rows(setting, samples, 0, rows_key, row)[:2]
+    level = setting.noise * jnp.sqrt(setting.irrelevant / samples) / setting.tokens
+    noise = jax.random.normal(noise_key, (2,), jnp.float32)
+    return jnp.append(mean + level * noise, level * length)
+
+
+def _second(
+    setting: Setting, samples: int | Array, head: Array, length: Array, key: Array
+) -> Array:
+    """Prompt of step 2 along w⋆, q⋆, the head's rest, and its own rest."""
+    count = setting.irrelevant
+
+    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
+        noise = setting.noise * normals.reshape(CHUNK, count, 3)
+        irrelevant = jnp.pad(other, ((0, 0), (0, 1)))[:, None] + noise
+        relevant = jnp.pad(own, ((0, 0), (0, 1)))[:, None]
+        relevant = jnp.broadcast_to(relevant, (CHUNK, setting.relevant, 3))
+        tokens = jnp.concatenate([relevant, irrelevant], axis=1)
+        middle = tokens.mean(axis=1)
+        scores = ((tokens - middle[:, None]) * head).sum(axis=2)
+        miss = label - (middle * head).sum(axis=1)
+        plane = miss[:, None] * (scores[:, :, None] * tokens).sum(axis=1) / setting.tokens
+        # Given these coordinates, each orthogonal one is Gaussian with this variance.
+        level = jnp.square(miss) * jnp.square(scores[:, setting.relevant :]).sum(axis=1)
+        return jnp.column_stack([plane, jnp.square(setting.noise / setting.tokens) * level])
+
+    mean = _mean_rows(setting, samples, 3 * count, key, row)
+    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)
+
+
+def _third(
+    setting: Setting, samples: int | Array, prompt: Array, length: Array, key: Array
+) -> Array:
+    """Head of step 3 along w⋆, q⋆, the prompt's rest, and its own rest."""
+    norm = jnp.linalg.norm(prompt)
+    unit = prompt[:3] / norm
+
+    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
+        scalars, away = normals[:, :-3], normals[:, -3:]
+        relevant = (own * prompt[:2]).sum(axis=1, keepdims=True)
+        relevant = jnp.repeat(relevant, setting.relevant, axis=1)
+        irrelevant = (other * prompt[:2]).sum(axis=1, keepdims=True)
+        irrelevant = irrelevant + setting.noise * norm * scalars
+        weights = jax.nn.softmax(jnp.concatenate([relevant, irrelevant], axis=1), axis=1)
+        share = weights[:, : setting.relevant].sum(axis=1, keepdims=True)
+        weights = weights[:, setting.relevant :]
+        drift = setting.noise * (weights * scalars).sum(axis=1, keepdims=True)
+        energy = jnp.square(setting.noise) * jnp.square(weights).sum(axis=1)
+        away = away - (away * unit).sum(axis=1, keepdims=True) * unit
+        mean = jnp.pad(share * own + (1 - share) * other, ((0, 0), (0, 1))) + drift * unit
+        feature = mean + jnp.sqrt(energy)[:, None] * away
+        return jnp.column_stack([label[:, None] * feature, energy])
+
+    mean = _mean_rows(setting, samples, setting.irrelevant + 3, key, row)
+    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)

@@ -1,0 +1,334 @@
+r"""Claim ``contextual.three_steps``: the test error after head, prompt and head again.
+
+The closed form carries the few order parameters of each step as Gaussian variables with their
+exact means and covariances, so their fluctuations of order 1/√n are in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy import special, stats
+
+from jaxprompt import random
+from jaxprompt.contextual import law
+from jaxprompt.contextual.conditional_error import Geometry, conditional_error
+from jaxprompt.contextual.descent import orthogonal_lengths, reduced_steps
+from jaxprompt.contextual.first_step import pooled_coefficients
+from jaxprompt.contextual.prompt_step import prompt_moments
+from jaxprompt.contextual.setting import (
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
+)  # fmt: skip
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.parameters import REQUIRED, Parameter
+from jaxprompt.stats import Estimate, mean_estimate
+
+__all__ = ["CLAIM", "closed_form", "simulate"]
+
+
+# --- the closed form -----------------------------------------------------------------------------
+
+OUTER_NODES = 128
+"""Nodes for the order parameters, in each of the randomised rules."""
+
+INNER_NODES = 128
+"""Nodes for the attention scores, for each node of the order parameters."""
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """`error` and `final_error` with standard errors, for arrays of `dim` and `samples`."""
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: Mapping[str, float], *, dim: Any, samples: Any, prompt_norm: float, **params: Any
+) -> dict[str, Any]:
+    setting = Setting.make(**params, where=CLAIM.id)
+    dims, counts = np.broadcast_arrays(dim, samples)
+    out = {n: np.empty(dims.shape) for n in _NAMES}
+    for index in np.ndindex(dims.shape):
+        errors = _errors(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
+        for name, replicates in zip(("error", "final_error"), errors, strict=True):
+            out[name][index], out[f"{name}_stderr"][index] = law.pooled(replicates)
+    return {name: value[()] for name, value in out.items()}
+
+
+_NAMES = ("error", "final_error", "error_stderr", "final_error_stderr")
+
+
+def _errors(
+    setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
+) -> np.ndarray:
+    """Both errors for each replicate of the rule: shape (2, replicate)."""
+    outer = law.normal_nodes(13)[:, :OUTER_NODES]
+    replicates = outer.shape[0]
+    nodes = outer.reshape(-1, 13)
+    fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
+    fluctuation[1:] *= wrong.get("later", 1.0)
+    heads = _first_heads(setting, dim, samples, nodes[:, :3], fluctuation[0])
+    prompts = _prompts(setting, dim, samples, heads, nodes[:, 3:8], fluctuation[1], wrong)
+    prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
+    chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
+    inner = _inner_nodes(setting.irrelevant, replicates)
+    each = np.repeat(np.arange(replicates), OUTER_NODES)
+    scale = fluctuation[2] / np.sqrt(samples)
+    moves = nodes[:, 8:12] * scale
+    errors = _final_errors(setting, heads, prompts, moves, chi / samples, inner, each)
+    return np.asarray(errors).T.reshape(2, replicates, -1).mean(axis=-1)
+
+
+def _inner_nodes(count: int, replicates: int) -> np.ndarray:
+    """Nodes for the scores; a sequence without irrelevant tokens needs one empty node."""
+    nodes = law.normal_nodes(count)[:, :INNER_NODES]
+    return np.broadcast_to(nodes[:1], (replicates, *nodes.shape[1:])) if count == 0 else nodes
+
+
+def _chi(nodes: np.ndarray, freedom: int, fluctuation: float) -> np.ndarray:
+    """Chi-square variables from standard normal nodes, or their mean."""
+    if not fluctuation:
+        return np.full(nodes.shape, float(freedom))
+    return stats.chi2.ppf(special.ndtr(nodes), freedom)
+
+
+def _first_heads(
+    setting: Setting, dim: int, samples: int, nodes: np.ndarray, fluctuation: float
+) -> np.ndarray:
+    """Step 1: coordinates of the head along w⋆, q⋆ and its own rest, for each node."""
+    mean, variance, square = pooled_coefficients(
+        setting.tokens, setting.relevant, setting.shifts, setting.shift_weights
+    )
+    noise = setting.noise**2 * setting.irrelevant / setting.tokens**2
+    own = np.array([variance * setting.signal**2, square * setting.context**2])
+    spread = np.sqrt((own + noise) / samples)
+    plane = np.array([mean * setting.signal, 0.0]) + fluctuation * spread * nodes[:, :2]
+    rest = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, fluctuation))
+    return np.column_stack([plane, rest])
+
+
+def _prompts(
+    setting: Setting, dim: int, samples: int, heads: np.ndarray, nodes: np.ndarray,
+    fluctuation: float, wrong: Mapping[str, float],
+) -> np.ndarray:  # fmt: skip
+    """Step 2: coordinates of the prompt along w⋆, q⋆, the head's rest and its own rest."""
+    moments = prompt_moments(setting, heads)
+    root = np.asarray(_root(jnp.asarray(moments.covariance)))
+    moved = np.einsum("mij,mj->mi", root, nodes[:, :4]) * fluctuation / np.sqrt(samples)
+    found = moments.mean + moved
+    level = np.maximum(found[:, 3], 0.0) / samples * wrong.get("orthogonal", 1.0)
+    rest = np.sqrt(level * _chi(nodes[:, 4], dim - 3, fluctuation))
+    return np.column_stack([found[:, :3], rest])
+
+
+def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
+    """Lower Cholesky factors, column by column; a direction without variance gives zeros."""
+    rows = matrices.shape[-1]
+    rest, columns = matrices, []
+    for i in range(rows):
+        pivot = rest[..., i, i]
+        small = pivot <= 1e-13 * jnp.maximum(matrices[..., i, i], 1e-300)
+        scale = jnp.where(small, 0.0, 1 / jnp.sqrt(jnp.where(small, 1.0, pivot)))
+        column = rest[..., :, i] * scale[..., None] * (jnp.arange(rows) >= i)
+        rest = rest - column[..., :, None] * column[..., None, :]
+        columns.append(column)
+    return jnp.stack(columns, axis=-1)
+
+
+@jax.jit
+def _final_errors(
+    setting: Setting, heads: Array, prompts: Array, moves: Array, chi: Array, inner: Array,
+    each: Array,
+) -> Float[Array, "M 2"]:  # fmt: skip
+    """Test errors after steps 2 and 3, for each node of the order parameters."""
+
+    def one(args: tuple[Array, ...]) -> Array:
+        head, prompt, move, rest, replicate = args
+        scalars = jnp.asarray(inner)[replicate]
+        # Frame: along w⋆, q⋆, and all of the prompt's rest.
+        framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
+        mean, covariance = _third_moments(setting, framed, scalars)
+        found = mean + _root(covariance) @ move
+        energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
+        second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
+        third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
+        return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+
+    return jax.lax.map(one, (heads, prompts, moves, chi, each), batch_size=64)
+
+
+def _geometry(setting: Setting, head: Array, prompt: Array, norm: Array, both: Array) -> Geometry:
+    return Geometry(
+        head[0] * setting.signal, head[1] * setting.context, norm,
+        prompt[0] * setting.signal, prompt[1] * setting.context, jnp.linalg.norm(prompt), both,
+    )  # fmt: skip
+
+
+def _third_moments(
+    setting: Setting, prompt: Float[Array, " 3"], scalars: Float[Array, "M N"]
+) -> tuple[Float[Array, " 4"], Float[Array, "4 4"]]:
+    r"""Mean and covariance of one sequence's :math:`y\bar x` under a prompt, and of
+    :math:`\sigma^2p_2`, the variance of its coordinates orthogonal to w⋆, q⋆ and the prompt."""
+    label = jnp.array([-1.0, 1.0], scalars.dtype)[:, None]
+    shifts = jnp.asarray(setting.shifts, scalars.dtype)
+    size = jnp.stack([label * setting.signal, jnp.ones_like(label) * setting.context], axis=-1)
+    other = -shifts[None, :, ::-1] * size
+    norm = jnp.linalg.norm(prompt)
+    gap = (size - other) @ prompt[:2]
+    m = law.moments(gap[..., None], setting.noise * norm, setting.relevant, scalars)
+    share = m.attention[..., None]
+    plane = share * size[:, :, None] + (1 - share) * other[:, :, None]
+    unit = prompt / norm
+    drift = setting.noise * m.drift[..., None] * unit
+    mean = label[:, :, None, None] * (jnp.pad(plane, ((0, 0),) * 3 + ((0, 1),)) + drift)
+    level = jnp.square(setting.noise) * m.spread
+    rows = jnp.concatenate([mean, level[..., None]], axis=-1)
+    odds = jnp.asarray(setting.shift_weights, scalars.dtype) / (2 * scalars.shape[0])
+    first = jnp.einsum("s,lsmi->i", odds, rows)
+    covariance = jnp.einsum("s,lsmi,lsmj->ij", odds, rows, rows) - first[:, None] * first
+    across = jnp.eye(3, dtype=scalars.dtype) - unit[:, None] * unit
+    return first, covariance.at[:3, :3].add(first[3] * across)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- the simulation ------------------------------------------------------------------------------
+
+TEST_NODES = 256
+"""Fresh random scores that average each trial's conditional error, without bias."""
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, prompt_norm: float, **params: Any
+) -> dict[str, Estimate]:
+    """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
+    setting = Setting.make(**params, where=CLAIM.id)
+    errors = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
+    errors = np.asarray(errors, dtype=np.float64)
+    return {"error": mean_estimate(errors[:, 0]), "final_error": mean_estimate(errors[:, 1])}
+
+
+def simulate_trials(
+    setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
+    *, key: Key[Array, ""],
+) -> Float[Array, "trials 2"]:  # fmt: skip
+    """Errors after steps 2 and 3 of every trial; one compilation serves every d and n."""
+    steps_key, length_key = jax.random.split(key)
+    lengths = orthogonal_lengths(dim, trials, key=length_key)
+    return _simulate(setting, jnp.int32(samples), jnp.float32(prompt_norm), lengths, steps_key)
+
+
+@jax.jit
+def _simulate(
+    setting: Setting, samples: Array, prompt_norm: Array, lengths: Array, key: Array
+) -> Array:
+    def trial(args: tuple[Array, Array]) -> Array:
+        index, length = args
+        train_key, test_key = jax.random.split(jax.random.fold_in(key, index))
+        steps = reduced_steps(setting, samples, prompt_norm, length, key=train_key)
+        scalars = random.normals(test_key, 0, TEST_NODES, setting.irrelevant)
+        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
+        return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+
+    return jax.lax.map(trial, (jnp.arange(lengths.shape[0], dtype=jnp.uint32), lengths))
+
+
+# --- the claim -----------------------------------------------------------------------------------
+
+_BASE = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
+    "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "prompt_norm": 4.0,
+}  # fmt: skip
+_OTHER = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
+    "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
+}  # fmt: skip
+_SIZES = (
+    (_BASE, 200, 400, 4), (_BASE, 300, 600, 2), (_BASE, 300, 3000, 1), (_OTHER, 200, 400, 2),
+    (_OTHER, 400, 1600, 1),
+)  # fmt: skip
+"""Setting, dim, samples, and trials in units: fewer where an error fluctuates less."""
+
+
+def _design(trials: int) -> Design:
+    return Design(
+        tuple(
+            {**case, "dim": dim, "samples": samples, "trials": times * trials}
+            for case, dim, samples, times in _SIZES
+        ),
+        trials,
+    )
+
+
+CLAIM = Claim(
+    id="contextual.three_steps",
+    title="Test error after three gradient steps",
+    statement=r"""
+Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head, prompt
+(rescaled to a given norm), head again from 0. The steps' coordinates along $w_\star$, $q_\star$ and
+along each other are sample means of independent terms with explicit means $\mu$ and covariances
+$\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
+$\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
+the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law. It
+depends on $d$ and $n$ through $d/n$ up to fluctuations of order $1/n$.
+""",
+    derivation=r"""
+*Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
+$\langle\hat w,q_\star\rangle/Q$ have means $E[a]W$ and 0 and variances
+$(\mathrm{Var}(a)W^2+s^2)/n$ and $(E[b^2]Q^2+s^2)/n$; they are uncorrelated, and the rest is
+isotropic with energy $s^2\chi^2_{d-2}/n$ exactly. *Step 2* (`contextual.prompt_step`): given the
+head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and the
+head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
+second moments that are polynomial in two independent variables, a Gaussian and a chi-square.
+*Step 3*: given the prompt, $y\bar x$ has mean $E[y\mu]$ and covariance
+$E[\mu\mu^\top]+\sigma^2E[p_2](I-qq^\top/|q|^2)$ less the mean's square, where
+$\mu=s(q_\star+yw_\star)-(1-s)(\delta_qq_\star+\delta_wyw_\star)+\bar u\,q/|q|^2$; here
+$D=\sigma^2p_2$. The mean of a smooth function of a sample mean depends on its law beyond mean and
+covariance only at order $n^{-2}$, through the third cumulant. Averages over order parameters and
+over scores are taken by randomised quasi-Monte Carlo.
+""",
+    relation=Relation.MEAN,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS,
+        Parameter("dim", "integer", "token dimension", "d", low=4),
+        optional(SAMPLES, REQUIRED),
+        Parameter("prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0,
+                  open_low=True),
+    ),
+    accepted=tuple(p for p in MODEL if p is not DIM),
+    quantities=(
+        Quantity("error", "probability of a wrong sign after step 2", 0.01),
+        Quantity("final_error", "probability of a wrong sign after step 3", 0.01),
+    ),
+    falsifiers=(
+        Falsifier("no_fluctuations", "order parameters at their means", _wrong(fluctuation=0.0)),
+        Falsifier("first_only", "only the first step fluctuates", _wrong(later=0.0)),
+        Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", _wrong(orthogonal=0.8)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design(512), "full": _design(8192)},
+    validate=complete,
+    broadcasts="dim and samples",
+    figure=Agreement(title="Test error after three steps", label="probability of a wrong sign"),
+)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from scipy import integrate, optimize, special
+
+from jaxprompt.contextual import convex_head
+from jaxprompt.contextual.convex_head import CLAIM, convex_heads, convex_limit
+from jaxprompt.contextual.prompt_error import feature_law, ridge_limit
+
+BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
+LAW = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("ratio", "ridge"), [(0.3, 0.0), (0.7, 0.05), (1.6, 0.2)])
+def test_square_loss_is_the_ridge_claim(ratio, ridge):
+    found = convex_limit(LAW, ratio, ridge, "square")
+    assert found.converged
+    for one, two in zip(found.limit, ridge_limit(LAW, ratio, ridge), strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-14)
+
+
+def _slope(loss, x):
+    return {"square": x - 1, "logistic": -special.expit(-x), "hinge": -float(x < 1)}[loss]
+
+
+@pytest.mark.parametrize("loss", convex_head.LOSSES)
+@pytest.mark.parametrize(("mean", "deviation", "step"), [(0.4, 1.3, 0.7), (-1.0, 3.0, 12.0)])
+def test_moments_against_quadrature(loss, mean, deviation, step):
+    """f by scalar root finding of the proximal point, its moments by adaptive quadrature."""
+
+    def f(z):
+        omega = mean + deviation * z
+        if loss == "hinge":  # the proximal point of a kink is found by minimising instead
+            x = optimize.minimize_scalar(
+                lambda x: max(1 - x, 0) + (x - omega) ** 2 / (2 * step),
+                bounds=(omega - 1e-9, omega + step + 1e-9), method="bounded",
+                options={"xatol": 1e-12},
+            ).x  # fmt: skip
+        else:
+            x = optimize.brentq(
+                lambda x: x + step * _slope(loss, x) - omega, omega - 50 * step, omega + 50 * step
+            )
+        return (x - omega) / step
+
+    kinks = [(1 - mean) / deviation, (1 - step - mean) / deviation]
+
+    def average(g):
+        density = lambda z: g(z) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)  # noqa: E731
+        return integrate.quad(density, -9, 9, points=[k for k in kinks if abs(k) < 9], limit=200)[0]
+
+    with jax.enable_x64(True):
+        args = (jnp.array([x]) for x in (mean, deviation, step))
+        m = [float(x[0]) for x in convex_head._MOMENTS[loss](*args)]
+    assert m[0] == pytest.approx(average(f), abs=2e-7)
+    assert m[1] == pytest.approx(average(lambda z: f(z) ** 2), abs=2e-7)
+    # Integration by parts: −E[f′] = −E[f Z]/s.
+    assert m[2] == pytest.approx(-average(lambda z: z * f(z)) / deviation, abs=2e-7)
+
+
+def test_jacobian_against_differences():
+    x = np.tile([1.0, 1.5, 0.3], (LAW.alpha.shape[0], 1))
+    law = convex_head._thinned(LAW)
+    with jax.enable_x64(True):
+        for loss in convex_head.LOSSES:
+            at = lambda y, loss=loss: [  # noqa: E731
+                np.asarray(a) for a in convex_head._equations(
+                    loss, jnp.asarray(y), law, jnp.float64(0.5), jnp.float64(0.05))
+            ]  # fmt: skip
+            jacobian = at(x)[1]
+            for i in range(3):
+                h = 1e-6 * np.eye(3)[i]
+                slope = (at(x + h)[0] - at(x - h)[0]) / 2e-6
+                np.testing.assert_allclose(jacobian[:, :, i], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_reference_logistic():
+    """The theory's 0.110 and 0.1085 ± 0.0004 (d = 300) belong to half its stated ridge."""
+    stated = CLAIM.predict(**BASE, loss="logistic", ratio=0.5, ridge=0.02)
+    half = CLAIM.predict(**BASE, loss="logistic", ratio=0.5, ridge=0.01)
+    assert stated["error"] == pytest.approx(0.1041, abs=3e-4)
+    assert half["error"] == pytest.approx(0.1085, abs=1e-3)
+
+
+def test_max_margin_is_the_limit_of_a_small_ridge():
+    limit = convex_limit(LAW, 1.5, 0.0, "hinge").limit
+    near = convex_limit(LAW, 1.5, 1e-5, "hinge").limit
+    for one, two in zip(limit, near, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-9)
+    logistic = convex_limit(LAW, 1.5, 0.0, "logistic").limit
+    assert np.isinf(logistic.head_signal).all()
+    assert logistic.error.mean() == pytest.approx(limit.error.mean(), abs=1e-3)
+    slower = [convex_limit(LAW, 1.5, x, "logistic").limit.error.mean() for x in (1e-3, 1e-5, 1e-7)]
+    assert np.all(np.diff(slower) > 0)
+    assert slower[-1] < limit.error.mean()
+
+
+def test_threshold_against_high_precision():
+    """A constant ratio r: the inner expectation by mpmath's quadrature."""
+    r = 0.8
+    law = LAW._replace(alpha=r * LAW.tau)
+
+    def value(c):
+        def inside(z):
+            return min(c * r + mpmath.sqrt(1 + c * c) * z, 0) ** 2 * mpmath.npdf(z)
+
+        return mpmath.quad(inside, [-mpmath.inf, -c * r / mpmath.sqrt(1 + c * c)])
+
+    best = optimize.minimize_scalar(lambda c: float(value(mpmath.mpf(c))), bracket=(0, 1))
+    assert convex_head.separability_threshold(law) == pytest.approx(best.fun, rel=1e-9)
+    # Without signal half the rows are wrong for every head: Cover's threshold 1/2.
+    none = LAW._replace(alpha=0 * LAW.alpha)
+    assert convex_head.separability_threshold(none) == pytest.approx(0.5, rel=1e-12)
+
+
+def test_threshold_against_linear_programs():
+    """Separability of sampled rows by linear programming, on both sides of the threshold."""
+    rng = np.random.default_rng(0)
+    r, dim = 1.2, 60
+    threshold = convex_head.separability_threshold(LAW._replace(alpha=r * LAW.tau))
+    for factor, expected in ((0.7, False), (1.4, True)):
+        n = round(dim / (threshold * factor))
+        rows = rng.normal(size=(n, dim))
+        rows[:, 0] += r
+        found = optimize.linprog(np.zeros(dim), -rows, -np.ones(n), bounds=(None, None))
+        assert (found.status == 0) is expected
+
+
+@pytest.mark.parametrize("loss", convex_head.LOSSES)
+@pytest.mark.parametrize("shape", [(40, 12), (12, 20)])
+def test_solver_against_scipy(loss, shape):
+    rows = np.random.default_rng(3).normal(size=shape) + np.eye(shape[1])[0]
+    ridge = 0.1
+    with jax.enable_x64(True):
+        head, gap = jax.jit(convex_heads, static_argnums=2)(jnp.asarray(rows), ridge, loss)
+        value = lambda w: float(  # noqa: E731
+            convex_head._loss(loss, jnp.asarray(rows @ w)).mean() + ridge * w @ w / 2
+        )
+        best = min(
+            optimize.minimize(value, np.zeros(shape[1]), method="Powell",
+                              options={"xtol": 1e-10, "ftol": 1e-14, "maxiter": 400}).fun
+            for _ in range(1)
+        )  # fmt: skip
+        assert 0 <= float(gap) <= convex_head.GAP + 1e-15
+        # The certificate: no head does better than the solver's value less its gap.
+        assert value(np.asarray(head)) - float(gap) <= best + 1e-12
+
+
+def test_bad_input_is_one_clear_line():
+    with pytest.raises(ValueError, match=r"`loss`.*did you mean hinge"):
+        CLAIM.predict(**BASE, loss="hing", ratio=0.5, ridge=0.1)
+    with pytest.raises(ValueError, match=r"`ridge`.*small one"):
+        CLAIM.simulate(key=0, trials=2, **BASE, loss="hinge", ratio=0.5, ridge=0.0, dim=8)
+    with pytest.raises(ValueError, match="`noise`"):
+        CLAIM.predict(**{**BASE, "noise": 0.0}, loss="hinge", ratio=0.5)
+
+
+@pytest.mark.slow
+def test_confirmed_and_falsifiers_refuted():
+    assert CLAIM.check().status == "confirmed"
+    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.contextual import descent, three_steps
+from jaxprompt.contextual.conditional_error import conditional_error
+from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.three_steps import CLAIM
+from jaxprompt.stats import mean_estimate
+
+REFERENCE = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
+    "shifts": [[0.0, 0.0], [0.5, 0.3]], "prompt_norm": 4.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("samples", "value", "stderr"), [(3000, 0.0913, 0.0018), (600, 0.1897, 0.0055)]
+)
+def test_reference_numbers(samples, value, stderr):
+    """The theory's token-by-token numbers at d = 300; they are the error after step 2."""
+    found = CLAIM.predict(**REFERENCE, dim=300, samples=samples)
+    assert abs(found["error"] - value) < 3 * np.hypot(stderr, found["error_stderr"])
+    assert found["final_error"] < found["error"]
+
+
+def test_third_moments_against_brute_force():
+    """Pooled features of single sequences, token by token, under a prompt in general position."""
+    setting = Setting.make(**{n: v for n, v in REFERENCE.items() if n != "prompt_norm"})
+    prompt = np.array([0.3, 0.9, 0.6])
+    rng = np.random.default_rng(1)
+    count = 200_000
+    label = rng.choice([-1.0, 1.0], count)
+    shift = np.array(REFERENCE["shifts"])[rng.integers(0, 2, count)]
+    tokens = np.zeros((count, 10, 3))
+    tokens[:, :2, 0], tokens[:, :2, 1] = 1.5 * label[:, None], 1.5
+    tokens[:, 2:, 0], tokens[:, 2:, 1] = -(shift[:, 1] * label * 1.5)[:, None], -1.5 * shift[:, :1]
+    tokens[:, 2:] += rng.normal(size=(count, 8, 3))
+    weights = np.exp(tokens @ prompt)
+    weights /= weights.sum(axis=1, keepdims=True)
+    rows = label[:, None] * np.einsum("nt,nti->ni", weights, tokens)
+    rows = np.column_stack([rows, (weights[:, 2:] ** 2).sum(axis=1)])
+    with jax.enable_x64(True):
+        nodes = three_steps.law.normal_nodes(8)
+        each = [
+            three_steps._third_moments(setting, jnp.asarray(prompt), jnp.asarray(nodes[r]))
+            for r in range(4)
+        ]
+    mean = np.mean([m for m, _ in each], axis=0)
+    covariance = np.mean([c for _, c in each], axis=0)
+    assert np.all(np.abs(rows.mean(axis=0) - mean) < 5 * rows.std(axis=0) / np.sqrt(count))
+    centred = rows - mean
+    products = centred[:, :, None] * centred[:, None, :]
+    # The weight's spread is sampled here and integrated there: only its row is compared as such.
+    error = products.std(axis=0) / np.sqrt(count)
+    assert np.all(np.abs(products.mean(axis=0) - covariance) < 5 * error)
+
+
+def test_root_is_a_square_root():
+    rng = np.random.default_rng(2)
+    factor = rng.normal(size=(5, 4, 4))
+    full = factor @ factor.swapaxes(1, 2)
+    flat = factor[:, :, :2] @ factor[:, :, :2].swapaxes(1, 2)  # rank 2
+    with jax.enable_x64(True):
+        for matrices in (full, flat, np.zeros((1, 4, 4))):
+            root = np.asarray(three_steps._root(jnp.asarray(matrices)))
+            np.testing.assert_allclose(root @ root.swapaxes(1, 2), matrices, atol=1e-5)
+
+
+def test_without_noise_nothing_is_wrong():
+    clean = {**REFERENCE, "shifts": [[0.0, 0.0]], "noise": 0.0}
+    found = CLAIM.predict(**clean, dim=50, samples=2000)
+    assert found["error"] == found["final_error"] == 0
+
+
+@pytest.mark.slow
+def test_prediction_against_full_gradient_descent():
+    """Token-by-token descent by autodiff at d = 200, n = 400: no reduction anywhere."""
+    setting = Setting.make(**{n: v for n, v in REFERENCE.items() if n != "prompt_norm"})
+
+    @jax.jit
+    def trial(index):
+        train, test = jax.random.split(jax.random.fold_in(jax.random.key(6), index))
+        steps = descent.token_steps(setting, 200, 400, 4.0, key=train)
+        scalars = jax.random.normal(test, (256, 8), jnp.float32)
+        return jnp.stack([conditional_error(setting, g, scalars) for g in steps])
+
+    errors = np.asarray(jax.lax.map(trial, jnp.arange(300, dtype=jnp.uint32)))
+    predicted = CLAIM.predict(**REFERENCE, dim=200, samples=400)
+    for column, name in enumerate(("error", "final_error")):
+        found = mean_estimate(errors[:, column])
+        assert abs(found.mean - predicted[name]) < 4 * found.stderr, name
+
+
+@pytest.mark.slow
+def test_confirmed_and_falsifiers_refuted():
+    assert CLAIM.check().status == "confirmed"
+    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}
