@@ -14,7 +14,7 @@ __all__ = ["batched", "estimate_lipschitz"]
 Batched = Callable[[np.ndarray], np.ndarray]
 
 
-def batched(f: Callable[[np.ndarray], Any], n: int, where: str) -> tuple[Batched, bool]:
+def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
     """`f` as a checked function (Q, n) → (Q, d) float64, and whether it returns plain numbers.
 
     `f` is called with a batch if that gives one row for each point and the same numbers as
