@@ -155,4 +155,10 @@ def test_prefix_rate_floor_is_the_distance_to_the_hull():
     found = jp.claim("universal.prefix_rate").predict(
         sphere_dim=2, smoothness="smooth", covering=0.3
     )
-    assert found == {"exponent": -1.0, "floor": pytest.approx(1 - np.cos(0.3), rel=1e-12)}
+    assert found["exponent"] == -1.0
+    assert found["floor"] == pytest.approx(1 - np.cos(0.3), rel=1e-12)
+    # Half the sphere for each of two centres: nothing is farther than a right angle.
+    least = jp.claim("universal.prefix_rate").predict(
+        sphere_dim=2, smoothness="lipschitz", centres=2
+    )
+    assert least["error"] == pytest.approx(np.pi / 2)

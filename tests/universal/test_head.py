@@ -36,7 +36,9 @@ def test_estimate_in_the_ordinary_head(example):
     query, centres, values = example
     with jax.enable_x64(True):
         zero = jnp.zeros((5, 3)), jnp.zeros((5, 2))
-        output = prefixed_head(jnp.asarray(query), *zero, 4.0 * centres, jnp.asarray(values)).output
+        output = prefixed_head(
+            jnp.asarray(query), *zero, jnp.asarray(4.0 * centres), jnp.asarray(values)
+        ).output
     np.testing.assert_allclose(head.estimate(*example, 4.0, content=5), output, rtol=1e-13)
 
 
