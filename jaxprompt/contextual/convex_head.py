@@ -119,7 +119,7 @@ def _logistic_prox(omega: Array, v: Array) -> Array:
     the near end of that interval, cut at 0, the iteration is monotone and never leaves its side.
     """
 
-    def improve(_: int, x: Array) -> Array:
+    def improve(_: Any, x: Array) -> Array:
         tail = jax.nn.sigmoid(-x)
         return x - (x - v * tail - omega) / (1 + v * tail * (1 - tail))
 
@@ -479,7 +479,7 @@ def _hinge_multipliers(rows: Array, ridge: Array | float) -> Array:
     kernel = rows @ rows.T / (n * ridge)
     step = 1 / jnp.abs(kernel).sum(axis=1).max()  # no eigenvalue exceeds the largest row sum
 
-    def once(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def once(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dual, before, pace = state
         following = (1 + jnp.sqrt(1 + 4 * pace**2)) / 2
         ahead = dual + (pace - 1) / following * (dual - before)
