@@ -23,12 +23,30 @@ from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.data import pooled_rows
 from jaxprompt.contextual.prompt_error import (
-    FeatureLaw, Limit, feature_law, ridge_limit, sample_counts,
+    FeatureLaw,
+    Limit,
+    feature_law,
+    ridge_limit,
+    sample_counts,
 )
 from jaxprompt.contextual.prompt_error import _resolvent as resolvent  # fmt: skip
 from jaxprompt.contextual.setting import (
-    CONTEXT, DIM, GAIN, MODEL, NOISE, RATIO, RELEVANT, RIDGE, SAMPLES, SHIFT_WEIGHTS, SHIFTS,
-    SIGNAL, TOKENS, Setting, complete, optional,
+    CONTEXT,
+    DIM,
+    GAIN,
+    MODEL,
+    NOISE,
+    RATIO,
+    RELEVANT,
+    RIDGE,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -43,7 +61,7 @@ __all__ = [
 LOSSES = ("square", "logistic", "hinge")
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 class Solution(NamedTuple):
@@ -353,7 +371,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_predict, changes)
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ------------------------------------------------------------------------------
 
 TEST_NODES = 512
 """Fresh random scores that average each trial's conditional error, without bias."""
@@ -513,7 +531,7 @@ def _conjugate(loss: str, dual: Array) -> Array:
     return -jax.scipy.special.xlogy(dual, dual) - jax.scipy.special.xlogy(1 - dual, 1 - dual)
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim -----------------------------------------------------------------------------------
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
