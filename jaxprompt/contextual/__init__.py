@@ -9,6 +9,7 @@ from jaxprompt.contextual import (
     first_step,
     prompt_error,
     prompt_step,
+    sample_complexity,
     separation,
     three_steps,
 )
@@ -23,6 +24,7 @@ CLAIMS: tuple[Claim, ...] = (
     first_step.CLAIM,
     prompt_error.CLAIM,
     prompt_step.CLAIM,
+    sample_complexity.CLAIM,
     separation.CLAIM,
     three_steps.CLAIM,
 )

@@ -23,12 +23,30 @@ from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.data import pooled_rows
 from jaxprompt.contextual.prompt_error import (
-    FeatureLaw, Limit, feature_law, ridge_limit, sample_counts,
+    FeatureLaw,
+    Limit,
+    feature_law,
+    ridge_limit,
+    sample_counts,
 )
 from jaxprompt.contextual.prompt_error import _resolvent as resolvent  # fmt: skip
 from jaxprompt.contextual.setting import (
-    CONTEXT, DIM, GAIN, MODEL, NOISE, RATIO, RELEVANT, RIDGE, SAMPLES, SHIFT_WEIGHTS, SHIFTS,
-    SIGNAL, TOKENS, Setting, complete, optional,
+    CONTEXT,
+    DIM,
+    GAIN,
+    MODEL,
+    NOISE,
+    RATIO,
+    RELEVANT,
+    RIDGE,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -43,7 +61,7 @@ __all__ = [
 LOSSES = ("square", "logistic", "hinge")
 
 
-# --- the closed form -------------------------------------------------------------------------------
+# --- the closed form -----------------------------------------------------------------------------
 
 
 class Solution(NamedTuple):
@@ -119,7 +137,7 @@ def _logistic_prox(omega: Array, v: Array) -> Array:
     the near end of that interval, cut at 0, the iteration is monotone and never leaves its side.
     """
 
-    def improve(_: int, x: Array) -> Array:
+    def improve(_: Any, x: Array) -> Array:
         tail = jax.nn.sigmoid(-x)
         return x - (x - v * tail - omega) / (1 + v * tail * (1 - tail))
 
@@ -353,7 +371,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_predict, changes)
 
 
-# --- the simulation --------------------------------------------------------------------------------
+# --- the simulation ------------------------------------------------------------------------------
 
 TEST_NODES = 512
 """Fresh random scores that average each trial's conditional error, without bias."""
@@ -479,7 +497,7 @@ def _hinge_multipliers(rows: Array, ridge: Array | float) -> Array:
     kernel = rows @ rows.T / (n * ridge)
     step = 1 / jnp.abs(kernel).sum(axis=1).max()  # no eigenvalue exceeds the largest row sum
 
-    def once(_: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def once(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dual, before, pace = state
         following = (1 + jnp.sqrt(1 + 4 * pace**2)) / 2
         ahead = dual + (pace - 1) / following * (dual - before)
@@ -513,7 +531,7 @@ def _conjugate(loss: str, dual: Array) -> Array:
     return -jax.scipy.special.xlogy(dual, dual) - jax.scipy.special.xlogy(1 - dual, 1 - dual)
 
 
-# --- the claim -------------------------------------------------------------------------------------
+# --- the claim -----------------------------------------------------------------------------------
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:

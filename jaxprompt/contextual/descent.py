@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
@@ -169,21 +170,22 @@ def _mean_rows(
     `columns` standard normals for each sequence.
     """
     size = jnp.array([setting.signal, setting.context], jnp.float32)
-    count = jnp.asarray(samples, jnp.int32)
+    count = jnp.asarray(samples, jnp.uint32)
 
     def add(chunk: Array, total: Array) -> Array:
-        first = chunk * CHUNK
+        first = chunk * np.uint32(CHUNK)
         uniform = random.uniforms(key, first, CHUNK, columns + 2)
         label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
         shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, uniform[:, 1])]
         own = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
         normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
         rows = row(label, own, -shift[:, ::-1] * own, normals)
-        kept = (first + jnp.arange(CHUNK) < count)[:, None]
+        kept = (first + jnp.arange(CHUNK, dtype=jnp.uint32) < count)[:, None]
         return total + jnp.where(kept, rows, 0.0).sum(axis=0)
 
     zero = jnp.zeros(4, jnp.float32)
-    return lax.fori_loop(0, (count + CHUNK - 1) // CHUNK, add, zero) / count
+    chunks = (count + np.uint32(CHUNK - 1)) // np.uint32(CHUNK)
+    return lax.fori_loop(np.uint32(0), chunks, add, zero) / count.astype(jnp.float32)
 
 
 def _first(setting: Setting, samples: int | Array, length: Array, key: Array) -> Array:

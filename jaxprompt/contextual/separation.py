@@ -68,7 +68,7 @@ def _golden(value: Callable[[Array], Array], low: Array, high: Array, steps: int
     """Maximiser of a unimodal function on an interval, by golden-section search."""
     ratio = (np.sqrt(5) - 1) / 2
 
-    def narrow(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         left, right = high - ratio * (high - low), low + ratio * (high - low)
         better = value(left) > value(right)
@@ -354,7 +354,7 @@ def _measured_gain(points: Cases) -> Array:
             query = jnp.broadcast_to(jnp.array([0.0, 1.0]) * gain * c.relevant[:, 1:], (4, 2))
             return separable(c.labels[:, None] * _attend(c, query))
 
-        def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = (ends[0] + ends[1]) / 2
             good = works(middle)
             return jnp.where(good, ends[0], middle), jnp.where(good, middle, ends[1])

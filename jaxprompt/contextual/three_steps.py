@@ -41,7 +41,7 @@ from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Rela
 from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = ["CLAIM", "closed_form", "simulate"]
+__all__ = ["CLAIM", "PROMPT_NORM", "closed_form", "limit_error", "simulate", "simulate_trials"]
 
 
 # --- the closed form -----------------------------------------------------------------------------
@@ -78,7 +78,8 @@ def _errors(
     setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
 ) -> np.ndarray:
     """Both errors for each replicate of the rule: shape (2, replicate)."""
-    outer = law.normal_nodes(13)[:, :OUTER_NODES]
+    fixed = wrong.get("fluctuation", 1.0) == 0
+    outer = law.normal_nodes(13)[:, : 1 if fixed else OUTER_NODES]
     replicates = outer.shape[0]
     nodes = outer.reshape(-1, 13)
     fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
@@ -87,17 +88,27 @@ def _errors(
     prompts = _prompts(setting, dim, samples, heads, nodes[:, 3:8], fluctuation[1], wrong)
     prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
     chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
-    inner = _inner_nodes(setting.irrelevant, replicates)
-    each = np.repeat(np.arange(replicates), OUTER_NODES)
+    inner = _inner_nodes(setting.irrelevant, replicates, 8 * INNER_NODES if fixed else INNER_NODES)
+    each = np.repeat(np.arange(replicates), outer.shape[1])
     scale = fluctuation[2] / np.sqrt(samples)
     moves = nodes[:, 8:12] * scale
     errors = _final_errors(setting, heads, prompts, moves, chi / samples, inner, each)
     return np.asarray(errors).T.reshape(2, replicates, -1).mean(axis=-1)
 
 
-def _inner_nodes(count: int, replicates: int) -> np.ndarray:
+def limit_error(
+    setting: Setting, ratio: float, prompt_norm: float, wrong: Mapping[str, float] | None = None
+) -> np.ndarray:
+    """Final error as n, d → ∞ with n/d = `ratio`, for each replicate: nothing fluctuates."""
+    dim = 10**8
+    samples = max(round(ratio * dim), 1)
+    still = {**(wrong or {}), "fluctuation": 0.0}
+    return _errors(setting, dim, samples, float(prompt_norm), still)[1]
+
+
+def _inner_nodes(count: int, replicates: int, most: int) -> np.ndarray:
     """Nodes for the scores; a sequence without irrelevant tokens needs one empty node."""
-    nodes = law.normal_nodes(count)[:, :INNER_NODES]
+    nodes = law.normal_nodes(count)[:, :most]
     return np.broadcast_to(nodes[:1], (replicates, *nodes.shape[1:])) if count == 0 else nodes
 
 
@@ -254,6 +265,10 @@ def _simulate(
 
 # --- the claim -----------------------------------------------------------------------------------
 
+PROMPT_NORM = Parameter(
+    "prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0, open_low=True
+)
+
 _BASE = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
     "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "prompt_norm": 4.0,
@@ -312,8 +327,7 @@ over scores are taken by randomised quasi-Monte Carlo.
         TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS,
         Parameter("dim", "integer", "token dimension", "d", low=4),
         optional(SAMPLES, REQUIRED),
-        Parameter("prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0,
-                  open_low=True),
+        PROMPT_NORM,
     ),
     accepted=tuple(p for p in MODEL if p is not DIM),
     quantities=(

@@ -1,0 +1,273 @@
+r"""Claim ``contextual.sample_complexity``: the samples needed after three steps grow like d."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+from scipy import optimize
+
+from jaxprompt import stats
+from jaxprompt.contextual.setting import (
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+)  # fmt: skip
+from jaxprompt.contextual.three_steps import PROMPT_NORM, limit_error, simulate_trials
+from jaxprompt.engine import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Prediction,
+    Predictor,
+    Quantity,
+    Relation,
+)  # fmt: skip
+from jaxprompt.errors import ParameterError
+from jaxprompt.parameters import Parameter
+from jaxprompt.stats import Comparison, Estimate, Fit
+
+__all__ = ["CLAIM", "closed_form", "simulate"]
+
+
+# --- the closed form -----------------------------------------------------------------------------
+
+
+def closed_form(**params: Any) -> Prediction:
+    """`exponent` 1, and `samples_per_dim`, the limit of n/d, with its standard error.
+
+    Raises:
+        ParameterError: no number of samples brings the error down to `target`.
+    """
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: Mapping[str, float], *, target: float, prompt_norm: float, dim: Any = None,
+    **params: Any,
+) -> Prediction:  # fmt: skip
+    setting = Setting.make(**params, where=CLAIM.id)
+
+    def error(log_ratio: float) -> np.ndarray:
+        return limit_error(setting, math.exp(log_ratio), prompt_norm, wrong)
+
+    low, high = math.log(1e-2), math.log(1e4)
+    best = float(error(high).mean())
+    if not best < target < float(error(low).mean()):
+        raise ParameterError(
+            "target", target, f"> {best:.4g}, the error with unlimited samples, and below its start",
+            "choose one in between", CLAIM.id,
+        )  # fmt: skip
+    root = float(optimize.brentq(lambda x: float(error(x).mean()) - target, low, high, xtol=1e-6))
+    slope = float((error(root + 0.02) - error(root - 0.02)).mean()) / 0.04
+    at = error(root)
+    stderr = float(at.std(ddof=1)) / math.sqrt(at.size) / abs(slope)
+    ratio = math.exp(root)
+    return {
+        "exponent": wrong.get("exponent", 1.0),
+        "samples_per_dim": ratio,
+        "samples_per_dim_stderr": ratio * stderr,
+    }
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- the simulation ------------------------------------------------------------------------------
+
+_BLOCK = 32
+"""Trials in one compiled call, whatever d and n."""
+
+_OFFSETS = np.array([-0.3, -0.15, 0.0, 0.15, 0.3])
+"""Logarithms of n around the centre at which the error is measured."""
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, target: float, prompt_norm: float, dim: int, **params: Any
+) -> dict[str, Estimate]:
+    """The least n with error `target`, divided by d, from measured errors alone.
+
+    At each of five n around it `trials` trials are run (in whole blocks); a quadratic in log n
+    through the errors gives the crossing, and their standard errors its own.
+    """
+    setting = Setting.make(**params, where=CLAIM.id)
+    found = _crossing(setting, dim, float(dim), target, prompt_norm, trials, key)
+    return {"samples_per_dim": Estimate(found.mean / dim, found.stderr / dim, found.trials)}
+
+
+def _crossing(
+    setting: Setting, dim: int, guess: float, target: float, prompt_norm: float, trials: int,
+    key: Any,
+) -> Estimate:  # fmt: skip
+    centre = math.log(guess)
+    for attempt in range(24):
+        here = jax.random.fold_in(key, attempt)
+        fit = _local_fit(setting, dim, centre, target, prompt_norm, trials, here)
+        if abs(fit.value) < 0.2:
+            count = math.exp(centre + fit.value)
+            return Estimate(count, count * fit.stderr, max(int(fit.freedom) + 1, 2))
+        centre += float(np.clip(fit.value, -0.7, 0.7))
+    raise ArithmeticError(f"{CLAIM.id}: no n with error {target} found at dim {dim}")
+
+
+def _local_fit(
+    setting: Setting, dim: int, centre: float, target: float, prompt_norm: float, trials: int,
+    key: Any,
+) -> Fit:  # fmt: skip
+    """Where the error crosses the target, as a shift of log n from the centre."""
+    counts = np.maximum(np.rint(np.exp(centre + _OFFSETS)), 2)
+    offsets = np.log(counts) - centre
+    estimates = [
+        _error(setting, dim, int(n), prompt_norm, trials, jax.random.fold_in(key, i))
+        for i, n in enumerate(counts)
+    ]
+    means = np.array([e.mean for e in estimates])
+    errors = np.array([e.stderr for e in estimates])
+    design = np.vander(offsets, 3, increasing=True)
+    solve = np.linalg.pinv(design / errors[:, None]) / errors[None, :]
+    coefficients = solve @ means
+    slope = min(coefficients[1], -1e-6)
+    shift = float(np.clip((target - coefficients[0]) / slope, -1, 1))
+    for _ in range(8 if abs(shift) < 0.4 else 0):  # Newton on the quadratic, near the centre only
+        value = coefficients @ np.array([1.0, shift, shift**2])
+        shift -= float((value - target) / min(coefficients[1] + 2 * coefficients[2] * shift, -1e-6))
+    at = np.array([1.0, shift, shift**2]) @ solve
+    slope = coefficients[1] + 2 * coefficients[2] * shift
+    stderr = float(np.linalg.norm(at * errors) / abs(slope))
+    return Fit(shift, stderr, 5 * (estimates[0].trials - 1), 1.0)
+
+
+def _error(
+    setting: Setting, dim: int, samples: int, prompt_norm: float, trials: int, key: Any
+) -> Estimate:
+    blocks = [
+        np.asarray(
+            simulate_trials(
+                setting, dim, samples, _BLOCK, prompt_norm, key=jax.random.fold_in(key, b)
+            )
+        )[:, 1]
+        for b in range(math.ceil(trials / _BLOCK))
+    ]
+    return stats.mean_estimate(np.concatenate(blocks))
+
+
+def _measure(claim: Claim, profile: str, key: Any) -> Iterator[Cell]:
+    """The crossing at every d; the search at each starts from the one before, scaled."""
+    design = claim.designs[profile]
+    ratio = 4.0
+    for run in design.runs:
+        values = claim.validated({n: v for n, v in run.items() if n != "trials"})
+        dim, trials = values.pop("dim"), run["trials"]
+        target, norm = values.pop("target"), values.pop("prompt_norm")
+        setting = Setting.make(**values, where=claim.id)
+        here = jax.random.fold_in(key, dim)
+        found = _crossing(setting, dim, ratio * dim, target, norm, trials, here)
+        ratio = found.mean / dim
+        scaled = Estimate(ratio, found.stderr / dim, found.trials)
+        yield Cell({n: v for n, v in run.items() if n != "trials"}, {"samples_per_dim": scaled})
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    r"""The exponent s of :math:`\log n = A + s\log d + B/d`, and the limit of n/d."""
+    cells = sorted(cells, key=lambda cell: cell.parameters["dim"])
+    rest = {n: v for n, v in cells[0].parameters.items() if n != "dim"}
+    dims = np.array([cell.parameters["dim"] for cell in cells], dtype=np.float64)
+    ratios = [cell.estimates["samples_per_dim"] for cell in cells]
+    predicted = predict(**rest)
+    shown = {**rest, "dim": dims.tolist()}
+    means = np.array([r.mean for r in ratios])
+    relative = np.array([r.stderr for r in ratios]) / means
+    freedoms = [r.trials - 1 for r in ratios]
+    design = np.column_stack([np.ones_like(dims), np.log(dims / dims[0]), dims[0] / dims])
+    fit = stats._weighted_fit(design, np.log(means * dims), relative, freedoms, 1)
+    limit = float(predicted["samples_per_dim"])
+    return [
+        stats.compare_rate(
+            "exponent", shown, float(predicted["exponent"]), fit,
+            tolerance=claim.quantity("exponent").tolerance,
+        ),
+        stats.compare_asymptotic(
+            "samples_per_dim", shown, dims.tolist(), [limit] * len(cells), ratios, limit=limit,
+            tolerance=claim.quantity("samples_per_dim").allowance(limit),
+            predicted_stderr=float(predicted["samples_per_dim_stderr"]),
+        ),
+    ]  # fmt: skip
+
+
+# --- the claim -----------------------------------------------------------------------------------
+
+_BASE = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
+    "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
+    "target": 0.03,
+}  # fmt: skip
+
+
+def _design(dims: Sequence[int], trials: int) -> Design:
+    # Errors fluctuate by 1/√d, so equal precision needs trials in inverse proportion to d.
+    runs = [{**_BASE, "dim": d, "trials": max(trials * dims[-1] // d, _BLOCK)} for d in dims]
+    return Design(tuple(runs), trials)
+
+
+CLAIM = Claim(
+    id="contextual.sample_complexity",
+    title="Samples needed after three steps grow in proportion to the dimension",
+    statement=r"""
+Let $n(d)$ be the least number of sequences a step at which the test error after three gradient
+steps (`contextual.three_steps`) reaches a fixed target. As $d\to\infty$, $n(d)/d$ tends to a
+constant: $n$ grows like $d^1$, and
+$$\log n(d)=A+\log d+O(1/d).$$
+The constant solves "limiting error at $n/d$ = target", in which the order parameters do not
+fluctuate.
+""",
+    derivation=r"""
+In `contextual.three_steps` $d$ enters through the orthogonal energies $\bar D\,\chi^2_{d-2}/n$ and
+$\bar D\,\chi^2_{d-3}/n$ only, which tend to $\bar D\,d/n$, and $n$ alone enters through
+fluctuations of the order parameters of variance $1/n$. So the error is a decreasing function of
+$n/d$ plus terms of order $1/n$; inverting at a fixed target gives $n/d=r+O(1/d)$.
+""",
+    relation=Relation.RATE,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS, PROMPT_NORM,
+        Parameter("target", "real", "test error to be reached", low=0, high=0.5, open_low=True,
+                  open_high=True),
+        Parameter("dim", "integer", "token dimension", "d", low=4, default=None),
+    ),
+    accepted=tuple(p for p in MODEL if p is not DIM),
+    quantities=(
+        Quantity("exponent", "slope of log n in log d", 0.15),
+        Quantity("samples_per_dim", "limit of n/d", 0.1, True),
+    ),
+    falsifiers=(
+        Falsifier("sublinear", "exponent 3/4", _wrong(exponent=0.75)),
+        Falsifier("superlinear", "exponent 5/4", _wrong(exponent=1.25)),
+        Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", _wrong(orthogonal=0.8)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": _design((300, 600, 1200, 2400, 4800), 32),
+        "full": _design((400, 800, 1600, 3200, 6400, 12800), 512),
+    },
+    validate=complete,
+    measure=_measure,
+    compare=_compare,
+    figure=Agreement(title="Samples needed after three steps", label="exponent, limit of n/d"),
+)
