@@ -170,7 +170,7 @@ def _equations(
 
 
 def _with_jacobian(
-    left: Callable[..., Array], unknown: Array, f: FeatureLaw
+    left: Callable[..., Array], unknown: Array, f: Any
 ) -> tuple[Array, Array]:
     def both(x: Array, *law: Array) -> tuple[Array, Array]:
         def twice(y: Array) -> tuple[Array, Array]:
@@ -215,12 +215,13 @@ def _solve(equations: Callable[..., Any], start: np.ndarray) -> tuple[np.ndarray
             break
         step = np.linalg.solve(jacobian, -left[..., None])[..., 0]
         size = np.minimum(1.0, 2.0 / np.maximum(np.abs(step).max(axis=1), 1e-300))
-        for _ in range(12):
+        new = [np.asarray(a) for a in equations(x + size[:, None] * step)]
+        better = np.abs(new[0]).max(axis=1) < worst
+        halvings = 0
+        while not (better | (worst < 1e-11)).all() and halvings < 12:
+            size, halvings = np.where(better, size, size / 2), halvings + 1
             new = [np.asarray(a) for a in equations(x + size[:, None] * step)]
             better = np.abs(new[0]).max(axis=1) < worst
-            if (better | (worst < 1e-11)).all():
-                break
-            size = np.where(better, size, size / 2)
         if not better.any():
             break
         x = np.where(better[:, None], x + size[:, None] * step, x)
@@ -298,7 +299,7 @@ def _solution(
 ) -> Solution:
     norm = np.sqrt(c**2 * wrong.get("own", 1.0) + rho2)[:, None]
     error = (f.weights * special.ndtr(-f.alpha * c[:, None] / (f.tau * norm))).sum(axis=1)
-    return Solution(Limit(error, c, np.sqrt(rho2)), residual, residual < 1e-9)
+    return Solution(Limit(error, c, np.sqrt(rho2)), residual, bool(residual < 1e-9))
 
 
 _FEWER_NODES = 128
@@ -308,7 +309,8 @@ def _thinned(f: FeatureLaw) -> FeatureLaw:
     """The law on its first nodes: a scrambled net's first 2^m points are a net again."""
     kept = min(f.alpha.shape[1], _FEWER_NODES * max(1, round(f.weights.shape[1] / 4096)))
     weights = f.weights[:, :kept]
-    return FeatureLaw(f.alpha[:, :kept], f.tau[:, :kept], weights / weights.sum(axis=1, keepdims=True))
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    return FeatureLaw(f.alpha[:, :kept], f.tau[:, :kept], weights)
 
 
 def separability_threshold(features: FeatureLaw) -> float:
@@ -575,14 +577,14 @@ def _design(sizes: Sequence[tuple[int, int]]) -> Design:
 _STATEMENT = r"""
 The head minimises $\frac1n\sum_i\ell(y_if_i)+\frac\lambda2|w|^2$ for a convex margin loss $\ell$,
 over a known prompt $\gamma q_\star$. As $n,d\to\infty$ with $d/n\to\kappa$, put
-$\omega=\alpha c+\tau\sqrt q\,Z$ and $f(\omega)=-\ell'(\mathrm{prox}_{\tau^2V\ell}(\omega))$, and let
-$V,q,c$ solve
+$\omega=\alpha c+\tau\sqrt q\,Z$ and
+$f(\omega)=-\ell'(\mathrm{prox}_{\tau^2V\ell}(\omega))$, and let $V,q,c$ solve
 $$\hat c=\frac{E[\alpha f]}\kappa,\quad\hat q=\frac{E[\tau^2f^2]}\kappa,\quad
 \hat V=-\frac{E[\tau^2\partial_\omega f]}\kappa,\qquad
 V=\frac1{\lambda/\kappa+\hat V},\quad c=\hat cV,\quad q=(\hat c^2+\hat q)V^2.$$
 Then the head's component along $w_\star/W$ tends to $c$, its norm away from it to
-$\rho=\sqrt{q-c^2}$, and the error to $E\,\Phi(-\alpha c/(\tau\sqrt q))$. The training set is linearly
-separable beyond
+$\rho=\sqrt{q-c^2}$, and the error to $E\,\Phi(-\alpha c/(\tau\sqrt q))$. The training set is
+linearly separable beyond
 $$\kappa_\star=\min_c\,E\big[(c\,\alpha/\tau+\sqrt{1+c^2}\,Z)_-^2\big],$$
 and there the logistic and hinge heads tend to the max-margin direction as $\lambda\to0$.
 """

@@ -298,8 +298,8 @@ and each coordinate orthogonal to $w_\star$, $q_\star$ and $w$ has mean 0 and va
 $$v=\frac{\sigma^2}{T^2}E\big[e_0^2E_s-2e_0|w|\sigma E_{sg}+|w|^2\sigma^2E_{sgg}\big],$$
 where, with $A=N\zeta^2(h\cdot w)^2$, $B=-2\zeta(h\cdot w)\sigma|w|k$, $C=\sigma^2|w|^2$ and
 $g=N/T^2$: $E_s=A+C(N-(2T-N)g)$, $E_{sg}=Bg$, $E_{sgg}=Ag+C(g(N+2)-3(2T-N)g^2)$. The orthogonal
-energy is $v(d-3)/n$. At $w\propto w_\star$ and $n\to\infty$ the step points along $q_\star$ exactly:
-gradient descent finds the prompt.
+energy is $v(d-3)/n$. At $w\propto w_\star$ and $n\to\infty$ the step points along $q_\star$
+exactly: gradient descent finds the prompt.
 """,
     derivation=r"""
 At $q=0$ the softmax's derivative is the centring projection over $T$, so
@@ -309,8 +309,8 @@ $$Cw=\zeta(1-\zeta)(h\cdot w)h-\zeta(\bar z\cdot w)h-\zeta(h\cdot w)\bar z
  +\tfrac1T\textstyle\sum_tz_t(z_t\cdot w)-\bar z(\bar z\cdot w),$$
 and $y-w\cdot\bar x=e_0-w\cdot\bar z$. Since $E\bar z\bar z^\top=s^2I$ and odd moments vanish, the
 product's mean is the formula. Orthogonally to $w_\star,q_\star,w$ only
-$\frac1T\sum_tz_t^\perp\,(z_t\cdot w-\bar z\cdot w-\zeta\,h\cdot w)$ is left, in which $z_t^\perp$ is
-independent of the bracket and of the residual. With $z_t\cdot w=|w|\sigma g_t$ and
+$\frac1T\sum_tz_t^\perp\,(z_t\cdot w-\bar z\cdot w-\zeta\,h\cdot w)$ is left, in which
+$z_t^\perp$ is independent of the bracket and of the residual. With $z_t\cdot w=|w|\sigma g_t$ and
 $G=\frac1T\sum_tg_t$, the brackets' squares sum to
 $A+BG+C(\sum_tg_t^2-(2T-N)G^2)$, and the moments $E[G^2]=g$,
 $E[G^2\sum_tg_t^2]=g(N+2)$, $E[G^4]=3g^2$ give $E_s,E_{sg},E_{sgg}$.

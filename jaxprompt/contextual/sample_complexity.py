@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -70,10 +70,11 @@ def _closed_form(
     best = float(error(high).mean())
     if not best < target < float(error(low).mean()):
         raise ParameterError(
-            "target", target, f"> {best:.4g}, the error with unlimited samples, and below its start",
+            "target", target, f"> {best:.4g}, the error with unlimited samples, and less than ½",
             "choose one in between", CLAIM.id,
         )  # fmt: skip
-    root = float(optimize.brentq(lambda x: float(error(x).mean()) - target, low, high, xtol=1e-6))
+    found: Any = optimize.brentq(lambda x: float(error(x).mean()) - target, low, high, xtol=1e-6)
+    root = float(found)
     slope = float((error(root + 0.02) - error(root - 0.02)).mean()) / 0.04
     at = error(root)
     stderr = float(at.std(ddof=1)) / math.sqrt(at.size) / abs(slope)
@@ -146,9 +147,10 @@ def _local_fit(
     shift = float(np.clip((target - coefficients[0]) / slope, -1, 1))
     for _ in range(8 if abs(shift) < 0.4 else 0):  # Newton on the quadratic, near the centre only
         value = coefficients @ np.array([1.0, shift, shift**2])
-        shift -= float((value - target) / min(coefficients[1] + 2 * coefficients[2] * shift, -1e-6))
+        tangent = min(coefficients[1] + 2 * coefficients[2] * shift, -1e-6)
+        shift = float(np.clip(shift - (value - target) / tangent, -1, 1))
     at = np.array([1.0, shift, shift**2]) @ solve
-    slope = coefficients[1] + 2 * coefficients[2] * shift
+    slope = min(coefficients[1] + 2 * coefficients[2] * shift, -1e-6)
     stderr = float(np.linalg.norm(at * errors) / abs(slope))
     return Fit(shift, stderr, 5 * (estimates[0].trials - 1), 1.0)
 
@@ -167,9 +169,9 @@ def _error(
     return stats.mean_estimate(np.concatenate(blocks))
 
 
-def _measure(claim: Claim, profile: str, key: Any) -> Iterator[Cell]:
+def _measure(claim: Claim, profile: str, key: Any) -> list[Cell]:
     """The crossing at every d; the search at each starts from the one before, scaled."""
-    design = claim.designs[profile]
+    design, cells = claim.designs[profile], []
     ratio = 4.0
     for run in design.runs:
         values = claim.validated({n: v for n, v in run.items() if n != "trials"})
@@ -180,7 +182,9 @@ def _measure(claim: Claim, profile: str, key: Any) -> Iterator[Cell]:
         found = _crossing(setting, dim, ratio * dim, target, norm, trials, here)
         ratio = found.mean / dim
         scaled = Estimate(ratio, found.stderr / dim, found.trials)
-        yield Cell({n: v for n, v in run.items() if n != "trials"}, {"samples_per_dim": scaled})
+        point = {n: v for n, v in run.items() if n != "trials"}
+        cells.append(Cell(point, {"samples_per_dim": scaled}))
+    return cells
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:

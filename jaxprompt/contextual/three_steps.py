@@ -311,8 +311,8 @@ depends on $d$ and $n$ through $d/n$ up to fluctuations of order $1/n$.
 $\langle\hat w,q_\star\rangle/Q$ have means $E[a]W$ and 0 and variances
 $(\mathrm{Var}(a)W^2+s^2)/n$ and $(E[b^2]Q^2+s^2)/n$; they are uncorrelated, and the rest is
 isotropic with energy $s^2\chi^2_{d-2}/n$ exactly. *Step 2* (`contextual.prompt_step`): given the
-head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and the
-head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
+head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and
+the head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
 second moments that are polynomial in two independent variables, a Gaussian and a chi-square.
 *Step 3*: given the prompt, $y\bar x$ has mean $E[y\mu]$ and covariance
 $E[\mu\mu^\top]+\sigma^2E[p_2](I-qq^\top/|q|^2)$ less the mean's square, where
