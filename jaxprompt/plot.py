@@ -78,14 +78,16 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     return paths[0], paths[1]
 
 
-def _new_figure(columns: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+def _new_figure(
+    columns: int, width: float, height: float, *, share: bool = True
+) -> tuple[Figure, list[Axes]]:
     # No pyplot: it keeps every figure alive and picks a backend for the process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, sharey=True)[0]
+    axes = figure.subplots(1, columns, squeeze=False, sharey=share)[0]
     return figure, list(axes)
 
 
@@ -170,7 +172,7 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
             label=label,
             linewidth=1.8 if limit else 1.2,
             color="#000000" if limit else "#777777",
-            linestyle="-" if limit else _STYLES[6 - place % 2],
+            linestyle="-" if limit else _STYLES[6 - place % 4],
             zorder=1.9,
         )
     for x, label in sorted({(r["x"], r["label"]) for r in rows if r["kind"] == "mark"}):
@@ -178,7 +180,8 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
-    figure, (left, right) = _agreement_axes()
+    noisy = [r for r in points if r["stderr"] > 0]
+    figure, (left, *rest) = _new_figure(2 if noisy else 1, 7.6 if noisy else 4.6, 3.8, share=False)
     values = [v for r in points for v in (r["predicted"], r["simulated"])]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.1
@@ -186,52 +189,40 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     for place, quantity in enumerate(_distinct(points, "quantity")):
         own = [r for r in points if r["quantity"] == quantity]
         half = [1.96 * r["stderr"] for r in own]
-        left.errorbar(
-            [r["predicted"] for r in own],
-            [r["simulated"] for r in own],
-            yerr=half,
-            label=quantity,
-            color=_COLOURS[place % 7],
-            marker=_MARKERS[place % 7],
-            linestyle="none",
-            markersize=5,
-            markerfacecolor="white",
-            capsize=2,
-            zorder=3,
-        )
-        z = [(r["simulated"] - r["predicted"]) / r["stderr"] if r["stderr"] else 0.0 for r in own]
-        right.plot(
-            [r["predicted"] for r in own],
-            z,
-            color=_COLOURS[place % 7],
-            linestyle="none",
-            marker=_MARKERS[place % 7],
-            markersize=5,
-            markerfacecolor="white",
-        )
-    right.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
-    right.axhline(0, color="#777777", linewidth=1)
+        x, y = [r["predicted"] for r in own], [r["simulated"] for r in own]
+        left.errorbar(x, y, yerr=half, label=quantity, capsize=2, zorder=3, **_marker(place))
+        for axis in rest:
+            own = [r for r in noisy if r["quantity"] == quantity]
+            z = [(r["simulated"] - r["predicted"]) / r["stderr"] for r in own]
+            axis.plot([r["predicted"] for r in own], z, **_marker(place))
     left.set_xlabel(f"predicted {spec.label}")
     left.set_ylabel(f"measured {spec.label}")
-    right.set_xlabel(f"predicted {spec.label}")
-    right.set_ylabel("difference / its standard error")
-    reach = max(
-        [3.0, *(abs(v) * 1.1 for line in right.lines for v in np.asarray(line.get_ydata()))]
-    )
-    right.set_ylim(-reach, reach)
     left.legend(loc="upper left")
-    _frame(figure, spec.title, "bars and shaded band: 95 %")
+    for axis in rest:
+        _finish_residuals(axis, f"predicted {spec.label}")
+    note = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
+    _frame(figure, spec.title, note)
     return figure
 
 
-def _agreement_axes() -> tuple[Figure, tuple[Axes, Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def _marker(place: int) -> dict[str, Any]:
+    return {
+        "color": _COLOURS[place % 7],
+        "marker": _MARKERS[place % 7],
+        "linestyle": "none",
+        "markersize": 5,
+        "markerfacecolor": "white",
+    }
 
-    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    return figure, (left, right)
+
+def _finish_residuals(axis: Axes, label: str) -> None:
+    axis.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
+    axis.axhline(0, color="#777777", linewidth=1)
+    axis.set_xlabel(label)
+    axis.set_ylabel("difference / its standard error")
+    found = [abs(v) * 1.1 for line in axis.lines for v in np.asarray(line.get_ydata())]
+    reach = max([3.0, *found])
+    axis.set_ylim(-reach, reach)
 
 
 def _caption(spec: Curves, points: Sequence[Row]) -> str:
@@ -243,10 +234,14 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
         if all(t.get(name) == value for t in tables)
         and name not in (spec.x, spec.series, spec.panel)
     }
-    trials = sorted({int(r["trials"]) for r in points})
-    count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    if any(r["stderr"] > 0 for r in points):
+        trials = sorted({int(r["trials"]) for r in points})
+        count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+        measured = f"mean of {count} trials with 95 % interval"
+    else:
+        measured = "exact evaluation"
     named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
-    text = f"lines: theory; points: mean of {count} trials with 95 % interval; {named}"
+    text = "; ".join(filter(None, [f"lines: theory; points: {measured}", named]))
     return f"{text}\n{spec.caption}" if spec.caption else text
 
 
@@ -269,6 +264,8 @@ def _distinct(rows: Sequence[Row], name: str) -> list[Any]:
 def _plain_ticks(axis: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
+    axis.xaxis.set_major_locator(LogLocator(base=10, subs=subs))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axis.xaxis.set_minor_formatter(NullFormatter())

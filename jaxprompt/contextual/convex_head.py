@@ -169,9 +169,7 @@ def _equations(
     return _with_jacobian(left, unknown, f)
 
 
-def _with_jacobian(
-    left: Callable[..., Array], unknown: Array, f: Any
-) -> tuple[Array, Array]:
+def _with_jacobian(left: Callable[..., Array], unknown: Array, f: Any) -> tuple[Array, Array]:
     def both(x: Array, *law: Array) -> tuple[Array, Array]:
         def twice(y: Array) -> tuple[Array, Array]:
             value = left(y, *law)
@@ -283,9 +281,7 @@ def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarra
 
 def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
     start = np.tile([1.0, 0.0], (features.alpha.shape[0], 1))
-    x, residual = _solve(
-        lambda x: _hard_equations(jnp.asarray(x), features, ratio), start
-    )
+    x, residual = _solve(lambda x: _hard_equations(jnp.asarray(x), features, ratio), start)
     found = _solution(features, x[:, 0], np.exp(x[:, 1]), residual, {})
     if infinite:
         away = np.full_like(x[:, 0], np.inf)
@@ -614,8 +610,19 @@ CLAIM = Claim(
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS, GAIN, RIDGE, RATIO,
-        LOSS, optional(SAMPLES), optional(DIM),
+        TOKENS,
+        RELEVANT,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFTS,
+        SHIFT_WEIGHTS,
+        GAIN,
+        RIDGE,
+        RATIO,
+        LOSS,
+        optional(SAMPLES),
+        optional(DIM),
     ),
     accepted=MODEL,
     quantities=(

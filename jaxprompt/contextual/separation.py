@@ -443,8 +443,12 @@ cannot all be right; three can, since the constants may differ.
         Quantity("self_attention", "best accuracy of self-attention, no intercept"),
         Quantity("self_attention_intercept", "the same with intercept"),
         Quantity("prompt", "best accuracy of softmax prompt-attention"),
-        Quantity("threshold", "largest attention self-attention puts on relevant tokens",
-                 symbol="M", ignores=("law", "context")),
+        Quantity(
+            "threshold",
+            "largest attention self-attention puts on relevant tokens",
+            symbol="M",
+            ignores=("law", "context"),
+        ),
         Quantity("least_gain", "gain beyond which the prompt γq⋆ separates", symbol="γ₀"),
     ),
     falsifiers=(
@@ -459,8 +463,12 @@ cannot all be right; three can, since the constants may differ.
     designs={
         "quick": _design(_PLANE, 128, 1152),
         "full": _design(
-            {"sparsity": np.linspace(0.06, 0.94, 12).tolist(),
-             "shift": np.geomspace(0.23, 7.7, 12).tolist()}, 1024, 36864
+            {
+                "sparsity": np.linspace(0.06, 0.94, 12).tolist(),
+                "shift": np.geomspace(0.23, 7.7, 12).tolist(),
+            },
+            1024,
+            36864,
         ),
     },
     shared=("sparsity", "shift"),
