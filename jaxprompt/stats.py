@@ -342,11 +342,11 @@ def _finite(c: Comparison) -> bool:
 
 
 def _welch(errors: Sequence[float], freedoms: Sequence[float]) -> float:
-    errors = np.asarray(errors, dtype=np.float64)
-    peak = errors.max()
+    scales = np.asarray(errors, dtype=np.float64)
+    peak = scales.max()
     if peak == 0:
         return math.inf
-    shares = np.square(errors / peak)  # scaled, so that tiny errors do not underflow when squared
+    shares = np.square(scales / peak)  # scaled, so that tiny errors do not underflow when squared
     spread = float((shares**2 / np.asarray(freedoms, dtype=np.float64)).sum())
     return math.inf if spread == 0 else float(shares.sum() ** 2 / spread)
 

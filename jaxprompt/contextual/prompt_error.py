@@ -6,7 +6,7 @@ The sharp error curve in the proportional limit, on both sides of n = d, with or
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -240,8 +240,8 @@ def best_ridge(features: FeatureLaw, ratio: float) -> tuple[float, float]:
 
     scan = np.linspace(-14, 8, 45)
     start = scan[int(np.argmin([error(x) for x in scan]))]
-    found = optimize.minimize_scalar(error, bounds=(start - 0.6, start + 0.6), method="bounded")
-    return float(np.exp(found.x)), float(found.fun)
+    log_ridge, least = _minimum(error, start - 0.6, start + 0.6)
+    return float(np.exp(log_ridge)), least
 
 
 def best_gain(ratio: float, ridge: float, most: float = 8.0, **setting: Any) -> tuple[float, float]:
@@ -258,8 +258,12 @@ def best_gain(ratio: float, ridge: float, most: float = 8.0, **setting: Any) -> 
     scan = np.linspace(0, most, 17)
     start = scan[int(np.argmin([error(x) for x in scan]))]
     step = scan[1]
-    bounds = (max(start - step, 0.0), min(start + step, most))
-    found = optimize.minimize_scalar(error, bounds=bounds, method="bounded")
+    return _minimum(error, max(start - step, 0.0), min(start + step, most))
+
+
+def _minimum(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
+    """Place and value of a function's least value on an interval."""
+    found: Any = optimize.minimize_scalar(function, bounds=(low, high), method="bounded")
     return float(found.x), float(found.fun)
 
 

@@ -29,7 +29,8 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
     probe = np.random.default_rng(12345).normal(size=(n + 4, n))
     probe /= np.linalg.norm(probe, axis=1, keepdims=True)
     single = _rows([f(point) for point in probe], where)
-    scalar = np.ndim(f(probe[0])) == 0
+    first: Any = f(probe[0])
+    scalar = np.ndim(first) == 0
     together = _takes_batches(f, probe, single)
 
     def evaluate(points: np.ndarray) -> np.ndarray:
