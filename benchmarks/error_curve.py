@@ -215,10 +215,8 @@ def main() -> None:
         )
         best = min(best, each * needed)
     generate, product = floor(trials, repeats)
-    print(
-        f"floor            {generate + product:8.3f} s: normals {generate:.3f}, "
-        f"products {product:.3f}"
-    )
+    total = generate + product
+    print(f"floor            {total:8.3f} s: normals {generate:.3f}, products {product:.3f}")
     print(f"token level / jaxprompt = {best / ours:.0f}   (target 300)")
     print(f"exact law / jaxprompt   = {numpy_time / ours:.2f}  (target 1.5)")
     print(f"floor / jaxprompt       = {total / ours:.2f}")

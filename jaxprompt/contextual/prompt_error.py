@@ -627,7 +627,7 @@ CLAIM = Claim(
         "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096)),
     },
     validate=_validate,
-    shared=("ridge", "ratio"),
+    shared=("ridge", "ratio", "samples"),
     size="dim",
     figure=_FIGURE,
     broadcasts="signal, context, noise, gain, ridge and ratio",
