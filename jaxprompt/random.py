@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float32, Key, UInt32
+from jaxtyping import Array, Float32, Integer, Key, UInt32
 
 __all__ = ["normals", "uniforms", "words"]
 
@@ -25,7 +25,7 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def words(
-    key: Key[Array, ""], first_row: int | UInt32[Array, ""], rows: int, columns: int
+    key: Key[Array, ""], first_row: int | Integer[Array, ""], rows: int, columns: int
 ) -> tuple[UInt32[Array, "rows columns"], UInt32[Array, "rows columns"]]:
     """Two tables of 32 random bits for rows ``first_row …`` and columns ``0 …``.
 
@@ -38,14 +38,14 @@ def words(
 
 
 def uniforms(
-    key: Key[Array, ""], first_row: int | UInt32[Array, ""], rows: int, columns: int
+    key: Key[Array, ""], first_row: int | Integer[Array, ""], rows: int, columns: int
 ) -> Float32[Array, "rows columns"]:
     """Uniform numbers strictly inside (0, 1): the midpoints of 2²³ equal steps, in float32."""
     return _unit(_paired(key, first_row, rows, columns))
 
 
 def normals(
-    key: Key[Array, ""], first_row: int | UInt32[Array, ""], rows: int, columns: int
+    key: Key[Array, ""], first_row: int | Integer[Array, ""], rows: int, columns: int
 ) -> Float32[Array, "rows columns"]:
     """Standard normal numbers in float32.
 

@@ -11,7 +11,10 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
 
     # The numeric tower: an int will do where a float is asked for, as type checkers have it.
     checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-    install_import_hook("jaxprompt", checker)
+    # The modules whose annotations hold at run time; a family joins once its own do.
+    names = ("attention", "contextual", "engine", "parameters", "plot", "random", "registry")
+    names += ("report", "stats", "store", "sweep", "tables")
+    install_import_hook([f"jaxprompt.{name}" for name in names], checker)
 
 import jax
 import numpy as np

@@ -53,6 +53,8 @@ def ridge_path(
         systems.append(_primal(draw, gram, moment, edges, chunk))
     matrices, vectors = (jnp.concatenate(part) for part in zip(*systems, strict=True))
     solutions = _solve_all(matrices, vectors, ridges)
+    if not small.size:
+        return solutions
     # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
     return jnp.concatenate([solutions[: small.size] @ start, solutions[small.size :]])
 

@@ -266,7 +266,7 @@ def test_finite_size_agrees_with_the_limit():
 
 
 def test_one_compilation_for_each_shape():
-    jitted = prompt_error.simulate_trials
+    jitted = prompt_error._trials
     jitted.clear_cache()
 
     def simulate(**changes):
@@ -282,9 +282,37 @@ def test_one_compilation_for_each_shape():
     assert simulate(dim=12, gain=0.3) == 2
 
 
-def test_conditional_error_needs_no_dimension_in_memory():
-    batch, chunk = prompt_error._batching(prompt_error.Setting.make(**BASE), 256, (10**6,), 1, 1000)
-    assert batch * chunk * (256 + 20) * 8 < 2**30
+def test_another_grid_of_equal_length_compiles_nothing():
+    jitted = prompt_error._trials
+    jitted.clear_cache()
+    for ratios in ([0.2, 0.5, 2.0], [0.22, 0.4, 3.0]):
+        CLAIM.simulate(key=0, trials=2, **BASE, gain=1.0, dim=10, ratio=ratios)
+    assert jitted._cache_size() == 1
+
+
+@pytest.mark.parametrize("ratio", [[0.3, 0.6], [1.5, 3.0], 0.5, 2.0, 1.0])
+def test_sizes_on_one_side_of_the_dimension(ratio):
+    found = CLAIM.simulate(key=0, trials=3, **BASE, gain=1.0, dim=8, ratio=ratio, ridge=0.1)
+    assert np.shape(found["error"].mean) == np.shape(ratio)
+    assert np.isfinite(found["error"].mean).all()
+
+
+@pytest.mark.parametrize("trials", [2, 3, 7, 11])
+def test_batches_keep_every_trial(trials, monkeypatch):
+    point = {**BASE, "gain": 1.0, "dim": 8, "ratio": 0.5, "ridge": 0.1}
+    whole = CLAIM.simulate(key=4, trials=trials, **point)["error"]
+    monkeypatch.setattr(prompt_error, "_batch", lambda *args: 3)
+    found = CLAIM.simulate(key=4, trials=trials, **point)["error"]
+    assert found.mean == pytest.approx(whole.mean, rel=1e-9)
+    assert found.stderr == pytest.approx(whole.stderr, rel=1e-6)
+
+
+def test_memory_does_not_grow_with_trials_or_samples():
+    setting = prompt_error.Setting.make(**BASE)
+    batches = [prompt_error._batch(setting, 256, 3, 2, 256, t) for t in (1, 64, 10**4)]
+    assert batches[0] == 1
+    assert batches[2] * 8 * 256**2 < prompt_error._MEMORY
+    assert prompt_error._chunk(10**9) == prompt_error._chunk(1000)
 
 
 def test_test_scalars_are_standard_normal():

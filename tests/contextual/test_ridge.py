@@ -15,7 +15,20 @@ ROWS = np.random.default_rng(0).normal(size=(400, 12)) + 0.2
 
 
 def draw(first, rows):
-    return jax.lax.dynamic_slice_in_dim(jnp.asarray(ROWS), first, rows)
+    """Rows of the table; past its end anything, since the last chunk may reach beyond it."""
+    return jnp.take(jnp.asarray(ROWS), first + jnp.arange(rows), axis=0, mode="fill")
+
+
+def path(samples, ridges, chunk, rows=None):
+    """Heads at ascending sizes, which the function takes apart at d."""
+    sizes = np.array(samples, np.uint32)
+    small, large = jnp.asarray(sizes[sizes <= 12]), jnp.asarray(sizes[sizes > 12])
+
+    @jax.jit
+    def run(small, large, ridges):
+        return ridge_path(rows or draw, 12, small, large, ridges, chunk=chunk)
+
+    return run(small, large, jnp.asarray(ridges))
 
 
 def expected(n, ridge):
@@ -31,7 +44,7 @@ def expected(n, ridge):
 @pytest.mark.parametrize("chunk", [7, 64, 400])
 def test_against_direct_solutions(samples, chunk):
     ridges = (0.0, 1e-3, 0.5)
-    found = jax.jit(lambda r: ridge_path(draw, 12, samples, r, chunk=chunk))(jnp.array(ridges))
+    found = path(samples, ridges, chunk)
     assert found.shape == (len(samples), 3, 12)
     for i, n in enumerate(samples):
         for j, ridge in enumerate(ridges):
@@ -43,21 +56,20 @@ def test_against_direct_solutions(samples, chunk):
 
 
 def test_interpolates_beyond_the_threshold():
-    found = ridge_path(draw, 12, (6,), jnp.zeros(1), chunk=10)[0, 0]
+    found = path((6,), [0.0], 10)[0, 0]
     np.testing.assert_allclose(ROWS[:6] @ found, 1, rtol=1e-10)
 
 
 def test_primal_and_dual_agree():
     # Just below and above n = d the two routes solve neighbouring problems.
-    by_dual = ridge_path(draw, 12, (12,), jnp.array([0.1]), chunk=5)[0, 0]
+    by_dual = path((12,), [0.1], 5)[0, 0]
     np.testing.assert_allclose(by_dual, expected(12, 0.1), rtol=1e-10)
 
 
 def test_nested_sizes_do_not_change_each_other():
-    ridges = jnp.array([0.01])
-    together = ridge_path(draw, 12, (8, 30, 200), ridges, chunk=16)
+    together = path((8, 30, 200), [0.01], 16)
     for i, n in enumerate((8, 30, 200)):
-        alone = ridge_path(draw, 12, (n,), ridges, chunk=16)[0]
+        alone = path((n,), [0.01], 16)[0]
         np.testing.assert_allclose(together[i], alone, rtol=1e-9)
 
 
@@ -65,4 +77,4 @@ def test_float32_rows_are_accumulated_in_float64():
     def draw32(first, rows):
         return draw(first, rows).astype(jnp.float32)
 
-    assert ridge_path(draw32, 12, (50,), jnp.array([0.1]), chunk=16).dtype == jnp.float64
+    assert path((50,), [0.1], 16, draw32).dtype == jnp.float64
