@@ -12,6 +12,7 @@ from jaxprompt.contextual import (
     sample_complexity,
     separation,
     three_steps,
+    training,
 )
 from jaxprompt.engine import Claim
 
@@ -27,4 +28,5 @@ CLAIMS: tuple[Claim, ...] = (
     sample_complexity.CLAIM,
     separation.CLAIM,
     three_steps.CLAIM,
+    training.CLAIM,
 )
