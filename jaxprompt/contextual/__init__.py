@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxprompt.contextual import (
+    best_ridge,
     conditional_error,
     context_gain,
     convex_head,
@@ -19,6 +20,7 @@ from jaxprompt.engine import Claim
 __all__ = ["CLAIMS"]
 
 CLAIMS: tuple[Claim, ...] = (
+    best_ridge.CLAIM,
     conditional_error.CLAIM,
     context_gain.CLAIM,
     convex_head.CLAIM,

@@ -55,7 +55,7 @@ from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
     "CLAIM", "LOSSES", "Solution", "closed_form", "convex_heads", "convex_limit",
-    "max_margin_head", "separability_threshold", "simulate",
+    "max_margin_head", "row_stream", "separability_threshold", "simulate",
 ]  # fmt: skip
 
 LOSSES = ("square", "logistic", "hinge")
@@ -327,7 +327,7 @@ def separability_threshold(features: FeatureLaw) -> float:
         )
         return float((features.weights * scale**2 * tail).sum(axis=1).mean())
 
-    found = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
+    found: Any = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
     return float(found.fun)
 
 
@@ -446,7 +446,7 @@ def _learn(
     for first in range(0, trials, block):
         count = min(block, trials - first)
         rows = np.zeros((block, padded, dim), np.float32)
-        drawn = _stream(setting, dim, first * samples, count * samples, key)
+        drawn = row_stream(setting, dim, first * samples, count * samples, key)
         rows[:count, :samples] = drawn.reshape(count, samples, dim)
         rows[count:] = rows[:1]  # the last block repeats a trial to be as long as the others
         with jax.enable_x64(True):
@@ -456,8 +456,12 @@ def _learn(
     return np.concatenate(heads), np.concatenate(gaps)
 
 
-def _stream(setting: Setting, dim: int, first: int, count: int, key: Array) -> np.ndarray:
-    """Rows ``first …`` of the stream of signed features; a dimension is a prefix of the columns."""
+def row_stream(setting: Setting, dim: int, first: int, count: int, key: Array) -> np.ndarray:
+    """Rows ``first …`` of the stream of signed features :math:`y_i\\bar x_i`, in float32.
+
+    One compilation serves all counts and all dimensions up to the next multiple of 96: a dimension
+    is a prefix of the columns.
+    """
     columns = -(-dim // _COLUMNS) * _COLUMNS
     start = first // _DRAWN * _DRAWN
     parts = [
@@ -771,7 +775,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": _design(((24, 768), (48, 384), (96, 192))),
-        "full": _design(((48, 8192), (96, 4096), (192, 2048), (384, 1024))),
+        "full": _design(((32, 4096), (64, 2048), (128, 1024), (256, 512))),
     },
     validate=_validate,
     size="dim",
