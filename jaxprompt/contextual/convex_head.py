@@ -280,8 +280,11 @@ def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarra
 
 
 def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
-    start = np.tile([1.0, 0.0], (features.alpha.shape[0], 1))
-    x, residual = _solve(lambda x: _hard_equations(jnp.asarray(x), features, ratio), start)
+    x, residual = np.tile([1.0, 0.0], (features.alpha.shape[0], 1)), np.inf
+    # The head's norm diverges at the threshold: approach it from larger ratios.
+    for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
+        at = ratio * factor
+        x, residual = _solve(lambda x, at=at: _hard_equations(jnp.asarray(x), features, at), x)
     found = _solution(features, x[:, 0], np.exp(x[:, 1]), residual, {})
     if infinite:
         away = np.full_like(x[:, 0], np.inf)
