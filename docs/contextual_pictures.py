@@ -72,8 +72,8 @@ def draw_training(folder: Path) -> None:
         lambda size: ((0.0, 0.0), (size, -size)), lambda size: ((0.0, 0.0), (size, size))
     )  # fmt: skip
     sweeps = [
-        ("share ζ of relevant tokens, aligned shift 1.5",
-         [(k / 8, {**BASE, "tokens": 8, "relevant": k, "shifts": aligned(1.5)}, 192)
+        ("share ζ of relevant tokens, aligned shift 2.5",
+         [(k / 8, {**BASE, "tokens": 8, "relevant": k, "shifts": aligned(2.5)}, 192)
           for k in (1, 2, 3, 4, 6)], False),
         ("opposed shift Δ, ζ = 1/5",
          [(s, {**BASE, "shifts": opposed(s)}, 192) for s in (0.0, 0.4, 0.8, 1.5, 2.5)], False),
@@ -89,11 +89,30 @@ def draw_training(folder: Path) -> None:
         axis.set_ylim(0.45, 1.0)
         if log:
             log_axis(axis, (12, 24, 48, 96, 192, 768))
+    fine = np.linspace(0.1, 0.78, 120)
+    draw_noise_free(axes[0], fine, "aligned", fine, 2.5)
+    fine = np.linspace(0.0, 2.5, 120)
+    draw_noise_free(axes[1], fine, "opposed", 0.2, fine)
     axes[0].set_ylabel("accuracy on fresh sequences")
     handles, labels = axes[0].get_legend_handles_labels()
+    more = axes[1].get_legend_handles_labels()
+    handles += [h for h, text in zip(*more, strict=True) if text not in labels]
+    labels += [text for text in more[1] if text not in labels]
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     figure.suptitle("Trained models (points, 95 %) and the best of each class (lines)", fontsize=11)
     save(figure, folder, "training")
+
+
+def draw_noise_free(axis: Axes, xs: np.ndarray, law: str, zetas: Any, shifts: Any) -> None:
+    """What each model could reach without noise, where that is below 1."""
+    best = jp.claim("contextual.separation").predict(sparsity=zetas, shift=shifts, law=law)
+    for name in ("linear", "linear_prompt", "self_attention"):
+        colour = COLOURS["fine_tuning" if name == "self_attention" else name]
+        values = np.broadcast_to(best[name], xs.shape)
+        if values.min() < 1:
+            below = np.where(values < 1, values, np.nan)
+            label = f"{LABELS[name].replace('frozen ', '')} without noise"
+            axis.plot(xs, below, color=colour, linestyle=":", linewidth=2.2, label=label)
 
 
 def draw_sweep(axis: Axes, points: list[tuple[float, dict[str, Any], int]]) -> None:
