@@ -343,7 +343,7 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
 
 def _figure(options: argparse.Namespace) -> int:
     from jaxprompt import report
-    from jaxprompt.engine import Agreement, as_key
+    from jaxprompt.engine import Agreement, Regions, as_key
     from jaxprompt.registry import select
     from jaxprompt.store import writable
     from jaxprompt.tables import figure_tables
@@ -359,7 +359,7 @@ def _figure(options: argparse.Namespace) -> int:
     if options.source is None:
         for entry in chosen:
             with _progress(entry.id) as progress:
-                agreement = isinstance(entry.figure, Agreement)
+                agreement = isinstance(entry.figure, Agreement | Regions)
                 verdict = entry.check("quick", 0, progress=progress) if agreement else None
                 tables = figure_tables(entry, verdict, as_key(0), progress)
                 assert tables is not None  # claims without a figure are not chosen

@@ -37,6 +37,7 @@ __all__ = [
     "ExtraLine",
     "Falsifier",
     "Quantity",
+    "Regions",
     "Relation",
     "Verdict",
     "expand",
@@ -180,6 +181,30 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """A figure of what the check measured over a plane of two parameters, and where theory turns.
+
+    `x` and `y` name parameters; each of `panels` is a title, the parameters that single its cells
+    out, and a quantity. The closed form is evaluated on the product of `x_lines` and `y_lines`, and
+    drawn as the lines on which it passes `levels`.
+    """
+
+    x: str
+    y: str
+    panels: tuple[tuple[str, Mapping[str, Any], str], ...]
+    x_lines: tuple[float, ...]
+    y_lines: tuple[float, ...]
+    levels: tuple[float, ...]
+    title: str
+    x_label: str
+    y_label: str
+    value_label: str
+    value_range: tuple[float, float]
+    log_y: bool = False
+    caption: str = ""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome of a check.
 
@@ -254,7 +279,7 @@ class Claim:
     order: int = 1
     broadcasts: str = ""
     traceable: bool = False
-    figure: Curves | Agreement | None = None
+    figure: Curves | Agreement | Regions | None = None
     measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
     compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
 

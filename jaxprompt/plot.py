@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats as sps
 
-from jaxprompt.engine import Agreement, Claim, Curves
+from jaxprompt.engine import Agreement, Claim, Curves, Regions
 from jaxprompt.tables import FigureTables, Row
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
             return _draw_agreement(claim.figure, tables.points)
         if isinstance(claim.figure, Curves):
             return _draw_curves(claim.figure, tables)
+        if isinstance(claim.figure, Regions):
+            return _draw_regions(claim.figure, tables)
     raise ValueError(f"claim {claim.id} has no figure")
 
 
@@ -205,6 +207,50 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     return figure
 
 
+def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
+    panels = _distinct(tables.points, "panel")
+    figure, axes = _new_figure(len(panels), 2.7 * len(panels) + 1.0, 3.4)
+    shown = None
+    for panel, axis in zip(panels, axes, strict=True):
+        own = [r for r in tables.points if r["panel"] == panel]
+        low, high = spec.value_range
+        shown = axis.scatter(
+            [r["x"] for r in own],
+            [r["y"] for r in own],
+            c=[r["value"] for r in own],
+            vmin=low,
+            vmax=high,
+            cmap="cividis",
+            marker="s",
+            s=42,
+            edgecolors="#777777",
+            linewidths=0.4,
+            zorder=2,
+        )
+        _draw_boundary(axis, [r for r in tables.lines if r["panel"] == panel], spec.levels)
+        axis.set_title(panel)
+        axis.set_xlabel(spec.x_label)
+        axis.set_yscale("log" if spec.log_y else "linear")
+        if spec.log_y:
+            _plain_ticks(axis, "y")
+    axes[0].set_ylabel(spec.y_label)
+    assert shown is not None  # a figure has a panel
+    figure.colorbar(shown, ax=axes, label=spec.value_label, shrink=0.9)
+    _frame(figure, spec.title, "\n".join(filter(None, ["lines: theory", spec.caption])))
+    return figure
+
+
+def _draw_boundary(axis: Axes, rows: Sequence[Row], levels: Sequence[float]) -> None:
+    """The lines on which a gridded value passes a level; none where it stays on one side."""
+    x, y = (np.unique([r[name] for r in rows]) for name in ("x", "y"))
+    values = np.array([r["value"] for r in rows]).reshape(y.size, x.size)
+    crossed = [level for level in levels if values.min() < level < values.max()]
+    if crossed:
+        axis.contour(x, y, values, levels=crossed, colors=_COLOURS[2], linewidths=2.0, zorder=3)
+    axis.set_xlim(x[0], x[-1])
+    axis.set_ylim(y[0], y[-1])
+
+
 def _marker(place: int) -> dict[str, Any]:
     return {
         "color": _COLOURS[place % 7],
@@ -261,11 +307,12 @@ def _distinct(rows: Sequence[Row], name: str) -> list[Any]:
     return list(dict.fromkeys(r[name] for r in rows))
 
 
-def _plain_ticks(axis: Axes) -> None:
+def _plain_ticks(axis: Axes, which: str = "x") -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    low, high = axis.get_xlim()
+    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
     subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
-    axis.xaxis.set_major_locator(LogLocator(base=10, subs=subs))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    scale = axis.xaxis if which == "x" else axis.yaxis
+    scale.set_major_locator(LogLocator(base=10, subs=subs))
+    scale.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    scale.set_minor_formatter(NullFormatter())

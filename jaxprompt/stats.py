@@ -47,6 +47,7 @@ __all__ = [
     "mean_estimate",
     "overall",
     "slope",
+    "weighted_fit",
 ]
 
 POWER = 0.95
@@ -461,7 +462,7 @@ def extrapolate(
     if np.unique(sizes).size < order + 2:
         raise ValueError(f"{np.unique(sizes).size} sizes: order {order} needs at least {order + 2}")
     scaled = sizes.min() / sizes
-    return _weighted_fit(np.vander(scaled, order + 1, increasing=True), values, errors, freedoms, 0)
+    return weighted_fit(np.vander(scaled, order + 1, increasing=True), values, errors, freedoms, 0)
 
 
 def slope(
@@ -475,14 +476,21 @@ def slope(
     if np.unique(x).size < 3:
         raise ValueError(f"{np.unique(x).size} points: a tested slope needs at least 3")
     design = np.vander(x - x.mean(), 2, increasing=True)
-    return _weighted_fit(
+    return weighted_fit(
         design, np.asarray(y, np.float64), np.asarray(stderrs, np.float64), freedoms, 1
     )
 
 
-def _weighted_fit(
+def weighted_fit(
     design: np.ndarray, values: np.ndarray, errors: np.ndarray, freedoms: Any, which: int
 ) -> Fit:
+    """Coefficient `which` of the fit of `values` by the columns of `design`, with its p-value.
+
+    Weights are inverse squared `errors`, known with `freedoms` degrees of freedom.
+
+    Raises:
+        ValueError: a standard error is not positive.
+    """
     if not (errors > 0).all():
         raise ValueError("every standard error must be positive: weights are their inverse squares")
     weighted = design / errors[:, None]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprompt.engine import Agreement, Cell, Claim, Curves, Verdict, canonical
+from jaxprompt.engine import Agreement, Cell, Claim, Curves, Regions, Verdict, canonical
 
 __all__ = ["FigureTables", "figure_tables"]
 
@@ -32,11 +32,13 @@ def figure_tables(
 ) -> FigureTables | None:
     """Measure what the claim's figure needs beyond its check; None if it has no figure.
 
-    A figure of agreement shows the rows of `verdict`; the others do not need one.
+    Figures of agreement and of regions show what `verdict` holds; the others do not need one.
     """
-    if isinstance(claim.figure, Agreement):
+    if isinstance(claim.figure, Agreement | Regions):
         if verdict is None:
             raise ValueError(f"{claim.id}: a figure of agreement needs the check's verdict")
+        if isinstance(claim.figure, Regions):
+            return FigureTables(*_regions(claim, claim.figure, verdict))
         return FigureTables(_agreement(verdict), [])
     if isinstance(claim.figure, Curves):
         cells = list(claim.measure_design(claim.figure.design, key, progress))
@@ -56,6 +58,33 @@ def _agreement(verdict: Verdict) -> list[Row]:
         }
         for row in verdict.rows
     ]
+
+
+def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:
+    """Measured values of each panel's cells, and the closed form on a fine grid."""
+    points, lines = [], []
+    for panel, fixed, quantity in spec.panels:
+        cells = [
+            cell
+            for cell in verdict.cells
+            if all(cell.parameters.get(name) == value for name, value in fixed.items())
+        ]
+        points += [
+            {
+                "panel": panel,
+                "x": float(cell.parameters[spec.x]),
+                "y": float(cell.parameters[spec.y]),
+                "value": float(cell.estimates[quantity].mean),
+                "parameters": canonical(cell.parameters),
+            }
+            for cell in cells
+        ]
+        grid = np.meshgrid(spec.x_lines, spec.y_lines)
+        rest = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
+        values = claim.predict(**{**rest, spec.x: grid[0], spec.y: grid[1]})[quantity]
+        places = zip(*(a.ravel().tolist() for a in (*grid, values)), strict=True)
+        lines += [{"panel": panel, "x": x, "y": y, "value": value} for x, y, value in places]
+    return points, lines
 
 
 def _points(spec: Curves, cells: list[Cell]) -> list[Row]:

@@ -17,7 +17,7 @@ import pytest
 import jaxprompt
 import jaxprompt as jp
 from jaxprompt import engine, report
-from jaxprompt.engine import Agreement, Curves
+from jaxprompt.engine import Agreement, Curves, Regions
 from jaxprompt.registry import FAMILIES
 from jaxprompt.stats import Estimate, Status
 
@@ -46,7 +46,7 @@ def test_identity_card(claim):
     names = [q.name for q in claim.quantities]
     assert len(set(names)) == len(names)
     assert all(q.meaning for q in claim.quantities)
-    assert claim.figure is None or isinstance(claim.figure, Curves | Agreement)
+    assert claim.figure is None or isinstance(claim.figure, Curves | Agreement | Regions)
     json.dumps(claim.describe())
 
 

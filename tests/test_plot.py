@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxprompt import plot, report, store
-from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, as_key
+from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, Regions, as_key
 from jaxprompt.tables import FigureTables, figure_tables
 
 
@@ -36,13 +36,34 @@ def agreement(toy_claim):
     return toy_claim(figure=Agreement(title="Toy", label="value"))
 
 
-@pytest.fixture(params=["curves", "agreement"])
+@pytest.fixture
+def regions(toy_claim):
+    return toy_claim(
+        designs={"quick": Design.product({}, {"level": [1.0, 2.0, 4.0], "size": [4, 8]}, 12)},
+        figure=Regions(
+            x="level",
+            y="size",
+            panels=(("all", {}, "value"),),
+            x_lines=(1.0, 2.0, 4.0),
+            y_lines=(4.0, 8.0),
+            levels=(0.5, 1.5),
+            title="Toy regions",
+            x_label="level",
+            y_label="size",
+            value_label="value",
+            value_range=(0.0, 4.0),
+            log_y=True,
+        ),
+    )
+
+
+@pytest.fixture(params=["curves", "agreement", "regions"])
 def figure_claim(request):
     return request.getfixturevalue(request.param)
 
 
 def tables_of(claim):
-    verdict = claim.check() if isinstance(claim.figure, Agreement) else None
+    verdict = claim.check() if isinstance(claim.figure, Agreement | Regions) else None
     return figure_tables(claim, verdict, as_key(0))
 
 
@@ -113,6 +134,15 @@ def test_no_figure(toy_claim):
     assert figure_tables(claim, None, as_key(0)) is None
     with pytest.raises(ValueError, match="no figure"):
         plot.draw(claim, FigureTables([], []))
+
+
+def test_regions_hold_the_check_and_the_closed_form(regions):
+    tables = tables_of(regions)
+    assert [(r["x"], r["y"]) for r in tables.points][:2] == [(1.0, 4.0), (1.0, 8.0)]
+    assert all(row["value"] == row["x"] for row in tables.lines)
+    (axis, _) = plot.draw(regions, tables).axes
+    assert axis.get_yscale() == "log"
+    assert [list(c.levels) for c in axis.collections if hasattr(c, "levels")] == [[1.5]]
 
 
 def test_an_agreement_needs_a_verdict(agreement):

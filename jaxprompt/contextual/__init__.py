@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxprompt.contextual import (
+    best_ridge,
     conditional_error,
     context_gain,
     convex_head,
@@ -12,12 +13,14 @@ from jaxprompt.contextual import (
     sample_complexity,
     separation,
     three_steps,
+    training,
 )
 from jaxprompt.engine import Claim
 
 __all__ = ["CLAIMS"]
 
 CLAIMS: tuple[Claim, ...] = (
+    best_ridge.CLAIM,
     conditional_error.CLAIM,
     context_gain.CLAIM,
     convex_head.CLAIM,
@@ -27,4 +30,5 @@ CLAIMS: tuple[Claim, ...] = (
     sample_complexity.CLAIM,
     separation.CLAIM,
     three_steps.CLAIM,
+    training.CLAIM,
 )

@@ -18,7 +18,6 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float, Key
 from scipy import optimize, special
 
-from jaxprompt import random
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.data import pooled_rows
@@ -30,6 +29,7 @@ from jaxprompt.contextual.prompt_error import (
     sample_counts,
 )
 from jaxprompt.contextual.prompt_error import _resolvent as resolvent  # fmt: skip
+from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
@@ -55,7 +55,7 @@ from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
     "CLAIM", "LOSSES", "Solution", "closed_form", "convex_heads", "convex_limit",
-    "separability_threshold", "simulate",
+    "max_margin_head", "row_stream", "separability_threshold", "simulate",
 ]  # fmt: skip
 
 LOSSES = ("square", "logistic", "hinge")
@@ -280,8 +280,11 @@ def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarra
 
 
 def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
-    start = np.tile([1.0, 0.0], (features.alpha.shape[0], 1))
-    x, residual = _solve(lambda x: _hard_equations(jnp.asarray(x), features, ratio), start)
+    x, residual = np.tile([1.0, 0.0], (features.alpha.shape[0], 1)), np.inf
+    # The head's norm diverges at the threshold: approach it from larger ratios.
+    for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
+        at = ratio * factor
+        x, residual = _solve(lambda x, at=at: _hard_equations(jnp.asarray(x), features, at), x)
     found = _solution(features, x[:, 0], np.exp(x[:, 1]), residual, {})
     if infinite:
         away = np.full_like(x[:, 0], np.inf)
@@ -327,7 +330,7 @@ def separability_threshold(features: FeatureLaw) -> float:
         )
         return float((features.weights * scale**2 * tail).sum(axis=1).mean())
 
-    found = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
+    found: Any = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
     return float(found.fun)
 
 
@@ -347,22 +350,34 @@ def _predict(wrong: Mapping[str, Any], *, loss: str, **params: Any) -> dict[str,
     out["threshold"] = np.empty(values[0].shape)
     for index in np.ndindex(values[0].shape):
         at = {name: float(v[index]) for name, v in zip(names, values, strict=True)}
-        features = feature_law(
+        found, threshold = _solved(
             params["tokens"], params["relevant"], at["signal"], at["context"], at["noise"],
-            at["gain"], params["shifts"], params["shift_weights"],
+            at["gain"], params["shifts"], params["shift_weights"], at["ratio"], at["ridge"],
+            wrong.get("loss", loss), tuple(sorted(wrong.items())),
         )  # fmt: skip
-        loss_here = wrong.get("loss", loss)
-        found = _convex_limit(features, at["ratio"], at["ridge"], loss_here, wrong)
         if not found.converged:
             raise ArithmeticError(
                 f"contextual.convex_head: the fixed point at {at} left {found.residual:.1e}"
             )
-        out["threshold"][index] = separability_threshold(features)
+        out["threshold"][index] = threshold
         for name, replicates in found.limit._asdict().items():
             finite = np.isfinite(replicates).all()
             pair = law.pooled(replicates) if finite else (replicates[0], 0.0)
             out[name][index], out[f"{name}_stderr"][index] = pair
     return {name: value[()] for name, value in out.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _solved(
+    tokens: int, relevant: int, signal: float, context: float, noise: float, gain: float,
+    shifts: Any, shift_weights: Any, ratio: float, ridge: float, loss: str, wrong: Any,
+) -> tuple[Solution, float]:  # fmt: skip
+    """Fixed point and threshold: a check asks for the same limit at every dimension."""
+    features = feature_law(
+        tokens, relevant, signal, context, noise, gain, shifts, shift_weights
+    )  # fmt: skip
+    found = _convex_limit(features, ratio, ridge, loss, dict(wrong))
+    return found, separability_threshold(features)
 
 
 def _wrong(**changes: Any) -> Any:
@@ -371,13 +386,18 @@ def _wrong(**changes: Any) -> Any:
 
 # --- the simulation ------------------------------------------------------------------------------
 
-TEST_NODES = 512
-"""Fresh random scores that average each trial's conditional error, without bias."""
-
 GAP = 1e-9
-"""Duality gap to which every head is solved; it bounds the head's error by √(2·gap/λ)."""
+"""Duality gap to which every head is solved; it bounds the head's error by √(2·gap/λ).
+
+For the max-margin head the gap is relative to the head's energy |w|²/2.
+"""
 
 _MOST_STEPS = 20_000
+_COLUMNS = 96
+_DRAWN = 1024
+_JUDGED = 64
+_MEMORY = 2**25
+"""Entries of the training rows held at once."""
 
 
 def simulate(
@@ -386,24 +406,28 @@ def simulate(
 ) -> dict[str, Estimate]:  # fmt: skip
     """Learn the head from exact-law samples by a certified convex solver, in float64.
 
+    Without ridge the hinge loss stands for its limit, the max-margin head.
+
     Raises:
-        ParameterError: without ridge, where the optimum need not exist.
-        ArithmeticError: a head's duality gap stayed above :data:`GAP`.
+        ParameterError: without ridge for another loss, where the optimum need not exist.
+        ArithmeticError: a head's duality gap stayed above :data:`GAP`; without ridge, because a
+            training set is not separable.
     """
-    if ridge == 0:
+    if ridge == 0 and loss != "hinge":
         raise ParameterError(
-            "ridge", ridge, "> 0 in a simulation", "give a small one, such as 1e-3", CLAIM.id
-        )
+            "ridge", ridge, "> 0 in a simulation with this loss",
+            "give a small one, such as 1e-3, or take the hinge loss for the max-margin head",
+            CLAIM.id,
+        )  # fmt: skip
     setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
-    samples = sample_counts(dim, ratio)
-    with jax.enable_x64(True):
-        table, gaps = jax.device_get(
-            _simulate(setting, dim, samples, loss, jnp.float64(ridge), trials, key)
-        )
-    worst = float(gaps.max())
-    if not worst <= GAP:
-        raise ArithmeticError(f"{CLAIM.id}: a duality gap of {worst:.1e} is left, above {GAP:.0e}")
-    return {name: mean_estimate(value) for name, value in table.items()}
+    heads, gaps = _learn(setting, dim, sample_counts(dim, ratio), loss, ridge, trials, key)
+    if not gaps.max() <= GAP:
+        why = "; without ridge every training set must be separable" if ridge == 0 else ""
+        raise ArithmeticError(f"{CLAIM.id}: a duality gap of {gaps.max():.1e} is left{why}")
+    errors = _judge(setting, heads, key)
+    noise = np.linalg.norm(heads[:, 1:], axis=1)
+    values = {"error": errors, "head_signal": heads[:, 0], "head_noise": noise}
+    return {name: mean_estimate(value) for name, value in values.items()}
 
 
 _SETTING_NAMES = (
@@ -411,95 +435,203 @@ _SETTING_NAMES = (
 )  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnames=("dim", "samples", "loss", "trials"))
-def _simulate(
-    setting: Setting, dim: int, samples: int, loss: str, ridge: Array, trials: int, key: Array
-) -> tuple[dict[str, Array], Array]:
-    def trial(index: Array) -> tuple[dict[str, Array], Array]:
-        train_key, test_key = jax.random.split(jax.random.fold_in(key, index))
-        rows = pooled_rows(setting, dim, 0, samples, key=train_key).astype(jnp.float64)
-        head, gap = convex_heads(rows, ridge, loss)
-        scalars = random.normals(test_key, 0, TEST_NODES, setting.irrelevant).astype(jnp.float64)
+def _learn(
+    setting: Setting, dim: int, samples: int, loss: str, ridge: float, trials: int, key: Array
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heads and duality gaps of all trials.
+
+    Trial t has the rows t·n … of one stream, and sample sizes are rounded up to a multiple of d by
+    rows of zeros, so that few shapes are compiled: one to draw, one for each solver and size.
+    """
+    padded = -(-samples // dim) * dim
+    block = max(1, min(trials, _MEMORY // (padded * dim)))
+    heads, gaps = [], []
+    for first in range(0, trials, block):
+        count = min(block, trials - first)
+        rows = np.zeros((block, padded, dim), np.float32)
+        drawn = row_stream(setting, dim, first * samples, count * samples, key)
+        rows[:count, :samples] = drawn.reshape(count, samples, dim)
+        rows[count:] = rows[:1]  # the last block repeats a trial to be as long as the others
+        with jax.enable_x64(True):
+            found = _solve_all(rows, jnp.int32(samples), jnp.float64(ridge), loss, ridge == 0)
+        heads.append(np.asarray(found[0])[:count])
+        gaps.append(np.asarray(found[1])[:count])
+    return np.concatenate(heads), np.concatenate(gaps)
+
+
+def row_stream(setting: Setting, dim: int, first: int, count: int, key: Array) -> np.ndarray:
+    """Rows ``first …`` of the stream of signed features :math:`y_i\\bar x_i`, in float32.
+
+    One compilation serves all counts and all dimensions up to the next multiple of 96: a dimension
+    is a prefix of the columns.
+    """
+    columns = -(-dim // _COLUMNS) * _COLUMNS
+    start = first // _DRAWN * _DRAWN
+    parts = [
+        np.asarray(_draw(setting, columns, jnp.uint32(at), key))[:, :dim]
+        for at in range(start, first + count, _DRAWN)
+    ]
+    return np.concatenate(parts)[first - start :][:count]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(setting: Setting, columns: int, first: Array, key: Array) -> Array:
+    return pooled_rows(setting, columns, first, _DRAWN, key=jax.random.fold_in(key, 0))
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "hard"))
+def _solve_all(
+    rows: Float[Array, "B n d"] | np.ndarray, samples: Array, ridge: Array, loss: str, hard: bool
+) -> tuple[Array, Array]:
+    def one(rows: Array) -> tuple[Array, Array]:
+        rows = rows.astype(jnp.float64)
+        if hard:
+            return max_margin_head(rows, samples)
+        return convex_heads(rows, ridge, loss, samples)
+
+    # One trial after another: batched factorisations would not be faster, and are safer apart.
+    return lax.map(one, jnp.asarray(rows))
+
+
+def _judge(setting: Setting, heads: np.ndarray, key: Array) -> np.ndarray:
+    """Each head's probability of a wrong sign, over its own fresh scores."""
+    trials = heads.shape[0]
+    parts = []
+    with jax.enable_x64(True):
+        for first in range(0, trials, _JUDGED):
+            block = heads[np.minimum(np.arange(first, first + _JUDGED), trials - 1)]
+            numbers = np.column_stack([block[:, :2], np.linalg.norm(block, axis=1)])
+            parts.append(np.asarray(_errors(setting, numbers, jnp.uint32(first), key)))
+    return np.concatenate(parts)[:trials]
+
+
+@jax.jit
+def _errors(
+    setting: Setting, heads: Float[Array, "B 3"] | np.ndarray, first: Array, key: Array
+) -> Array:
+    def one(head: Array, index: Array) -> Array:
+        test_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
+        scalars = fresh_scores(setting.irrelevant, key=test_key).astype(jnp.float64)
         geometry = Geometry(
             head_signal=head[0] * setting.signal,
             head_context=head[1] * setting.context,
-            head_norm=jnp.linalg.norm(head),
+            head_norm=head[2],
             prompt_signal=0.0,
             prompt_context=setting.gain * setting.context**2,
             prompt_norm=jnp.abs(setting.gain) * setting.context,
             head_prompt=setting.gain * setting.context * head[1],
         )
-        return {
-            "error": conditional_error(setting, geometry, scalars),
-            "head_signal": head[0],
-            "head_noise": jnp.linalg.norm(head[1:]),
-        }, gap
+        return conditional_error(setting, geometry, scalars)
 
-    # One trial after another: batched factorisations would not be faster, and are safer apart.
-    return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+    return jax.vmap(one)(jnp.asarray(heads), first + jnp.arange(_JUDGED, dtype=jnp.uint32))
+
+
+# --- the solvers ---------------------------------------------------------------------------------
 
 
 def convex_heads(
-    rows: Float[Array, "n d"], ridge: Array | float, loss: str
+    rows: Float[Array, "n d"], ridge: Array | float, loss: str, samples: Array | int | None = None
 ) -> tuple[Float[Array, " d"], Float[Array, ""]]:
     r"""Minimiser of :math:`\frac1n\sum_i \ell(r_i\cdot w) + \frac\lambda2|w|^2`, and its gap.
 
-    Newton's method for the smooth losses, projected dual ascent for the hinge. Either way the
-    result is the head of dual feasible multipliers, so its duality gap certifies it.
+    The sum runs over the first `samples` rows; those after them must be 0. Newton's method for the
+    smooth losses, projected dual ascent for the hinge. Either way the result is the head of dual
+    feasible multipliers, so its duality gap certifies it.
     """
-    dual = _hinge_multipliers(rows, ridge) if loss == "hinge" else _newton(rows, ridge, loss)
-    return _head(rows, ridge, dual), _gap(rows, ridge, loss, dual)
+    p = _Problem(rows, rows.shape[0] if samples is None else samples, ridge, loss)
+    dual = _hinge_multipliers(p) if loss == "hinge" else _newton(p)
+    return p.head(dual), p.gap(dual)
 
 
-def _head(rows: Array, ridge: Array | float, dual: Array) -> Array:
-    return rows.T @ dual / (rows.shape[0] * ridge)
+class _Problem(NamedTuple):
+    """Training rows (zero beyond the first `samples`), ridge and loss."""
+
+    rows: Array
+    samples: Any
+    ridge: Any
+    loss: str
+
+    @property
+    def used(self) -> Array:
+        return (jnp.arange(self.rows.shape[0]) < self.samples).astype(self.rows.dtype)
+
+    def head(self, dual: Array) -> Array:
+        """The head that stationarity assigns to multipliers."""
+        return self.rows.T @ dual / (self.samples * self.ridge)
+
+    def gap(self, dual: Array) -> Array:
+        """Primal value of the multipliers' head less their dual value: at least its excess loss."""
+        head = self.head(dual)
+        sides = _loss(self.loss, self.rows @ head) - _conjugate(self.loss, dual)
+        return (sides * self.used).sum() / self.samples + self.ridge * (head @ head)
 
 
-def _gap(rows: Array, ridge: Array | float, loss: str, dual: Array) -> Array:
-    """Primal value of the multipliers' head less their dual value: at least its excess loss."""
-    head = _head(rows, ridge, dual)
-    primal = _loss(loss, rows @ head).mean() + ridge * (head @ head) / 2
-    return primal - (_conjugate(loss, dual).mean() - ridge * (head @ head) / 2)
-
-
-def _newton(rows: Array, ridge: Array | float, loss: str) -> Array:
+def _newton(p: _Problem) -> Array:
     """Multipliers −ℓ′ at the minimum of a smooth loss, one factorisation a step."""
-    n, dim = rows.shape
+    rows, n, dim = p.rows, p.samples, p.rows.shape[1]
     eye = jnp.eye(dim, dtype=rows.dtype)
 
     def multipliers(head: Array) -> Array:
         margin = rows @ head
-        return 1 - margin if loss == "square" else jax.nn.sigmoid(-margin)
+        return 1 - margin if p.loss == "square" else jax.nn.sigmoid(-margin)
 
     def advance(state: tuple[Array, Array]) -> tuple[Array, Array]:
         dual = multipliers(state[0])
-        curvature = jnp.ones_like(dual) if loss == "square" else dual * (1 - dual)
-        hessian = (rows * curvature[:, None]).T @ rows / n + ridge * eye
-        slope = ridge * state[0] - rows.T @ dual / n
+        curvature = jnp.ones_like(dual) if p.loss == "square" else dual * (1 - dual)
+        hessian = (rows * curvature[:, None]).T @ rows / n + p.ridge * eye
+        slope = p.ridge * state[0] - rows.T @ dual / n
         factor = jax.scipy.linalg.cho_factor(hessian, lower=True)
         return state[0] - jax.scipy.linalg.cho_solve(factor, slope), state[1] + 1
 
     def unfinished(state: tuple[Array, Array]) -> Array:
-        return (_gap(rows, ridge, loss, multipliers(state[0])) > GAP) & (state[1] < 50)
+        return (p.gap(multipliers(state[0])) > GAP) & (state[1] < 50)
 
     start = (jnp.zeros(dim, rows.dtype), jnp.zeros((), jnp.int32))
     return multipliers(lax.while_loop(unfinished, advance, start)[0])
 
 
-def _hinge_multipliers(rows: Array, ridge: Array | float) -> Array:
-    """Accelerated projected ascent of the dual over [0, 1], restarted when it turns back.
+def _hinge_multipliers(p: _Problem) -> Array:
+    kernel = p.rows @ p.rows.T / (p.samples * p.ridge)
+    return _ascend(kernel, p.used, 1.0, lambda dual: p.gap(dual) > GAP)
 
-    Products with `rows` only: no factorisation.
+
+def max_margin_head(
+    rows: Float[Array, "n d"], samples: Array | int | None = None
+) -> tuple[Float[Array, " d"], Float[Array, ""]]:
+    r"""Least :math:`|w|` with :math:`r_i\cdot w\ge1` for the first `samples` rows, and its gap.
+
+    Rows after those must be 0. The gap compares the dual value of the multipliers with the energy
+    of their head, scaled until it meets every constraint; it is relative to that energy, and
+    infinite while the head separates nothing.
     """
-    n = rows.shape[0]
-    kernel = rows @ rows.T / (n * ridge)
+    samples = rows.shape[0] if samples is None else samples
+    used = (jnp.arange(rows.shape[0]) < samples).astype(rows.dtype)
+
+    def gap(dual: Array) -> Array:
+        head = rows.T @ dual
+        margin = jnp.where(used > 0, rows @ head, jnp.inf).min()
+        energy = head @ head / 2
+        primal = energy / jnp.square(margin)
+        return jnp.where(margin > 0, (primal - (dual @ used - energy)) / primal, jnp.inf)
+
+    dual = _ascend(rows @ rows.T, used, jnp.inf, lambda dual: gap(dual) > GAP)
+    return rows.T @ dual, gap(dual)
+
+
+def _ascend(
+    kernel: Array, used: Array, most: Any, unsolved: Callable[[Array], Array]
+) -> Float[Array, " n"]:
+    """Accelerated projected ascent of Σθ − θ·Kθ/2 over [0, most], restarted when it turns back.
+
+    Products with the kernel only: no factorisation.
+    """
     step = 1 / jnp.abs(kernel).sum(axis=1).max()  # no eigenvalue exceeds the largest row sum
 
     def once(_: Any, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         dual, before, pace = state
         following = (1 + jnp.sqrt(1 + 4 * pace**2)) / 2
         ahead = dual + (pace - 1) / following * (dual - before)
-        new = jnp.clip(ahead + step * (1 - kernel @ ahead), 0.0, 1.0)
+        new = jnp.clip(ahead + step * (used - kernel @ ahead), 0.0, most)
         turned = ((ahead - new) * (new - dual)).sum() > 0
         return new, dual, jnp.where(turned, 1.0, following)
 
@@ -507,10 +639,10 @@ def _hinge_multipliers(rows: Array, ridge: Array | float) -> Array:
         return lax.fori_loop(0, 50, once, state[0]), state[1] + 50
 
     def unfinished(state: tuple[Any, Array]) -> Array:
-        return (_gap(rows, ridge, "hinge", state[0][0]) > GAP) & (state[1] < _MOST_STEPS)
+        return unsolved(state[0][0]) & (state[1] < _MOST_STEPS)
 
-    start = jnp.full(n, 0.5, rows.dtype)
-    first = ((start, start, jnp.ones((), rows.dtype)), jnp.zeros((), jnp.int32))
+    start = used / 2
+    first = ((start, start, jnp.ones((), kernel.dtype)), jnp.zeros((), jnp.int32))
     return lax.while_loop(unfinished, advance, first)[0][0]
 
 
@@ -560,8 +692,9 @@ _SHIFTED = {**_BASE, "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 
 _CASES = (  # two shifts in each, equal or not, so that one compilation serves both settings
     {**_PLAIN, "loss": "logistic", "ratio": 0.5, "ridge": 0.02},
     {**_SHIFTED, "loss": "logistic", "ratio": 0.5, "ridge": 0.05},
-    {**_PLAIN, "loss": "hinge", "ratio": 1.25, "ridge": 0.1},
-    {**_SHIFTED, "loss": "hinge", "ratio": 1.25, "ridge": 0.05},
+    {**_PLAIN, "loss": "hinge", "ratio": 1.2, "ridge": 0.1},
+    {**_SHIFTED, "loss": "hinge", "ratio": 1.2, "ridge": 0.05},
+    {**_PLAIN, "loss": "hinge", "ratio": 1.2, "ridge": 0.0},  # the max-margin head
 )
 
 
@@ -600,6 +733,10 @@ $c=E[\alpha(1-\omega)_+/\tau^2]/\kappa$ and $\rho^2=E[(1-\omega)_+^2/\tau^2]/\ka
 by its noise level keeps its sign, so separability depends on $\alpha/\tau$ only, and the smallest
 squared distance of the rows' span from the positive cone gives $\kappa_\star$. Expectations over
 $Z$ are explicit for the square and hinge losses and by the trapezoid rule for the logistic loss.
+
+*Tolerances.* The error's is 0.01. A relative change $x$ of $\rho$ or of $c$ changes the argument of
+$\Phi$ by the share $\rho^2/(c^2+\rho^2)$ of $x$, here about one half, and $z\varphi(z)\le0.242$: so
+8 % of $\rho$ and 10 % of $c$ also stand for about 0.01 of the error.
 """
 
 CLAIM = Claim(
@@ -641,7 +778,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": _design(((24, 768), (48, 384), (96, 192))),
-        "full": _design(((48, 8192), (96, 4096), (192, 2048), (384, 1024))),
+        "full": _design(((32, 4096), (64, 2048), (128, 1024), (256, 512))),
     },
     validate=_validate,
     size="dim",

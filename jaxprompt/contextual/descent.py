@@ -14,7 +14,6 @@ lies orthogonal to them is Gaussian with a known variance, and only its length m
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -116,24 +115,23 @@ CHUNK = 128
 """Sequences drawn together; the number of sequences itself is not a shape."""
 
 
-def orthogonal_lengths(
-    dim: int | Array, trials: int, *, key: Key[Array, ""]
-) -> Float[Array, "trials 3"]:
-    """Lengths of what is orthogonal to the coordinates drawn, for each of the three steps.
+def orthogonal_lengths(dim: int | Array, *, key: Key[Array, ""]) -> Float[Array, " 3"]:
+    """Lengths of what is orthogonal to the coordinates drawn, in each of the three steps.
 
     Chi variables with d − 2, d − 3 and d − 3 degrees of freedom, in units of the standard
-    deviation of one coordinate. They are independent of everything else in :func:`reduced_steps`.
+    deviation of one coordinate: norms of as many normals, so that d is not a shape. They are
+    independent of everything else in :func:`reduced_steps`.
     """
-    freedom = jnp.asarray(dim, jnp.float32) - jnp.array([2.0, 3.0, 3.0], jnp.float32)
-    return _lengths(freedom, trials, key)
+    freedom = jnp.asarray(dim, jnp.uint32) - jnp.array([2, 3, 3], jnp.uint32)
 
+    def add(chunk: Array, total: Array) -> Array:
+        first = chunk * np.uint32(CHUNK)
+        kept = first + jnp.arange(CHUNK, dtype=jnp.uint32)[:, None] < freedom
+        squares = jnp.square(random.normals(key, first, CHUNK, 3))
+        return total + jnp.where(kept, squares, 0.0).sum(axis=0)
 
-@functools.partial(jax.jit, static_argnums=1)
-def _lengths(freedom: Array, trials: int, key: Array) -> Array:
-    def trial(index: Array) -> Array:
-        return jnp.sqrt(2 * jax.random.gamma(jax.random.fold_in(key, index), freedom / 2))
-
-    return jax.vmap(trial)(jnp.arange(trials, dtype=jnp.uint32))
+    chunks = (freedom.max() + np.uint32(CHUNK - 1)) // np.uint32(CHUNK)
+    return jnp.sqrt(lax.fori_loop(np.uint32(0), chunks, add, jnp.zeros(3, jnp.float32)))
 
 
 def reduced_steps(
@@ -146,7 +144,7 @@ def reduced_steps(
 ) -> Steps:
     """All three steps by their exact law, in float32; neither `samples` nor d is a shape.
 
-    `lengths` is one row of :func:`orthogonal_lengths`, through which d enters.
+    `lengths` comes from :func:`orthogonal_lengths`, through which d enters.
     """
     keys = jax.random.split(key, 3)
     head = _first(setting, samples, lengths[0], keys[0])

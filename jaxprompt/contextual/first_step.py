@@ -155,6 +155,9 @@ $\bar x=b\,q_\star+a\,y\,w_\star+\bar z$ with $\bar z\sim N(0,s^2I_d)$: $T-k$ in
 each with weight $1/T$. At head 0 the residual is $y$, so $-\nabla_w L=\frac1n\sum_i y_i\bar x_i$,
 with independent terms $a_i w_\star+y_ib_iq_\star+y_i\bar z_i$. Their mean is $E[a]w_\star$, because
 $y$ is odd; their covariance has trace $\mathrm{Var}(a)W^2+E[b^2]Q^2+d\,s^2$.
+
+*Tolerances.* 5 % of the step's length and direction; a step size is never chosen more finely, and
+every single term of the formula that a falsifier drops is larger somewhere in the design.
 """,
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
@@ -171,9 +174,9 @@ $y$ is odd; their covariance has trace $\mathrm{Var}(a)W^2+E[b^2]Q^2+d\,s^2$.
     ),
     accepted=MODEL,
     quantities=(
-        Quantity("signal", "component of the head along w⋆/W", 0.06, True),
-        Quantity("energy", "squared norm of the head", 0.06, True),
-        Quantity("alignment", "signal over the root of the energy", 0.06, True),
+        Quantity("signal", "component of the head along w⋆/W", 0.05, True),
+        Quantity("energy", "squared norm of the head", 0.05, True),
+        Quantity("alignment", "signal over the root of the energy", 0.05, True),
     ),
     falsifiers=(
         Falsifier("unpooled", "noise of T, not T − k, tokens", _wrong(unpooled=True)),
@@ -182,7 +185,7 @@ $y$ is odd; their covariance has trace $\mathrm{Var}(a)W^2+E[b^2]Q^2+d\,s^2$.
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": _design(2048), "full": _design(32768)},
+    designs={"quick": _design(4096), "full": _design(32768)},
     validate=complete,
     broadcasts="every number",
     figure=Agreement(title="The head after one step", label="signal, energy, alignment"),

@@ -16,12 +16,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import special, stats
 
-from jaxprompt import random
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.descent import orthogonal_lengths, reduced_steps
 from jaxprompt.contextual.first_step import pooled_coefficients
 from jaxprompt.contextual.prompt_step import prompt_moments
+from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
@@ -224,8 +224,8 @@ def _wrong(**changes: Any) -> Any:
 
 # --- the simulation ------------------------------------------------------------------------------
 
-TEST_NODES = 256
-"""Fresh random scores that average each trial's conditional error, without bias."""
+BLOCK = 8
+"""Trials in one compiled call, whatever their number, d and n."""
 
 
 def simulate(
@@ -234,33 +234,36 @@ def simulate(
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
     setting = Setting.make(**params, where=CLAIM.id)
     errors = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
-    errors = np.asarray(errors, dtype=np.float64)
     return {"error": mean_estimate(errors[:, 0]), "final_error": mean_estimate(errors[:, 1])}
 
 
 def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
     *, key: Key[Array, ""],
-) -> Float[Array, "trials 2"]:  # fmt: skip
-    """Errors after steps 2 and 3 of every trial; one compilation serves every d and n."""
-    steps_key, length_key = jax.random.split(key)
-    lengths = orthogonal_lengths(dim, trials, key=length_key)
-    return _simulate(setting, jnp.int32(samples), jnp.float32(prompt_norm), lengths, steps_key)
+) -> Float[np.ndarray, "trials 2"]:  # fmt: skip
+    """Errors after steps 2 and 3 of every trial; one compilation serves every count, d and n."""
+    args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
+    blocks = [
+        np.asarray(_simulate(setting, jnp.uint32(first), *args), dtype=np.float64)
+        for first in range(0, trials, BLOCK)
+    ]
+    return np.concatenate(blocks)[:trials]
 
 
 @jax.jit
 def _simulate(
-    setting: Setting, samples: Array, prompt_norm: Array, lengths: Array, key: Array
-) -> Array:
-    def trial(args: tuple[Array, Array]) -> Array:
-        index, length = args
-        train_key, test_key = jax.random.split(jax.random.fold_in(key, index))
-        steps = reduced_steps(setting, samples, prompt_norm, length, key=train_key)
-        scalars = random.normals(test_key, 0, TEST_NODES, setting.irrelevant)
+    setting: Setting, first: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
+) -> Float[Array, "block 2"]:
+    def trial(index: Array) -> Array:
+        own = jax.random.fold_in(key, index)
+        train_key, test_key, length_key = jax.random.split(own, 3)
+        lengths = orthogonal_lengths(dim, key=length_key)
+        steps = reduced_steps(setting, samples, prompt_norm, lengths, key=train_key)
+        scalars = fresh_scores(setting.irrelevant, key=test_key)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
         return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
 
-    return jax.lax.map(trial, (jnp.arange(lengths.shape[0], dtype=jnp.uint32), lengths))
+    return jax.lax.map(trial, first + jnp.arange(BLOCK, dtype=jnp.uint32))
 
 
 # --- the claim -----------------------------------------------------------------------------------

@@ -26,6 +26,26 @@ def test_reference_numbers():
     assert found["snr_gain"] == pytest.approx(found["best_snr_gain"], rel=1e-12)
 
 
+def test_reference_simulation():
+    """The theory's 91.58 at T = 5000, from sampled weights."""
+    found = CLAIM.simulate(key=0, trials=8, **BASE, gain=0.5, tokens=5000)["snr_gain"]
+    scale = 5000 * 0.1**2 / 0.9
+    assert abs(scale * found.mean - 91.58) < 3 * scale * found.stderr + 0.02  # its own 1/T
+
+
+def test_the_law_of_squares_stops_at_half_the_gain_of_the_law_of_sums():
+    """Below √(2 log T)/(2σQ) the formula holds, and better with more tokens; beyond it does not."""
+    off = {}
+    for tokens in (300, 10_000):
+        gains = breakdown_gain(tokens, 1.0, 1.0) * np.array([0.3, 0.8])
+        found = CLAIM.simulate(key=1, trials=4, **BASE, gain=gains.tolist(), tokens=tokens)
+        off[tokens] = (
+            np.asarray(found["snr_gain"].mean) / CLAIM.predict(**BASE, gain=gains)["snr_gain"]
+        )
+    assert abs(off[10_000][0] - 1) < abs(off[300][0] - 1) < 0.1
+    assert off[10_000][1] > off[300][1] > 10
+
+
 def test_the_formula_in_plain_numbers():
     z, q, s, dq, dw, g = 0.2, 1.3, 0.8, 0.4, 0.1, 0.6
     relevant = z * np.exp(g * q**2)

@@ -16,6 +16,11 @@ SETTING = Setting.make(
 DIM, SAMPLES, NORM, TRIALS = 9, 30, 2.0, 2500
 
 
+def draw_lengths(dim, trials, seed):
+    keys = jax.random.split(jax.random.key(seed), trials)
+    return jax.jit(jax.vmap(lambda k: descent.orthogonal_lengths(dim, key=k)))(keys)
+
+
 @pytest.fixture(scope="module")
 def both():
     """Inner products after both prompts' heads: by tokens and autodiff, and by the exact law."""
@@ -26,7 +31,7 @@ def both():
         key = jax.random.fold_in(jax.random.key(0), index)
         return descent.token_steps(SETTING, DIM, SAMPLES, NORM, key=key)
 
-    lengths = descent.orthogonal_lengths(DIM, TRIALS, key=jax.random.key(2))
+    lengths = draw_lengths(DIM, TRIALS, 2)
 
     @jax.jit
     def reduced(index, length):
@@ -80,6 +85,8 @@ def test_samples_beyond_one_chunk_are_averaged_once():
 
 
 def test_lengths_are_chi():
-    lengths = np.asarray(descent.orthogonal_lengths(20, 4000, key=jax.random.key(4)))
-    for column, freedom in enumerate((18, 17, 17)):
-        assert stats.kstest(lengths[:, column] ** 2, stats.chi2(freedom).cdf).pvalue > 1e-4
+    for dim in (20, 131, 300):  # within a chunk, one row beyond it, and over several
+        lengths = np.asarray(draw_lengths(dim, 2000, 4))
+        for column, lost in enumerate((2, 3, 3)):
+            assert stats.kstest(lengths[:, column] ** 2, stats.chi2(dim - lost).cdf).pvalue > 1e-4
+        assert np.all(np.abs(np.corrcoef(lengths.T) - np.eye(3)) < 0.1)

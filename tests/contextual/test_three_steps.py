@@ -27,6 +27,24 @@ def test_reference_numbers(samples, value, stderr):
     assert found["final_error"] < found["error"]
 
 
+@pytest.mark.parametrize(
+    ("samples", "value", "stderr"), [(3000, 0.0924, 0.0019), (600, 0.1917, 0.0059)]
+)
+def test_reference_simulation_free_of_d(samples, value, stderr):
+    """The theory's numbers for three coordinates and an orthogonal energy, d = 300."""
+    found = CLAIM.simulate(key=0, trials=48, **REFERENCE, dim=300, samples=samples)["error"]
+    assert abs(found.mean - value) < 3 * np.hypot(stderr, found.stderr)
+
+
+def test_fluctuations_are_worth_one_to_four_hundredths():
+    """What leaving them out misses, at d = 300 and n from 300 to 3000."""
+    still = CLAIM.falsifier("no_fluctuations").predict
+    for samples, least in ((300, 0.01), (1000, 0.01), (3000, 0.005)):
+        point = CLAIM.validated({**REFERENCE, "dim": 300, "samples": samples})
+        missed = CLAIM.predict(**point)["error"] - still(**point)["error"]
+        assert least < missed < 0.04
+
+
 def test_third_moments_against_brute_force():
     """Pooled features of single sequences, token by token, under a prompt in general position."""
     setting = Setting.make(**{n: v for n, v in REFERENCE.items() if n != "prompt_norm"})

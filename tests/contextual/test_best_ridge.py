@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from scipy import special
+
+from jaxprompt.contextual import best_ridge
+from jaxprompt.contextual.best_ridge import CLAIM
+from jaxprompt.contextual.prompt_error import feature_law, ridge_limit
+from jaxprompt.contextual.setting import Setting
+
+BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.2, 2.0])
+def test_no_other_ridge_is_better(ratio):
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=ratio)
+    features = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
+    grid = [
+        float(ridge_limit(features, ratio, x).error.mean()) for x in np.geomspace(1e-3, 1e4, 90)
+    ]
+    assert found["error"] <= min(grid) + 1e-6
+    plain = float(ridge_limit(features, ratio, 0.0).error.mean())
+    assert found["saving"] == pytest.approx(plain - found["error"], abs=1e-12)
+
+
+def test_no_other_gain_is_better():
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8)
+    others = [CLAIM.predict(**BASE, gain=g, ratio=0.8)["error"] for g in (0.5, 0.8, 1.3, 1.8)]
+    assert found["best_gain_error"] < min(others)
+    at = CLAIM.predict(**BASE, gain=found["best_gain"], ratio=0.8)
+    assert at["error"] == pytest.approx(found["best_gain_error"], abs=1e-12)
+
+
+def test_equal_noise_wants_the_mean_row():
+    """With the gain 0 all sequences have one noise level, and the best ridge is infinite."""
+    found = CLAIM.predict(**BASE, gain=0.0, ratio=0.7)
+    assert found["best_ridge"] > 1e3
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_heads_solve_their_systems(count):
+    rows = np.random.default_rng(0).normal(size=(3, count, 8))
+    heads = best_ridge._ridge_heads(rows)
+    for trial, part in zip(rows, heads, strict=True):
+        np.testing.assert_allclose(
+            part[0], np.linalg.lstsq(trial, np.ones(count), rcond=None)[0], rtol=1e-8
+        )
+        for ridge, head in zip(best_ridge._RIDGES, part[1:], strict=True):
+            matrix = trial.T @ trial / count + ridge * np.eye(8)
+            np.testing.assert_allclose(head, np.linalg.solve(matrix, trial.mean(axis=0)), rtol=1e-8)
+
+
+def test_judged_by_the_conditional_error():
+    setting = Setting.make(**BASE, gain=0.0)
+    heads = np.array([[[2.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
+    found = best_ridge._judge(setting, heads, jax.random.key(0))
+    # Without gain attention is uniform: signal 0.2, noise √0.08.
+    ratio = 0.2 / np.sqrt(0.08)
+    np.testing.assert_allclose(found[0], special.ndtr([-ratio, -ratio / np.sqrt(3)]), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_confirmed_and_falsifiers_refuted():
+    assert CLAIM.check().status == "confirmed"
+    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}

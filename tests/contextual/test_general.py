@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.contextual import general
+from jaxprompt.contextual.conditional_error import conditional_error
+from jaxprompt.contextual.law import normal_nodes
+from jaxprompt.contextual.setting import Setting
+
+SETTING = Setting.make(
+    tokens=6, relevant=2, signal=1.1, context=1.3, noise=0.9, gain=1.0,
+    shifts=((0.0, 0.0), (0.5, 0.3)), shift_weights=(0.4, 0.6),
+)  # fmt: skip
+HEAD, PROMPT = np.array([[1.0, 0.3, 0.4, -0.2], [0.2, 1.0, 0.3, 0.5]])
+
+
+def sampled_error(cosine, relevant_noise, count=400_000):
+    """Signs on sequences drawn token by token in NumPy, for signal and context at an angle."""
+    rng = np.random.default_rng(0)
+    label = rng.choice([-1.0, 1.0], count)
+    shift = SETTING.shifts[rng.choice(2, count, p=SETTING.shift_weights)]
+    signal = 1.1 * np.eye(4)[0]
+    context = 1.3 * (cosine * np.eye(4)[0] + np.sqrt(1 - cosine**2) * np.eye(4)[1])
+    tokens = rng.normal(size=(count, 6, 4))
+    tokens[:, :2] *= relevant_noise
+    tokens[:, 2:] *= 0.9
+    tokens[:, :2] += (context + label[:, None] * signal)[:, None]
+    tokens[:, 2:] -= (shift[:, :1] * context + (shift[:, 1] * label)[:, None] * signal)[:, None]
+    weights = np.exp(tokens @ PROMPT)
+    outputs = np.einsum("nt,nti,i->n", weights, tokens, HEAD) / weights.sum(axis=1)
+    wrong = (outputs * label < 0).mean()
+    return wrong, np.sqrt(wrong * (1 - wrong) / count)
+
+
+@pytest.mark.parametrize("cosine", [-0.5, 0.0, 0.8])
+def test_an_angle_only_changes_the_inner_products(cosine):
+    with jax.enable_x64(True):
+        geometry = general.tilted_geometry(SETTING, cosine, jnp.asarray(HEAD), jnp.asarray(PROMPT))
+        exact = conditional_error(SETTING, geometry, jnp.asarray(normal_nodes(4)[0]))
+    wrong, error = sampled_error(cosine, 0.0)
+    assert abs(float(exact) - wrong) < 4 * error
+
+
+@pytest.mark.parametrize("noise", [0.4, 1.5])
+def test_noise_on_relevant_tokens_against_brute_force(noise):
+    with jax.enable_x64(True):
+        geometry = general.tilted_geometry(SETTING, 0.3, jnp.asarray(HEAD), jnp.asarray(PROMPT))
+        nodes = jnp.asarray(normal_nodes(6)[0])
+        exact = general.noisy_relevant_error(SETTING, noise, geometry, nodes)
+    wrong, error = sampled_error(0.3, noise)
+    assert abs(float(exact) - wrong) < 4 * error
+
+
+def test_without_it_the_formula_is_the_claim():
+    with jax.enable_x64(True):
+        geometry = general.tilted_geometry(SETTING, 0.0, jnp.asarray(HEAD), jnp.asarray(PROMPT))
+        nodes = jnp.asarray(normal_nodes(6)[0, :512])
+        quiet = general.noisy_relevant_error(SETTING, 0.0, geometry, nodes)
+        claim = conditional_error(SETTING, geometry, nodes[:, 2:])
+    assert float(quiet) == pytest.approx(float(claim), rel=1e-12)
+
+
+def test_two_classes_are_the_two_labels():
+    """Two orthogonal signals are at distance √2·W, opposite ones at 2W.
+
+    So on many samples the accuracy is that of the binary task at the signal W/√2.
+    """
+    plain = Setting.make(tokens=6, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=0.8)
+    found = general.class_accuracies(plain, 2, 6, 4096, 1e-3, 8, key=jax.random.key(1), tested=4096)
+    with jax.enable_x64(True):
+        smaller = Setting.make(
+            tokens=6, relevant=2, signal=1.5 / np.sqrt(2), context=1.2, noise=1.0, gain=0.8
+        )
+        geometry = general.tilted_geometry(
+            smaller, 0.0, jnp.array([1.0, 0.0]), jnp.array([0.0, 0.8 * 1.2])
+        )
+        exact = 1 - conditional_error(smaller, geometry, jnp.asarray(normal_nodes(4)[0]))
+    values = np.asarray(found, np.float64)
+    # Learning from 4096 sequences costs a few thousandths.
+    assert -0.008 < values.mean() - float(exact) < 4 * values.std() / np.sqrt(8)
+
+
+def test_more_classes_are_harder_and_beat_guessing():
+    plain = Setting.make(tokens=6, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=0.8)
+    key = jax.random.key(2)
+    means = [
+        float(general.class_accuracies(plain, c, 12, 2048, 1e-2, 4, key=key).mean())
+        for c in (2, 4, 8)
+    ]
+    assert means[0] > means[1] > means[2] > 3 / 8
+
+
+def test_the_prompt_helps_with_classes_too():
+    with_prompt, without = (
+        Setting.make(tokens=10, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=g)
+        for g in (0.8, 0.0)
+    )
+    key = jax.random.key(3)
+    better, worse = (
+        float(general.class_accuracies(s, 4, 12, 2048, 1e-2, 4, key=key).mean())
+        for s in (with_prompt, without)
+    )
+    assert better > worse + 0.1

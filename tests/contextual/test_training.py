@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from jaxprompt.contextual import models, training
+from jaxprompt.contextual.descent import Batch
+from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.training import CLAIM
+
+POINT = {n: v for n, v in CLAIM.designs["quick"].runs[0].items() if n != "trials"}
+SETTING = Setting.make(**{n: v for n, v in POINT.items() if n not in ("ridge", "dim", "samples")})
+
+
+@pytest.fixture(scope="module")
+def batches():
+    return training.training_batches(SETTING, 6, 192, key=jax.random.key(0))
+
+
+def logistic(tokens, labels, weights, dim):
+    """Objective of linear heads over given features, in NumPy."""
+
+    def value(w):
+        margin = labels * (tokens @ w)
+        return np.logaddexp(0, -margin).mean() + weights / 2 * w @ w
+
+    return optimize.minimize(value, np.zeros(dim), method="BFGS", options={"gtol": 1e-8}).x
+
+
+def test_convex_training_finds_the_optimum(batches):
+    """The linear head, against BFGS on the same objective."""
+    found = training.trained_weights("linear", batches, 192, 0.01, key=jax.random.key(1))
+    for trial in range(2):
+        tokens = np.asarray(batches.tokens[trial, :192], np.float64).mean(axis=1)
+        best = logistic(tokens, np.asarray(batches.labels[trial, :192], np.float64), 0.01, 6)
+        np.testing.assert_allclose(found.head[trial], best, atol=0.02 * np.linalg.norm(best))
+    assert not np.any(found.prompt)
+
+
+def test_only_the_given_parameters_move(batches):
+    identity = np.eye(6) / np.sqrt(6)
+    key = jax.random.key(1)
+    for name, model in models.MODELS.items():
+        weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
+        assert np.any(weights.prompt) == model.prompt
+        moved = np.abs(np.asarray(weights.matrix) - identity).max() > 1e-3
+        assert moved == model.matrix, name
+
+
+def test_unused_sequences_do_not_matter(batches):
+    """Training on the first 24 of 192 sequences does not see the others."""
+    other = Batch(batches.tokens.at[:, 24:].mul(-3.0), batches.labels)
+    key = jax.random.key(2)
+    for name in ("prompt", "fine_tuning"):
+        one, two = (training.trained_weights(name, b, 24, 1e-2, key=key) for b in (batches, other))
+        np.testing.assert_array_equal(one.head, two.head)
+
+
+def test_exact_errors_against_fresh_sequences(batches):
+    """The conditional error of trained weights, against signs on the sampled tests."""
+    key = jax.random.key(3)
+    for name in ("linear", "linear_prompt", "prompt"):
+        model = models.MODELS[name].architecture
+        weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
+        exact = 1 - training._exact_errors(model, SETTING, weights, jnp.uint32(0), key)
+        tests = jax.tree.map(lambda x: x[:, -training.TESTED :], batches)
+        sampled = np.asarray(training._sampled(model, weights, tests), np.float64)
+        error = np.sqrt((sampled * (1 - sampled)).sum() / training.TESTED) / sampled.size
+        assert abs(float(exact.mean()) - sampled.mean()) < 4 * error, name
+
+
+def test_no_trained_model_beats_its_ceiling():
+    ceilings = CLAIM.predict(**POINT)
+    found = training.accuracies(SETTING, 6, 192, 1e-3, 8, key=jax.random.key(4))
+    for name in ("linear", "linear_prompt", "prompt"):
+        # Each trial's scores are few; 0.01 is four times the rule's own error.
+        assert found[name].max() < ceilings[name] + 0.01
+
+
+def test_training_that_does_not_converge_is_an_error(batches, monkeypatch):
+    monkeypatch.setattr(training, "_LEFT", -1.0)
+    with pytest.raises(ArithmeticError, match="prompt had not converged"):
+        training.trained_weights("prompt", batches, 192, 1e-3, key=jax.random.key(5))
+
+
+@pytest.mark.slow
+def test_confirmed_and_falsifiers_refuted():
+    assert CLAIM.check().status == "confirmed"
+    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}
