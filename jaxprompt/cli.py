@@ -237,7 +237,7 @@ def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet
     stream = sys.stderr if quiet else sys.stdout
     console = _console(stream)
     worst = verdict.worst
-    row = f"worst {worst.quantity} z={worst.statistic:+.2f}" if worst else "no row"
+    row = f"worst {worst.quantity} z={worst.statistic:+.3g}" if worst else "no row"
     console.print(
         f"{verdict.status.value:<12} {verdict.id:<32} {row}, {verdict.seconds:.1f} s",
         style=_COLOURS[verdict.status.value],
