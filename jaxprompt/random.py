@@ -32,9 +32,7 @@ def words(
     `key` is a Threefry key, the default of ``jax.random.key``; rows are counted modulo 2³².
     """
     low, high = jax.random.key_data(key)
-    row = lax.broadcasted_iota(jnp.uint32, (rows, columns), 0) + jnp.uint32(first_row)
-    column = lax.broadcasted_iota(jnp.uint32, (rows, columns), 1)
-    return _threefry(low, high, row, column)
+    return _threefry(low, high, *_counters(first_row, rows, columns))
 
 
 def uniforms(
@@ -54,10 +52,21 @@ def normals(
     return jnp.float32(np.sqrt(2)) * lax.erf_inv(2 * uniforms(key, first_row, rows, columns) - 1)
 
 
+def _counters(first_row: int | Array, rows: int, columns: int) -> tuple[Array, Array]:
+    row = lax.broadcasted_iota(jnp.uint32, (rows, columns), 0) + jnp.uint32(first_row)
+    return row, lax.broadcasted_iota(jnp.uint32, (rows, columns), 1)
+
+
 def _paired(key: Array, first_row: int | Array, rows: int, columns: int) -> Array:
     # Each counter gives two words: the first half of the columns takes one, the rest the other.
+    # Hashing every counter twice and selecting is faster than joining two tables: a concatenation
+    # would stop XLA from making and using the numbers in one vectorised loop.
     half = (columns + 1) // 2
-    return jnp.concatenate(words(key, first_row, rows, half), axis=1)[:, :columns]
+    row, column = _counters(first_row, rows, columns)
+    second = column >= half
+    low, high = jax.random.key_data(key)
+    words = _threefry(low, high, row, jnp.where(second, column - jnp.uint32(half), column))
+    return jnp.where(second, words[1], words[0])
 
 
 def _unit(bits: Array) -> Array:

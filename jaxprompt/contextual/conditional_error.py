@@ -35,6 +35,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
+from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -90,7 +91,10 @@ def _expected_error(
     label = jnp.array([-1.0, 1.0], dtype)[:, None, None]
     shifts = jnp.asarray(setting.shifts, dtype)
     shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
-    gap = (1 + shift_context) * g.prompt_context + (1 + shift_signal) * label * g.prompt_signal
+    gap = (1 + shift_context) * g.prompt_context
+    # A prompt that is orthogonal to the signal for certain gives both labels the same weights.
+    if not (isinstance(g.prompt_signal, float) and g.prompt_signal == 0):
+        gap = gap + (1 + shift_signal) * label * g.prompt_signal
     scale = setting.noise * jnp.asarray(g.prompt_norm, dtype)
     m = law.moments(gap.astype(dtype), scale, setting.relevant, scalars)
     if mean_weights:
@@ -181,17 +185,16 @@ def simulate(
     """Share of wrong signs among sequences drawn and attended to token by token, in float32."""
     setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
     head, prompt = _vectors(setting, Geometry(*(params[n] for n in Geometry._fields)), dim)
-    return {
-        "error": mean_estimate(np.asarray(_error_rates(setting, head, prompt, dim, trials, key)))
-    }
+    block = functools.partial(_error_rates, setting, head, prompt, dim, key)
+    return {"error": mean_estimate(map_trials(block, trials))}
 
 
 _SETTING_NAMES = ("tokens", "relevant", "signal", "context", "noise", "shifts", "shift_weights")
 
 
-@functools.partial(jax.jit, static_argnames=("dim", "trials"))
+@functools.partial(jax.jit, static_argnames=("dim",))
 def _error_rates(
-    setting: Setting, head: Array, prompt: Array, dim: int, trials: int, key: Array
+    setting: Setting, head: Array, prompt: Array, dim: int, key: Array, indices: Array
 ) -> Array:
     def wrong(key: Array) -> Array:
         sequence = sample_sequence(setting, dim, key=key, dtype=jnp.float32)
@@ -202,7 +205,7 @@ def _error_rates(
         keys = jax.random.split(jax.random.fold_in(key, index), SEQUENCES)
         return jax.vmap(wrong)(keys).mean()
 
-    return jax.lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+    return jax.lax.map(jax.vmap(trial), indices)
 
 
 def _vectors(setting: Setting, geometry: Geometry, dim: int) -> tuple[Array, Array]:

@@ -28,6 +28,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
+from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate
 
@@ -227,8 +228,9 @@ def simulate(
 
     def measure(at: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
         args = (jnp.asarray(x, jnp.float32) for x in (at, context, noise, shift_context))
-        attention, spread = _trial_sums(int(tokens), relevant, trials, *args, key)
-        return np.asarray(attention, np.float64), np.asarray(spread, np.float64)
+        block = functools.partial(_trial_sums, int(tokens), relevant, *args, key)
+        sums = map_trials(block, trials)
+        return sums.attention.astype(np.float64), sums.spread.astype(np.float64)
 
     def snr(attention: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return (attention - (1 - attention) * shift_signal) ** 2 / spread
@@ -264,16 +266,16 @@ def simulate(
     }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _trial_sums(
     tokens: int,
     relevant: int,
-    trials: int,
     gains: Array,
     context: Array,
     noise: Array,
     shift_context: Array,
     key: Array,
+    indices: Array,
 ) -> Sums:
     count = tokens - relevant
 
@@ -288,7 +290,7 @@ def _trial_sums(
 
         return lax.map(at, gains)
 
-    return lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+    return lax.map(jax.vmap(trial), indices)
 
 
 def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxprompt import random
@@ -84,10 +85,11 @@ def pooled_rows(
     along_context = (attention - (1 - attention) * shift[:, 0]) * context
     along_context = label * (along_context + noise * (weights * scalars).sum(axis=1))
     # y g has the law of g, so the label enters only where the feature is not symmetric in it.
-    bulk = spread[:, None] * random.normals(noise_key, first, rows, dim - 1)
-    return jnp.concatenate(
-        [along_signal[:, None] + bulk[:, :1], along_context[:, None], bulk[:, 1:]], axis=1
-    )
+    # One expression for the whole table, so that its numbers are made and used in one loop.
+    column = lax.broadcasted_iota(jnp.int32, (1, dim), 1)
+    bulk = spread[:, None] * random.normals(noise_key, first, rows, dim)
+    bulk = bulk + jnp.where(column == 0, along_signal[:, None], 0)
+    return jnp.where(column == 1, along_context[:, None], bulk)
 
 
 def shift_index(setting: Setting, uniform: Float[Array, "*n"]) -> Int[Array, "*n"]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.ridge import ridge_path
+from jaxprompt.contextual.ridge import Chunks, ridge_path
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 
@@ -19,14 +19,16 @@ def draw(first, rows):
     return jnp.take(jnp.asarray(ROWS), first + jnp.arange(rows), axis=0, mode="fill")
 
 
-def path(samples, ridges, chunk, rows=None):
+def path(samples, ridges, chunks, rows=None, dtype=jnp.float64):
     """Heads at ascending sizes, which the function takes apart at d."""
     sizes = np.array(samples, np.uint32)
     small, large = jnp.asarray(sizes[sizes <= 12]), jnp.asarray(sizes[sizes > 12])
 
     @jax.jit
     def run(small, large, ridges):
-        return ridge_path(rows or draw, 12, small, large, ridges, chunk=chunk)
+        return ridge_path(
+            rows or draw, 12, small, large, ridges, chunks=Chunks(*chunks), dtype=dtype
+        )
 
     return run(small, large, jnp.asarray(ridges))
 
@@ -41,10 +43,10 @@ def expected(n, ridge):
 @pytest.mark.parametrize(
     "samples", [(5,), (12,), (13,), (400,), (3, 8, 11), (20, 50, 333), (4, 12, 13, 100, 400)]
 )
-@pytest.mark.parametrize("chunk", [7, 64, 400])
-def test_against_direct_solutions(samples, chunk):
+@pytest.mark.parametrize("chunks", [(7, 3), (64, 64), (512, 32)])
+def test_against_direct_solutions(samples, chunks):
     ridges = (0.0, 1e-3, 0.5)
-    found = path(samples, ridges, chunk)
+    found = path(samples, ridges, chunks)
     assert found.shape == (len(samples), 3, 12)
     for i, n in enumerate(samples):
         for j, ridge in enumerate(ridges):
@@ -56,25 +58,44 @@ def test_against_direct_solutions(samples, chunk):
 
 
 def test_interpolates_beyond_the_threshold():
-    found = path((6,), [0.0], 10)[0, 0]
+    found = path((6,), [0.0], (8, 4))[0, 0]
     np.testing.assert_allclose(ROWS[:6] @ found, 1, rtol=1e-10)
 
 
 def test_primal_and_dual_agree():
     # Just below and above n = d the two routes solve neighbouring problems.
-    by_dual = path((12,), [0.1], 5)[0, 0]
+    by_dual = path((12,), [0.1], (8, 4))[0, 0]
     np.testing.assert_allclose(by_dual, expected(12, 0.1), rtol=1e-10)
 
 
 def test_nested_sizes_do_not_change_each_other():
-    together = path((8, 30, 200), [0.01], 16)
+    together = path((8, 30, 200), [0.01], (64, 16))
     for i, n in enumerate((8, 30, 200)):
-        alone = path((n,), [0.01], 16)[0]
+        alone = path((n,), [0.01], (64, 16))[0]
         np.testing.assert_allclose(together[i], alone, rtol=1e-9)
 
 
-def test_float32_rows_are_accumulated_in_float64():
+def test_float32_products_give_nearly_the_same_heads():
     def draw32(first, rows):
         return draw(first, rows).astype(jnp.float32)
 
-    assert path((50,), [0.1], 16, draw32).dtype == jnp.float64
+    sizes, ridges = (5, 12, 50, 333), [0.1, 1.0]
+    double = path(sizes, ridges, (128, 32), draw32)
+    single = path(sizes, ridges, (128, 32), draw32, jnp.float32)
+    assert double.dtype == single.dtype == jnp.float64
+    # The worst condition number here is about 100.
+    np.testing.assert_allclose(single, double, rtol=0, atol=2e-5 * np.abs(double).max())
+
+
+@pytest.mark.parametrize(
+    ("samples", "dim", "chunks"),
+    [
+        ((64, 128, 256, 384, 512, 640, 768, 1024), 128, (1024, 128)),
+        ((64, 128), 128, (1, 1)),  # nothing above the dimension
+        ((10**6,), 256, (1024, 256)),
+        ((7, 11, 13), 10, (4, 4)),
+        ((40, 56, 72), 8, (128, 32)),
+    ],
+)
+def test_chunks_are_few_and_full(samples, dim, chunks):
+    assert Chunks.for_sizes(samples, dim) == chunks

@@ -1,0 +1,71 @@
+"""Trials over threads: every trial once, in order, whatever the split."""
+
+from __future__ import annotations
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.parallel import cores, map_trials, unbatched
+
+
+@jax.jit
+def block(indices):
+    values = jnp.sin(indices.astype(jnp.float32))
+    return {"index": indices, "value": jnp.stack([values, -values], axis=-1)}
+
+
+@pytest.mark.parametrize("trials", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("threads", [None, 1, 2, 7])
+def test_every_trial_once_and_in_order(trials, batch, threads):
+    found = map_trials(block, trials, batch=batch, threads=threads)
+    np.testing.assert_array_equal(found["index"], np.arange(trials))
+    np.testing.assert_array_equal(found["value"], np.asarray(block(np.arange(trials))["value"]))
+
+
+def test_one_compilation_for_all_threads():
+    fresh = jax.jit(lambda indices: indices * 2)
+    map_trials(fresh, 64, threads=8)
+    assert fresh._cache_size() == 1
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_threads_have_the_callers_types(x64):
+    with jax.enable_x64(x64):
+        found = map_trials(jax.jit(lambda indices: indices * 1.0 + jnp.zeros(())), 8, threads=2)
+    assert found.dtype == (np.float64 if x64 else np.float32)
+
+
+def test_a_failing_block_is_an_error():
+    def fail(indices):
+        raise ZeroDivisionError("one block failed")
+
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError, match="one block failed"):
+        map_trials(fail, 8, threads=2)
+    assert threading.active_count() == before
+
+
+def test_factorisations_run_beside_each_other():
+    # Batched ones could wait for each other for ever; a hang here fails by the test's time limit.
+    rows = np.random.default_rng(0).normal(size=(32, 40, 24)).astype(np.float32)
+    matrices = np.einsum("bni,bnj->bij", rows, rows)
+
+    def factor(matrix):
+        return jnp.linalg.cholesky(matrix, symmetrize_input=False)
+
+    run = jax.jit(
+        lambda indices: jax.lax.map(
+            lambda i: jax.vmap(unbatched(factor))(jnp.asarray(matrices)[i]), indices
+        )
+    )
+    found = map_trials(run, 32, batch=8, threads=2)
+    np.testing.assert_allclose(found, np.linalg.cholesky(matrices), rtol=2e-4, atol=2e-4)
+
+
+def test_at_least_one_core():
+    assert cores() >= 1
