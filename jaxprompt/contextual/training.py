@@ -47,6 +47,7 @@ from jaxprompt.engine import (
     Quantity,
     Relation,
 )
+from jaxprompt.parallel import map_trials
 from jaxprompt.stats import Comparison, Estimate, mean_estimate
 
 __all__ = [
@@ -175,11 +176,17 @@ def trained_weights(
     train = jax.tree.map(lambda x: x[:, : _filled(samples)], batches)
     model = models.MODELS[name]
     trained = models.Weights(jnp.ones(()), jnp.float32(model.prompt), jnp.float32(model.matrix))
-    weights, left = _trained(
-        model.architecture, train, jnp.int32(samples), jnp.float32(ridge), trained,
-        jnp.uint32(first), key,
-    )  # fmt: skip
-    worst = float(np.asarray(left).max())
+    sets = jax.tree.map(np.asarray, train)
+
+    def block(part: np.ndarray) -> tuple[models.Weights, Array]:
+        mine = jax.tree.map(lambda x: x[np.minimum(part[:, 0], _BLOCK - 1)], sets)
+        return _trained(
+            model.architecture, mine, jnp.int32(samples), jnp.float32(ridge), trained,
+            part[:, 0] + np.uint32(first), key,
+        )  # fmt: skip
+
+    weights, left = map_trials(block, _BLOCK)
+    worst = float(left.max())
     if not worst <= _LEFT:
         raise ArithmeticError(
             f"{CLAIM.id}: {name} had not converged: the last tenth of its steps still gained "
@@ -208,13 +215,14 @@ def _batches(setting: Setting, dim: int, rows: int, first: Array, key: Array) ->
 @functools.partial(jax.jit, static_argnums=0)
 def _trained(
     architecture: str, batches: Batch, samples: Array, ridge: Array, trained: models.Weights,
-    first: Array, key: Array,
+    indices: Array | np.ndarray, key: Array,
 ) -> tuple[models.Weights, Array]:  # fmt: skip
     def one(args: tuple[Array, Batch]) -> tuple[models.Weights, Array]:
         own = jax.random.fold_in(jax.random.fold_in(key, 1), args[0])
         return models.best_run(architecture, args[1], samples, ridge, trained, key=own)
 
-    return jax.lax.map(one, (_indices(first), batches))
+    found = jax.lax.map(one, (jnp.asarray(indices), batches))
+    return jax.tree.map(lambda x: x[:, None], found)
 
 
 @functools.partial(jax.jit, static_argnums=0)
