@@ -244,9 +244,14 @@ def simulate_trials(
 ) -> Float[np.ndarray, "trials 2"]:  # fmt: skip
     """Errors after steps 2 and 3 of every trial; one compilation serves every count, d and n."""
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
-    together = BLOCK * cores()
+    threads = min(cores(), -(-trials // BLOCK))
+    together = BLOCK * threads
+
+    def block(first: int, part: np.ndarray) -> Array:
+        return _simulate(setting, part + np.uint32(first), *args)
+
     blocks = [
-        map_trials(lambda part, at=first: _simulate(setting, part + np.uint32(at), *args), together)
+        map_trials(functools.partial(block, first), together, threads=threads)
         for first in range(0, trials, together)
     ]
     return np.concatenate(blocks)[:trials].astype(np.float64)

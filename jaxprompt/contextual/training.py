@@ -68,22 +68,31 @@ def closed_form(**params: Any) -> dict[str, Any]:
     """Best accuracy of `linear`, `linear_prompt` and `prompt` with standard errors, and bounds.
 
     No formula is known for self-attention on noisy tokens: `self_attention` and `fine_tuning` are
-    the trivial bound 1. `prompt_lead` is the bound 0.
+    the trivial bound 1. `prompt_lead` is the bound 0. Arrays of `signal`, `context` and `noise`
+    broadcast.
     """
     return _closed_form({}, **params)
 
 
 def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     given = {name: params[name] for name in _SETTING_NAMES}
-    given["noise"] = given["noise"] * wrong.get("noise_factor", 1.0)
     if wrong.get("unshifted"):
         given["shifts"] = tuple((0.0, 0.0) for _ in given["shifts"])
-    found = _ceilings(**given)
+    names = ("signal", "context", "noise")
+    sizes = list(np.broadcast_arrays(*(given[name] for name in names)))
+    sizes[2] = sizes[2] * wrong.get("noise_factor", 1.0)
+    rows = [
+        _ceilings(**{**given, **{n: float(x[i]) for n, x in zip(names, sizes, strict=True)}})
+        for i in np.ndindex(sizes[0].shape)
+    ]
+    found = {
+        name: np.array([row[name] for row in rows]).reshape(sizes[0].shape)[()] for name in rows[0]
+    }
     if "swap" in wrong:
         first, second = wrong["swap"]
         found = {**found, first: found[second], f"{first}_stderr": found[f"{second}_stderr"]}
-    rest = {"self_attention": 1.0, "fine_tuning": 1.0, "prompt_lead": 0.0}
-    return {**found, **rest}
+    one = np.ones(sizes[0].shape)[()]
+    return {**found, "self_attention": one, "fine_tuning": one, "prompt_lead": 0 * one}
 
 
 _SETTING_NAMES = (
@@ -374,6 +383,7 @@ formula is known: 1 is the trivial bound.
         ),
     },
     validate=complete,
+    broadcasts="signal, context and noise",
     compare=_compare,
     figure=Agreement(title="Trained models against their best", label="accuracy"),
 )
