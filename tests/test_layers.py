@@ -151,13 +151,13 @@ def test_import_time():
     code = """
 import json, time
 import jax, jax.numpy, numpy
-start = time.perf_counter()
+start = time.process_time()
 import jaxprompt
-first = time.perf_counter() - start
+first = time.process_time() - start
 jaxprompt.claims()
-print(json.dumps([first, time.perf_counter() - start]))
+print(json.dumps([first, time.process_time() - start]))
 """
-    # The best of three, because other work may be running beside the tests.
+    # Processor time, and the best of three: other work may be running beside the tests.
     first, whole = (min(times) for times in zip(*(run(code) for _ in range(3)), strict=True))
     assert first < 0.5, f"`import jaxprompt` took {first:.2f} s beyond JAX"
     assert whole < 2, f"with every claim it took {whole:.2f} s beyond JAX"

@@ -18,7 +18,8 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
     """`f` as a checked function (Q, n) → (Q, d) float64, and whether it returns plain numbers.
 
     `f` is called with a batch if that gives one row for each point and the same numbers as
-    calls with single points; otherwise with one point at a time.
+    calls with single points (or with batches of one, where it takes batches only); otherwise with
+    one point at a time.
 
     Raises:
         ParameterError: (also later, by the function returned) `f` cannot be called, or returns
@@ -28,19 +29,36 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
         raise ParameterError("f", f, "a function of a unit vector", "give a function", where)
     probe = np.random.default_rng(12345).normal(size=(n + 4, n))
     probe /= np.linalg.norm(probe, axis=1, keepdims=True)
-    single = _rows([f(point) for point in probe], where)
-    first: Any = f(probe[0])
-    scalar = np.ndim(first) == 0
+    try:
+        results = [f(point) for point in probe]
+    except Exception:
+        # Perhaps it takes batches only; if it does not take them either, its own error stands.
+        results = _from_batches_of_one(f, probe)
+        if results is None:
+            raise
+    single = _rows(results, where)
+    scalar = np.ndim(results[0]) == 0
     together = _takes_batches(f, probe, single)
 
     def evaluate(points: np.ndarray) -> np.ndarray:
-        result = f(points) if together else [f(point) for point in points]
+        result: Any = f(points) if together else [f(point) for point in points]
         rows = _rows(result, where)
         if rows.shape != (len(points), single.shape[1]):
             raise _bad(f"shape {rows.shape[1:]}", f"({single.shape[1]},) everywhere", where)
         return rows
 
     return evaluate, scalar
+
+
+def _from_batches_of_one(f: Callable, probe: np.ndarray) -> list[Any] | None:
+    """What `f` returns for each point given as a batch of one; None if it does not take those."""
+    try:
+        results = [np.asarray(f(point[None])) for point in probe]
+    except Exception:  # the caller raises the error of the call with one point
+        return None
+    if any(result.ndim == 0 or len(result) != 1 for result in results):
+        return None
+    return [result[0] for result in results]
 
 
 def _takes_batches(f: Callable, probe: np.ndarray, single: np.ndarray) -> bool:

@@ -113,6 +113,17 @@ def test_takes_functions_of_one_point_and_of_many():
     # Looks vectorised, but indexes the batch: must not be called with a batch.
     first = build_prefix(lambda x: x[0], sphere_dim=1, accuracy=0.01, test_points=500)
     assert first.certificate.reached
+    # Takes batches only.
+    rows = build_prefix(lambda x: x[:, :1] ** 2, sphere_dim=1, accuracy=0.01, test_points=500)
+    np.testing.assert_array_equal(rows.values, many.values)
+
+
+def test_a_functions_own_error_is_kept():
+    def broken(x):
+        raise ZeroDivisionError("the function's own")
+
+    with pytest.raises(ZeroDivisionError, match="the function's own"):
+        build_prefix(broken, sphere_dim=1, accuracy=0.01)
 
 
 def test_same_call_same_prefix():
