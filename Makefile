@@ -33,6 +33,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/error_curve.py
 	$(BIN)/python benchmarks/random_numbers.py
 	$(BIN)/python benchmarks/long_curve.py
+	$(BIN)/python benchmarks/universal_head.py
 
 # Hashes are checked for every package; the project itself is installed in place on top.
 $(READY): requirements.lock pyproject.toml

@@ -25,10 +25,10 @@ from jaxprompt.contextual.prompt_error import (
     FeatureLaw,
     Limit,
     feature_law,
+    resolvent,
     ridge_limit,
     sample_counts,
 )
-from jaxprompt.contextual.prompt_error import _resolvent as resolvent  # fmt: skip
 from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
@@ -50,6 +50,7 @@ from jaxprompt.contextual.setting import (
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
+from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -453,9 +454,15 @@ def _learn(
         rows[:count, :samples] = drawn.reshape(count, samples, dim)
         rows[count:] = rows[:1]  # the last block repeats a trial to be as long as the others
         with jax.enable_x64(True):
-            found = _solve_all(rows, jnp.int32(samples), jnp.float64(ridge), loss, ridge == 0)
-        heads.append(np.asarray(found[0])[:count])
-        gaps.append(np.asarray(found[1])[:count])
+            found = map_trials(
+                lambda part, rows=rows: _solve_all(
+                    rows[np.minimum(part[:, 0], block - 1)],
+                    jnp.int32(samples), jnp.float64(ridge), loss, ridge == 0,
+                ),
+                block,
+            )  # fmt: skip
+        heads.append(found[0][:count])
+        gaps.append(found[1][:count])
     return np.concatenate(heads), np.concatenate(gaps)
 
 
@@ -490,7 +497,7 @@ def _solve_all(
         return convex_heads(rows, ridge, loss, samples)
 
     # One trial after another: batched factorisations would not be faster, and are safer apart.
-    return lax.map(one, jnp.asarray(rows))
+    return jax.tree.map(lambda x: x[:, None], lax.map(one, jnp.asarray(rows)))
 
 
 def _judge(setting: Setting, heads: np.ndarray, key: Array) -> np.ndarray:

@@ -28,6 +28,7 @@ from jaxprompt.contextual.setting import (
     optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import REQUIRED
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -82,7 +83,8 @@ def simulate(
 ) -> dict[str, Estimate]:
     """One gradient step from 0 on sequences drawn token by token, by autodiff in float32."""
     setting = Setting.make(**params, where=CLAIM.id)
-    heads = np.asarray(_heads(setting, dim, samples, trials, key), dtype=np.float64)
+    block = functools.partial(_heads, setting, dim, samples, key)
+    heads = map_trials(block, trials).astype(np.float64)
     signal, energy = heads[:, 0], np.square(heads).sum(axis=1)
     return {
         "signal": mean_estimate(signal),
@@ -91,15 +93,15 @@ def simulate(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("dim", "samples", "trials"))
-def _heads(setting: Setting, dim: int, samples: int, trials: int, key: Array) -> Array:
+@functools.partial(jax.jit, static_argnames=("dim", "samples"))
+def _heads(setting: Setting, dim: int, samples: int, key: Array, indices: Array) -> Array:
     zero = jnp.zeros(dim, jnp.float32)
 
     def trial(index: Array) -> Array:
         batch = sample_batch(setting, dim, samples, key=jax.random.fold_in(key, index))
         return head_step(zero, zero, batch)
 
-    return jax.lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+    return jax.lax.map(trial, indices[:, 0])[:, None]
 
 
 def _alignment(signal: np.ndarray, energy: np.ndarray) -> Estimate:

@@ -52,6 +52,7 @@ __all__ = [
     "best_gain",
     "best_ridge",
     "feature_law",
+    "resolvent",
     "ridge_limit",
     "simulate",
     "simulate_trials",
@@ -160,7 +161,7 @@ def _ridge_limit(
         excess = ratio - norm_shift
         rho2 = mean(miss / tau2) / excess if excess else np.full_like(c, np.inf)
     else:
-        m = _resolvent(tau2, weights, ratio, ridge)
+        m = resolvent(tau2, weights, ratio, ridge)
         omega = 1 / (1 + tau2 * m[:, None])
         c = mean(omega * alpha) / (ridge + mean(omega * (alpha**2 + tau2)))
         miss = (1 - alpha * c[:, None]) ** 2 + self_noise * tau2 * c[:, None] ** 2
@@ -175,7 +176,7 @@ def _tie(margin: np.ndarray) -> np.ndarray:
     return np.where(margin > 0, 0.0, np.where(margin < 0, 1.0, 0.5))
 
 
-def _resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:
+def resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:
     """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate.
 
     The left side is increasing and concave in m, so Newton's iteration from 0 rises to the root

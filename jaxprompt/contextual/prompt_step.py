@@ -34,6 +34,7 @@ from jaxprompt.contextual.setting import (
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
+from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import REQUIRED, Parameter, is_traced
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -214,8 +215,8 @@ def simulate(
     head = np.zeros(dim)
     head[:2] = _ratio(head_signal, setting.signal), _ratio(head_context, setting.context)
     head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
-    steps = _steps(setting, jnp.asarray(head, jnp.float32), samples, trials, key)
-    steps = np.asarray(steps, dtype=np.float64)
+    block = functools.partial(_steps, setting, jnp.asarray(head, jnp.float32), samples, key)
+    steps = map_trials(block, trials).astype(np.float64)
     return {
         "context": mean_estimate(steps[:, 1]),
         "signal": mean_estimate(steps[:, 0]),
@@ -223,14 +224,14 @@ def simulate(
     }
 
 
-@functools.partial(jax.jit, static_argnames=("samples", "trials"))
-def _steps(setting: Setting, head: Array, samples: int, trials: int, key: Array) -> Array:
+@functools.partial(jax.jit, static_argnames=("samples",))
+def _steps(setting: Setting, head: Array, samples: int, key: Array, indices: Array) -> Array:
     def trial(index: Array) -> Array:
         key_here = jax.random.fold_in(key, index)
         batch = descent.sample_batch(setting, head.size, samples, key=key_here)
         return descent.prompt_step(head, jnp.zeros_like(head), batch)
 
-    return jax.lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+    return jax.lax.map(trial, indices[:, 0])[:, None]
 
 
 def _ratio(product: Any, norm: Any) -> Any:

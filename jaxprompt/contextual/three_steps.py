@@ -38,6 +38,7 @@ from jaxprompt.contextual.setting import (
     optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.parallel import cores, map_trials
 from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -225,7 +226,7 @@ def _wrong(**changes: Any) -> Any:
 # --- the simulation ------------------------------------------------------------------------------
 
 BLOCK = 8
-"""Trials in one compiled call, whatever their number, d and n."""
+"""Trials of one compiled call on each core, whatever their number, d and n."""
 
 
 def simulate(
@@ -243,17 +244,23 @@ def simulate_trials(
 ) -> Float[np.ndarray, "trials 2"]:  # fmt: skip
     """Errors after steps 2 and 3 of every trial; one compilation serves every count, d and n."""
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
+    threads = min(cores(), -(-trials // BLOCK))
+    together = BLOCK * threads
+
+    def block(first: int, part: np.ndarray) -> Array:
+        return _simulate(setting, part + np.uint32(first), *args)
+
     blocks = [
-        np.asarray(_simulate(setting, jnp.uint32(first), *args), dtype=np.float64)
-        for first in range(0, trials, BLOCK)
+        map_trials(functools.partial(block, first), together, threads=threads)
+        for first in range(0, trials, together)
     ]
-    return np.concatenate(blocks)[:trials]
+    return np.concatenate(blocks)[:trials].astype(np.float64)
 
 
 @jax.jit
 def _simulate(
-    setting: Setting, first: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
-) -> Float[Array, "block 2"]:
+    setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
+) -> Float[Array, "block 1 2"]:
     def trial(index: Array) -> Array:
         own = jax.random.fold_in(key, index)
         train_key, test_key, length_key = jax.random.split(own, 3)
@@ -263,7 +270,7 @@ def _simulate(
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
         return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
 
-    return jax.lax.map(trial, first + jnp.arange(BLOCK, dtype=jnp.uint32))
+    return jax.lax.map(trial, indices[:, 0])[:, None]
 
 
 # --- the claim -----------------------------------------------------------------------------------

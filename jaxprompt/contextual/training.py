@@ -47,6 +47,7 @@ from jaxprompt.engine import (
     Quantity,
     Relation,
 )
+from jaxprompt.parallel import map_trials
 from jaxprompt.stats import Comparison, Estimate, mean_estimate
 
 __all__ = [
@@ -67,22 +68,31 @@ def closed_form(**params: Any) -> dict[str, Any]:
     """Best accuracy of `linear`, `linear_prompt` and `prompt` with standard errors, and bounds.
 
     No formula is known for self-attention on noisy tokens: `self_attention` and `fine_tuning` are
-    the trivial bound 1. `prompt_lead` is the bound 0.
+    the trivial bound 1. `prompt_lead` is the bound 0. Arrays of `signal`, `context` and `noise`
+    broadcast.
     """
     return _closed_form({}, **params)
 
 
 def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     given = {name: params[name] for name in _SETTING_NAMES}
-    given["noise"] = given["noise"] * wrong.get("noise_factor", 1.0)
     if wrong.get("unshifted"):
         given["shifts"] = tuple((0.0, 0.0) for _ in given["shifts"])
-    found = _ceilings(**given)
+    names = ("signal", "context", "noise")
+    sizes = list(np.broadcast_arrays(*(given[name] for name in names)))
+    sizes[2] = sizes[2] * wrong.get("noise_factor", 1.0)
+    rows = [
+        _ceilings(**{**given, **{n: float(x[i]) for n, x in zip(names, sizes, strict=True)}})
+        for i in np.ndindex(sizes[0].shape)
+    ]
+    found = {
+        name: np.array([row[name] for row in rows]).reshape(sizes[0].shape)[()] for name in rows[0]
+    }
     if "swap" in wrong:
         first, second = wrong["swap"]
         found = {**found, first: found[second], f"{first}_stderr": found[f"{second}_stderr"]}
-    rest = {"self_attention": 1.0, "fine_tuning": 1.0, "prompt_lead": 0.0}
-    return {**found, **rest}
+    one = np.ones(sizes[0].shape)[()]
+    return {**found, "self_attention": one, "fine_tuning": one, "prompt_lead": 0 * one}
 
 
 _SETTING_NAMES = (
@@ -175,11 +185,17 @@ def trained_weights(
     train = jax.tree.map(lambda x: x[:, : _filled(samples)], batches)
     model = models.MODELS[name]
     trained = models.Weights(jnp.ones(()), jnp.float32(model.prompt), jnp.float32(model.matrix))
-    weights, left = _trained(
-        model.architecture, train, jnp.int32(samples), jnp.float32(ridge), trained,
-        jnp.uint32(first), key,
-    )  # fmt: skip
-    worst = float(np.asarray(left).max())
+    sets = jax.tree.map(np.asarray, train)
+
+    def block(part: np.ndarray) -> tuple[models.Weights, Array]:
+        mine = jax.tree.map(lambda x: x[np.minimum(part[:, 0], _BLOCK - 1)], sets)
+        return _trained(
+            model.architecture, mine, jnp.int32(samples), jnp.float32(ridge), trained,
+            part[:, 0] + np.uint32(first), key,
+        )  # fmt: skip
+
+    weights, left = map_trials(block, _BLOCK)
+    worst = float(left.max())
     if not worst <= _LEFT:
         raise ArithmeticError(
             f"{CLAIM.id}: {name} had not converged: the last tenth of its steps still gained "
@@ -208,13 +224,14 @@ def _batches(setting: Setting, dim: int, rows: int, first: Array, key: Array) ->
 @functools.partial(jax.jit, static_argnums=0)
 def _trained(
     architecture: str, batches: Batch, samples: Array, ridge: Array, trained: models.Weights,
-    first: Array, key: Array,
+    indices: Array | np.ndarray, key: Array,
 ) -> tuple[models.Weights, Array]:  # fmt: skip
     def one(args: tuple[Array, Batch]) -> tuple[models.Weights, Array]:
         own = jax.random.fold_in(jax.random.fold_in(key, 1), args[0])
         return models.best_run(architecture, args[1], samples, ridge, trained, key=own)
 
-    return jax.lax.map(one, (_indices(first), batches))
+    found = jax.lax.map(one, (jnp.asarray(indices), batches))
+    return jax.tree.map(lambda x: x[:, None], found)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -366,6 +383,7 @@ formula is known: 1 is the trivial bound.
         ),
     },
     validate=complete,
+    broadcasts="signal, context and noise",
     compare=_compare,
     figure=Agreement(title="Trained models against their best", label="accuracy"),
 )

@@ -87,10 +87,9 @@ def test_more_classes_are_harder_and_beat_guessing():
     plain = Setting.make(tokens=6, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=0.8)
     key = jax.random.key(2)
     means = [
-        float(general.class_accuracies(plain, c, 12, 2048, 1e-2, 4, key=key).mean())
-        for c in (2, 4, 8)
+        float(general.class_accuracies(plain, c, 12, 2048, 1e-2, 4, key=key).mean()) for c in (2, 6)
     ]
-    assert means[0] > means[1] > means[2] > 3 / 8
+    assert means[0] > means[1] > 3 / 6
 
 
 def test_the_prompt_helps_with_classes_too():

@@ -84,7 +84,7 @@ def test_a_huge_ridge_is_the_averaging_head():
 def test_resolvent_equation_holds():
     features = real_law()
     for ratio, ridge in ((0.3, 0.0), (0.9, 0.01), (2.0, 0.5)):
-        m = prompt_error._resolvent(features.tau**2, features.weights, ratio, ridge)
+        m = prompt_error.resolvent(features.tau**2, features.weights, ratio, ridge)
         tau2m = features.tau**2 * m[:, None]
         left = ridge * m + (features.weights * tau2m / (1 + tau2m)).sum(axis=1)
         np.testing.assert_allclose(left, ratio, rtol=1e-12)

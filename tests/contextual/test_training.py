@@ -80,6 +80,13 @@ def test_no_trained_model_beats_its_ceiling():
         assert found[name].max() < ceilings[name] + 0.01
 
 
+def test_predictions_broadcast():
+    noises = np.array([0.8, 1.2])
+    both = CLAIM.predict(**{**POINT, "noise": noises})
+    assert both["prompt"][0] == CLAIM.predict(**POINT)["prompt"]
+    assert both["prompt"][0] > both["prompt"][1]
+
+
 def test_training_that_does_not_converge_is_an_error(batches, monkeypatch):
     monkeypatch.setattr(training, "_LEFT", -1.0)
     with pytest.raises(ArithmeticError, match="prompt had not converged"):
