@@ -112,7 +112,7 @@ def model_of(config: Config, added: Added, state: State) -> Transformer:
 
 def with_base(state: State, base: State) -> State:
     """`state` with the model's own parameters replaced by those of `base`."""
-    own, rest = nnx.split_state(state, nnx.Param, ...)
+    _, rest = nnx.split_state(state, nnx.Param, ...)
     return nnx.merge_state(nnx.filter_state(base, nnx.Param), rest)
 
 

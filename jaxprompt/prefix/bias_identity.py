@@ -258,7 +258,7 @@ CLAIM = Claim(
         Quantity("prefix_mass", "attention on the prefix in all", 1e-13, symbol=r"\alpha"),
         # Scores up to 50 in float64, three layers deep.
         Quantity("own_inputs", "largest deviation in a layer given its own inputs", 1e-11),
-        Quantity("first_layer", "largest deviation of layer 1 from the model without prefix", 1e-11),
+        Quantity("first_layer", "the same in layer 1, from the model without prefix", 1e-11),
         Quantity("changed", f"share of models whose layer 2 deviates by more than {CHANGE}", 1e-9),
     ),
     falsifiers=(

@@ -273,8 +273,8 @@ def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) ->
     A score is a sum of `terms` products, each rounded; roundings add like the root of their
     number, so a score is off by about √terms units in the last place of the largest score L, and
     a softmax weight moves by as much relative to 1. So the tolerance is
-    ``√terms · eps · (1 + L)`` times the size of the quantity. Cells state `terms`, L and the dtype in ``rounding``;
-    quantities without it are compared exactly up to their own tolerance.
+    ``√terms · eps · (1 + L)`` times the size of the quantity. Cells state `terms`, L and the
+    dtype in ``rounding``; without it a quantity's own tolerance holds.
     """
     rows = []
     for cell in cells:

@@ -1,8 +1,9 @@
 """A small GPT-2-style transformer that can carry a prefix, a soft prompt, a suffix, or LoRA.
 
-Layer norm before each part, tanh GELU, an MLP four times as wide, an untied read-out. What is trained is chosen by the type of the variables:
-:class:`nnx.Param` for the model itself, :class:`Prefix`, :class:`SoftPrompt`, :class:`Suffix` and
-:class:`LowRank` for what is added to it. Everything computes in the dtype of the parameters.
+Layer norm before each part, tanh GELU, an MLP four times as wide, an untied read-out. What is
+trained is chosen by the type of the variables: :class:`nnx.Param` for the model itself,
+:class:`Prefix`, :class:`SoftPrompt`, :class:`Suffix` and :class:`LowRank` for what is added to it.
+Everything computes in the dtype of the parameters; leading axes are independent sequences.
 
 A prefix is inserted in front of each layer's input, before the layer norm: with a norm, W_V s
 means W_V·LN(s). Added tokens have no position; those of the content keep theirs, so that a run
@@ -154,7 +155,7 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """The model. ``model(tokens)`` gives the logits that predict the solution."""
 
-    def __init__(self, config: Config, added: Added = Added(), *, rngs: nnx.Rngs) -> None:  # noqa: B008
+    def __init__(self, config: Config, added: Added = Added(), *, rngs: nnx.Rngs) -> None:
         d = config.width
         self.config = config
         self.embedding = nnx.Param(0.02 * rngs.params.normal((config.vocabulary, d)))
