@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxprompt.engine import Claim
-from jaxprompt.prefix import bias_identity, pattern_invariance, soft_prompt
+from jaxprompt.prefix import bias_identity, pattern_invariance, soft_prompt, token_selection
 
 __all__ = ["CLAIMS"]
 
@@ -11,4 +11,5 @@ CLAIMS: tuple[Claim, ...] = (
     bias_identity.CLAIM,
     pattern_invariance.CLAIM,
     soft_prompt.CLAIM,
+    token_selection.CLAIM,
 )
