@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from jaxprompt.engine import Claim
-from jaxprompt.prefix import bias_identity, pattern_invariance, soft_prompt, token_selection
+from jaxprompt.prefix import (
+    bias_identity,
+    pattern_invariance,
+    soft_prompt,
+    suffix_reads_content,
+    token_selection,
+)
 
 __all__ = ["CLAIMS"]
 
@@ -12,4 +18,5 @@ CLAIMS: tuple[Claim, ...] = (
     pattern_invariance.CLAIM,
     soft_prompt.CLAIM,
     token_selection.CLAIM,
+    suffix_reads_content.CLAIM,
 )

@@ -209,7 +209,7 @@ def complete(
     return found if case == "one_to_many" else found[..., 0]
 
 
-def targets(case: str, vocabulary: int, outputs: int) -> Int[np.ndarray, M *shape]:
+def targets(case: str, vocabulary: int, outputs: int) -> Int[np.ndarray, M * shape]:
     """Every target of a case, in lexicographic order."""
     shape = {
         "completion": (outputs,),
