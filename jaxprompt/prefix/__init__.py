@@ -1,10 +1,15 @@
-"""What prefixes, soft prompts and prompts can and cannot do: claims, layers, and a transformer."""
+"""What prefixes, soft prompts and prompts can and cannot do: claims, layers, and a transformer.
+
+Prompts and in-context examples are the special case in which the added vectors are embeddings of
+real tokens; :mod:`jaxprompt.prefix.soft_prompt` shows it.
+"""
 
 from __future__ import annotations
 
 from jaxprompt.engine import Claim
 from jaxprompt.prefix import (
     bias_identity,
+    new_task_limit,
     pattern_invariance,
     soft_prompt,
     suffix_reads_content,
@@ -19,4 +24,5 @@ CLAIMS: tuple[Claim, ...] = (
     soft_prompt.CLAIM,
     token_selection.CLAIM,
     suffix_reads_content.CLAIM,
+    new_task_limit.CLAIM,
 )
