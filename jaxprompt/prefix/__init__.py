@@ -11,6 +11,7 @@ from jaxprompt.prefix import (
     bias_identity,
     new_task_limit,
     pattern_invariance,
+    skill_selection,
     soft_prompt,
     suffix_reads_content,
     token_selection,
@@ -25,4 +26,5 @@ CLAIMS: tuple[Claim, ...] = (
     token_selection.CLAIM,
     suffix_reads_content.CLAIM,
     new_task_limit.CLAIM,
+    skill_selection.CLAIM,
 )

@@ -27,7 +27,7 @@ from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.prefix import adapt, tasks
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.transformer import Added, Config
-from jaxprompt.stats import Comparison, Estimate, compare_mean
+from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 
 __all__ = ["Plan", "Trained", "accuracy", "cache_folder", "compare_limits", "run", "tiny"]
 
@@ -175,6 +175,18 @@ def accuracy(trained: Trained, place: int, task: str, *, key: jax.Array) -> Esti
     return share(int(right.sum()), TESTS)
 
 
+def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
+    """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
+    plan = trained.plan
+    digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
+    model = adapt.model_of(plan.config, plan.added, trained.run(place))
+    each = [
+        adapt.model_loss(model, digits, jax.vmap(tasks.TASKS[name])(digits)).mean(axis=1)
+        for name in mixture
+    ]
+    return mean_estimate(np.mean(each, axis=0))
+
+
 def share(successes: int, trials: int) -> Estimate:
     """A proportion with a standard error that is never 0."""
     smooth = (successes + 0.5) / (trials + 1)
@@ -196,6 +208,8 @@ def pretrained(
 def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     """Accuracies against limits: at most the prediction if it is below ½, else at least it.
 
+    A loss is compared with its least value, so it must not undercut it.
+
     Quantities without sampling error must equal the prediction to their tolerance when it is 0 or
     1, and not undercut it otherwise.
     """
@@ -209,7 +223,7 @@ def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> l
                 mean = float(estimate.mean)
                 rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
                 continue
-            side = "upper" if value < 0.5 else "lower"
+            side = "upper" if value < 0.5 and not name.endswith("loss") else "lower"
             rows.append(
                 compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
             )
