@@ -16,6 +16,7 @@ from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Rela
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, tasks
 from jaxprompt.prefix.adapt import Recipe
+from jaxprompt.prefix.baseline import constant_answer
 from jaxprompt.prefix.lab import Plan, Trained
 from jaxprompt.prefix.transformer import Added, Config, Trace, Transformer
 from jaxprompt.stats import Estimate
@@ -55,7 +56,7 @@ def _closed_form(wrong: dict[str, float], *, length: Any, steps: Any = None) -> 
     right = {
         "prefix_one": FAILS, "prefix_ten": FAILS, "fine_tune": LEARNS, "old_task": LEARNS,
         "relaxation": 1.0, "relaxed_excess": 0.5,
-        "constant_answer": tasks.constant_answer("desc", int(length)),
+        "constant_answer": constant_answer("desc", int(length)),
     }  # fmt: skip
     return {**right, **wrong}
 
