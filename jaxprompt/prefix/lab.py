@@ -29,7 +29,16 @@ from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.transformer import Added, Config
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 
-__all__ = ["Plan", "Trained", "accuracy", "cache_folder", "compare_limits", "run", "tiny"]
+__all__ = [
+    "Plan",
+    "Trained",
+    "accuracy",
+    "cache_folder",
+    "compare_limits",
+    "compare_upper",
+    "run",
+    "tiny",
+]
 
 ORDER = tuple(tasks.TASKS)
 """Tasks in the order of a run's shares."""
@@ -228,3 +237,15 @@ def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> l
                 compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
             )
     return rows
+
+
+def compare_upper(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Exact values against upper bounds, up to the quantity's tolerance."""
+    return [
+        Comparison(
+            name, cell.parameters, float(predict(**cell.parameters)[name]), float(estimate.mean),
+            claim.quantity(name).tolerance, side="upper",
+        )
+        for cell in cells
+        for name, estimate in cell.estimates.items()
+    ]  # fmt: skip
