@@ -24,7 +24,7 @@ from jaxprompt.stats import Estimate, Status
 CLAIMS = jp.claims()
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
-TRAINED = ("prefix.new_task_limit", "prefix.skill_selection")
+TRAINED = ("prefix.new_task_limit", "prefix.no_forgetting", "prefix.skill_selection")
 """Claims whose simulation trains transformers, for half a minute or more."""
 
 each_simulation = pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from jaxprompt.engine import Claim
 from jaxprompt.prefix import (
     bias_identity,
     new_task_limit,
+    no_forgetting,
     pattern_invariance,
     prefix_subspace,
     skill_selection,
@@ -29,4 +30,5 @@ CLAIMS: tuple[Claim, ...] = (
     suffix_reads_content.CLAIM,
     new_task_limit.CLAIM,
     skill_selection.CLAIM,
+    no_forgetting.CLAIM,
 )

@@ -219,8 +219,8 @@ def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> l
 
     A loss is compared with its least value, so it must not undercut it.
 
-    Quantities without sampling error must equal the prediction to their tolerance when it is 0 or
-    1, and not undercut it otherwise.
+    Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
+    next to 0, and not undercut it otherwise.
     """
     rows = []
     for cell in cells:
@@ -228,7 +228,7 @@ def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> l
         for name, estimate in cell.estimates.items():
             value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
             if estimate.stderr == 0:
-                side = "two" if value in (0.0, 1.0) else "lower"
+                side = "two" if value == 1 or abs(value) < 1e-3 else "lower"
                 mean = float(estimate.mean)
                 rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
                 continue
