@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+# Trained parameters stay in memory: a test neither reads nor leaves files in the user's cache.
+os.environ.setdefault("JAXPROMPT_CACHE", "")
+
 # Before anything imports the package: shapes and types in its signatures become checks.
 # JAXPROMPT_TEST_TYPES=0 leaves them out, to see whether a failure comes from the checks alone.
 if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
@@ -12,8 +15,8 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
     # The numeric tower: an int will do where a float is asked for, as type checkers have it.
     checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     # The modules whose annotations hold at run time; a family joins once its own do.
-    names = ("attention", "contextual", "engine", "parameters", "plot", "random", "registry")
-    names += ("report", "stats", "store", "sweep", "tables")
+    names = ("attention", "contextual", "engine", "parameters", "plot", "prefix", "random")
+    names += ("registry", "report", "stats", "store", "sweep", "tables")
     install_import_hook([f"jaxprompt.{name}" for name in names], checker)
 
 import jax

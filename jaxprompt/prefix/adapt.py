@@ -1,0 +1,271 @@
+"""One training loop for everything: the whole model, a prefix, a soft prompt, a suffix, or LoRA.
+
+What trains is a set of variable types; the rest is frozen and never differentiated. Data are
+drawn on the fly from the training inputs. Several runs (seeds, tasks) are one program under vmap.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxprompt.errors import ParameterError
+from jaxprompt.prefix import tasks
+from jaxprompt.prefix.transformer import (
+    Added,
+    Config,
+    LowRank,
+    Prefix,
+    SoftPrompt,
+    Suffix,
+    Transformer,
+)
+
+__all__ = [
+    "BLOCK",
+    "TRAINABLE",
+    "Outcome",
+    "Recipe",
+    "exact_match",
+    "greedy",
+    "initial",
+    "model_loss",
+    "train",
+    "with_base",
+]
+
+TRAINABLE: dict[str, type] = {
+    "model": nnx.Param,
+    "prefix": Prefix,
+    "soft_prompt": SoftPrompt,
+    "suffix": Suffix,
+    "low_rank": LowRank,
+}
+"""What can be trained, by the type of its variables."""
+
+BLOCK = 250
+"""Steps whose data are drawn together; a run takes whole blocks."""
+
+State = Any
+"""A pytree of parameters, as :func:`initial` gives it; with a leading axis, one for each run."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train: AdamW, betas (0.9, 0.95), weight decay 0.1, clip at 1.
+
+    The rate falls linearly to a tenth of `rate` when `falling`, else it stays. Weight decay
+    concerns matrices of the model itself.
+    """
+
+    steps: int
+    rate: float
+    batch: int = 64
+    falling: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < BLOCK or self.steps % BLOCK:
+            raise ParameterError(
+                "steps", self.steps, f"a positive multiple of {BLOCK}", "round it up"
+            )
+
+
+class Outcome(NamedTuple):
+    """Trained parameters, and the mean loss of each block of steps (a leading axis for runs)."""
+
+    state: State
+    losses: Float[np.ndarray, "*runs blocks"]
+
+
+def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
+    """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
+    params_key, added_key = jax.random.split(key)
+    model = Transformer(config, added, rngs=nnx.Rngs(params=params_key, added=added_key))
+    return nnx.state(model)
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(config: Config, added: Added) -> Any:
+    return nnx.graphdef(
+        nnx.eval_shape(
+            lambda: Transformer(
+                config, added, rngs=nnx.Rngs(params=jax.random.key(0), added=jax.random.key(0))
+            )
+        )
+    )
+
+
+def model_of(config: Config, added: Added, state: State) -> Transformer:
+    """The model with these parameters."""
+    return nnx.merge(_graph(config, added), state)
+
+
+def with_base(state: State, base: State) -> State:
+    """`state` with the model's own parameters replaced by those of `base`."""
+    _, rest = nnx.split_state(state, nnx.Param, ...)
+    return nnx.merge_state(nnx.filter_state(base, nnx.Param), rest)
+
+
+# --- losses and accuracies ---
+
+
+def _content(digits: Array, solution: Array) -> Array:
+    return jnp.concatenate([digits, solution[..., :-1]], axis=-1)
+
+
+def model_loss(
+    model: Transformer, digits: Int[Array, "*batch n"], solution: Int[Array, "*batch n"]
+) -> Float[Array, "*batch n"]:
+    """Cross-entropy in nats of each symbol of the solution given the ones before."""
+    logits = model(_content(digits, solution), digits.shape[-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def exact_match(
+    config: Config, added: Added, state: State, task: str, digits: Int[Array, "B n"]
+) -> Int[Array, " B"]:
+    """Whether greedy decoding gives the task's whole solution, for each input (1 or 0).
+
+    Greedy decoding succeeds exactly when each symbol is the likeliest given the right ones before
+    it, so one pass over the solution tells; :func:`greedy` is the slow way.
+    """
+    model = model_of(config, added, state)
+
+    solution = jax.vmap(functools.partial(tasks.solve, task))(digits)
+    guess = model(_content(digits, solution), digits.shape[1]).argmax(axis=-1)
+    return (guess == solution).all(axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def greedy(
+    config: Config, added: Added, state: State, digits: Int[Array, "B n"]
+) -> Int[Array, "B n"]:
+    """The solutions that greedy decoding writes, symbol by symbol."""
+    model = model_of(config, added, state)
+    length = digits.shape[1]
+
+    def write(place: int | Array, solution: Array) -> Array:
+        best = model(_content(digits, solution), length)[:, place].argmax(axis=-1)
+        return solution.at[:, place].set(best.astype(solution.dtype))
+
+    return lax.fori_loop(0, length, write, jnp.zeros_like(digits))
+
+
+# --- training ---
+
+
+def train(
+    config: Config,
+    added: Added,
+    starts: State,
+    trains: Sequence[str],
+    mixture: Sequence[str],
+    shares: Float[np.ndarray, "R m"],
+    recipe: Recipe,
+    *,
+    key: Key[Array, " R"],
+) -> Outcome:
+    """Train R runs at once, each from its own entry of `starts`, on its own mixture of tasks.
+
+    `trains` names the sets of parameters that move (:data:`TRAINABLE`), `mixture` the tasks, and
+    row r of `shares` their probabilities in run r. Float32. Runs share one program, vmapped on an
+    accelerator; neither the number of steps nor the rate is part of it.
+    """
+    unknown = [name for name in trains if name not in TRAINABLE]
+    if unknown:
+        raise ParameterError(
+            "trains", unknown[0], f"one of {', '.join(TRAINABLE)}", "choose among those"
+        )
+    # Products of many small matrices are slow on CPU, so there runs take turns.
+    together = jax.default_backend() != "cpu"
+    blocks = recipe.steps // BLOCK
+    losses = np.empty((blocks, len(shares)))
+    moving, frozen = nnx.split_state(
+        starts, nnx.filterlib.Any(*(TRAINABLE[name] for name in trains)), ...
+    )
+    chances, memory = jnp.asarray(shares, jnp.float32), _fresh(moving)
+    for block in range(blocks):
+        rates = _rates(recipe, block)
+        moving, memory, loss = _block(
+            config, added, tuple(mixture), recipe.batch, together, moving, memory, frozen, chances,
+            rates, block, key,
+        )  # fmt: skip
+        losses[block] = loss
+    return Outcome(nnx.merge_state(moving, frozen), losses.T)
+
+
+def _rates(recipe: Recipe, block: int) -> np.ndarray:
+    done = (block * BLOCK + np.arange(BLOCK)) / recipe.steps
+    return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
+
+
+_MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
+
+
+@jax.jit
+def _fresh(moving: State) -> Any:
+    return jax.vmap(_MOMENTS.init)(moving)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=(6,))
+def _block(
+    config: Config, added: Added, mixture: tuple[str, ...], batch: int, together: bool,
+    moving: State, memory: Any, frozen: State, shares: Array, rates: Array, block: int | Array,
+    keys: Array,
+) -> tuple[State, Any, Array]:  # fmt: skip
+    """One block of steps of every run; returns the new parameters and each run's mean loss."""
+
+    def draw(share: Array, key: Array) -> tuple[Array, Array]:
+        input_key, task_key = jax.random.split(jax.random.fold_in(key, block))
+        digits = tasks.inputs(BLOCK * batch, config.inputs, key=input_key)
+        solved = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
+        chosen = jax.random.choice(task_key, len(mixture), (BLOCK * batch,), p=share)
+        solution = jnp.take_along_axis(solved, chosen[:, None, None], axis=1)[:, 0]
+        shape = (BLOCK, batch, config.inputs)
+        return digits.reshape(shape), solution.reshape(shape)
+
+    def one(
+        moving: State, memory: Any, frozen: State, digits: Array, solutions: Array
+    ) -> tuple[State, Any, Array]:
+        def loss(moving: State, x: Array, y: Array) -> Array:
+            model = model_of(config, added, nnx.merge_state(moving, frozen))
+            return model_loss(model, x, y).mean()
+
+        def step(carry: tuple[State, Any], data: Any) -> tuple[tuple[State, Any], Array]:
+            moving, memory = carry
+            x, y, rate = data
+            value, slope = jax.value_and_grad(loss)(moving, x, y)
+            direction, memory = _MOMENTS.update(slope, memory)
+            return (_move(moving, direction, rate), memory), value
+
+        data = (digits, solutions, rates)
+        (moving, memory), values = lax.scan(step, (moving, memory), data)
+        return moving, memory, values.mean()
+
+    digits, solutions = jax.vmap(draw)(shares, keys)
+    runs = (moving, memory, frozen, digits, solutions)
+    if together:
+        return jax.vmap(one)(*runs)
+    return lax.map(lambda run: one(*run), runs)
+
+
+def _move(moving: State, direction: Any, rate: Array) -> State:
+    """One step against `direction`, with weight decay on the model's matrices."""
+
+    def step(path: Any, old: Array, new: Array) -> Array:
+        names = {getattr(entry, "key", None) for entry in path}
+        decay = 0.1 if names & {"kernel", "readout"} else 0.0
+        return old - rate * (new + decay * old)
+
+    return jax.tree_util.tree_map_with_path(step, moving, direction)

@@ -1,0 +1,251 @@
+"""Training experiments: pretrain once, adapt under one budget, and read off exact-match accuracy.
+
+Trained parameters are kept under the hash of everything that made them: sizes, tasks, recipe,
+seeds, what they started from, versions and device. So nothing is trained twice, and one
+experiment can never load another's weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprompt.engine import Cell, Claim, Predictor
+from jaxprompt.prefix import adapt, tasks
+from jaxprompt.prefix.adapt import Recipe
+from jaxprompt.prefix.transformer import Added, Config
+from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
+
+__all__ = [
+    "Plan",
+    "Trained",
+    "accuracy",
+    "cache_folder",
+    "compare_limits",
+    "compare_upper",
+    "run",
+    "tiny",
+]
+
+ORDER = tuple(tasks.TASKS)
+"""Tasks in the order of a run's shares."""
+
+FORMAT = 1
+"""Raised when the meaning of a plan changes, so that older files are not read."""
+
+
+def tiny(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
+    """Sizes of a model for `length` digits."""
+    return Config(layers, heads, width, length, 2 * length - 1, tasks.SYMBOLS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: what moves, on which tasks (one tuple of names for each run), and from where.
+
+    A run whose tuple has several names trains on their mixture. `base` is the plan of the models
+    to start from: run r starts from run ``base_runs[r]`` of it.
+    """
+
+    config: Config
+    trains: str
+    runs: tuple[tuple[str, ...], ...]
+    recipe: Recipe
+    seed: tuple[int, ...]
+    added: Added = Added()  # noqa: RUF009
+    base: Plan | None = None
+    base_runs: tuple[int, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Everything the result depends on, as plain values."""
+        plain = dataclasses.asdict(self)
+        return {
+            "format": FORMAT,
+            "plan": plain,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "block": adapt.BLOCK,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`describe`."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters of every run (a leading axis), and the mean loss of each block of steps."""
+
+    plan: Plan
+    state: Any
+    losses: np.ndarray
+
+    def run(self, place: int) -> Any:
+        """Parameters of one run."""
+        return jax.tree.map(lambda x: x[place], self.state)
+
+
+def cache_folder() -> Path | None:
+    """Where trained parameters are kept: ``JAXPROMPT_CACHE``, else the user's cache folder.
+
+    None, and nothing is kept on disk, when the variable is set to nothing.
+    """
+    named = os.environ.get("JAXPROMPT_CACHE")
+    if named is not None:
+        return Path(named) if named else None
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "jaxprompt"
+
+
+@functools.lru_cache(maxsize=32)
+def run(plan: Plan) -> Trained:
+    """The result of a plan: from memory, from disk, or by training (float32)."""
+    keys = jax.random.split(_key(plan), len(plan.runs))
+    make = functools.partial(adapt.initial, plan.config, plan.added)
+    start = jax.vmap(lambda key: make(key=key))(jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
+    if plan.base is not None:
+        chosen = np.asarray(plan.base_runs)
+        base = jax.tree.map(lambda x: x[chosen], run(plan.base).state)
+        start = jax.vmap(adapt.with_base)(start, base)
+    found = _load(plan, start)
+    if found is not None:
+        return found
+    names = tuple(name for name in ORDER if any(name in own for own in plan.runs))
+    shares = np.array([[(name in own) / len(own) for name in names] for own in plan.runs])
+    outcome = adapt.train(
+        plan.config, plan.added, start, [plan.trains], names, shares, plan.recipe, key=keys
+    )
+    trained = Trained(plan, outcome.state, outcome.losses)
+    _store(trained)
+    return trained
+
+
+def _key(plan: Plan) -> jax.Array:
+    words = np.frombuffer(bytes.fromhex(plan.digest())[:8], np.uint32)
+    mixed = words ^ np.asarray([*plan.seed, 0, 0][:2], np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(mixed), impl="threefry2x32")
+
+
+def _load(plan: Plan, like: Any) -> Trained | None:
+    folder = cache_folder()
+    path = None if folder is None else folder / f"{plan.digest()}.npz"
+    if path is None or not path.exists():
+        return None
+    with np.load(path) as data:
+        if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
+            return None
+        leaves, tree = jax.tree.flatten(like)
+        arrays = [jnp.asarray(data[f"leaf_{i}"]) for i in range(len(leaves))]
+        return Trained(plan, jax.tree.unflatten(tree, arrays), data["losses"])
+
+
+def _store(trained: Trained) -> None:
+    """Write the file complete under its final name, or not at all."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.state))}
+    buffer = io.BytesIO()
+    description = json.dumps(trained.plan.describe())
+    np.savez(buffer, allow_pickle=False, plan=description, losses=trained.losses, **leaves)
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
+        part.write(buffer.getvalue())
+    Path(part.name).replace(folder / f"{trained.plan.digest()}.npz")
+
+
+TESTS = 4096
+"""Fresh test inputs behind every accuracy: a standard error of at most 0.8 %."""
+
+
+def accuracy(trained: Trained, place: int, task: str, *, key: jax.Array) -> Estimate:
+    """Share of test inputs that one run solves wholly by greedy decoding.
+
+    The standard error is binomial with half a success and half a failure added, so that it is
+    not 0 where all or none succeed.
+    """
+    digits = tasks.inputs(TESTS, trained.plan.config.inputs, key=key, test=True)
+    right = adapt.exact_match(
+        trained.plan.config, trained.plan.added, trained.run(place), task, digits
+    )
+    return share(int(right.sum()), TESTS)
+
+
+def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
+    """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
+    plan = trained.plan
+    digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
+    model = adapt.model_of(plan.config, plan.added, trained.run(place))
+    each = [
+        adapt.model_loss(model, digits, jax.vmap(tasks.TASKS[name])(digits)).mean(axis=1)
+        for name in mixture
+    ]
+    return mean_estimate(np.mean(each, axis=0))
+
+
+def share(successes: int, trials: int) -> Estimate:
+    """A proportion with a standard error that is never 0."""
+    smooth = (successes + 0.5) / (trials + 1)
+    return Estimate(successes / trials, float(np.sqrt(smooth * (1 - smooth) / trials)), trials)
+
+
+def seeds(key: jax.Array) -> tuple[int, ...]:
+    """A key as whole numbers, to be part of a plan."""
+    return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
+
+
+def pretrained(
+    config: Config, mixture: Sequence[str], recipe: Recipe, copies: int, seed: tuple[int, ...]
+) -> Plan:
+    """Plan of `copies` models trained on the mixture from different starts."""
+    return Plan(config, "model", (tuple(mixture),) * copies, recipe, seed)
+
+
+def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Accuracies against limits: at most the prediction if it is below ½, else at least it.
+
+    A loss is compared with its least value, so it must not undercut it.
+
+    Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
+    next to 0, and not undercut it otherwise.
+    """
+    rows = []
+    for cell in cells:
+        predicted = predict(**cell.parameters)
+        for name, estimate in cell.estimates.items():
+            value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
+            if estimate.stderr == 0:
+                side = "two" if value == 1 or abs(value) < 1e-3 else "lower"
+                mean = float(estimate.mean)
+                rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
+                continue
+            side = "upper" if value < 0.5 and not name.endswith("loss") else "lower"
+            rows.append(
+                compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
+            )
+    return rows
+
+
+def compare_upper(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Exact values against upper bounds, up to the quantity's tolerance."""
+    return [
+        Comparison(
+            name, cell.parameters, float(predict(**cell.parameters)[name]), float(estimate.mean),
+            claim.quantity(name).tolerance, side="upper",
+        )
+        for cell in cells
+        for name, estimate in cell.estimates.items()
+    ]  # fmt: skip

@@ -1,0 +1,142 @@
+r"""Claim ``prefix.skill_selection``: one prefix vector selects a task that the model knows."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.parameters import Parameter
+from jaxprompt.prefix import adapt, lab
+from jaxprompt.prefix.adapt import Recipe
+from jaxprompt.prefix.lab import Plan
+from jaxprompt.prefix.transformer import Added
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "KNOWN", "closed_form", "plans", "simulate"]
+
+STATEMENT = r"""
+A transformer pretrained on an even mixture of $t$ tasks without being told which cannot know the
+task before the first symbol. Its loss is at least the entropy of the choice, spread over $n$
+symbols,
+$$\frac{\log t}{n},$$
+(0.13863 for four tasks and $n=10$, 0.23105 for $n=6$), and each task is solved by chance. With one
+prefix vector, trained on one of the tasks, it solves that task and not the others.
+"""
+
+DERIVATION = r"""
+The chain rule: the mean loss over $n$ symbols is the entropy of the solution given the input over
+$n$. Ascending and descending order, $+1$ and $+2$ give four different answers but for constant
+inputs ($8^{1-n}$ of all), so that entropy is $\log t$ up to $8^{1-n}\log 2/4$. Selection needs no
+new attention pattern: a bias that names the task is enough for the layers after it.
+"""
+
+KNOWN = ("asc", "desc", "add1", "add2")
+"""The tasks of the mixture."""
+
+
+def closed_form(*, tasks: Any, length: Any, steps: Any = None) -> dict[str, Any]:
+    """`mixture_loss`; and where accuracies must lie (below ½: at most, above: at least)."""
+    return _closed_form({}, tasks=tasks, length=length)
+
+
+def _closed_form(
+    wrong: dict[str, Any], *, tasks: Any, length: Any, steps: Any = None
+) -> dict[str, Any]:
+    best = np.log(tasks) / np.asarray(length, float)
+    base = wrong.get("mixture_loss", best)
+    zero = np.zeros(np.shape(best))
+    rest = {"selected": 0.5, "others": 0.2, "unselected": 0.45}
+    rest |= {n: v for n, v in wrong.items() if n in rest}
+    return {"mixture_loss": base, **{n: zero + v for n, v in rest.items()}}
+
+
+def plans(length: int, steps: int, seed: tuple[int, ...]) -> tuple[Plan, Plan]:
+    """Pretraining on the mixture, and one prefix vector for each task."""
+    config = lab.tiny(length, layers=2, heads=4, width=32)
+    rounded = adapt.BLOCK * max(steps // (3 * adapt.BLOCK), 1)
+    base = lab.pretrained(config, KNOWN, Recipe(steps, 4e-3, falling=True), 1, seed)
+    prefix = Plan(
+        config, "prefix", tuple((name,) for name in KNOWN), Recipe(rounded, 3e-2, falling=True),
+        seed, Added(prefix=1), base, (0,) * len(KNOWN),
+    )  # fmt: skip
+    return base, prefix
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, tasks: int = 4, length: int, steps: int = 3000
+) -> dict[str, Estimate]:
+    """Train once; accuracies of the worst pair of task and prefix, errors over test inputs.
+
+    `mixture_loss` is the pretrained model's own on test inputs, and must not undercut the bound.
+    """
+    base_plan, prefix_plan = plans(length, steps, lab.seeds(key))
+    base, prefixed = lab.run(base_plan), lab.run(prefix_plan)
+    test_key = jax.random.fold_in(key, 7)
+    table = [
+        [lab.accuracy(prefixed, r, name, key=test_key) for name in KNOWN] for r in range(len(KNOWN))
+    ]
+    own = [table[r][r] for r in range(len(KNOWN))]
+    other = [x for r, row in enumerate(table) for c, x in enumerate(row) if r != c]
+    alone = [lab.accuracy(base, 0, name, key=test_key) for name in KNOWN]
+
+    def by_mean(estimate: Estimate) -> float:
+        return float(estimate.mean)
+
+    return {
+        "mixture_loss": lab.test_loss(base, 0, KNOWN, key=test_key),
+        "selected": min(own, key=by_mean),
+        "others": max(other, key=by_mean),
+        "unselected": max(alone, key=by_mean),
+    }
+
+
+def _wrong(**values: Any) -> Any:
+    return functools.partial(_closed_form, values)
+
+
+def _double(**params: Any) -> dict[str, Any]:
+    right = closed_form(**params)
+    return {**right, "mixture_loss": 2 * right["mixture_loss"]}
+
+
+CLAIM = Claim(
+    id="prefix.skill_selection",
+    title="One prefix vector selects a task that the model knows",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.EXISTENCE,
+    source="Petrov et al., ICLR 2024; loss of the mixture derived here",
+    parameters=(
+        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1),
+        Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
+        Parameter("steps", "integer", "steps of pretraining; a third for each prefix",
+                  low=adapt.BLOCK, default=3000),
+    ),
+    quantities=(
+        Quantity("mixture_loss", "loss of the mixture, nats a symbol: at least", 0.05),
+        # Differences of less than five per cent of all sequences decide nothing here.
+        Quantity("selected", "the task of the prefix, worst of them: at least", 0.05),
+        Quantity("others", "any other task with that prefix: at most", 0.05),
+        Quantity("unselected", "any task without prefix: at most", 0.05),
+    ),
+    falsifiers=(
+        Falsifier("twice the loss", "2 log t / n", _double),
+        Falsifier("nothing selected", "the selected task stays below 0.2", _wrong(selected=0.2)),
+        Falsifier("not exclusive", "other tasks are solved too", _wrong(others=0.5)),
+        Falsifier("known anyway", "every task is solved without prefix", _wrong(unselected=0.6)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(({"tasks": 4, "length": 4, "steps": 3000},), 2),
+        "full": Design(({"tasks": 4, "length": 6, "steps": 15000},), 2),
+    },
+    compare=lab.compare_limits,
+    broadcasts="tasks and length",
+    figure=Agreement(title="Selecting a known task", label="accuracy or loss"),
+)  # fmt: skip

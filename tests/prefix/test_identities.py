@@ -1,0 +1,160 @@
+"""The identity against exact arithmetic and against real layers; shapes and extreme scores."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jaxprompt as jp
+from jaxprompt.attention import prefixed_head
+from jaxprompt.errors import ParameterError
+from jaxprompt.prefix import bias_identity, identity
+from jaxprompt.prefix.identity import SINGLE, Layer, draw_layer, prefixed
+from jaxprompt.prefix.layers import Projections, attend, dense, visible
+from jaxprompt.prefix.pattern_invariance import ratio_change
+
+
+def test_worked_example():
+    found = jp.claim("prefix.bias_identity").predict(**SINGLE)
+    assert found["output"] == pytest.approx([-3 / 8], rel=1e-15)
+    assert found["prefix_mass"] == pytest.approx(5 / 8, rel=1e-15)
+    assert found["attention"] == pytest.approx([1 / 8, 1 / 4], rel=1e-15)
+
+
+finite = st.floats(-1e4, 1e4, allow_subnormal=False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(finite, min_size=1, max_size=5), st.lists(finite, min_size=1, max_size=4))
+def test_closed_form_against_exact_arithmetic(content, prefix):
+    values = np.linspace(-2, 3, len(content)), np.linspace(4, -1, len(prefix))
+    found = jp.claim("prefix.bias_identity").predict(
+        content_scores=content, content_values=values[0][:, None],
+        prefix_scores=prefix, prefix_values=values[1][:, None],
+    )  # fmt: skip
+    with mpmath.workdps(60):
+        top = max(*content, *prefix)
+        weights = [mpmath.exp(mpmath.mpf(s) - top) for s in (*prefix, *content)]
+        total = sum(weights)
+        mass = float(sum(weights[: len(prefix)]) / total)
+        output = sum(w * v for w, v in zip(weights, [*values[1], *values[0]], strict=True)) / total
+    # A score of 1e4 is known to 1e-12, and so is the logarithm of a ratio of weights.
+    assert found["prefix_mass"] == pytest.approx(mass, rel=1e-11, abs=1e-300)
+    assert found["output"] == pytest.approx([float(output)], abs=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 6), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.booleans(),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_layer_against_loops(tokens, prefix, heads, causal, seed):
+    rng = np.random.default_rng(seed)
+    width = 8
+    kernel, bias = rng.normal(size=(width, 24)), rng.normal(size=24)
+    content, extra = rng.normal(size=(tokens, width)), rng.normal(size=(prefix, width))
+    with jax.enable_x64(True):
+        weights = Projections(jnp.asarray(kernel), jnp.asarray(bias))
+        found = attend(
+            weights, jnp.asarray(content), jnp.asarray(extra), heads=heads, causal=causal
+        )
+        last = attend(
+            weights, jnp.asarray(content), jnp.asarray(extra), heads=heads, causal=causal, queries=1
+        )
+    rows = np.concatenate([extra, content]) @ kernel + bias
+    size = width // heads
+    for h in range(heads):
+        query, key, value = (
+            rows[:, part * width + h * size : part * width + (h + 1) * size] for part in range(3)
+        )
+        for i in range(tokens):
+            seen = prefix + (i + 1 if causal else tokens)
+            weight = np.exp(query[prefix + i] @ key[:seen].T / np.sqrt(size))
+            weight /= weight.sum()
+            np.testing.assert_allclose(
+                found.output[i, h], weight @ value[:seen], rtol=1e-9, atol=1e-12
+            )
+            np.testing.assert_allclose(found.prefix[h, i], weight[:prefix], rtol=1e-9)
+    np.testing.assert_allclose(last.output[0], found.output[-1], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("scale", [10.0, 1e4])
+def test_random_layers_keep_the_identity(dtype, scale):
+    layer = Layer(dtype, causal=True, prefix=3, heads=2, norm=True)
+    draws = draw_layer(layer, scale, 500, key=jax.random.key(3))
+    assert all(np.isfinite(x).all() for x in draws if x is not None)
+    largest = max(np.abs(draws.content_scores).max(), np.abs(draws.prefix_scores).max())
+    assert largest == pytest.approx(scale, rel=1e-5)
+    mass = draws.prefix_attention.sum(-1)[..., None]
+    # Model against model: nothing here knows the scores.
+    allowed = identity.rounding(layer, scale)["terms"] ** 0.5 * np.finfo(dtype).eps * (1 + scale)
+    assert np.abs(draws.attention - (1 - mass) * draws.alone).max() < allowed
+    assert ratio_change(draws.attention, draws.alone).max() < 4 * allowed
+
+
+def test_closed_form_agrees_with_the_shared_head():
+    rng = np.random.default_rng(0)
+    q, k, v, pk, pv = (rng.normal(size=s) for s in ((5, 4), (6, 4), (6, 3), (2, 4), (2, 3)))
+    with jax.enable_x64(True):
+        shared = prefixed_head(q, k, v, pk, pv)
+        found = prefixed(q @ k.T, v, q @ pk.T, pv)
+    np.testing.assert_allclose(found["output"], shared.output, rtol=1e-12)
+    np.testing.assert_allclose(found["prefix_mass"], shared.mass, rtol=1e-12)
+
+
+def test_runs_under_jit_and_vmap():
+    claim = jp.claim("prefix.bias_identity")
+    stacked = {n: np.stack([v, v]) for n, v in SINGLE.items()}
+    found = jax.jit(jax.vmap(lambda p: claim.predict(**p)["output"]))(stacked)
+    np.testing.assert_allclose(found, [[-3 / 8]] * 2, rtol=1e-6)
+
+
+def test_a_deep_model_changes_after_its_first_layer():
+    found = bias_identity.inside(3, 30, key=jax.random.key(0))
+    assert found["own_inputs"].max() < 1e-11
+    assert found["first_layer"].max() < 1e-11
+    assert (found["second_layer"] > bias_identity.CHANGE).all()
+
+
+def test_masks_and_dense():
+    np.testing.assert_array_equal(visible(2, 4, True), [[1, 1, 1, 0], [1, 1, 1, 1]])
+    assert visible(3, 3, False).all()
+    x, w = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
+    np.testing.assert_array_equal(dense(x, w), x @ w)
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"prefix_values": np.ones((2, 1))}, "prefix_values"),
+        ({"content_values": None}, "content_values"),
+        ({"visible": np.array([0, 0])}, "visible"),
+    ],
+)
+def test_bad_arrays_are_named(change, name):
+    with pytest.raises(ParameterError, match=f"`{name}`"):
+        jp.claim("prefix.pattern_invariance").predict(**{**SINGLE, **change})
+
+
+@pytest.mark.parametrize("stem", ["bias_identity", "pattern_invariance"])
+def test_a_wrong_layer_is_refuted(stem, monkeypatch):
+    """The check can fail: a layer that leaks 1 % of its mass is caught."""
+    real = identity.draw_layer
+
+    def leaky(layer, scale, draws, *, key):
+        found = real(layer, scale, min(draws, 200), key=key)
+        return found._replace(attention=0.99 * found.attention)
+
+    monkeypatch.setattr(identity, "draw_layer", leaky)
+    claim = jp.claim(f"prefix.{stem}")
+    quick = dataclasses.replace(claim.designs["quick"], runs=(SINGLE,))
+    claim = dataclasses.replace(claim, designs={**claim.designs, "quick": quick})
+    assert claim.check().status == "refuted"

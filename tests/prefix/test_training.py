@@ -1,0 +1,176 @@
+"""Tasks, the split, the transformer and its training: each against something slower."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxprompt.errors import ParameterError
+from jaxprompt.prefix import adapt, lab, tasks
+from jaxprompt.prefix.adapt import Recipe
+from jaxprompt.prefix.baseline import constant_answer
+from jaxprompt.prefix.transformer import Added, Config, LowRank, Prefix
+
+SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
+
+
+def plain_solution(task, x):
+    answers = {
+        "asc": sorted(x), "desc": sorted(x)[::-1], "add1": [v + 1 for v in x],
+        "add2": [v + 2 for v in x], "asc_add1": [v + 1 for v in sorted(x)],
+        "double_hist": [list(x).count(v) for v in x],
+    }  # fmt: skip
+    return answers[task]
+
+
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+def test_tasks_against_lists(task):
+    digits = np.random.default_rng(0).integers(0, 8, (50, 10))
+    for x in digits:
+        assert np.asarray(tasks.solve(task, jnp.asarray(x))).tolist() == plain_solution(task, x)
+    assert max(plain_solution(task, [7] * 10)) < tasks.SYMBOLS
+
+
+def test_split_is_disjoint_uniform_and_stable():
+    train = np.asarray(tasks.inputs(20_000, 4, key=jax.random.key(0)))
+    test = np.asarray(tasks.inputs(20_000, 4, key=jax.random.key(0), test=True))
+    assert not tasks.is_test(train).any()
+    assert tasks.is_test(test).all()
+    every = np.array(list(itertools.product(range(8), repeat=4)))
+    chosen = np.asarray(tasks.is_test(every))
+    assert chosen.mean() == 0.25  # exactly two of eight first digits
+    codes = np.bincount(test @ 8 ** np.arange(4), minlength=8**4)
+    found = codes[every[chosen] @ 8 ** np.arange(4)]
+    expected = 20_000 / chosen.sum()
+    assert ((found - expected) ** 2 / expected).sum() < 1024 + 5 * np.sqrt(2 * 1024)
+    # The same inputs on every machine and in every version.
+    assert every[chosen][[0, 1, 500, 1023]].tolist() == [
+        [0, 0, 1, 0],
+        [0, 0, 1, 2],
+        [3, 6, 1, 6],
+        [7, 7, 6, 6],
+    ]
+
+
+@pytest.mark.parametrize("task", list(tasks.TASKS))
+@pytest.mark.parametrize("length", [2, 3, 4])
+def test_constant_answer_by_enumeration(task, length):
+    every = itertools.product(range(8), repeat=length)
+    counts: dict[tuple[int, ...], int] = {}
+    for x in every:
+        answer = tuple(plain_solution(task, x))
+        counts[answer] = counts.get(answer, 0) + 1
+    assert constant_answer(task, length) == max(counts.values()) / 8**length
+
+
+def test_constant_answer_of_six_counts():
+    # 8·7·6·5·4·3 / 8⁶: all six digits differ.
+    assert constant_answer("double_hist", 6) == 20160 / 8**6
+
+
+def test_greedy_decoding_and_one_pass_agree():
+    state = adapt.initial(SMALL, key=jax.random.key(0))
+    state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
+    digits = tasks.inputs(200, 4, key=jax.random.key(1))
+    written = adapt.greedy(SMALL, Added(), state, digits)
+    for task in ("asc", "add1"):
+        solved = jax.vmap(tasks.TASKS[task])(digits)
+        right = (written == solved).all(axis=1)
+        np.testing.assert_array_equal(adapt.exact_match(SMALL, Added(), state, task, digits), right)
+
+
+def test_causal_and_batched():
+    added = Added(prefix=2, soft_prompt=1, suffix=2, rank=1)
+    state = adapt.initial(SMALL, added, key=jax.random.key(0))
+    model = adapt.model_of(SMALL, added, state)
+    tokens = jax.random.randint(jax.random.key(1), (5, 7), 0, 8)
+    whole = model(tokens)
+    assert whole.shape == (5, 10, tasks.SYMBOLS)
+    np.testing.assert_allclose(whole[2], model(tokens[2]), atol=1e-6)
+    np.testing.assert_allclose(whole[:, -3:], model(tokens, 3), atol=1e-6)
+    later = model(tokens.at[:, -1].set(0))
+    np.testing.assert_allclose(later[:, :-1], whole[:, :-1], atol=1e-6)
+
+
+def test_parameter_counts():
+    added = Added(prefix=10)
+    low = Added(rank=1)
+    assert added.size(SMALL) == low.size(SMALL) == 10 * 2 * 16
+    for what, kind, parts in ((added, Prefix, 1), (low, LowRank, 8)):
+        state = nnx.filter_state(adapt.initial(SMALL, what, key=jax.random.key(0)), kind)
+        leaves = jax.tree.leaves(state)
+        assert len(leaves) == parts
+        assert sum(x.size for x in leaves) == what.size(SMALL)
+
+
+def test_low_rank_starts_as_the_base():
+    base = adapt.initial(SMALL, key=jax.random.key(0))
+    with_low = adapt.with_base(adapt.initial(SMALL, Added(rank=1), key=jax.random.key(1)), base)
+    tokens = jnp.arange(7)
+    np.testing.assert_array_equal(
+        adapt.model_of(SMALL, Added(rank=1), with_low)(tokens),
+        adapt.model_of(SMALL, Added(), base)(tokens),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    base = lab.pretrained(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
+    plan = lab.Plan(SMALL, "prefix", (("desc",),) * 2, Recipe(250, 1e-2), (0, 1),
+                    Added(prefix=2), base, (0, 1))  # fmt: skip
+    return lab.run(base), lab.run(plan)
+
+
+def test_only_the_prefix_moves_and_removal_restores(trained):
+    base, prefixed = trained
+    own = nnx.filter_state(prefixed.state, nnx.Param)
+    for before, after in zip(jax.tree.leaves(base.state), jax.tree.leaves(own), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert prefixed.losses.shape == (2, 1)
+
+
+def test_cache_knows_its_plan(trained, tmp_path, monkeypatch):
+    base, _ = trained
+    monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path))
+    lab._store(base)
+    (path,) = tmp_path.glob("*.npz")
+    again = lab._load(base.plan, base.state)
+    assert again is not None
+    for a, b in zip(jax.tree.leaves(again.state), jax.tree.leaves(base.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other = lab.pretrained(SMALL, ["asc"], Recipe(250, 2e-3), 2, (0, 1))
+    assert lab._load(other, base.state) is None
+    # A file under the wrong name is not believed.
+    path.rename(tmp_path / f"{other.digest()}.npz")
+    assert lab._load(other, base.state) is None
+
+
+def test_training_lowers_the_loss_and_repeats_to_the_bit():
+    state = adapt.initial(SMALL, key=jax.random.key(5))
+    stacked = jax.tree.map(lambda x: x[None], state)
+    outcome = adapt.train(
+        SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)), Recipe(500, 2e-3),
+        key=jax.random.key(1)[None],
+    )  # fmt: skip
+    assert outcome.losses[0, 1] < 0.8 * outcome.losses[0, 0]
+    again = adapt.train(
+        SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)), Recipe(500, 2e-3),
+        key=jax.random.key(1)[None],
+    )  # fmt: skip
+    np.testing.assert_array_equal(outcome.losses, again.losses)
+
+
+@pytest.mark.parametrize(("make", "name"), [
+    (lambda: Recipe(300, 1e-3), "steps"),
+    (lambda: Config(1, 3, 16, 4, 7, 11), "width"),
+    (lambda: tasks.inputs(3, 11, key=jax.random.key(0)), "length"),
+    (lambda: tasks.solve("sort", jnp.arange(3)), "task"),
+])  # fmt: skip
+def test_bad_settings_are_named(make, name):
+    with pytest.raises(ParameterError, match=f"`{name}`"):
+        make()
