@@ -281,11 +281,16 @@ def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarra
 
 
 def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
-    x, residual = np.tile([1.0, 0.0], (features.alpha.shape[0], 1)), np.inf
-    # The head's norm diverges at the threshold: approach it from larger ratios.
-    for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
-        at = ratio * factor
-        x, residual = _solve(lambda x, at=at: _hard_equations(jnp.asarray(x), features, at), x)
+    def solve(factor: float, start: np.ndarray) -> tuple[np.ndarray, float]:
+        return _solve(lambda x: _hard_equations(jnp.asarray(x), features, ratio * factor), start)
+
+    start = np.tile([1.0, 0.0], (features.alpha.shape[0], 1))
+    x, residual = solve(1.0, start)
+    if not residual < _CONVERGED:
+        # The head's norm diverges at the threshold: approach it from larger ratios.
+        x = start
+        for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
+            x, residual = solve(factor, x)
     found = _solution(features, x[:, 0], np.exp(x[:, 1]), residual, {})
     if infinite:
         away = np.full_like(x[:, 0], np.inf)
@@ -299,7 +304,11 @@ def _solution(
 ) -> Solution:
     norm = np.sqrt(c**2 * wrong.get("own", 1.0) + rho2)[:, None]
     error = (f.weights * special.ndtr(-f.alpha * c[:, None] / (f.tau * norm))).sum(axis=1)
-    return Solution(Limit(error, c, np.sqrt(rho2)), residual, bool(residual < 1e-9))
+    return Solution(Limit(error, c, np.sqrt(rho2)), residual, bool(residual < _CONVERGED))
+
+
+_CONVERGED = 1e-9
+"""What a solved fixed point may leave of its equations."""
 
 
 _FEWER_NODES = 128

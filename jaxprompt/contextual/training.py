@@ -38,7 +38,6 @@ from jaxprompt.contextual.setting import (
     to_simulate,
 )  # fmt: skip
 from jaxprompt.engine import (
-    Agreement,
     Cell,
     Claim,
     Design,
@@ -385,5 +384,5 @@ formula is known: 1 is the trivial bound.
     validate=complete,
     broadcasts="signal, context and noise",
     compare=_compare,
-    figure=Agreement(title="Trained models against their best", label="accuracy"),
+    # Bounds do not agree with what they bound: docs/contextual.md has the curves instead.
 )

@@ -110,6 +110,14 @@ def test_max_margin_is_the_limit_of_a_small_ridge():
     assert slower[-1] < limit.error.mean()
 
 
+def test_max_margin_near_the_threshold():
+    """The norm diverges there, so Newton's iteration has to come from larger ratios."""
+    threshold = convex_head.separability_threshold(LAW)
+    found = [convex_limit(LAW, threshold * f, 0.0, "hinge") for f in (1.02, 1.5)]
+    assert all(f.converged for f in found)
+    assert found[0].limit.head_noise.mean() > 5 * found[1].limit.head_noise.mean()
+
+
 def test_threshold_against_high_precision():
     """A constant ratio r: the inner expectation by mpmath's quadrature."""
     r = 0.8
