@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
 
@@ -46,7 +47,7 @@ def map_trials(
     workers = min(threads or cores(), -(-trials // batch))
     steps = -(-trials // (batch * workers))
     indices = np.arange(workers * steps * batch, dtype=np.uint32).reshape(workers, steps, batch)
-    x64, dispatch = jax.config.jax_enable_x64, threading.Lock()
+    x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
     def run(part: np.ndarray) -> Any:
         with jax.enable_x64(x64):

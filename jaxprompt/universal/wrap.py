@@ -29,6 +29,7 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
         raise ParameterError("f", f, "a function of a unit vector", "give a function", where)
     probe = np.random.default_rng(12345).normal(size=(n + 4, n))
     probe /= np.linalg.norm(probe, axis=1, keepdims=True)
+    results: list[Any] | None
     try:
         results = [f(point) for point in probe]
     except Exception:
