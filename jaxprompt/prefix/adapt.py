@@ -205,7 +205,7 @@ def train(
     return Outcome(nnx.merge_state(moving, frozen), losses.T)
 
 
-def _rates(recipe: Recipe, block: int) -> np.ndarray:
+def _rates(recipe: Recipe, block: int) -> Any:
     done = (block * BLOCK + np.arange(BLOCK)) / recipe.steps
     return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
 

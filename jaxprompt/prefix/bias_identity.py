@@ -17,7 +17,7 @@ from jaxprompt.engine import Agreement, Cell, Claim, Design, Falsifier, Quantity
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import identity
-from jaxprompt.prefix.identity import HEAD, SINGLE, Draws, Layer, exact, one_query, prefixed
+from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, Draws, Layer, exact, one_query, prefixed
 from jaxprompt.prefix.transformer import Added, Config, Trace, Transformer
 from jaxprompt.stats import Estimate
 
@@ -52,8 +52,8 @@ _WIDTH, _HEADS, _TOKENS, _PREFIX = 24, 2, 8, 3
 
 
 def closed_form(
-    *, content_scores=None, content_values=None, prefix_scores=None, prefix_values=None,
-    visible=None, layers=None,
+    *, content_scores: Any = None, content_values: Any = None, prefix_scores: Any = None,
+    prefix_values: Any = None, visible: Any = None, layers: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Output (…, v), patterns and mass of a head; with `layers`, what a deep model must show.
 
@@ -64,7 +64,7 @@ def closed_form(
                         visible=visible, layers=layers)  # fmt: skip
 
 
-def _closed_form(wrong: dict[str, Any], *, layers=None, **arrays: Any) -> dict[str, Any]:
+def _closed_form(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict[str, Any]:
     result: dict[str, Any] = {}
     if layers is not None:
         result |= {"own_inputs": 0.0, "first_layer": 0.0, "changed": wrong.get("changed", 1.0)}
@@ -159,7 +159,7 @@ def _deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: i
 
 
 def simulate(
-    *, key: Key[Array, ""], trials: int, layers=None, **arrays: Any
+    *, key: Key[Array, ""], trials: int, layers: Any = None, **arrays: Any
 ) -> dict[str, Estimate]:
     """One query by the definition, and `trials` random transformers when `layers` is given."""
     result: dict[str, Estimate] = {}
@@ -220,8 +220,9 @@ def random_layers(profile: str, key: Key[Array, ""]) -> Iterator[tuple[dict[str,
         }, draws  # fmt: skip
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
     """Every draw of every layer: its exact scores and values, and what the layer made of them."""
+    cells = []
     for parameters, draws in random_layers(profile, key):
         found = exact(
             len(draws.output),
@@ -230,8 +231,8 @@ def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
             prefix_attention=draws.prefix_attention,
             prefix_mass=draws.prefix_attention.sum(axis=-1),
         )
-        yield Cell(parameters, found)
-    yield from identity.measure_runs(claim, profile, key)
+        cells.append(Cell(parameters, found))
+    return [*cells, *identity.measure_runs(claim, profile, key)]
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -276,8 +277,10 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design((SINGLE, {"layers": 3, "trials": 200}), 2),
-        "full": Design((SINGLE, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000}), 2),
+        "quick": Design((SINGLE, PAIR, {"layers": 3, "trials": 200}), 2),
+        "full": Design(
+            (SINGLE, PAIR, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000}), 2
+        ),
     },
     validate=validate,
     measure=measure,

@@ -149,16 +149,16 @@ class Draws(NamedTuple):
     from the layer itself in its dtype, with the prefix and without (`alone`).
     """
 
-    content_scores: Float[np.ndarray, "R H T S"]
-    content_values: Float[np.ndarray, "R H 1 S v"]
-    prefix_scores: Float[np.ndarray, "R H T n"]
-    prefix_values: Float[np.ndarray, "R H 1 n v"]
+    content_scores: Float[Array | np.ndarray, "R H T S"]
+    content_values: Float[Array | np.ndarray, "R H 1 S v"]
+    prefix_scores: Float[Array | np.ndarray, "R H T n"]
+    prefix_values: Float[Array | np.ndarray, "R H 1 n v"]
     visible: Any
-    output: Float[np.ndarray, "R H T v"]
-    attention: Float[np.ndarray, "R H T S"]
-    prefix_attention: Float[np.ndarray, "R H T n"]
-    alone: Float[np.ndarray, "R H T S"]
-    alone_output: Float[np.ndarray, "R H T v"]
+    output: Float[Array | np.ndarray, "R H T v"]
+    attention: Float[Array | np.ndarray, "R H T S"]
+    prefix_attention: Float[Array | np.ndarray, "R H T n"]
+    alone: Float[Array | np.ndarray, "R H T S"]
+    alone_output: Float[Array | np.ndarray, "R H T v"]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -176,7 +176,8 @@ def draw_layer(layer: Layer, scale: float, draws: int, *, key: Key[Array, ""]) -
     with jax.enable_x64(True):
         numbers = _normals(key, draws, -(-_size(layer) // 1024) * 1024)
         found = _draw(layer, jnp.float32(scale), numbers)
-        return Draws(*(None if x is None else np.asarray(x, _kind(x)) for x in found))
+        arrays: Any = (None if x is None else np.asarray(x, _kind(x)) for x in found)
+        return Draws(*arrays)
 
 
 def _size(layer: Layer) -> int:
@@ -327,3 +328,10 @@ SINGLE = {
     "prefix_values": np.array([[-2.0]]),
 }
 """The worked example: A = (1/3, 2/3), t = 7/3, α = 5/8, output −3/8."""
+
+PAIR = {
+    **SINGLE,
+    "prefix_scores": np.log([5.0, 2.0]),
+    "prefix_values": np.array([[-2.0], [4.0]]),
+}
+"""The same content with a second prefix vector: α = 7/10, output −2·5/10 + 4·2/10 + 7/10."""

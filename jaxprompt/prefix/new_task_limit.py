@@ -39,7 +39,8 @@ DERIVATION = r"""
 With one head and one vector the attention output is $\alpha_ib+(1-\alpha_i)t_i$ with
 $b=W_Vs$ (`prefix.bias_identity`), and everything after it is frozen. So minimising over free
 $\alpha_i\in[0,1]$ bounds every prefix from below. The outer minimum over $b$ is searched from many
-starts, among them the bias of the trained prefix itself. The best constant answer solves
+starts, among them the bias of the trained prefix itself; a search finds the minimum from above, so
+the bound is as good as the search, and a longer one lowers it. The best constant answer solves
 $n!\,/\prod_dc_d!$ of the $8^n$ inputs, with counts $c_d$ as level as can be.
 """
 
@@ -62,7 +63,7 @@ def _closed_form(wrong: dict[str, float], *, length: Any, steps: Any = None) -> 
 
 
 BUDGETS = {"pretrain": 1e-3, "model": 1e-3, "prefix": 1e-2}
-"""Learning rates; each was the best of three tries on asc."""
+"""Learning rates; only these were tried."""
 
 
 def plans(length: int, steps: int, copies: int, seed: tuple[int, ...]) -> dict[str, Plan]:

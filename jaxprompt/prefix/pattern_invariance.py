@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jaxprompt.engine import Agreement, Cell, Claim, Design, Falsifier, Quantity
 from jaxprompt.parameters import REQUIRED
 from jaxprompt.prefix import identity
 from jaxprompt.prefix.bias_identity import random_layers
-from jaxprompt.prefix.identity import HEAD, SINGLE, exact, one_query, prefixed
+from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, exact, one_query, prefixed
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "closed_form", "ratio_change", "simulate"]
@@ -79,17 +78,18 @@ def simulate(*, key: Key[Array, ""], trials: int, **arrays: Any) -> dict[str, Es
     return exact(trials, **found, log_ratio_change=ratio_change(found["attention"], alone))
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
     """The patterns of every random layer, run with its prefix and without."""
+    cells = []
     for parameters, draws in random_layers(profile, key):
         found = exact(
             len(draws.output),
             attention=draws.attention,
             prefix_mass=draws.prefix_attention.sum(axis=-1),
-            log_ratio_change=ratio_change(draws.attention, draws.alone),
+            log_ratio_change=ratio_change(np.asarray(draws.attention), np.asarray(draws.alone)),
         )
-        yield Cell(parameters, found)
-    yield from identity.measure_runs(claim, profile, key)
+        cells.append(Cell(parameters, found))
+    return [*cells, *identity.measure_runs(claim, profile, key)]
 
 
 _WRONG = functools.partial
@@ -122,7 +122,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": Design((SINGLE,), 2), "full": Design((SINGLE,), 2)},
+    designs={"quick": Design((SINGLE, PAIR), 2), "full": Design((SINGLE, PAIR), 2)},
     validate=identity.validate,
     measure=measure,
     compare=identity.compare_rounding,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -71,16 +70,16 @@ def closed_form(**params: Any) -> dict[str, Any]:
 
 
 def _closed_form(
-    wrong: dict[str, Any], *, length=None, vocabulary=None, value=None, temperature=None,
-    case=None, outputs=1, precision=None,
+    wrong: dict[str, Any], *, length: Any = None, vocabulary: Any = 2, value: Any = None,
+    temperature: Any = None, case: Any = None, outputs: int = 1, precision: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     result: dict[str, Any] = {}
     if length is not None and temperature is not None:
-        root = np.power(length, wrong.get("power", 0.5))
-        others = np.subtract(length, wrong.get("others", 1))
+        root = np.asarray(length) ** wrong.get("power", 0.5)
+        others = np.asarray(length) - wrong.get("others", 1)
         result["leakage"] = others / (np.exp(np.divide(temperature, root)) + others)
     if value is not None:
-        root, others = np.power(length, wrong.get("power", 0.5)), np.subtract(length, 1)
+        root, others = np.asarray(length) ** wrong.get("power", 0.5), np.asarray(length) - 1
         gap = wrong.get("gap", 2.0) * np.multiply(vocabulary, wrong.get("one", 1.0) + value)
         result["least_temperature"] = root * np.log(others * (gap - 1))
     if case is not None:
@@ -209,7 +208,7 @@ def complete(
     return found if case == "one_to_many" else found[..., 0]
 
 
-def targets(case: str, vocabulary: int, outputs: int) -> Int[np.ndarray, M * shape]:
+def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
     """Every target of a case, in lexicographic order."""
     shape = {
         "completion": (outputs,),
@@ -288,12 +287,12 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
     error, except that `largest` tries `trials` random maps.
     """
     result: dict[str, Any] = {}
-    length, vocabulary, value = (params.get(n) for n in ("length", "vocabulary", "value"))
+    length, vocabulary, value = (params.get(n, 0) for n in ("length", "vocabulary", "value"))
     with jax.enable_x64(True):
         if params.get("temperature") is not None:
             heat = jnp.float64(params["temperature"])
             result["leakage"] = _at_temperature(length, 2, jnp.float64(0.5), heat)[0]
-        if value is not None:
+        if value:
             low, high = 0.0, 1e3
             for _ in range(60):
                 middle = (low + high) / 2
@@ -309,9 +308,9 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
     return exact(trials, **result)
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
     """The design's runs."""
-    yield from identity.measure_runs(claim, profile, key)
+    return list(identity.measure_runs(claim, profile, key))
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
