@@ -119,9 +119,25 @@ def _closed_form(
     shift_signal: Any = 0.0,
     **unused: Any,
 ) -> dict[str, Array]:
-    tilt, gain = wrong.get("tilt", 2.0), jnp.asarray(gain) * wrong.get("gain_factor", 1.0)
-    shift_context = wrong.get("shift_factor", 1.0) * jnp.asarray(shift_context)
-    shift_signal = wrong.get("signal_factor", 1.0) * jnp.asarray(shift_signal)
+    args = (sparsity, signal, context, noise, gain, shift_context, shift_signal)
+    return _values(tuple(sorted(wrong.items())), *map(jnp.asarray, args))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(
+    wrong: tuple[tuple[str, float], ...],
+    sparsity: Array,
+    signal: Array,
+    context: Array,
+    noise: Array,
+    gain: Array,
+    shift_context: Array,
+    shift_signal: Array,
+) -> dict[str, Array]:
+    change = dict(wrong)
+    tilt, gain = change.get("tilt", 2.0), gain * change.get("gain_factor", 1.0)
+    shift_context = change.get("shift_factor", 1.0) * shift_context
+    shift_signal = change.get("signal_factor", 1.0) * shift_signal
     rest = (sparsity, context, noise, shift_context, shift_signal)
     law = functools.partial(_pooled_law, tilt=tilt)
     here, zero, best = law(gain, *rest), law(jnp.zeros_like(gain), *rest), _best_gain(law, *rest)
