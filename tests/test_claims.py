@@ -24,8 +24,13 @@ from jaxprompt.stats import Estimate, Status
 CLAIMS = jp.claims()
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
-TRAINED = ("prefix.new_task_limit", "prefix.no_forgetting", "prefix.skill_selection")
-"""Claims whose simulation trains transformers, for half a minute or more."""
+TRAINED = (
+    "contextual.training",
+    "prefix.new_task_limit",
+    "prefix.no_forgetting",
+    "prefix.skill_selection",
+)
+"""Claims whose simulation trains models, for many seconds."""
 
 each_simulation = pytest.mark.parametrize(
     "claim",

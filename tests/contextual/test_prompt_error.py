@@ -312,7 +312,7 @@ def test_batches_keep_every_trial(trials, monkeypatch):
 
 
 def test_float32_systems_change_no_digit_that_counts(monkeypatch):
-    point = {**BASE, "gain": 1.0, "dim": 64, "ratio": [0.3, 0.9, 2.0], "ridge": [0.01, 0.1]}
+    point = {**BASE, "gain": 1.0, "dim": 32, "ratio": [0.3, 2.0], "ridge": [0.01, 0.1]}
     single = CLAIM.simulate(key=4, trials=8, **point)
     monkeypatch.setattr(prompt_error, "_dtype", lambda *args: jnp.float64)
     double = CLAIM.simulate(key=4, trials=8, **point)

@@ -126,6 +126,7 @@ def trained():
     return lab.run(base), lab.run(plan)
 
 
+@pytest.mark.slow  # trains two models for 250 steps
 def test_only_the_prefix_moves_and_removal_restores(trained):
     base, prefixed = trained
     own = nnx.filter_state(prefixed.state, nnx.Param)
@@ -134,6 +135,7 @@ def test_only_the_prefix_moves_and_removal_restores(trained):
     assert prefixed.losses.shape == (2, 1)
 
 
+@pytest.mark.slow  # trains two models for 250 steps
 def test_cache_knows_its_plan(trained, tmp_path, monkeypatch):
     base, _ = trained
     monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path))
