@@ -72,6 +72,7 @@ def test_exact_errors_against_fresh_sequences(batches):
         assert abs(float(exact.mean()) - sampled.mean()) < 4 * error, name
 
 
+@pytest.mark.slow  # the claim's own check covers it too
 def test_no_trained_model_beats_its_ceiling():
     ceilings = CLAIM.predict(**POINT)
     found = training.accuracies(SETTING, 6, 192, 1e-3, 8, key=jax.random.key(4))

@@ -117,6 +117,7 @@ def test_runs_under_jit_and_vmap():
     np.testing.assert_allclose(found, [[-3 / 8]] * 2, rtol=1e-6)
 
 
+@pytest.mark.slow  # the claim's own check covers it too
 def test_a_deep_model_changes_after_its_first_layer():
     found = bias_identity.inside(3, 30, key=jax.random.key(0))
     assert found["own_inputs"].max() < 1e-11
