@@ -22,13 +22,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import sequential_vmap
 
-__all__ = ["cores", "map_trials", "unbatched"]
+__all__ = ["THREADS", "cores", "map_trials", "unbatched"]
+
+
+THREADS = "JAXPROMPT_THREADS"
+"""Environment variable: at most so many threads in this process."""
 
 
 def cores() -> int:
-    """Processors that this process may use; 1 where the default device is not a CPU."""
+    """Processors that this process may use; 1 where the default device is not a CPU.
+
+    ``JAXPROMPT_THREADS`` lowers the number, as where several processes share a machine.
+    """
     if jax.default_backend() != "cpu":
         return 1
+    limit = os.environ.get(THREADS, "")
+    return min(int(limit), _cores()) if limit.isdecimal() and int(limit) else _cores()
+
+
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
