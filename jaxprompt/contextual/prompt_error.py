@@ -43,7 +43,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials, room
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
@@ -275,8 +275,6 @@ TEST_NODES = 512
 """Nodes of the randomly shifted rule that averages a trial's conditional error over scalars."""
 
 _SOBOL_TOKENS = 256
-_CACHE = 2**21
-"""Bytes of d × d matrices that the trials done together by one thread may hold."""
 
 
 def simulate(
@@ -350,7 +348,7 @@ def simulate_trials(
     block = functools.partial(
         _trials, setting, dim, small, large, ridges, chunks, batch, dtype, key
     )
-    table = map_trials(block, trials, batch=batch, first=first)
+    table = map_trials(block, trials, batch=batch, first=first, loops=True)
     return {name: value.astype(np.float64) for name, value in table.items()}
 
 
@@ -373,8 +371,8 @@ def _trials(
 
     # A batch of one is slower than one trial: XLA's batched products are.
     if batch == 1:
-        return jax.tree.map(lambda x: x[:, None], lax.map(trial, indices[:, 0]))
-    return lax.map(jax.vmap(trial), indices)
+        return loop(lambda one: jax.tree.map(lambda x: x[None], trial(one[0])), indices)
+    return loop(jax.vmap(trial), indices)
 
 
 def _dtype(setting: Setting, ridges: Array) -> Any:
@@ -389,8 +387,10 @@ def _dtype(setting: Setting, ridges: Array) -> Any:
 
 
 def _batch(dim: int, samples: int, ridges: int) -> int:
-    """Trials done together by one thread: as many as keep their matrices in its cache."""
-    return int(np.clip(_CACHE // (8 * samples * (1 + ridges) * dim**2), 1, 64))
+    """Trials done together by one thread or device: as many as it has room for their matrices,
+    and few enough on a CPU that many cores or devices share a usual number of trials."""
+    most = 8 if jax.default_backend() == "cpu" else 64
+    return int(np.clip(room() // (8 * samples * (1 + ridges) * dim**2), 1, most))
 
 
 def _trial(
