@@ -31,6 +31,7 @@ figures: $(READY)  ## the committed figures, from new simulations with seed 0
 
 bench: $(READY)
 	$(BIN)/python benchmarks/error_curve.py
+	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/random_numbers.py
 	$(BIN)/python benchmarks/long_curve.py
 	$(BIN)/python benchmarks/universal_head.py
