@@ -133,11 +133,13 @@ class Design:
 class ExtraLine:
     """A line that belongs to a figure but to no value of its series.
 
-    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters.
+    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters; it
+    is called at the abscissas `at`, by default those of the closed form.
     """
 
     label: str
     function: Callable[..., float]
+    at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
         if spec.extra and f"extra {canonical(shared)}" not in drawn:
             drawn.add(f"extra {canonical(shared)}")
             for line in spec.extra:
-                for x in spec.lines:
+                for x in line.at or spec.lines:
                     y = line.function(x, **shared)
                     yield {
                         "panel": panel,

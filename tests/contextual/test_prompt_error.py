@@ -327,11 +327,14 @@ def test_memory_does_not_grow_with_trials_or_samples():
     assert Chunks.for_sizes((10**9,), 8) == Chunks.for_sizes((2000,), 8)
 
 
-def test_test_scalars_are_standard_normal():
-    keys = jax.random.split(jax.random.key(0), 200)
-    for count in (3, 300):
-        draw = jax.jit(prompt_error._test_scalars, static_argnums=0)
-        values = np.array([draw(count, key)[0] for key in keys])
-        p = sps.kstest(values.ravel(), "norm").pvalue
-        assert p > 1e-4, f"{count} scalars: KS p = {p:.1e}"
-    assert prompt_error._test_scalars(0, keys[0]).shape == (1, 0)
+def test_padding_the_shifts_changes_nothing():
+    """One shift and the same one padded with a second of weight 0 give the same bits."""
+    shape = {"dim": 32, "trials": 4, "ratio": [0.5, 2.0], "ridge": 0.05, "tokens": 6, "relevant": 2}
+    shape |= {"signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 0.7}
+    claim, key = jp.claim("contextual.prompt_error"), jax.random.key(3)
+    one = claim.simulate(key=key, shifts=[[0.4, 0.2]], **shape)
+    padded = claim.simulate(
+        key=key, shifts=[[0.4, 0.2], [9.0, 9.0]], shift_weights=[1.0, 0.0], **shape
+    )
+    for name, estimate in one.items():
+        assert np.array_equal(estimate.mean, padded[name].mean), name
