@@ -543,7 +543,7 @@ _FIGURE = Curves(
         ExtraLine(
             "best gain at each d / n",
             _best_gain_error,
-            at=tuple(np.geomspace(0.18, 3.2, 16).tolist()),
+            at=(0.18, 0.25, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99, 1, 1.01, 1.04, 1.1, 1.3, 1.6, 2.2, 3.2),
         ),
     ),
 )
