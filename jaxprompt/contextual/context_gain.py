@@ -196,7 +196,10 @@ def _golden(value: Any, low: Array, high: Array, steps: int = 60) -> Array:
 
 
 def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
-    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` beyond which the largest weight takes over."""
+    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` at which the sum of weights leaves its law.
+
+    The sum of *squared* weights, and with it the signal-to-noise ratio, does so at half of it.
+    """
     return np.sqrt(2 * np.log(tokens)) / (noise * context)
 
 
@@ -408,10 +411,11 @@ $Z_R+Z_I$, since $E e^{av}=e^{a^2/2}$, and the sum of squared exponentials divid
 $(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^2}$. In the ratio
 $s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
 
-At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against
-$\sqrt{2\log T}$. Beyond it the largest weight takes over, $p_2$ stays of order one, and the
-measured ratio leaves the formula; the figure shows it. The check extrapolates in $1/T$ at smaller
-gains.
+At finite $T$ the law of large numbers holds for the normaliser up to $\gamma\sigma
+Q=\sqrt{2\log T}$, where the largest of $T$ scores lies, and for the sum of squares up to half of
+that: $E e^{2av}$ comes from scores near $2a$. Beyond the half the largest weight takes over in
+$p_2$, and the measured ratio leaves the formula; the figure shows it. The check extrapolates in
+$1/T$ at smaller gains.
 """
 
 _FIGURE = Curves(
@@ -431,7 +435,7 @@ _FIGURE = Curves(
     limit_label="T → ∞",
     y_range=(0.0, 2.0),
     marks={"best_gain": "best gain γ⋆"},
-    caption="beyond γ = √(2 log T)/(σQ) the largest weight takes over: the limit fails",
+    caption="beyond γ = √(2 log T)/(2σQ) the largest weight takes over: the limit fails",
 )
 
 CLAIM = Claim(
