@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
+from jaxprompt.contextual.search import golden_section
 from jaxprompt.contextual.setting import (
     CONTEXT,
     GAIN,
@@ -174,25 +175,11 @@ def _best_gain(law: Any, sparsity: Any, context: Any, noise: Any, dq: Any, dw: A
         reach = 4 * natural + jnp.where(dw > 0, jnp.minimum(crossing, 8 / (s * q) + natural), 0.0)
         grid = jnp.linspace(-1.0, 1.0, 801, dtype=natural.dtype) * reach
         start = grid[jnp.argmax(jnp.nan_to_num(value(grid), nan=-jnp.inf))]
-        return _golden(value, start - reach / 400, start + reach / 400)
+        return golden_section(value, start - reach / 400, start + reach / 400)
 
     best = jax.vmap(one)(*flat).reshape(args[0].shape)
     exact = (1 + args[3]) / (2 * jnp.square(args[2]))
     return jnp.where((args[4] == 0) & (law.keywords["tilt"] == 2.0), exact, best)
-
-
-def _golden(value: Any, low: Array, high: Array, steps: int = 60) -> Array:
-    """Maximiser of a unimodal function on an interval, by golden-section search."""
-    ratio = (np.sqrt(5) - 1) / 2
-
-    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        better = value(left) > value(right)
-        return jnp.where(better, low, left), jnp.where(better, right, high)
-
-    low, high = lax.fori_loop(0, steps, narrow, (low, high))
-    return (low + high) / 2
 
 
 def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
