@@ -32,5 +32,5 @@ def golden_section(
         better = value(left) > value(right)
         return jnp.where(better, low, left), jnp.where(better, right, high)
 
-    low, high = lax.fori_loop(0, STEPS, narrow, (low, high))
-    return (low + high) / 2
+    ends = lax.fori_loop(0, STEPS, narrow, (jnp.asarray(low), jnp.asarray(high)))
+    return (ends[0] + ends[1]) / 2
