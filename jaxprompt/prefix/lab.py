@@ -43,7 +43,7 @@ __all__ = [
 ORDER = tuple(tasks.TASKS)
 """Tasks in the order of a run's shares."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a plan changes, so that older files are not read."""
 
 
@@ -114,12 +114,11 @@ def cache_folder() -> Path | None:
 def run(plan: Plan) -> Trained:
     """The result of a plan: from memory, from disk, or by training (float32)."""
     keys = jax.random.split(_key(plan), len(plan.runs))
-    make = functools.partial(adapt.initial, plan.config, plan.added)
-    start = jax.vmap(lambda key: make(key=key))(jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
+    start = _starts(plan.config, plan.added, keys)
     if plan.base is not None:
         chosen = np.asarray(plan.base_runs)
         base = jax.tree.map(lambda x: x[chosen], run(plan.base).state)
-        start = jax.vmap(adapt.with_base)(start, base)
+        start = adapt.with_base(start, base)
     found = _load(plan, start)
     if found is not None:
         return found
@@ -131,6 +130,16 @@ def run(plan: Plan) -> Trained:
     trained = Trained(plan, outcome.state, outcome.losses)
     _store(trained)
     return trained
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
+    """Initial parameters of every run."""
+
+    def one(key: jax.Array) -> Any:
+        return adapt.initial(config, added, key=jax.random.fold_in(key, 1))
+
+    return jax.vmap(one)(keys)
 
 
 def _key(plan: Plan) -> jax.Array:
@@ -179,8 +188,9 @@ def accuracy(trained: Trained, place: int, task: str, *, key: jax.Array) -> Esti
     """
     digits = tasks.inputs(TESTS, trained.plan.config.inputs, key=key, test=True)
     right = adapt.exact_match(
-        trained.plan.config, trained.plan.added, trained.run(place), task, digits
-    )
+        trained.plan.config, trained.plan.added, trained.run(place), digits,
+        tasks.solved(task, digits),
+    )  # fmt: skip
     return share(int(right.sum()), TESTS)
 
 
@@ -188,9 +198,10 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
     """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
     plan = trained.plan
     digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
-    model = adapt.model_of(plan.config, plan.added, trained.run(place))
     each = [
-        adapt.model_loss(model, digits, jax.vmap(tasks.TASKS[name])(digits)).mean(axis=1)
+        adapt.losses(
+            plan.config, plan.added, trained.run(place), digits, tasks.solved(name, digits)
+        )
         for name in mixture
     ]
     return mean_estimate(np.mean(each, axis=0))
