@@ -12,17 +12,15 @@ import functools
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprompt.cache import cache_folder, make_folder, write_whole
 from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.prefix import adapt, tasks
 from jaxprompt.prefix.adapt import Recipe
@@ -33,7 +31,6 @@ __all__ = [
     "Plan",
     "Trained",
     "accuracy",
-    "cache_folder",
     "compare_limits",
     "compare_upper",
     "run",
@@ -98,18 +95,6 @@ class Trained:
         return jax.tree.map(lambda x: x[place], self.state)
 
 
-def cache_folder() -> Path | None:
-    """Where trained parameters are kept: ``JAXPROMPT_CACHE``, else the user's cache folder.
-
-    None, and nothing is kept on disk, when the variable is set to nothing.
-    """
-    named = os.environ.get("JAXPROMPT_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "jaxprompt"
-
-
 @functools.lru_cache(maxsize=32)
 def run(plan: Plan) -> Trained:
     """The result of a plan: from memory, from disk, or by training (float32)."""
@@ -162,18 +147,15 @@ def _load(plan: Plan, like: Any) -> Trained | None:
 
 
 def _store(trained: Trained) -> None:
-    """Write the file complete under its final name, or not at all."""
+    """Keep the parameters on disk, if there is a cache and room in it."""
     folder = cache_folder()
-    if folder is None:
+    if folder is None or not make_folder(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.state))}
     buffer = io.BytesIO()
     description = json.dumps(trained.plan.describe())
     np.savez(buffer, allow_pickle=False, plan=description, losses=trained.losses, **leaves)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        part.write(buffer.getvalue())
-    Path(part.name).replace(folder / f"{trained.plan.digest()}.npz")
+    write_whole(folder / f"{trained.plan.digest()}.npz", buffer.getvalue())
 
 
 TESTS = 4096
