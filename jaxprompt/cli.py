@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -24,11 +25,12 @@ from jaxprompt.errors import JaxpromptError, UsageError
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from jaxprompt.engine import Verdict
+    from jaxprompt.engine import Claim, Verdict
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_EVERY = "default: every claim of jaxprompt's own"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -49,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.no_cache:
                 os.environ[cache.VARIABLE] = ""
             cache.keep_compiled()
+        _load_claims(getattr(options, "claims", ()))
         return options.run(options)
     except JaxpromptError as error:
         print(f"jaxprompt: {' '.join(str(error).split())}", file=sys.stderr)
@@ -71,16 +74,29 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    def own(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--claims",
+            action="append",
+            default=[],
+            metavar="FILE.py",
+            help="run this file and make its claims known, beside jaxprompt's own",
+        )
+
     listing = command("list", _list, "List the claims.")
+    listing.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help="only these")
     listing.add_argument("--family", help="only this family")
     listing.add_argument("--json", action="store_true", help="print JSON")
+    own(listing)
 
     show = command("show", _show, "Show one claim: statement, parameters, quantities, falsifiers.")
-    show.add_argument("id", metavar="ID")
+    show.add_argument("id", metavar="ID|FILE.py")
     show.add_argument("--json", action="store_true", help="print JSON")
+    own(show)
 
     check = command("check", _check, "Check claims: simulate, compare with theory, judge.")
-    check.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
+    check.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
+    own(check)
     check.add_argument("--profile", default="quick", help="quick (default) or full")
     check.add_argument("--seed", type=_seed, default=0, metavar="N")
     check.add_argument("--out", type=Path, metavar="DIR", help="write report, figures and data")
@@ -92,13 +108,15 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("file", type=Path, metavar="FILE.toml")
     sweep.add_argument("--out", type=Path, metavar="DIR", help="default: the file's name")
     sweep.add_argument("--resume", action="store_true", help="go on with what DIR holds")
+    own(sweep)
     where = sweep.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="worker processes")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler")
     _cache_option(sweep)
 
     figure = command("figure", _figure, "Draw the claims' figures.")
-    figure.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
+    figure.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
+    own(figure)
     figure.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
     figure.add_argument("--from", type=Path, dest="source", metavar="DIR", help="redraw from a run")
     _cache_option(figure)
@@ -128,13 +146,25 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _load_claims(files: Sequence[str]) -> None:
+    """Run the user's files of claims; also the first thing a worker process does."""
+    if files:
+        from jaxprompt.registry import load_claims
+
+        for file in files:
+            load_claims(file)
+
+
 # --- list and show ---
 
 
 def _list(options: argparse.Namespace) -> int:
-    from jaxprompt.registry import claims
+    from jaxprompt.registry import claims, installed, select
 
-    found = claims(options.family)
+    if options.family and options.names:
+        raise UsageError(f"--family '{options.family}': give it or names, not both; drop one")
+    names = [*options.names, *(() if options.family else options.claims)]
+    found = select(names) if names else claims(options.family)
     if options.json:
         print(json.dumps([{"id": c.id, "relation": c.relation, "title": c.title} for c in found]))
         return 0
@@ -142,16 +172,29 @@ def _list(options: argparse.Namespace) -> int:
     for entry in found:
         table.add_row(entry.id, entry.relation.value, entry.title)
     _console().print(table)
+    if not names and not options.family and installed():
+        families = ", ".join(installed())
+        print(f"brought by installed packages: {families}; `jaxprompt list --family` shows one")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from jaxprompt.registry import claim
+    from jaxprompt.registry import claim, load_claims
 
-    entry = claim(options.id)
+    file = options.id.endswith(".py")
+    entries = load_claims(options.id) if file else (claim(options.id),)
     if options.json:
-        print(json.dumps(entry.describe(), ensure_ascii=False))
+        cards = [entry.describe() for entry in entries]
+        print(json.dumps(cards if file else cards[0], ensure_ascii=False))
         return 0
+    for place, entry in enumerate(entries):
+        if place:
+            print()
+        _show_one(entry)
+    return 0
+
+
+def _show_one(entry: Claim) -> None:
     console = _console()
     console.print(f"{entry.id}: {entry.title}", style="bold", highlight=False, soft_wrap=True)
     console.print(f"relation: {entry.relation.value} · source: {entry.source}", highlight=False)
@@ -172,7 +215,6 @@ def _show(options: argparse.Namespace) -> int:
         console.print(table)
     if entry.broadcasts:
         console.print(f"predict takes arrays for: {entry.broadcasts}", highlight=False)
-    return 0
 
 
 # --- check ---
@@ -192,7 +234,7 @@ def _check(options: argparse.Namespace) -> int:
             f"--profile '{options.profile}': must be quick or full; choose one of the two"
             f"{suggest(options.profile, PROFILES)}"
         )
-    chosen = select(options.names)
+    chosen = select(options.names or options.claims)
     if options.out:
         writable(options.out)
     verdicts: list[Verdict] = []
@@ -227,16 +269,13 @@ def _check(options: argparse.Namespace) -> int:
         print(f"report: {page}", file=sys.stderr)
     if options.json:
         entries = [
-            {**v.to_dict(), "falsifiers": _falsifiers(falsified.get(v.id))} for v in verdicts
+            {**v.to_dict(), "falsifiers": report.describe_falsifiers(falsified.get(v.id, {}))}
+            for v in verdicts
         ]
         print(json.dumps({"schema": report.SCHEMA, **known, "claims": entries}, ensure_ascii=False))
     else:
         _print_summary(verdicts)
     return _falsify_code(verdicts, falsified) if options.falsify else _check_code(verdicts)
-
-
-def _falsifiers(found: dict[str, Verdict] | None) -> list[dict[str, str]]:
-    return [{"name": name, "status": v.status.value} for name, v in (found or {}).items()]
 
 
 def _check_code(verdicts: Sequence[Verdict]) -> int:
@@ -333,7 +372,9 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
 
         # Forking a process that runs JAX's threads hangs, so workers start afresh.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(options.workers, mp_context=context)
+        pool = ProcessPoolExecutor(
+            options.workers, context, initializer=_load_claims, initargs=(options.claims,)
+        )
         try:
             yield pool
         finally:
@@ -351,6 +392,9 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
             raise UsageError(
                 f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); start one"
             ) from None
+        if options.claims:  # on the workers of now and of later, at the same path
+            files = [str(Path(file).resolve()) for file in options.claims]
+            client.register_worker_callbacks(functools.partial(_load_claims, files))
         with client, client.get_executor(retries=3) as executor:
             yield executor
     else:
@@ -359,12 +403,12 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
 
 def _figure(options: argparse.Namespace) -> int:
     from jaxprompt import report
-    from jaxprompt.engine import Agreement, Regions, as_key
+    from jaxprompt.engine import as_key
     from jaxprompt.registry import select
     from jaxprompt.store import writable
-    from jaxprompt.tables import figure_tables
+    from jaxprompt.tables import figure_tables, shows_check
 
-    chosen = [c for c in select(options.names) if c.figure is not None]
+    chosen = [c for c in select(options.names or options.claims) if c.figure is not None]
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
     if options.source is not None:
@@ -375,8 +419,8 @@ def _figure(options: argparse.Namespace) -> int:
     if options.source is None:
         for entry in chosen:
             with _progress(entry.id) as progress:
-                agreement = isinstance(entry.figure, Agreement | Regions)
-                verdict = entry.check("quick", 0, progress=progress) if agreement else None
+                shown = shows_check(entry)
+                verdict = entry.check("quick", 0, progress=progress) if shown else None
                 tables = figure_tables(entry, verdict, as_key(0), progress)
                 assert tables is not None  # claims without a figure are not chosen
                 report.write_data(options.out, entry, tables)

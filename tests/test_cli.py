@@ -145,10 +145,12 @@ def test_check_json(toys, run):
     assert [entry["status"] for entry in found["claims"]] == ["confirmed", "refuted"]
     assert found["environment"]["seed"] == 5
     falsifiers = found["claims"][0]["falsifiers"]
-    assert falsifiers == [
-        {"name": "shifted", "status": "refuted"},
-        {"name": "doubled", "status": "refuted"},
+    assert [(f["name"], f["status"]) for f in falsifiers] == [
+        ("shifted", "refuted"),
+        ("doubled", "refuted"),
     ]
+    assert falsifiers[0]["refuting_rows"] == "2 of 2"
+    assert falsifiers[0]["clearest"]["statistic"] < -5
 
 
 def test_check_by_id_and_family(toys, run):
