@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -275,8 +276,7 @@ def _falsify_code(verdicts: Sequence[Verdict], falsified: dict[str, dict[str, Ve
 def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet: bool) -> None:
     stream = sys.stderr if quiet else sys.stdout
     console = _console(stream)
-    worst = verdict.worst
-    row = f"worst {worst.quantity} z={worst.statistic:+.3g}" if worst else "no row"
+    row = f"worst {_told(verdict)}" if verdict.rows else "no row"
     console.print(
         f"{verdict.status.value:<12} {verdict.id:<32} {row}, {verdict.seconds:.1f} s",
         style=_COLOURS[verdict.status.value],
@@ -288,11 +288,21 @@ def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet
     for name, wrong in (falsified or {}).items():
         count = sum(r.verdict == "refuted" for r in wrong.rows)
         console.print(
-            f"  falsifier {name:<24} {wrong.status.value} by {count} of {len(wrong.rows)} rows",
+            f"  falsifier {name:<24} {wrong.status.value} by {count} of {len(wrong.rows)} rows"
+            + (f", {_told(wrong)}" if count else ""),
             style="" if wrong.status.value == "refuted" else "bold",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _told(verdict: Verdict) -> str:
+    """The row that decided, and how far it lies from the prediction."""
+    from jaxprompt.engine import plain
+    from jaxprompt.report import deviation
+
+    worst = verdict.worst
+    return f"{worst.quantity}: {deviation(plain(dataclasses.asdict(worst)))}" if worst else ""
 
 
 _COLOURS = {

@@ -682,10 +682,10 @@ def _completed(claim: Claim, spec: Curves) -> Curves:
     }
     if not series and spec.limit_label == Curves.limit_label:
         changes["limit_label"] = "theory"
-    if series and spec.series_label == Curves.series_label:
-        changes["series_label"] = f"{series} = {{value}}"
-    if panel and spec.panel_label == Curves.panel_label:
-        changes["panel_label"] = f"{panel} = {{value}}"
+    for name, label in ((series, "series_label"), (panel, "panel_label")):
+        # A number needs its name beside it; a choice speaks for itself.
+        if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
+            changes[label] = f"{name} = {{value}}"
     return dataclasses.replace(spec, **changes)
 
 

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
-import html
 import json
-import re
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 from jaxprompt import plot, store
 from jaxprompt.engine import Claim, Verdict, plain
 from jaxprompt.errors import UnknownClaimError, UsageError
+from jaxprompt.markup import markup
 from jaxprompt.registry import FAMILIES, origin
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.tables import FigureTables
@@ -174,9 +173,9 @@ _MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?", "failed": "
 
 def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
-    image = base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else ""
+    png = figure.read_bytes() if figure.is_file() else b""
     card = _card(entry)
-    rows = sorted(entry["rows"], key=lambda r: (r["p_value"] is None, r["p_value"] or 0.0))
+    rows = sorted(entry["rows"], key=_surprise)
     common = _common([row["parameters"] for row in entry["rows"]])
     wrong = {f["name"]: f["what"] for f in card.get("falsifiers", ())}
     command = ["jaxprompt", "check", entry["id"]]
@@ -190,7 +189,8 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "common": common,
         "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
         "claim": card,
-        "image": image,
+        "image": base64.b64encode(png).decode(),
+        "size": _size(png) if png else (),
         "alt": _alt(card, entry["rows"], rows[0] if rows else None),
         "worst": rows[0] if rows else None,
         "statement": markup(card.get("statement", "")),
@@ -211,6 +211,18 @@ def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
         return find_claim(entry["id"]).describe()
     except UnknownClaimError:
         return {}  # a report may outlive a claim
+
+
+def _surprise(row: Mapping[str, Any]) -> tuple[float, ...]:
+    """Sorts the rows that say most against a claim first."""
+    p, statistic = row["p_value"], row["statistic"]
+    return (-1.0 if p is None else p, -math.inf if statistic is None else -abs(statistic))
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+    return round(width / plot.SCALE), round(height / plot.SCALE)
 
 
 def _alt(card: Mapping[str, Any], rows: Sequence[Any], worst: Mapping[str, Any] | None) -> str:
@@ -241,41 +253,6 @@ def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in common}
-
-
-def markup(text: str) -> Any:
-    """A statement's markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
-
-    Everything else is escaped.
-    """
-    import markupsafe
-
-    paragraphs = re.split(r"\n\s*\n", text.strip())
-    return markupsafe.Markup("".join(f"<p>{_inline(p)}</p>" for p in paragraphs if p.strip()))
-
-
-def _inline(text: str) -> str:
-    parts = re.split(r"(\$\$.+?\$\$|\$.+?\$|`.+?`)", text, flags=re.DOTALL)
-    return "".join(_part(part) for part in parts)
-
-
-def _part(part: str) -> str:
-    if part.startswith("$$"):
-        return _mathml(part[2:-2].strip(), "block")
-    if part.startswith("$") and len(part) > 1:
-        return _mathml(part[1:-1].strip(), "inline")
-    if part.startswith("`") and len(part) > 1:
-        return f"<code>{html.escape(part[1:-1])}</code>"
-    return html.escape(part)
-
-
-@functools.lru_cache(maxsize=1024)
-def _mathml(latex: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    # The converter escapes < and & in formulas but not in texts within them.
-    safe = re.sub(r"(\\text\{)([^{}]*)", lambda m: m[1] + html.escape(m[2], quote=False), latex)
-    return convert(safe, display=display)
 
 
 def _number(value: Any) -> str:
