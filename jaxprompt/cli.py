@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from jaxprompt import cache
 from jaxprompt.errors import JaxpromptError, UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         options = _parser().parse_args(argv)
+        if hasattr(options, "no_cache"):  # a command that compiles
+            if options.no_cache:
+                os.environ[cache.VARIABLE] = ""
+            cache.keep_compiled()
         _load_claims(getattr(options, "claims", ()))
         return options.run(options)
     except JaxpromptError as error:
@@ -98,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--out", type=Path, metavar="DIR", help="write report, figures and data")
     check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
     check.add_argument("--falsify", action="store_true", help="run the falsifiers too")
+    _cache_option(check)
 
     sweep = command("sweep", _sweep, "Run a claim over a grid of parameters.")
     sweep.add_argument("file", type=Path, metavar="FILE.toml")
@@ -107,16 +113,26 @@ def _parser() -> argparse.ArgumentParser:
     where = sweep.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="worker processes")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler")
+    _cache_option(sweep)
 
     figure = command("figure", _figure, "Draw the claims' figures.")
     figure.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
     own(figure)
     figure.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
     figure.add_argument("--from", type=Path, dest="source", metavar="DIR", help="redraw from a run")
+    _cache_option(figure)
 
     report = command("report", _report, "Rebuild a run's report from what it stored.")
     report.add_argument("folder", type=Path, metavar="DIR")
     return parser
+
+
+def _cache_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--no-cache",
+        action="store_true",
+        help=f"keep no compiled programs and trained models (as {cache.VARIABLE}= does)",
+    )
 
 
 def _seed(text: str) -> int:

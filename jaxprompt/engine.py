@@ -318,6 +318,11 @@ class Claim:
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
 
+    @property
+    def continues(self) -> bool:
+        """Whether :meth:`simulate` can go on from trial `first`."""
+        return "first" in inspect.signature(self.simulation).parameters
+
     def falsifier(self, name: str) -> Falsifier:
         """The falsifier called `name`; KeyError if there is none."""
         return {f.name: f for f in self.falsifiers}[name]
@@ -366,12 +371,14 @@ class Claim:
         return self._evaluate(self.closed_form, self.validated(params))
 
     def simulate(
-        self, *, key: jax.Array | int, trials: int = 64, **params: Any
+        self, *, key: jax.Array | int, trials: int = 64, first: int = 0, **params: Any
     ) -> dict[str, Estimate]:
         """Measure the quantities on `trials` independent simulations.
 
         `key` is a JAX key or an integer seed. Trial `t` uses ``fold_in(key, t)``, so more trials
-        keep the earlier ones. Parameters named in :attr:`shared` may be arrays.
+        keep the earlier ones. Parameters named in :attr:`shared` may be arrays. Where
+        :attr:`continues` is set, `first` is the index of the first trial: ``stats.combine`` of
+        what two ranges of trials give is, up to rounding, what both together give.
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
@@ -380,8 +387,13 @@ class Claim:
             raise ParameterError(
                 "trials", trials, "an integer ≥ 2", "a standard error needs two trials", self.id
             )
+        if first and not self.continues:
+            raise ParameterError(
+                "first", first, "0", "this simulation cannot go on where another stopped", self.id
+            )
         values = self.validated(params, simulate=True)
-        return self.simulation(key=as_key(key), trials=int(trials), **values)
+        more = {"first": int(first)} if first else {}
+        return self.simulation(key=as_key(key), trials=int(trials), **more, **values)
 
     def validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
         """`params` checked, converted and completed; with `simulate`, what a simulation needs.

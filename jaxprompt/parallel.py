@@ -35,9 +35,14 @@ def cores() -> int:
 
 
 def map_trials(
-    block: Callable[[np.ndarray], Any], trials: int, *, batch: int = 1, threads: int | None = None
+    block: Callable[[np.ndarray], Any],
+    trials: int,
+    *,
+    batch: int = 1,
+    threads: int | None = None,
+    first: int = 0,
 ) -> Any:
-    """Run ``block(indices)`` on blocks of the trial indices 0 … trials − 1, and join the results.
+    """Run ``block(indices)`` on blocks of the trial indices `first` …, and join the results.
 
     `indices` is uint32 (steps, batch), the same shape in every block; results are trees of arrays
     with these two leading axes. They come back as NumPy arrays with one leading axis of `trials`.
@@ -46,7 +51,8 @@ def map_trials(
     """
     workers = min(threads or cores(), -(-trials // batch))
     steps = -(-trials // (batch * workers))
-    indices = np.arange(workers * steps * batch, dtype=np.uint32).reshape(workers, steps, batch)
+    indices = first + np.arange(workers * steps * batch, dtype=np.uint32)
+    indices = indices.astype(np.uint32).reshape(workers, steps, batch)
     x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
     def run(part: np.ndarray) -> Any:

@@ -8,8 +8,10 @@ and their results are stored as they arrive.
 from __future__ import annotations
 
 import concurrent.futures
+import errno
 import itertools
 import json
+import threading
 import tomllib
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -17,8 +19,9 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxprompt import stats
@@ -38,7 +41,7 @@ from jaxprompt.environment import environment
 from jaxprompt.errors import UsageError, suggest
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.stats import Status
-from jaxprompt.store import STATUS_CODES, SweepStore
+from jaxprompt.store import STATUS_CODES, SweepStore, lock, writable
 
 if TYPE_CHECKING:
     import xarray
@@ -155,24 +158,33 @@ class Sweep:
         chosen = {n: v[i] for (n, v), i in zip(self.grid.items(), index, strict=True)}
         return {**self.fixed, **chosen}
 
-    def tasks(self, wanted: np.ndarray) -> list[Task]:
-        """Tasks that cover the cells marked in `wanted`, the largest first.
+    def tasks(self, wanted: np.ndarray, first: np.ndarray | None = None) -> list[Task]:
+        """Tasks that cover the cells marked in `wanted`, those of equal shape together and the
+        largest first. `first` holds how many trials each cell has already (by default none).
 
         A task holds every value of the parameters that share work, so that a cell's numbers do
         not depend on which of its neighbours were done before.
         """
-        shared = [n for n in find_claim(self.claim).shared if n in self.grid]
+        target = find_claim(self.claim)
+        shared = [n for n in target.shared if n in self.grid]
+        first = np.zeros(self.shape, int) if first is None or not target.continues else first
         groups: dict[str, list[tuple[int, ...]]] = {}
         for index in self.indices():
             rest = {n: v for n, v in self.parameters(index).items() if n not in shared}
             groups.setdefault(canonical(rest), []).append(index)
         tasks = []
         for members in groups.values():
-            if any(wanted[index] for index in members):
-                run = {**self.parameters(members[0]), **{n: list(self.grid[n]) for n in shared}}
-                tasks.append(Task(self.claim, self.seed, self.trials, run, tuple(members)))
-        size = find_claim(self.claim).size
-        return sorted(tasks, key=lambda t: -float(t.run.get(size, 0)) if size else 0.0)
+            run = {**self.parameters(members[0]), **{n: list(self.grid[n]) for n in shared}}
+            every = tuple(members)
+            for start in sorted({int(first[index]) for index in members if wanted[index]}):
+                chosen = tuple(i for i in members if wanted[i] and first[i] == start)
+                tasks.append(Task(self.claim, self.seed, self.trials, run, every, chosen, start))
+
+        def weight(task: Task) -> tuple[float, ...]:
+            sizes = {n: v for n, v in task.run.items() if isinstance(v, int)}
+            return (sizes.pop(target.size, 0), *(sizes[n] for n in sorted(sizes)))
+
+        return sorted(tasks, key=weight, reverse=True)
 
 
 def _require_whole(name: str, value: Any, low: int) -> int:
@@ -184,41 +196,68 @@ def _require_whole(name: str, value: Any, low: int) -> int:
 
 @dataclass(frozen=True)
 class Task:
-    """One simulation call: plain values only, so that it travels to any executor."""
+    """One simulation call: plain values only, so that it travels to any executor.
+
+    `run` covers the cells `indices`, of which `wanted` are to be stored; trials before `first`
+    have been done.
+    """
 
     claim: str
     seed: int
     trials: int
     run: Mapping[str, Any]
     indices: tuple[tuple[int, ...], ...]
+    wanted: tuple[tuple[int, ...], ...]
+    first: int = 0
+
+
+class CellResult(NamedTuple):
+    """A cell's index in the grid, its prediction by variable, and what its trials gave."""
+
+    place: tuple[int, ...]
+    predicted: dict[str, float]
+    estimates: dict[str, stats.Estimate]
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What a sweep left: the dataset, and the cells whose computation failed."""
+    """What a sweep left: the dataset, the cells whose computation failed, and notes on a resume."""
 
     dataset: xarray.Dataset
     errors: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
-def compute(task: Task) -> list[tuple[tuple[int, ...], dict[str, float], int]]:
-    """Simulate and predict a task's cells: (index, numbers by variable, trials) of each."""
+_ONE_AT_A_TIME = threading.Lock()
+"""A simulation uses every core; two at once in one process would only compete."""
+
+
+def compute(task: Task) -> list[CellResult] | str:
+    """Simulate and predict a task's cells; where that raises, what was raised.
+
+    The message is a result like another, so that no executor tries a broken cell again.
+    """
+    try:
+        with _ONE_AT_A_TIME:
+            return _compute(task)
+    except Exception as error:
+        return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _compute(task: Task) -> list[CellResult]:
     target = find_claim(task.claim)
     key = fold_in_parameters(as_key(task.seed), task.run, target.shared)
-    estimates = target.simulate(key=key, trials=task.trials, **task.run)
+    more = {"first": task.first} if task.first else {}
+    trials = task.trials - task.first
+    estimates = target.simulate(key=key, trials=trials, **more, **task.run)
     cells = {
         canonical(cell.parameters): cell for cell in expand(task.run, estimates, target.shared)
     }
     results = []
     for index, parameters in zip(task.indices, _points(task, target), strict=True):
-        cell = cells[canonical(parameters)]
-        predicted = target.predict(**parameters)
-        numbers = {}
-        for name, estimate in cell.estimates.items():
-            numbers[f"{name}_predicted"] = float(predicted[name])
-            numbers[f"{name}_predicted_stderr"] = float(predicted.get(f"{name}_stderr", 0.0))
-            numbers[name], numbers[f"{name}_stderr"] = float(estimate.mean), float(estimate.stderr)
-        results.append((index, numbers, task.trials))
+        if index in task.wanted:
+            cell = cells[canonical(parameters)]
+            results.append(CellResult(index, target.predict(**parameters), dict(cell.estimates)))
     return results
 
 
@@ -234,89 +273,158 @@ def run(
     out: str | Path,
     *,
     resume: bool = False,
-    executor: Executor | None = None,
+    executor: Executor | Any | None = None,
     progress: Progress | None = None,
 ) -> SweepResult:
     """Compute every cell of `sweep` and store it in the folder `out`.
 
+    `executor` is any ``concurrent.futures.Executor`` or a ``dask.distributed.Client``; without one
+    the cells are computed here. Every way gives the same bits. Each result is stored as soon as
+    it arrives; a cell whose computation raises is recorded and the sweep goes on.
+
     With `resume`, cells that `out` already holds are kept, after checking that it was made by an
-    equal sweep. Each result is stored as soon as it arrives; a cell whose computation raises is
-    recorded and the sweep goes on.
+    equal sweep, or by one with fewer grid values or trials, to which the others are then added.
 
     Raises:
-        UsageError: `out` cannot be written, holds a sweep already (without `resume`), or holds
-            another sweep.
+        UsageError: `out` cannot be written, is in use, holds a sweep already (without `resume`),
+            or holds another sweep; or a worker process died.
     """
-    store = _open(sweep, Path(out), resume)
+    folder = Path(out)
+    if jax.process_count() > 1:
+        raise UsageError(
+            "a sweep is run by one process: start it in one, and spread it with `executor` "
+            "(--scheduler)"
+        )
+    if SweepStore.exists(folder) and not resume:
+        raise UsageError(
+            f"--out '{out}' holds a sweep already: add --resume or give another folder"
+        )
+    writable(folder)
+    try:
+        with lock(folder):
+            return _run(sweep, folder, executor, progress)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        raise UsageError(
+            f"--out '{out}' cannot be written ({error.strerror}): what is finished is kept; make "
+            "room, then run again with --resume"
+        ) from None
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def _run(
+    sweep: Sweep, folder: Path, executor: Any, progress: Progress | None
+) -> SweepResult:
+    store, notes = _open(sweep, folder)
     store.clear_errors()
-    tasks = sweep.tasks(~store.done)
-    total, finished = int(np.prod(sweep.shape)), int(store.done.sum())
+    done, starts = store.done, store.starts()
+    first = np.zeros(sweep.shape, int)
+    for index, estimates in starts.items():
+        first[index] = max(e.trials for e in estimates.values())
+    total, finished = done.size, int(done.sum())
     if progress:
         progress(finished, total)
-    executor = executor or SerialExecutor()
+    pool: Any = executor or SerialExecutor()
+    if hasattr(pool, "get_executor"):  # a dask client
+        pool = pool.get_executor(retries=3, pure=False)
     waiting: dict[Future[Any], Task] = {}
-    queue = iter(tasks)
+    queue = iter(sweep.tasks(~done, first))
     try:
         while True:
             # A few tasks in flight keep any executor busy, and an interrupt loses only those.
-            for task in itertools.islice(queue, max(0, _in_flight(executor) - len(waiting))):
-                waiting[executor.submit(compute, task)] = task
+            for task in itertools.islice(queue, max(0, _in_flight(pool) - len(waiting))):
+                waiting[pool.submit(compute, task)] = task
             if not waiting:
                 break
-            done, _ = concurrent.futures.wait(
+            ready, _ = concurrent.futures.wait(
                 waiting, return_when=concurrent.futures.FIRST_COMPLETED
             )
-            for future in done:
-                finished += _record(store, waiting.pop(future), future)
+            for future in ready:
+                finished += _record(store, waiting.pop(future), future, starts)
                 if progress:
                     progress(finished, total)
     finally:
         for future in waiting:
             future.cancel()
     store.judge(_statuses(sweep, store))
-    return SweepResult(store.dataset(), store.errors)
+    return SweepResult(store.dataset(), store.errors, notes)
 
 
 def _in_flight(executor: Executor) -> int:
     return 1 if isinstance(executor, SerialExecutor) else 2 * getattr(executor, "_max_workers", 16)
 
 
-def _open(sweep: Sweep, out: Path, resume: bool) -> SweepStore:
-    if SweepStore.exists(out):
-        if not resume:
+def _open(sweep: Sweep, folder: Path) -> tuple[SweepStore, tuple[str, ...]]:
+    """The store for a sweep, made, opened or extended; and what a person should know about it."""
+    SweepStore.tidy(folder)
+    here = environment(sweep.seed)
+    if not SweepStore.exists(folder):
+        names = [q.name for q in find_claim(sweep.claim).quantities]
+        return SweepStore.create(folder, sweep.grid, names, sweep.config, here), ()
+    store, notes = SweepStore.open(folder, "r+"), []
+    damaged = store.damaged
+    if damaged.any():
+        store.reopen(damaged)
+        notes.append(f"{int(damaged.sum())} damaged cells are computed anew")
+    if store.config != sweep.config:
+        difference = _difference(json.loads(store.config), json.loads(sweep.config))
+        if difference:
             raise UsageError(
-                f"--out '{out}' holds a sweep already: add --resume or give another folder"
-            )
-        store = SweepStore.open(out, "r+")
-        if store.config != sweep.config:
-            raise UsageError(
-                f"--out '{out}' holds another sweep ({_difference(store.config, sweep.config)}): "
+                f"--out '{folder}' holds another sweep ({difference}): "
                 "give another folder, or the file it was made from"
             )
-        return store
-    names = [q.name for q in find_claim(sweep.claim).quantities]
-    return SweepStore.create(out, sweep.grid, names, sweep.config, environment(sweep.seed))
+        store = store.extend(folder, sweep.grid, sweep.config, sweep.trials)
+    changed = store.session(here)
+    if changed:
+        notes.append(
+            f"what is stored was computed with another {', '.join(changed)}; "
+            "new cells may differ in rounding"
+        )
+    return store, tuple(notes)
 
 
-def _difference(stored: str, wanted: str) -> str:
-    old, new = json.loads(stored), json.loads(wanted)
-    return ", ".join(f"`{name}` differs" for name in old if old[name] != new.get(name))
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """In what a sweep is neither the stored one nor an extension of it; empty if it is."""
+    found = [name for name in ("claim", "seed", "fixed", "order") if old[name] != new[name]]
+    grids = old["grid"], new["grid"]
+    if any(v not in grids[1].get(n, ()) for n, values in grids[0].items() for v in values):
+        found.append("grid")
+    if new["trials"] < old["trials"]:
+        found.append("trials")
+    return ", ".join(f"`{name}` differs" for name in old if name in found)
 
 
-def _record(store: SweepStore, task: Task, future: Future[Any]) -> int:
+def _record(
+    store: SweepStore,
+    task: Task,
+    future: Future[Any],
+    starts: Mapping[tuple[int, ...], Mapping[str, stats.Estimate]],
+) -> int:
+    """Store what a task gave; the number of cells it completed."""
     try:
         results = future.result()
     except BrokenProcessPool:
         raise UsageError(
             "a worker process died: lower --workers, then resume with --resume"
         ) from None
-    except Exception as error:
-        text = "".join(traceback.format_exception_only(error)).strip()
-        for index in task.indices:
-            store.fail(index, text)
+    except Exception as error:  # the worker could not give even a message
+        results = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(results, str):
+        for index in task.wanted:
+            store.fail(index, results)
         return 0
-    for index, numbers, trials in results:
-        store.write(index, numbers, trials)
+    for index, predicted, estimates in results:
+        numbers = {}
+        for name, estimate in estimates.items():
+            if task.first:
+                estimate = stats.combine([starts[index][name], estimate])
+            numbers[f"{name}_predicted"] = float(predicted[name])
+            numbers[f"{name}_predicted_stderr"] = float(predicted.get(f"{name}_stderr", 0.0))
+            numbers[name], numbers[f"{name}_stderr"] = float(estimate.mean), float(estimate.stderr)
+        store.write(index, numbers, task.trials)
     return len(results)
 
 

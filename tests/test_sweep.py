@@ -212,7 +212,7 @@ def test_resuming_a_finished_sweep_computes_nothing(toy, tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"trials": 21}, "`trials` differs"),
+        ({"trials": 19}, "`trials` differs"),
         ({"seed": 2}, "`seed` differs"),
         ({"grid": {"level": (1.0, 2.0), "size": (4, 8)}}, "`grid` differs"),
         ({"grid": {"size": (4, 8), "level": (1.0, 2.0, 3.0)}}, "`order` differs"),

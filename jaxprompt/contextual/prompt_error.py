@@ -278,7 +278,9 @@ _CACHE = 2**21
 """Bytes of d × d matrices that the trials done together by one thread may hold."""
 
 
-def simulate(*, key: Key[Array, ""], trials: int, dim: int, **params: Any) -> dict[str, Estimate]:
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, first: int = 0, **params: Any
+) -> dict[str, Estimate]:
     """Learn the head from exact-law samples, and evaluate its conditional error; float64.
 
     One nested stream of samples serves all of `ratio` or `samples`, and all of `ridge`.
@@ -295,6 +297,7 @@ def simulate(*, key: Key[Array, ""], trials: int, dim: int, **params: Any) -> di
             jnp.atleast_1d(jnp.asarray(ridges, jnp.float64)),
             trials,
             key=key,
+            first=first,
         )
     position = [distinct.index(n) for n in np.atleast_1d(samples).tolist()]
     shape = (trials, *np.shape(ridges), *np.shape(ratios))
@@ -341,9 +344,11 @@ def simulate_trials(
     trials: int,
     *,
     key: Key[Array, ""],
+    first: int = 0,
 ) -> dict[str, Float64[np.ndarray, "trials L S"]]:
     """Error and order parameters of every trial, for each ridge and each of ascending `samples`.
 
+    `first` is the index of the first trial.
     Call it with 64-bit types enabled. Memory does not grow with `trials` or `samples`; one
     compilation serves all settings, sizes and ridges of equal shape.
     """
@@ -355,7 +360,7 @@ def simulate_trials(
     block = functools.partial(
         _trials, setting, dim, small, large, ridges, chunks, batch, dtype, key
     )
-    table = map_trials(block, trials, batch=batch)
+    table = map_trials(block, trials, batch=batch, first=first)
     return {name: value.astype(np.float64) for name, value in table.items()}
 
 

@@ -203,7 +203,7 @@ def _noise_nodes(tokens: int, count: int) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def simulate(
     *, key: Key[Array, ""], trials: int, dim: int, samples: int, head_signal: float,
-    head_context: float, head_norm: float, **params: Any,
+    head_context: float, head_norm: float, first: int = 0, **params: Any,
 ) -> dict[str, Estimate]:  # fmt: skip
     """One gradient step of the prompt from 0, on tokens, by autodiff in float32."""
     if dim < 4:
@@ -216,7 +216,7 @@ def simulate(
     head[:2] = _ratio(head_signal, setting.signal), _ratio(head_context, setting.context)
     head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
     block = functools.partial(_steps, setting, jnp.asarray(head, jnp.float32), samples, key)
-    steps = map_trials(block, trials).astype(np.float64)
+    steps = map_trials(block, trials, first=first).astype(np.float64)
     return {
         "context": mean_estimate(steps[:, 1]),
         "signal": mean_estimate(steps[:, 0]),

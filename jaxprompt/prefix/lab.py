@@ -12,17 +12,15 @@ import functools
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprompt.cache import cache_folder, make_folder, write_whole
 from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.prefix import adapt, tasks
 from jaxprompt.prefix.adapt import Recipe
@@ -33,7 +31,6 @@ __all__ = [
     "Plan",
     "Trained",
     "accuracy",
-    "cache_folder",
     "compare_limits",
     "compare_upper",
     "run",
@@ -43,7 +40,7 @@ __all__ = [
 ORDER = tuple(tasks.TASKS)
 """Tasks in the order of a run's shares."""
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the meaning of a plan changes, so that older files are not read."""
 
 
@@ -98,28 +95,15 @@ class Trained:
         return jax.tree.map(lambda x: x[place], self.state)
 
 
-def cache_folder() -> Path | None:
-    """Where trained parameters are kept: ``JAXPROMPT_CACHE``, else the user's cache folder.
-
-    None, and nothing is kept on disk, when the variable is set to nothing.
-    """
-    named = os.environ.get("JAXPROMPT_CACHE")
-    if named is not None:
-        return Path(named) if named else None
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "jaxprompt"
-
-
 @functools.lru_cache(maxsize=32)
 def run(plan: Plan) -> Trained:
     """The result of a plan: from memory, from disk, or by training (float32)."""
     keys = jax.random.split(_key(plan), len(plan.runs))
-    make = functools.partial(adapt.initial, plan.config, plan.added)
-    start = jax.vmap(lambda key: make(key=key))(jax.vmap(jax.random.fold_in, (0, None))(keys, 1))
+    start = _starts(plan.config, plan.added, keys)
     if plan.base is not None:
         chosen = np.asarray(plan.base_runs)
         base = jax.tree.map(lambda x: x[chosen], run(plan.base).state)
-        start = jax.vmap(adapt.with_base)(start, base)
+        start = adapt.with_base(start, base)
     found = _load(plan, start)
     if found is not None:
         return found
@@ -131,6 +115,16 @@ def run(plan: Plan) -> Trained:
     trained = Trained(plan, outcome.state, outcome.losses)
     _store(trained)
     return trained
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
+    """Initial parameters of every run."""
+
+    def one(key: jax.Array) -> Any:
+        return adapt.initial(config, added, key=jax.random.fold_in(key, 1))
+
+    return jax.vmap(one)(keys)
 
 
 def _key(plan: Plan) -> jax.Array:
@@ -153,18 +147,15 @@ def _load(plan: Plan, like: Any) -> Trained | None:
 
 
 def _store(trained: Trained) -> None:
-    """Write the file complete under its final name, or not at all."""
+    """Keep the parameters on disk, if there is a cache and room in it."""
     folder = cache_folder()
-    if folder is None:
+    if folder is None or not make_folder(folder):
         return
-    folder.mkdir(parents=True, exist_ok=True)
     leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.state))}
     buffer = io.BytesIO()
     description = json.dumps(trained.plan.describe())
     np.savez(buffer, allow_pickle=False, plan=description, losses=trained.losses, **leaves)
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        part.write(buffer.getvalue())
-    Path(part.name).replace(folder / f"{trained.plan.digest()}.npz")
+    write_whole(folder / f"{trained.plan.digest()}.npz", buffer.getvalue())
 
 
 TESTS = 4096
@@ -179,8 +170,9 @@ def accuracy(trained: Trained, place: int, task: str, *, key: jax.Array) -> Esti
     """
     digits = tasks.inputs(TESTS, trained.plan.config.inputs, key=key, test=True)
     right = adapt.exact_match(
-        trained.plan.config, trained.plan.added, trained.run(place), task, digits
-    )
+        trained.plan.config, trained.plan.added, trained.run(place), digits,
+        tasks.solved(task, digits),
+    )  # fmt: skip
     return share(int(right.sum()), TESTS)
 
 
@@ -188,9 +180,10 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
     """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
     plan = trained.plan
     digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
-    model = adapt.model_of(plan.config, plan.added, trained.run(place))
     each = [
-        adapt.model_loss(model, digits, jax.vmap(tasks.TASKS[name])(digits)).mean(axis=1)
+        adapt.losses(
+            plan.config, plan.added, trained.run(place), digits, tasks.solved(name, digits)
+        )
         for name in mixture
     ]
     return mean_estimate(np.mean(each, axis=0))

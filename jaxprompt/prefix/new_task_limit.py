@@ -127,19 +127,24 @@ def _losses(
 ) -> tuple[float, float, float]:
     """Loss on `digits` of the relaxation, of the trained one-vector prefix, and fine-tuned."""
     config = made["base"].plan.config
-    solution = jax.vmap(tasks.TASKS["desc"])(digits)
+    solution = tasks.solved("desc", digits)
     values = []
     for arm in ("prefix_one", "fine_tune"):
         plan = made[arm].plan
-        model = adapt.model_of(plan.config, plan.added, made[arm].run(place))
-        values.append(float(adapt.model_loss(model, digits, solution).mean()))
-    prefix = adapt.model_of(config, Added(prefix=1), made["prefix_one"].run(place))
-    assert prefix.prefix is not None
-    block = prefix.blocks[0]
-    vector = prefix.prefix[...][0] if block.norm is None else block.norm(prefix.prefix[...][0])
-    own = block.qkv(vector)[0, 2 * config.width :]
+        each = adapt.losses(plan.config, plan.added, made[arm].run(place), digits, solution)
+        values.append(float(each.mean()))
+    own = bias_of(config, made["prefix_one"].run(place))
     best, _ = relaxed(config, made["base"].run(place), digits, solution, own, key=key)
     return float(best), values[0], values[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def bias_of(config: Config, state: Any) -> Float[Array, " d"]:
+    """W_V s of a one-layer model with one prefix vector, all heads joined."""
+    model = adapt.model_of(config, Added(prefix=1), state)
+    assert model.prefix is not None
+    block, vector = model.blocks[0], model.prefix[...][0]
+    return block.qkv(vector if block.norm is None else block.norm(vector))[0, 2 * config.width :]
 
 
 STARTS, DESCENT, GRID = 4, 100, 9

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import identity
+from jaxprompt.prefix.adapt import grown
 from jaxprompt.prefix.identity import exact
 from jaxprompt.prefix.transformer import Added, Config, Trace, Transformer
 from jaxprompt.stats import Estimate
@@ -66,7 +66,7 @@ def simulate(*, key: Key[Array, ""], trials: int, layers: int, prompt: int) -> d
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=identity.ONCE)
 def deviations(
     layers: int, prompt: int, draws: int, *, key: Key[Array, ""]
 ) -> dict[str, Float[Array, " R"]]:
@@ -78,13 +78,12 @@ def deviations(
     """
 
     def one(key: Array) -> dict[str, Array]:
-        model_key, vector_key, token_key = jax.random.split(key, 3)
+        model_key, token_key = jax.random.split(key)
         tokens = jax.random.randint(token_key, (_TOKENS + prompt,), 0, 8)
 
         def model(causal: bool, hard: bool) -> Transformer:
             config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, 8, causal=causal)
-            rngs = nnx.Rngs(params=model_key, added=vector_key)
-            built = _grown(Transformer(config, Added(soft_prompt=prompt), rngs=rngs))
+            built = grown(config, Added(soft_prompt=prompt), key=model_key)
             if hard and built.soft_prompt is not None:
                 words = built.embedding[...][tokens[_TOKENS:]]
                 built.soft_prompt[...] = words + built.position[...][:prompt]
@@ -109,15 +108,6 @@ def deviations(
         }
 
     return jax.vmap(one)(jax.random.split(key, draws))
-
-
-def _grown(model: Transformer) -> Transformer:
-    """Weights ten times as large, so that attention is not flat; in the default float type."""
-    graph, state = nnx.split(model)
-    kind = jnp.result_type(float)
-    return nnx.merge(
-        graph, jax.tree.map(lambda x: (10 if x.ndim > 1 else 1) * x.astype(kind), state)
-    )
 
 
 def _wrong(**values: float) -> Any:
