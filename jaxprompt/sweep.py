@@ -315,9 +315,7 @@ def run(
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-def _run(
-    sweep: Sweep, folder: Path, executor: Any, progress: Progress | None
-) -> SweepResult:
+def _run(sweep: Sweep, folder: Path, executor: Any, progress: Progress | None) -> SweepResult:
     store, notes = _open(sweep, folder)
     store.clear_errors()
     done, starts = store.done, store.starts()

@@ -224,9 +224,7 @@ def train(
     flat = _joined(moving)
     state, decay, chances = _fresh(flat), _decay(like), jnp.asarray(shares, jnp.float32)
     for block in range(blocks):
-        digits, solutions = _draw(
-            tuple(mixture), recipe.batch, config.inputs, chances, block, key
-        )
+        digits, solutions = _draw(tuple(mixture), recipe.batch, config.inputs, chances, block, key)
         flat, state, loss = _block(
             config, added, _Shape.of(like), together, flat, state, frozen, decay, digits,
             solutions, _rates(recipe, block),

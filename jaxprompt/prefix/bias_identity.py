@@ -16,8 +16,8 @@ from jaxprompt.engine import Agreement, Cell, Claim, Design, Falsifier, Quantity
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import identity
-from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, Draws, Layer, exact, one_query, prefixed
 from jaxprompt.prefix.adapt import grown
+from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, Draws, Layer, exact, one_query, prefixed
 from jaxprompt.prefix.transformer import Added, Config, Trace
 from jaxprompt.stats import Estimate
 
