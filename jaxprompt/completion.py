@@ -10,7 +10,14 @@ import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxprompt.engine import PROFILES
+from jaxprompt.registry import FAMILIES
+
 __all__ = ["script"]
+
+
+_VALUES = {"--profile": " ".join(PROFILES), "--family": " ".join(FAMILIES)}
+"""Words that may follow an option."""
 
 
 class _Command(NamedTuple):
@@ -47,6 +54,10 @@ def _commands(parser: argparse.ArgumentParser, names: Sequence[str]) -> list[_Co
 
 
 def _bash(commands: Sequence[_Command]) -> str:
+    values = "\n".join(
+        f'    {flag}) COMPREPLY=( $(compgen -W "{words}" -- "$current") ); return ;;'
+        for flag, words in _VALUES.items()
+    )
     cases = "\n".join(
         f'    {c.name}) words="{" ".join([*(flag for flag, _, _ in c.flags), *c.words])}" ;;'
         for c in commands
@@ -61,8 +72,7 @@ _jaxprompt() {{
     return
   fi
   case "$before" in
-    --profile) COMPREPLY=( $(compgen -W "quick full" -- "$current") ); return ;;
-    --family) COMPREPLY=( $(compgen -W "contextual prefix universal" -- "$current") ); return ;;
+{values}
     --out|--from) COMPREPLY=( $(compgen -d -- "$current") ); return ;;
   esac
   case "${{COMP_WORDS[1]}}" in
@@ -84,7 +94,8 @@ def _fish(commands: Sequence[_Command]) -> str:
         lines.append(f"{start} -a {c.name} -d {_quoted(c.help)}")
         here = f"complete -c jaxprompt -n '__fish_seen_subcommand_from {c.name}'"
         for flag, text, valued in c.flags:
-            values = " -xa 'quick full'" if flag == "--profile" else " -r" if valued else ""
+            known = _VALUES.get(flag)
+            values = f" -xa '{known}'" if known else " -r" if valued else ""
             lines.append(f"{here} -l {flag[2:]}{values} -d {_quoted(text)}")
         if c.words:
             lines.append(f"{here} -a {_quoted(' '.join(c.words))}")

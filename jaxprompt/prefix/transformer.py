@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -100,12 +100,14 @@ class Trace:
     attended: list[Attended]
 
 
+@runtime_checkable
 class Normals(Protocol):
     """Something that gives standard normal numbers of a shape: a stream of ``nnx.Rngs`` does."""
 
     def normal(self, shape: Sequence[int], /) -> Array: ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a model's numbers come from: ``nnx.Rngs(params=…, added=…)``, or :class:`Numbers`."""
 
