@@ -255,6 +255,11 @@ class Verdict:
         fields["rows"] = [dataclasses.asdict(row) for row in self.rows]
         return plain(fields)
 
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import verdict_page
+
+        return verdict_page(self.to_dict())
+
     @property
     def worst(self) -> Row | None:
         """The row that decided: the first with the verdict's status, by smallest p-value."""
@@ -351,6 +356,11 @@ class Claim:
             "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
             "figure": self.figure.title if self.figure else "",
         }
+
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import card
+
+        return card(self.describe())
 
     def quantity(self, name: str) -> Quantity:
         """The quantity called `name`; KeyError if there is none."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 from jaxprompt import plot, store
 from jaxprompt.engine import Claim, Verdict, plain
 from jaxprompt.errors import UnknownClaimError, UsageError
-from jaxprompt.markup import markup
+from jaxprompt.markup import deviation, markup, number, parameters, surprise
 from jaxprompt.registry import FAMILIES, origin
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.tables import FigureTables
@@ -154,7 +153,7 @@ def write_html(folder: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     env.filters.update(
-        number=_number, parameters=_parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
+        number=number, parameters=parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
     )
     found = [entry["status"] for entry in report["claims"]]
     page = env.get_template("report.html.jinja").render(
@@ -175,7 +174,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
     png = figure.read_bytes() if figure.is_file() else b""
     card = _card(entry)
-    rows = sorted(entry["rows"], key=_surprise)
+    rows = sorted(entry["rows"], key=surprise)
     common = _common([row["parameters"] for row in entry["rows"]])
     wrong = {f["name"]: f["what"] for f in card.get("falsifiers", ())}
     command = ["jaxprompt", "check", entry["id"]]
@@ -213,12 +212,6 @@ def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # a report may outlive a claim
 
 
-def _surprise(row: Mapping[str, Any]) -> tuple[float, ...]:
-    """Sorts the rows that say most against a claim first."""
-    p, statistic = row["p_value"], row["statistic"]
-    return (-1.0 if p is None else p, -math.inf if statistic is None else -abs(statistic))
-
-
 def _size(png: bytes) -> tuple[int, int]:
     """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
@@ -233,16 +226,6 @@ def _alt(card: Mapping[str, Any], rows: Sequence[Any], worst: Mapping[str, Any] 
     return f"{text}, the farthest with {deviation(worst)}." if worst else f"{text}."
 
 
-def deviation(row: Mapping[str, Any]) -> str:
-    """How far a row's measured value lies from the predicted one, in words."""
-    value = row["statistic"]
-    if row["stderr"] or row["predicted_stderr"]:
-        return "no number" if value is None else f"z = {value:+.3g}".replace("-", "\N{MINUS SIGN}")
-    if value is None:  # infinite: nothing was allowed
-        return "a difference where none is allowed"
-    return "no difference" if value == 0 else f"{value:.2g} times the tolerance"
-
-
 def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Parameters that all rows share, so that each row names only its own."""
     if len(tables) < 2:
@@ -253,25 +236,6 @@ def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in common}
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
-    return str(value)
-
-
-def _parameters(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        text = "[" + ", ".join(map(_short, value)) + "]"
-        return text if len(text) <= 48 else text[:47] + "…"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _write(path: Path, text: str) -> None:

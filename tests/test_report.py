@@ -176,11 +176,11 @@ def test_markup_escapes_inside_mathematics(latex):
 
 
 def test_numbers():
-    assert report._number(None) == "–"
-    assert report._number(0.0) == "0.0000"
-    assert report._number(0.12345) == "0.1235" or report._number(0.12345) == "0.1234"
-    assert report._number(1.234e-7) == "1.23e-07"
-    assert report._number(3) == "3"
+    assert report.number(None) == "–"
+    assert report.number(0.0) == "0.0000"
+    assert report.number(0.12345) == "0.1235" or report.number(0.12345) == "0.1234"
+    assert report.number(1.234e-7) == "1.23e-07"
+    assert report.number(3) == "3"
 
 
 def test_unreadable_reports(tmp_path):
