@@ -95,7 +95,13 @@ class Outcome(NamedTuple):
 
 def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
     """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
-    return nnx.state(Transformer(config, added, rngs=numbers(config, added, key=key)))
+    return _initial(config, added, *(row.row for row in numbers(config, added, key=key)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial(config: Config, added: Added, own: Array, rest: Array) -> State:
+    # Apart from the generator, whose code would else be copied into every array's loop.
+    return nnx.state(Transformer(config, added, rngs=Numbers(Row(own), Row(rest))))
 
 
 @functools.lru_cache(maxsize=64)
@@ -339,8 +345,9 @@ def _block(
             flat, memory = carry
             x, y, rate = data
             value, slope = jax.value_and_grad(loss)(flat, x, y)
-            direction, memory = _MOMENTS.update(slope, memory)
-            return (flat - rate * (direction + decay * flat), memory), value
+            updates, memory = _MOMENTS.update(slope, memory)
+            direction = jnp.asarray(updates) + decay * flat
+            return (flat - rate * direction, memory), value
 
         data = (digits, solutions, rates)
         (flat, memory), values = lax.scan(step, (flat, memory), data)

@@ -117,7 +117,6 @@ def run(plan: Plan) -> Trained:
     return trained
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
     """Initial parameters of every run."""
 

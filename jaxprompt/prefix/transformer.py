@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,24 +100,6 @@ class Trace:
     attended: list[Attended]
 
 
-@runtime_checkable
-class Normals(Protocol):
-    """Something that gives standard normal numbers of a shape: a stream of ``nnx.Rngs`` does."""
-
-    def normal(self, shape: Sequence[int], /) -> Array: ...
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Where a model's numbers come from: ``nnx.Rngs(params=…, added=…)``, or :class:`Numbers`."""
-
-    @property
-    def params(self) -> Normals: ...
-
-    @property
-    def added(self) -> Normals: ...
-
-
 class Row:
     """One long row of normal numbers, handed out in order.
 
@@ -144,13 +126,19 @@ class Numbers(NamedTuple):
     added: Row
 
 
+Source = nnx.Rngs | Numbers
+"""Where a model's initial numbers come from."""
+
+
 def numbers(config: Config, added: Added, *, key: Key[Array, ""]) -> Numbers:
     """All numbers that a model's initial parameters (float32) take."""
-    sizes = _sizes(config, added)
-    keys = jax.random.split(key)
-    return Numbers(
-        *(Row(random.normals(k, 0, 1, max(n, 1))[0]) for k, n in zip(keys, sizes, strict=True))
-    )
+    return Numbers(*(Row(row) for row in _rows(*_sizes(config, added), key)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
+    first, second = jax.random.split(key)
+    return random.normals(first, 0, 1, own)[0], random.normals(second, 0, 1, max(added, 1))[0]
 
 
 @functools.lru_cache(maxsize=64)
