@@ -30,7 +30,7 @@ figures: $(READY)  ## the committed figures, from new simulations with seed 0
 	$(BIN)/jaxprompt figure --out figures
 
 docs: $(READY)  ## the documentation site, into site/ (opens from the disk)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet "mkdocs>=1.6" "mkdocstrings[python]>=0.29"
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --editable ".[docs]"
 	$(BIN)/python -m mkdocs build --quiet
 	@echo open site/index.html
 

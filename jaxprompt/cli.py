@@ -576,32 +576,24 @@ def _print_table(
 ) -> None:
     """Print a table that fits: columns in `spare` go, in that order, before any cell is folded."""
     console = _console()
-    shown = list(columns)
-    for name in (*spare, ""):
-        keep = [columns.index(column) for column in shown]
-        table = _table(*shown)
-        for row in rows:
-            table.add_row(*(_text(row[i]) for i in keep))
-        if not name or console.measure(table).maximum <= console.width:
-            break
-        shown.remove(name)
+    shown, left = list(columns), list(spare)
+    table = _table(columns, rows, shown)
+    while left and console.measure(table).maximum > console.width:
+        shown.remove(left.pop(0))
+        table = _table(columns, rows, shown)
     console.print(table)
 
 
-def _text(cell: str) -> Any:
-    """A cell as it is: brackets in it are no markup."""
-    from rich.text import Text
-
-    return Text(cell)
-
-
-def _table(*columns: str) -> Any:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[str]) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    for column in shown:
         table.add_column(column, overflow="fold")
+    for row in rows:  # as texts: brackets in a cell are no markup
+        table.add_row(*(Text(row[columns.index(column)]) for column in shown))
     return table
 
 
