@@ -451,7 +451,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": _design((64, 128, 256), (1024, 512, 384)),
-        "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096)),
+        "full": _design((64, 128, 256, 512), (8192, 4096, 3072, 1536)),
     },
     validate=_validate,
     shared=("ridge", "ratio", "samples"),
