@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Relation,
         Verdict,
     )
+    from jaxprompt.notebook import draw
     from jaxprompt.parameters import Parameter
     from jaxprompt.registry import claim, claims, load_claims
     from jaxprompt.stats import Estimate, Status
@@ -46,6 +47,7 @@ _HOME = {
     "claim": "registry",
     "claims": "registry",
     "load_claims": "registry",
+    "draw": "notebook",
     "load": "store",
     "per_trial": "trials",
 }
@@ -66,6 +68,7 @@ __all__ = [
     "__version__",
     "claim",
     "claims",
+    "draw",
     "load",
     "load_claims",
     "per_trial",

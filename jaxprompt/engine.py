@@ -255,6 +255,11 @@ class Verdict:
         fields["rows"] = [dataclasses.asdict(row) for row in self.rows]
         return plain(fields)
 
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import verdict_page
+
+        return verdict_page(self.to_dict())
+
     @property
     def worst(self) -> Row | None:
         """The row that decided: the first with the verdict's status, by smallest p-value."""
@@ -351,6 +356,11 @@ class Claim:
             "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
             "figure": self.figure.title if self.figure else "",
         }
+
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import card
+
+        return card(self.describe())
 
     def quantity(self, name: str) -> Quantity:
         """The quantity called `name`; KeyError if there is none."""
@@ -694,10 +704,10 @@ def _completed(claim: Claim, spec: Curves) -> Curves:
     }
     if not series and spec.limit_label == Curves.limit_label:
         changes["limit_label"] = "theory"
-    if series and spec.series_label == Curves.series_label:
-        changes["series_label"] = f"{series} = {{value}}"
-    if panel and spec.panel_label == Curves.panel_label:
-        changes["panel_label"] = f"{panel} = {{value}}"
+    for name, label in ((series, "series_label"), (panel, "panel_label")):
+        # A number needs its name beside it; a choice speaks for itself.
+        if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
+            changes[label] = f"{name} = {{value}}"
     return dataclasses.replace(spec, **changes)
 
 

@@ -96,7 +96,7 @@ def claim(id: str) -> Claim:
         _load_installed(family)
     if id in _brought:
         return _brought[id][0]
-    near = suggest(id, (*table, *_brought))
+    near = suggest(id, (*table, *_brought, *FAMILIES))
     raise UnknownClaimError(f"unknown claim '{id}'{near or ';'} `jaxprompt list` shows all")
 
 

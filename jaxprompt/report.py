@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import functools
-import html
 import json
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +17,7 @@ from typing import Any
 from jaxprompt import plot, store
 from jaxprompt.engine import Claim, Verdict, plain
 from jaxprompt.errors import UnknownClaimError, UsageError
+from jaxprompt.markup import deviation, markup, number, parameters, surprise
 from jaxprompt.registry import FAMILIES, origin
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.tables import FigureTables
@@ -155,7 +153,7 @@ def write_html(folder: Path) -> Path:
         undefined=jinja2.StrictUndefined,
     )
     env.filters.update(
-        number=_number, parameters=_parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
+        number=number, parameters=parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
     )
     found = [entry["status"] for entry in report["claims"]]
     page = env.get_template("report.html.jinja").render(
@@ -174,9 +172,9 @@ _MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?", "failed": "
 
 def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
-    image = base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else ""
+    png = figure.read_bytes() if figure.is_file() else b""
     card = _card(entry)
-    rows = sorted(entry["rows"], key=lambda r: (r["p_value"] is None, r["p_value"] or 0.0))
+    rows = sorted(entry["rows"], key=surprise)
     common = _common([row["parameters"] for row in entry["rows"]])
     wrong = {f["name"]: f["what"] for f in card.get("falsifiers", ())}
     command = ["jaxprompt", "check", entry["id"]]
@@ -190,7 +188,8 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "common": common,
         "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
         "claim": card,
-        "image": image,
+        "image": base64.b64encode(png).decode(),
+        "size": _size(png) if png else (),
         "alt": _alt(card, entry["rows"], rows[0] if rows else None),
         "worst": rows[0] if rows else None,
         "statement": markup(card.get("statement", "")),
@@ -213,22 +212,18 @@ def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # a report may outlive a claim
 
 
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+    return round(width / plot.SCALE), round(height / plot.SCALE)
+
+
 def _alt(card: Mapping[str, Any], rows: Sequence[Any], worst: Mapping[str, Any] | None) -> str:
     """A figure in words: what it shows, and what there is to see."""
     agreeing = sum(row["verdict"] == "confirmed" for row in rows)
     text = f"{card.get('figure') or card.get('title', '')}. Predicted values as lines, measured "
     text += f"values as points; {agreeing} of {len(rows)} comparisons confirm the prediction"
     return f"{text}, the farthest with {deviation(worst)}." if worst else f"{text}."
-
-
-def deviation(row: Mapping[str, Any]) -> str:
-    """How far a row's measured value lies from the predicted one, in words."""
-    value = row["statistic"]
-    if row["stderr"] or row["predicted_stderr"]:
-        return "no number" if value is None else f"z = {value:+.3g}".replace("-", "\N{MINUS SIGN}")
-    if value is None:  # infinite: nothing was allowed
-        return "a difference where none is allowed"
-    return "no difference" if value == 0 else f"{value:.2g} times the tolerance"
 
 
 def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -241,60 +236,6 @@ def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in common}
-
-
-def markup(text: str) -> Any:
-    """A statement's markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
-
-    Everything else is escaped.
-    """
-    import markupsafe
-
-    paragraphs = re.split(r"\n\s*\n", text.strip())
-    return markupsafe.Markup("".join(f"<p>{_inline(p)}</p>" for p in paragraphs if p.strip()))
-
-
-def _inline(text: str) -> str:
-    parts = re.split(r"(\$\$.+?\$\$|\$.+?\$|`.+?`)", text, flags=re.DOTALL)
-    return "".join(_part(part) for part in parts)
-
-
-def _part(part: str) -> str:
-    if part.startswith("$$"):
-        return _mathml(part[2:-2].strip(), "block")
-    if part.startswith("$") and len(part) > 1:
-        return _mathml(part[1:-1].strip(), "inline")
-    if part.startswith("`") and len(part) > 1:
-        return f"<code>{html.escape(part[1:-1])}</code>"
-    return html.escape(part)
-
-
-@functools.lru_cache(maxsize=1024)
-def _mathml(latex: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    # The converter escapes < and & in formulas but not in texts within them.
-    safe = re.sub(r"(\\text\{)([^{}]*)", lambda m: m[1] + html.escape(m[2], quote=False), latex)
-    return convert(safe, display=display)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
-    return str(value)
-
-
-def _parameters(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        text = "[" + ", ".join(map(_short, value)) + "]"
-        return text if len(text) <= 48 else text[:47] + "…"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _write(path: Path, text: str) -> None:
