@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # XLA runs factorisations of a batch side by side; threads inside each would only compete.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: verify test test-all lint types figures bench lock clean
+.PHONY: verify test test-all lint types figures docs bench lock clean
 
 verify: $(READY)  ## environment if needed, then the main job: check every claim
 	$(BIN)/jaxprompt check --profile quick --out $(OUT)
@@ -28,6 +28,11 @@ types: $(READY)
 
 figures: $(READY)  ## the committed figures, from new simulations with seed 0
 	$(BIN)/jaxprompt figure --out figures
+
+docs: $(READY)  ## the documentation site, into site/ (opens from the disk)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --quiet
+	@echo open site/index.html
 
 bench: $(READY)
 	$(BIN)/python benchmarks/error_curve.py
@@ -50,4 +55,4 @@ lock:  ## renew requirements.lock (needs uv)
 	  --quiet --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) $(OUT) .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OUT) site .pytest_cache .ruff_cache

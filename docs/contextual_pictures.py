@@ -20,11 +20,13 @@ from matplotlib.figure import Figure
 
 import jaxprompt as jp
 from jaxprompt import attention, stats
-from jaxprompt.contextual import convex_head, training
+from jaxprompt.contextual import training
 from jaxprompt.contextual.ceilings import CEILINGS
 from jaxprompt.contextual.context_gain import breakdown_gain
+from jaxprompt.contextual.data import row_stream
+from jaxprompt.contextual.features import feature_law
 from jaxprompt.contextual.models import MODELS
-from jaxprompt.contextual.prompt_error import feature_law, ridge_limit
+from jaxprompt.contextual.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
 
 COLOURS = dict(zip(MODELS, ("#0072B2", "#009E73", "#000000", "#CC79A7", "#D55E00"), strict=True))
@@ -287,7 +289,7 @@ def separable_share(setting: Setting, dim: int, samples: int, trials: int) -> fl
     """Share of training sets that a linear program finds separable."""
     from scipy import optimize
 
-    rows = convex_head.row_stream(setting, dim, 0, trials * samples, jax.random.key(5))
+    rows = row_stream(setting, dim, 0, trials * samples, jax.random.key(5))
     found = [
         optimize.linprog(np.zeros(dim), -part, -np.ones(samples), bounds=(None, None)).status == 0
         for part in rows.reshape(trials, samples, dim).astype(np.float64)

@@ -13,37 +13,65 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxprompt.engine import Claim, Falsifier, Relation, Verdict
-    from jaxprompt.registry import claim, claims
+    from jaxprompt.engine import (
+        Agreement,
+        Claim,
+        Curves,
+        Design,
+        Falsifier,
+        Quantity,
+        Relation,
+        Verdict,
+    )
+    from jaxprompt.notebook import draw
+    from jaxprompt.parameters import Parameter
+    from jaxprompt.registry import claim, claims, load_claims
     from jaxprompt.stats import Estimate, Status
     from jaxprompt.store import load
+    from jaxprompt.trials import per_trial
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Agreement": "engine",
     "Claim": "engine",
+    "Curves": "engine",
+    "Design": "engine",
     "Falsifier": "engine",
+    "Quantity": "engine",
     "Relation": "engine",
     "Verdict": "engine",
+    "Parameter": "parameters",
     "Estimate": "stats",
     "Status": "stats",
     "claim": "registry",
     "claims": "registry",
+    "load_claims": "registry",
+    "draw": "notebook",
     "load": "store",
+    "per_trial": "trials",
 }
 _MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
 
 __all__ = [
+    "Agreement",
     "Claim",
+    "Curves",
+    "Design",
     "Estimate",
     "Falsifier",
+    "Parameter",
+    "Quantity",
     "Relation",
     "Status",
     "Verdict",
     "__version__",
     "claim",
     "claims",
+    "draw",
     "load",
+    "load_claims",
+    "per_trial",
 ]
 
 

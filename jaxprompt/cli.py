@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -22,18 +25,34 @@ from jaxprompt import cache
 from jaxprompt.errors import JaxpromptError, UsageError
 
 if TYPE_CHECKING:
-    from jaxprompt.engine import Verdict
+    from jaxprompt.engine import Claim, Verdict
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_EVERY = "default: every claim of jaxprompt's own"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors in one line, exit code 2."""
+    """Errors in one line that name the nearest word, exit code 2; help that keeps its lines."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see `{self.prog} --help`")
+        from jaxprompt.errors import suggest
+
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found:
+            message = message[: found.start(2) - 14] + suggest(
+                found[1], re.findall(r"[\w-]+", found[2]), most=1
+            )
+        raise UsageError(f"{message}; see `{self.prog} --help`".replace("?;", "?"))
+
+    @property
+    def flags(self) -> list[str]:
+        """Every option this parser knows, in its long form."""
+        return [n for a in self._actions for n in a.option_strings if n.startswith("--")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,11 +61,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     # It has to be said before NumPy and SciPy load, and what the user set stays.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
-        options = _parser().parse_args(argv)
+        options = _parse(argv)
         if hasattr(options, "no_cache"):  # a command that compiles
             if options.no_cache:
                 os.environ[cache.VARIABLE] = ""
             cache.keep_compiled()
+        _load_claims(getattr(options, "claims", ()))
         return options.run(options)
     except JaxpromptError as error:
         print(f"jaxprompt: {' '.join(str(error).split())}", file=sys.stderr)
@@ -56,35 +76,103 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    from jaxprompt.errors import suggest
+
+    options, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        word, parser = unknown[0], options.parser
+        near = suggest(word, parser.flags, most=1) if word.startswith("-") else ""
+        raise UsageError(f"unknown argument '{word}'{near or ';'} see `{parser.prog} --help`")
+    return options
+
+
+_EXAMPLES = {
+    "list": """\
+  jaxprompt list                             every claim of jaxprompt's own
+  jaxprompt list --family prefix             one family
+  jaxprompt list my_claims.py                the claims in a file of yours""",
+    "show": """\
+  jaxprompt show contextual.prompt_error     statement, derivation, parameters, falsifiers
+  jaxprompt show my_claims.py                the same for a file of yours""",
+    "check": """\
+  jaxprompt check                            every claim: the main job
+  jaxprompt check --out out                  and leave a report, figures and data in out/
+  jaxprompt check universal.sphere_limit prefix
+                                             one claim and one family
+  jaxprompt check contextual --falsify       also judge the wrong variants: each must be refuted
+  jaxprompt check my_claims.py --profile full --seed 1
+
+exit code: 0 all confirmed · 1 something refuted · 2 wrong usage or bad input ·
+3 something inconclusive or failed; with --falsify: 0 when every falsifier is refuted""",
+    "sweep": """\
+  jaxprompt sweep examples/ratio.toml        into the folder ratio/
+  jaxprompt sweep examples/ratio.toml --resume
+                                             go on where it stopped
+  jaxprompt sweep examples/ratio.toml --out big --workers 4
+  jaxprompt sweep mine.toml --claims my_claims.py""",
+    "figure": """\
+  jaxprompt figure contextual.prompt_error --out pictures
+  jaxprompt figure --from out --out pictures redraw what a check stored in out/""",
+    "report": """\
+  jaxprompt report out                       rebuild out/report.html from what out/ holds""",
+    "doctor": """\
+  jaxprompt doctor                           is everything here that jaxprompt needs?
+  jaxprompt doctor --json""",
+    "completion": """\
+  jaxprompt completion bash > ~/.local/share/bash-completion/completions/jaxprompt
+  jaxprompt completion zsh > ~/.jaxprompt.zsh    and in ~/.zshrc: source ~/.jaxprompt.zsh
+  jaxprompt completion fish > ~/.config/fish/completions/jaxprompt.fish""",
+}
+
+
+def _parser() -> _Parser:
     parser = _Parser(
         prog="jaxprompt",
         description="Check the theory of prompts, soft prompts and prefixes by numbers.",
-        epilog="examples: jaxprompt check --out out · jaxprompt show contextual.prompt_error",
+        epilog="""\
+examples:
+  jaxprompt list                             what can be checked
+  jaxprompt show contextual.prompt_error     what one claim says
+  jaxprompt check universal.sphere_limit     check it (seconds)
+  jaxprompt check --out out                  check everything (minutes); open out/report.html
+  jaxprompt check my_claims.py               check a theory of yours
+
+`jaxprompt COMMAND --help` has examples for each command.""",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
-    def command(name: str, run: Callable[[Any], int], help: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=help)
-        sub.set_defaults(run=run)
+    def command(name: str, run: Callable[[Any], int], help: str) -> _Parser:
+        epilog = f"examples:\n{_EXAMPLES[name]}"
+        sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
+        sub.set_defaults(run=run, parser=sub)
         return sub
 
+    def own(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--claims",
+            action="append",
+            default=[],
+            metavar="FILE.py",
+            help="run this file and make its claims known, beside jaxprompt's own",
+        )
+
+    def as_json(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--json", action="store_true", help="print the result as JSON")
+
     listing = command("list", _list, "List the claims.")
+    listing.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help="only these")
     listing.add_argument("--family", help="only this family")
-    listing.add_argument("--json", action="store_true", help="print JSON")
 
     show = command("show", _show, "Show one claim: statement, parameters, quantities, falsifiers.")
-    show.add_argument("id", metavar="ID")
-    show.add_argument("--json", action="store_true", help="print JSON")
+    show.add_argument("id", metavar="ID|FILE.py")
 
     check = command("check", _check, "Check claims: simulate, compare with theory, judge.")
-    check.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
+    check.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
     check.add_argument("--profile", default="quick", help="quick (default) or full")
-    check.add_argument("--seed", type=_seed, default=0, metavar="N")
+    check.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     check.add_argument("--out", type=Path, metavar="DIR", help="write report, figures and data")
-    check.add_argument("--json", action="store_true", help="print the verdicts as JSON")
     check.add_argument("--falsify", action="store_true", help="run the falsifiers too")
-    _cache_option(check)
 
     sweep = command("sweep", _sweep, "Run a claim over a grid of parameters.")
     sweep.add_argument("file", type=Path, metavar="FILE.toml")
@@ -93,16 +181,27 @@ def _parser() -> argparse.ArgumentParser:
     where = sweep.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="worker processes")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler")
-    _cache_option(sweep)
 
     figure = command("figure", _figure, "Draw the claims' figures.")
-    figure.add_argument("names", nargs="*", metavar="ID|FAMILY", help="default: every claim")
-    figure.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR")
+    figure.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
+    figure.add_argument(
+        "--out", type=Path, default=Path("figures"), metavar="DIR", help="default: figures"
+    )
     figure.add_argument("--from", type=Path, dest="source", metavar="DIR", help="redraw from a run")
-    _cache_option(figure)
 
     report = command("report", _report, "Rebuild a run's report from what it stored.")
     report.add_argument("folder", type=Path, metavar="DIR")
+
+    doctor = command("doctor", _doctor, "Say what is installed, what works, and what is missing.")
+    for sub in (listing, show, check, sweep, figure):
+        own(sub)
+    for sub in (check, sweep, figure):
+        _cache_option(sub)
+    for sub in (listing, show, check, sweep, figure, report, doctor):
+        as_json(sub)
+
+    completion = command("completion", _completion, "Print a script that completes commands.")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     return parser
 
 
@@ -126,30 +225,53 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _load_claims(files: Sequence[str]) -> None:
+    """Run the user's files of claims; also the first thing a worker process does."""
+    if files:
+        from jaxprompt.registry import load_claims
+
+        for file in files:
+            load_claims(file)
+
+
 # --- list and show ---
 
 
 def _list(options: argparse.Namespace) -> int:
-    from jaxprompt.registry import claims
+    from jaxprompt.registry import claims, installed, select
 
-    found = claims(options.family)
+    if options.family and options.names:
+        raise UsageError(f"--family '{options.family}': give it or names, not both; drop one")
+    names = [*options.names, *(() if options.family else options.claims)]
+    found = select(names) if names else claims(options.family)
     if options.json:
         print(json.dumps([{"id": c.id, "relation": c.relation, "title": c.title} for c in found]))
         return 0
-    table = _table("claim", "relation", "title")
-    for entry in found:
-        table.add_row(entry.id, entry.relation.value, entry.title)
-    _console().print(table)
+    rows = [(entry.id, entry.relation.value, entry.title) for entry in found]
+    _print_table(("claim", "relation", "title"), rows, spare=("relation",))
+    if not names and not options.family and installed():
+        families = ", ".join(installed())
+        print(f"brought by installed packages: {families}; `jaxprompt list --family` shows one")
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from jaxprompt.registry import claim
+    from jaxprompt.registry import claim, load_claims
 
-    entry = claim(options.id)
+    file = options.id.endswith(".py")
+    entries = load_claims(options.id) if file else (claim(options.id),)
     if options.json:
-        print(json.dumps(entry.describe(), ensure_ascii=False))
+        cards = [entry.describe() for entry in entries]
+        print(json.dumps(cards if file else cards[0], ensure_ascii=False))
         return 0
+    for place, entry in enumerate(entries):
+        if place:
+            print()
+        _show_one(entry)
+    return 0
+
+
+def _show_one(entry: Claim) -> None:
     console = _console()
     console.print(f"{entry.id}: {entry.title}", style="bold", highlight=False, soft_wrap=True)
     console.print(f"relation: {entry.relation.value} · source: {entry.source}", highlight=False)
@@ -163,14 +285,11 @@ def _show(options: argparse.Namespace) -> int:
         ("quantities", ("name", "meaning", "tolerance")),
         ("falsifiers", ("name", "what")),
     ):
-        table = _table(*columns)
-        for item in described[title]:
-            table.add_row(*(str(item[column]) for column in columns))
         console.print(f"\n{title}", style="bold")
-        console.print(table)
+        rows = [tuple(str(item[column]) for column in columns) for item in described[title]]
+        _print_table(columns, rows)
     if entry.broadcasts:
         console.print(f"predict takes arrays for: {entry.broadcasts}", highlight=False)
-    return 0
 
 
 # --- check ---
@@ -190,7 +309,7 @@ def _check(options: argparse.Namespace) -> int:
             f"--profile '{options.profile}': must be quick or full; choose one of the two"
             f"{suggest(options.profile, PROFILES)}"
         )
-    chosen = select(options.names)
+    chosen = select(options.names or options.claims)
     if options.out:
         writable(options.out)
     verdicts: list[Verdict] = []
@@ -225,16 +344,13 @@ def _check(options: argparse.Namespace) -> int:
         print(f"report: {page}", file=sys.stderr)
     if options.json:
         entries = [
-            {**v.to_dict(), "falsifiers": _falsifiers(falsified.get(v.id))} for v in verdicts
+            {**v.to_dict(), "falsifiers": report.describe_falsifiers(falsified.get(v.id, {}))}
+            for v in verdicts
         ]
         print(json.dumps({"schema": report.SCHEMA, **known, "claims": entries}, ensure_ascii=False))
     else:
         _print_summary(verdicts)
     return _falsify_code(verdicts, falsified) if options.falsify else _check_code(verdicts)
-
-
-def _falsifiers(found: dict[str, Verdict] | None) -> list[dict[str, str]]:
-    return [{"name": name, "status": v.status.value} for name, v in (found or {}).items()]
 
 
 def _check_code(verdicts: Sequence[Verdict]) -> int:
@@ -250,8 +366,7 @@ def _falsify_code(verdicts: Sequence[Verdict], falsified: dict[str, dict[str, Ve
 def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet: bool) -> None:
     stream = sys.stderr if quiet else sys.stdout
     console = _console(stream)
-    worst = verdict.worst
-    row = f"worst {worst.quantity} z={worst.statistic:+.3g}" if worst else "no row"
+    row = f"worst {_told(verdict)}" if verdict.rows else "no row"
     console.print(
         f"{verdict.status.value:<12} {verdict.id:<32} {row}, {verdict.seconds:.1f} s",
         style=_COLOURS[verdict.status.value],
@@ -263,11 +378,21 @@ def _print_verdict(verdict: Verdict, falsified: dict[str, Verdict] | None, quiet
     for name, wrong in (falsified or {}).items():
         count = sum(r.verdict == "refuted" for r in wrong.rows)
         console.print(
-            f"  falsifier {name:<24} {wrong.status.value} by {count} of {len(wrong.rows)} rows",
+            f"  falsifier {name:<24} {wrong.status.value} by {count} of {len(wrong.rows)} rows"
+            + (f", {_told(wrong)}" if count else ""),
             style="" if wrong.status.value == "refuted" else "bold",
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _told(verdict: Verdict) -> str:
+    """The row that decided, and how far it lies from the prediction."""
+    from jaxprompt.engine import plain
+    from jaxprompt.report import deviation
+
+    worst = verdict.worst
+    return f"{worst.quantity}: {deviation(plain(dataclasses.asdict(worst)))}" if worst else ""
 
 
 _COLOURS = {
@@ -279,9 +404,9 @@ _COLOURS = {
 
 
 def _print_summary(verdicts: Sequence[Verdict]) -> None:
-    table = _table("claim", "relation", "status", "rows", "false alarm", "detectable", "time")
-    for v in verdicts:
-        table.add_row(
+    columns = ("claim", "relation", "status", "rows", "false alarm", "detectable", "time")
+    rows = [
+        (
             v.id,
             v.relation.value,
             v.status.value,
@@ -290,7 +415,9 @@ def _print_summary(verdicts: Sequence[Verdict]) -> None:
             f"{v.detectable:.2g}",
             f"{v.seconds:.1f} s",
         )
-    _console().print(table)
+        for v in verdicts
+    ]
+    _print_table(columns, rows, spare=("false alarm", "relation", "rows", "detectable"))
 
 
 # --- sweep, figure, report ---
@@ -328,7 +455,11 @@ def _sweep(options: argparse.Namespace) -> int:
     for status in result.dataset["status"].values.ravel():
         counts[str(status)] = counts.get(str(status), 0) + 1
     found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    print(f"{sum(counts.values())} cells: {found}; open with jaxprompt.load({str(out)!r})")
+    if options.json:
+        summary = {"out": str(out), "cells": sum(counts.values()), "status": counts}
+        print(json.dumps({**summary, "errors": result.errors}, ensure_ascii=False))
+    else:
+        print(f"{sum(counts.values())} cells: {found}; open with jaxprompt.load({str(out)!r})")
     if result.errors:
         print(f"jaxprompt: {sweeps.report_failures(result)}", file=sys.stderr)
     return 1 if "refuted" in counts else 3 if set(counts) - {"confirmed"} else 0
@@ -336,6 +467,8 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _resume(options: argparse.Namespace, out: Path) -> str:
     command = ["jaxprompt", "sweep", str(options.file), "--out", str(out), "--resume"]
+    for file in options.claims:
+        command += ["--claims", str(file)]
     for name in ("workers", "scheduler"):
         if getattr(options, name):
             command += [f"--{name}", str(getattr(options, name))]
@@ -347,7 +480,8 @@ def _executor(options: argparse.Namespace) -> Iterator[Any]:
     if options.workers:
         from jaxprompt.sweep import process_pool
 
-        with process_pool(options.workers) as pool:
+        prepare = functools.partial(_load_claims, options.claims)
+        with process_pool(options.workers, prepare) as pool:
             yield pool
     elif options.scheduler:
         try:
@@ -362,6 +496,9 @@ def _executor(options: argparse.Namespace) -> Iterator[Any]:
             raise UsageError(
                 f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); start one"
             ) from None
+        if options.claims:  # on the workers of now and of later, at the same path
+            files = [str(Path(file).resolve()) for file in options.claims]
+            client.register_worker_callbacks(functools.partial(_load_claims, files))
         with client:
             yield client
     else:
@@ -370,12 +507,12 @@ def _executor(options: argparse.Namespace) -> Iterator[Any]:
 
 def _figure(options: argparse.Namespace) -> int:
     from jaxprompt import report
-    from jaxprompt.engine import Agreement, Regions, as_key
+    from jaxprompt.engine import as_key
     from jaxprompt.registry import select
     from jaxprompt.store import writable
-    from jaxprompt.tables import figure_tables
+    from jaxprompt.tables import figure_tables, shows_check
 
-    chosen = [c for c in select(options.names) if c.figure is not None]
+    chosen = [c for c in select(options.names or options.claims) if c.figure is not None]
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
     if options.source is not None:
@@ -386,14 +523,19 @@ def _figure(options: argparse.Namespace) -> int:
     if options.source is None:
         for entry in chosen:
             with _progress(entry.id) as progress:
-                agreement = isinstance(entry.figure, Agreement | Regions)
-                verdict = entry.check("quick", 0, progress=progress) if agreement else None
+                shown = shows_check(entry)
+                verdict = entry.check("quick", 0, progress=progress) if shown else None
                 tables = figure_tables(entry, verdict, as_key(0), progress)
                 assert tables is not None  # claims without a figure are not chosen
                 report.write_data(options.out, entry, tables)
-    for path in report.draw_figures(options.source or options.out, chosen, options.out):
-        print(path)
+    paths = report.draw_figures(options.source or options.out, chosen, options.out)
+    _print_paths(paths, options.json)
     return 0
+
+
+def _print_paths(paths: Sequence[Path], as_json: bool) -> None:
+    names = [str(path) for path in paths]
+    print(json.dumps({"files": names}) if as_json else "\n".join(names))
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -402,7 +544,30 @@ def _report(options: argparse.Namespace) -> int:
 
     report.read_report(options.folder)
     report.draw_figures(options.folder, claims(), options.folder / "figures")
-    print(report.write_html(options.folder))
+    _print_paths([report.write_html(options.folder)], options.json)
+    return 0
+
+
+# --- doctor and completion ---
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from jaxprompt.doctor import examine
+
+    findings = examine()
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings], ensure_ascii=False))
+    else:
+        rows = [(f.what, f.state, f.found, f.remedy) for f in findings]
+        _print_table(("what", "state", "found", "what to do"), rows)
+    return 3 if any(finding.state == "problem" for finding in findings) else 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from jaxprompt.completion import script
+    from jaxprompt.registry import FAMILIES, claims
+
+    print(script(options.shell, _parser(), (*FAMILIES, *(c.id for c in claims()))))
     return 0
 
 
@@ -414,16 +579,33 @@ def _console(stream: Any = None) -> Any:
 
     stream = stream or sys.stdout
     # A pipe or a file has no width: give tables room rather than fold them at 80 columns.
-    return Console(file=stream, width=None if stream.isatty() else 140)
+    known = stream.isatty() or os.environ.get("COLUMNS")
+    return Console(file=stream, width=None if known else 140)
 
 
-def _table(*columns: str) -> Any:
+def _print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, spare: Sequence[str] = ()
+) -> None:
+    """Print a table that fits: columns in `spare` go, in that order, before any cell is folded."""
+    console = _console()
+    shown, left = list(columns), list(spare)
+    table = _table(columns, rows, shown)
+    while left and console.measure(table).maximum > console.width:
+        shown.remove(left.pop(0))
+        table = _table(columns, rows, shown)
+    console.print(table)
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequence[str]) -> Any:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
+    for column in shown:
         table.add_column(column, overflow="fold")
+    for row in rows:  # as texts: brackets in a cell are no markup
+        table.add_row(*(Text(row[columns.index(column)]) for column in shown))
     return table
 
 

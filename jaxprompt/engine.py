@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import inspect
 import itertools
 import json
@@ -99,6 +100,16 @@ class Falsifier:
     what: str
     predict: Predictor
 
+    @classmethod
+    def scaled(cls, name: str, closed_form: Predictor, factor: float) -> Falsifier:
+        """The closed form with every number multiplied by `factor`."""
+
+        @functools.wraps(closed_form)
+        def predict(**params: Any) -> Prediction:
+            return {n: factor * value for n, value in closed_form(**params).items()}
+
+        return cls(name, f"every prediction multiplied by {factor:g}", predict)
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -134,33 +145,37 @@ class Design:
 class ExtraLine:
     """A line that belongs to a figure but to no value of its series.
 
-    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters.
+    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters; it
+    is called at the abscissas `at`, by default those of the closed form.
     """
 
     label: str
     function: Callable[..., float]
+    at: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Curves:
     """What a claim's figure shows, as data: lines from the closed form, points from simulation.
 
-    `design` holds the runs measured for the figure alone; the closed form is drawn at the
-    abscissae `lines`, for every combination of the other parameters in `design`. `x` and `series`
-    and `panel` name parameters, `y` a quantity: one curve for each value of `series`, one panel
-    for each of `panel`. When `series` is the claim's size parameter the limit has one line,
-    labelled `limit_label`. `marks` maps quantities of the closed form, drawn as vertical lines at
-    their value, to labels. Labels are formats of ``{value}``.
+    `design` holds the runs measured for the figure alone; without it the figure shows what the
+    check measured. The closed form is drawn at the abscissae `lines` (default: along the range of
+    `x` in the quick design), for every combination of the other parameters in `design`. `x` and
+    `series` and `panel` name parameters, `y` a quantity: one curve for each value of `series`
+    (default: the claim's size parameter), one panel for each of `panel`. When `series` is the
+    claim's size parameter the limit has one line, labelled `limit_label`. `marks` maps quantities
+    of the closed form, drawn as vertical lines at their value, to labels. Labels are formats of
+    ``{value}``; the title and the axes' labels default to the claim's own words.
     """
 
     x: str
     y: str
-    design: Design
-    lines: tuple[float, ...]
-    title: str
-    x_label: str
-    y_label: str
-    series: str
+    design: Design | None = None
+    lines: tuple[float, ...] = ()
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    series: str = ""
     series_label: str = "{value}"
     panel: str = ""
     panel_label: str = "{value}"
@@ -240,6 +255,11 @@ class Verdict:
         fields["rows"] = [dataclasses.asdict(row) for row in self.rows]
         return plain(fields)
 
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import verdict_page
+
+        return verdict_page(self.to_dict())
+
     @property
     def worst(self) -> Row | None:
         """The row that decided: the first with the verdict's status, by smallest p-value."""
@@ -295,6 +315,8 @@ class Claim:
             raise ValueError(f"claim {self.id}: falsifiers need distinct names")
         if self.relation is Relation.ASYMPTOTIC and not self.size and self.compare is None:
             raise ValueError(f"claim {self.id}: an asymptotic claim names its `size` parameter")
+        if isinstance(self.figure, Curves):
+            object.__setattr__(self, "figure", _completed(self, self.figure))
 
     @property
     def family(self) -> str:
@@ -332,7 +354,13 @@ class Claim:
                 for q in self.quantities
             ],
             "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
+            "figure": self.figure.title if self.figure else "",
         }
+
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import card
+
+        return card(self.describe())
 
     def quantity(self, name: str) -> Quantity:
         """The quantity called `name`; KeyError if there is none."""
@@ -410,9 +438,20 @@ class Claim:
                 raise JaxpromptError(
                     f"{self.id}: predict cannot run under jit or vmap; call it on numbers or arrays"
                 )
-            return dict(closed_form(**values))
+            return dict(closed_form(**self._taken(closed_form, values)))
         with jax.enable_x64(True):
-            return {name: _as_number(value) for name, value in closed_form(**values).items()}
+            found = closed_form(**self._taken(closed_form, values))
+            return {name: _as_number(value) for name, value in found.items()}
+
+    def _taken(self, closed_form: Predictor, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """`values` without those only a simulation needs, unless `closed_form` takes them."""
+        if all(p.name not in values for p in self.parameters if p.simulate_only):
+            return values
+        taken = inspect.signature(closed_form).parameters
+        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
+            return values
+        spare = {p.name for p in self.parameters if p.simulate_only and p.name not in taken}
+        return {name: value for name, value in values.items() if name not in spare}
 
     # --- the comparison --------------------------------------------------------------------------
 
@@ -636,6 +675,70 @@ COMPARE: dict[Relation, Callable[[Claim, Sequence[Cell], Predictor], list[Compar
 
 
 # --- helpers ---
+
+
+def _completed(claim: Claim, spec: Curves) -> Curves:
+    """`spec` with what it leaves out taken from the claim; refuses names the claim lacks."""
+    known = {p.name: p for p in (*claim.accepted, *claim.parameters)}
+    quantities = {q.name: q for q in claim.quantities}
+    for what, name, names in (
+        ("x", spec.x, known),
+        ("series", spec.series, known),
+        ("panel", spec.panel, known),
+        ("y", spec.y, quantities),
+    ):
+        if name not in names and (name or what in ("x", "y")):
+            raise ValueError(
+                f"claim {claim.id}: the figure's {what} = {name!r} must be one of "
+                f"{', '.join(names)}{suggest(name, names, most=1)}"
+            )
+    x, y = known[spec.x], quantities[spec.y]
+    series, panel = _curves_and_panels(claim, spec)
+    changes: dict[str, Any] = {
+        "lines": spec.lines or _abscissae(claim, spec, x.kind == "integer"),
+        "title": spec.title or claim.title,
+        "x_label": spec.x_label or x.meaning + (f", ${x.symbol}$" if x.symbol else ""),
+        "y_label": spec.y_label or y.meaning,
+        "series": series,
+        "panel": panel,
+    }
+    if not series and spec.limit_label == Curves.limit_label:
+        changes["limit_label"] = "theory"
+    for name, label in ((series, "series_label"), (panel, "panel_label")):
+        # A number needs its name beside it; a choice speaks for itself.
+        if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
+            changes[label] = f"{name} = {{value}}"
+    return dataclasses.replace(spec, **changes)
+
+
+def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:
+    """`series` and `panel`, where a figure of the check leaves them out: what else varies there."""
+    if spec.design is not None or (spec.series and spec.panel):
+        return spec.series, spec.panel
+    runs = claim.designs["quick"].runs
+    seen = {name: {canonical({"": run.get(name)}) for run in runs} for run in runs for name in run}
+    several = [n for n, found in seen.items() if len(found) > 1 or np.ndim(runs[0].get(n, 0)) == 1]
+    free = [n for n in several if n not in ("trials", spec.x, spec.series, spec.panel)]
+    series = spec.series
+    if not series and claim.size in free:
+        series = claim.size
+        free.remove(series)
+    series = series or (free.pop(0) if free else "")
+    panel = spec.panel or (free.pop(0) if free else "")
+    if free:
+        raise ValueError(
+            f"claim {claim.id}: the figure tells {', '.join(free)} not apart: give it a design "
+            "in which they do not vary"
+        )
+    return series, panel
+
+
+def _abscissae(claim: Claim, spec: Curves, whole: bool) -> tuple[float, ...]:
+    design = spec.design or claim.designs["quick"]
+    places = [float(v) for run in design.runs for v in np.ravel(run[spec.x])]
+    spaced = np.geomspace if spec.log_x else np.linspace
+    found = spaced(min(places), max(places), 81)
+    return tuple(float(v) for v in (np.unique(np.round(found)) if whole else found))
 
 
 def as_key(key: jax.Array | int) -> jax.Array:

@@ -6,6 +6,7 @@ and marker, so they stay apart for colour-blind readers and in grey.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import textwrap
@@ -25,36 +26,34 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "save"]
 
-# Okabe and Ito's palette, ordered from dark to light so that grey prints keep the order.
-_COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.4,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.5,
-    "axes.axisbelow": True,
-    "svg.hashsalt": "jaxprompt",
-    "svg.fonttype": "path",
-    "figure.dpi": 100,
-    "savefig.dpi": 160,
-    "font.family": "DejaVu Sans",
-    "mathtext.fontset": "dejavusans",
-}
+SCALE = 2
+"""Pixels of a PNG for each hundredth of an inch (`savefig.dpi` of the style over 100)."""
+
+_WIDTH = 7.0
+"""Inches a figure may take: a page's text."""
+
+
+@functools.cache
+def _style() -> dict[Any, Any]:
+    """The package's style file, ``figures.mplstyle``."""
+    import matplotlib as mpl
+
+    path = Path(__file__).with_name("figures.mplstyle")
+    return dict(mpl.rc_params_from_file(path, use_default_template=False))
+
+
+def _colour(place: int) -> str:
+    colours = _style()["axes.prop_cycle"].by_key()["color"]
+    return colours[place % len(colours)]
 
 
 def draw(claim: Claim, tables: FigureTables) -> Figure:
     """The claim's figure; the caller saves it with :func:`save`."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_style()):
         if isinstance(claim.figure, Agreement):
             return _draw_agreement(claim.figure, tables.points)
         if isinstance(claim.figure, Curves):
@@ -73,7 +72,7 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = folder / (name + suffix)
         part = path.with_name(path.name + ".part")
-        with mpl.rc_context(_STYLE):
+        with mpl.rc_context(_style()):
             figure.savefig(part, format=suffix[1:], metadata=metadata)
         part.replace(path)
         paths.append(path)
@@ -81,22 +80,32 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def _new_figure(
-    columns: int, width: float, height: float, *, share: bool = True
+    panels: int, width: float, height: float, *, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` × `height` inches for each row of at most three panels."""
     # No pyplot: it keeps every figure alive and picks a backend for the process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    rows = -(-panels // 3)
+    columns = -(-panels // rows)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, columns, squeeze=False, sharey=share)[0]
-    return figure, list(axes)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share).ravel())
+    for spare in axes[panels:]:
+        spare.set_visible(False)
+    return figure, axes[:panels]
+
+
+def _left(figure: Figure, axes: Sequence[Axes]) -> list[Axes]:
+    """The first panel of each row."""
+    rows = -(-len(axes) // 3)
+    return list(axes[:: -(-len(axes) // rows)])
 
 
 def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    width = 3.3 * len(panels) + (2.2 if len(panels) > 1 else 3.7)
-    figure, axes = _new_figure(len(panels), width, 3.8)
+    figure, axes = _new_figure(len(panels), 5.2 if len(panels) == 1 else _WIDTH, 3.0)
     series = _distinct(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
         for place, value in enumerate(series):
@@ -107,10 +116,18 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
             _draw_points(axis, points, place, "" if lines else label)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
         _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
-    axes[0].set_ylabel(spec.y_label)
+    for axis in _left(figure, axes):
+        axis.set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-    _frame(figure, spec.title, _caption(spec, tables.points))
+    if len(panels) == 1:
+        figure.legend(handles, labels, loc="outside right center")
+        _frame(figure, spec.title, _caption(spec, tables.points))
+    else:
+        columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
+        rows = -(-len(labels) // columns)
+        room = _frame(figure, spec.title, _caption(spec, tables.points), rows=rows)
+        place = {"loc": "lower center", "bbox_to_anchor": (0.5, room)}
+        figure.legend(handles, labels, ncols=columns, borderaxespad=0, **place)
     return figure
 
 
@@ -125,12 +142,21 @@ def _finish(axis: Axes, spec: Curves, title: str) -> None:
         axis.set_ylim(*spec.y_range)
 
 
-def _frame(figure: Figure, title: str, caption: str) -> None:
-    """Title above and caption below, each folded to the figure's width."""
-    letters = figure.get_figwidth() * 72
-    figure.suptitle(textwrap.fill(title, int(letters / 6.0)), fontsize=11)
-    folded = "\n".join(textwrap.fill(line, int(letters / 4.1)) for line in caption.split("\n"))
-    figure.supxlabel(folded, fontsize=7.5, color="#444444")
+def _frame(figure: Figure, title: str, caption: str, *, rows: int = 0) -> float:
+    """Title above and caption below, folded to the width, with space between for a legend.
+
+    `rows` are the legend's; returns the height at which it stands, as a share of the figure's.
+    """
+    letters, points = figure.get_figwidth() * 72, 72 * figure.get_figheight()
+    figure.suptitle(textwrap.fill(title, int(letters / 5.2)))
+    folded = "\n".join(textwrap.fill(line, int(letters / 3.4)) for line in caption.split("\n"))
+    style: Any = {"fontsize": 6.5, "color": "#444444", "ha": "center", "va": "bottom"}
+    figure.text(0.5, 2 / points, folded, **style)
+    below = 9 * (folded.count("\n") + 1) + 4
+    above = (below + (12 * rows + 6 if rows else 0)) / points
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0, above, 1, 1 - above))
+    return below / points
 
 
 def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
@@ -139,7 +165,7 @@ def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
             [r["x"] for r in rows],
             [r["y"] for r in rows],
             label=label,
-            color=_COLOURS[place % 7],
+            color=_colour(place),
             linestyle=_STYLES[place % 7],
         )
 
@@ -151,13 +177,12 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str) -> Non
         [r["y"] for r in rows],
         yerr=half,
         label=label or "_",
-        color=_COLOURS[place % 7],
+        color=_colour(place),
         marker=_MARKERS[place % 7],
         linestyle="none",
-        markersize=4.5,
         markerfacecolor="white",
-        capsize=2,
-        elinewidth=1,
+        capsize=1.5,
+        elinewidth=0.8,
         zorder=3,
     )
 
@@ -172,7 +197,7 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
             [r["x"] for r in own],
             [r["y"] for r in own],
             label=label,
-            linewidth=1.8 if limit else 1.2,
+            linewidth=1.5 if limit else 1.0,
             color="#000000" if limit else "#777777",
             linestyle="-" if limit else _STYLES[6 - place % 4],
             zorder=1.9,
@@ -183,7 +208,9 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     noisy = [r for r in points if r["stderr"] > 0]
-    figure, (left, *rest) = _new_figure(2 if noisy else 1, 7.6 if noisy else 4.6, 3.8, share=False)
+    figure, (left, *rest) = _new_figure(
+        2 if noisy else 1, _WIDTH if noisy else 4.2, 3.1, share=False
+    )
     values = [v for r in points for v in (r["predicted"], r["simulated"])]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.1
@@ -209,7 +236,7 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
 
 def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    figure, axes = _new_figure(len(panels), 2.7 * len(panels) + 1.0, 3.4)
+    figure, axes = _new_figure(len(panels), _WIDTH if len(panels) > 1 else 4.2, 2.7)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
         own = [r for r in tables.points if r["panel"] == panel]
@@ -222,7 +249,7 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
             vmax=high,
             cmap="cividis",
             marker="s",
-            s=42,
+            s=24,
             edgecolors="#777777",
             linewidths=0.4,
             zorder=2,
@@ -233,7 +260,8 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
         axis.set_yscale("log" if spec.log_y else "linear")
         if spec.log_y:
             _plain_ticks(axis, "y")
-    axes[0].set_ylabel(spec.y_label)
+    for axis in _left(figure, axes):
+        axis.set_ylabel(spec.y_label)
     assert shown is not None  # a figure has a panel
     figure.colorbar(shown, ax=axes, label=spec.value_label, shrink=0.9)
     _frame(figure, spec.title, "\n".join(filter(None, ["lines: theory", spec.caption])))
@@ -246,17 +274,16 @@ def _draw_boundary(axis: Axes, rows: Sequence[Row], levels: Sequence[float]) -> 
     values = np.array([r["value"] for r in rows]).reshape(y.size, x.size)
     crossed = [level for level in levels if values.min() < level < values.max()]
     if crossed:
-        axis.contour(x, y, values, levels=crossed, colors=_COLOURS[2], linewidths=2.0, zorder=3)
+        axis.contour(x, y, values, levels=crossed, colors=_colour(2), linewidths=1.5, zorder=3)
     axis.set_xlim(x[0], x[-1])
     axis.set_ylim(y[0], y[-1])
 
 
 def _marker(place: int) -> dict[str, Any]:
     return {
-        "color": _COLOURS[place % 7],
+        "color": _colour(place),
         "marker": _MARKERS[place % 7],
         "linestyle": "none",
-        "markersize": 5,
         "markerfacecolor": "white",
     }
 

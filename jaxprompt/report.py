@@ -7,22 +7,25 @@ made from the statements' LaTeX, so the page needs no script and no network.
 from __future__ import annotations
 
 import base64
-import functools
-import html
+import dataclasses
 import json
-import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxprompt import plot, store
-from jaxprompt.engine import Claim, Verdict
+from jaxprompt.engine import Claim, Verdict, plain
 from jaxprompt.errors import UnknownClaimError, UsageError
+from jaxprompt.markup import deviation, markup, number, parameters, surprise
+from jaxprompt.registry import FAMILIES, origin
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.tables import FigureTables
 
 __all__ = [
     "SCHEMA",
+    "describe_falsifiers",
+    "deviation",
     "draw_figures",
     "has_data",
     "markup",
@@ -46,17 +49,39 @@ def write_json(
     verdicts: Sequence[Verdict],
     falsified: Mapping[str, Mapping[str, Verdict]],
 ) -> None:
-    """Write ``report.json``: the environment, every verdict, and what the falsifiers met."""
-    entries = []
-    for verdict in verdicts:
-        entry = verdict.to_dict()
-        entry["falsifiers"] = [
-            {"name": name, "status": wrong.status.value, "refuting_rows": _refuting(wrong)}
-            for name, wrong in falsified.get(verdict.id, {}).items()
-        ]
-        entries.append(entry)
+    """Write ``report.json``: the environment, every verdict, and what the falsifiers met.
+
+    Each verdict carries what its claim says, so that the page can be rebuilt without the claim.
+    """
+    entries = [
+        {
+            **verdict.to_dict(),
+            "falsifiers": describe_falsifiers(falsified.get(verdict.id, {})),
+            "claim": find_claim(verdict.id).describe(),
+            "origin": origin(verdict.id),
+        }
+        for verdict in verdicts
+    ]
     report = {"schema": SCHEMA, "environment": dict(environment), "claims": entries}
     _write(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
+
+
+def describe_falsifiers(falsified: Mapping[str, Verdict]) -> list[dict[str, Any]]:
+    """How clearly each falsifier was refuted: its rows, and the one that told most."""
+    return [
+        {
+            "name": name,
+            "status": wrong.status.value,
+            "refuting_rows": _refuting(wrong),
+            "clearest": None if wrong.worst is None else plain(dataclasses.asdict(wrong.worst)),
+        }
+        for name, wrong in falsified.items()
+    ]
+
+
+def _refuting(verdict: Verdict) -> str:
+    refuted = sum(row.verdict == "refuted" for row in verdict.rows)
+    return f"{refuted} of {len(verdict.rows)}"
 
 
 def write_data(folder: Path, claim: Claim, tables: FigureTables) -> None:
@@ -127,36 +152,78 @@ def write_html(folder: Path) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.filters.update(number=_number, parameters=_parameters, seconds=lambda s: f"{s:.1f} s")
+    env.filters.update(
+        number=number, parameters=parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
+    )
+    found = [entry["status"] for entry in report["claims"]]
     page = env.get_template("report.html.jinja").render(
         claims=[_section(folder, entry) for entry in report["claims"]],
+        counts={name: found.count(name) for name in _MARKS if name in found},
+        marks=_MARKS,
         environment=report["environment"],
     )
     _write(folder / _NAMES["page"], page)
     return folder / _NAMES["page"]
 
 
+_MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?", "failed": "!"}
+"""Signs beside a status, for readers who see no colours."""
+
+
 def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
-    image = base64.b64encode(figure.read_bytes()).decode() if figure.is_file() else ""
-    try:
-        claim = find_claim(entry["id"])
-    except UnknownClaimError:
-        claim = None  # a report may outlive a claim
-    rows = sorted(entry["rows"], key=lambda r: (r["p_value"] is None, r["p_value"] or 0.0))
+    png = figure.read_bytes() if figure.is_file() else b""
+    card = _card(entry)
+    rows = sorted(entry["rows"], key=surprise)
     common = _common([row["parameters"] for row in entry["rows"]])
+    wrong = {f["name"]: f["what"] for f in card.get("falsifiers", ())}
+    command = ["jaxprompt", "check", entry["id"]]
+    if entry.get("origin"):
+        command += ["--claims", entry["origin"]]
+    command += ["--profile", entry["profile"]]
+    if entry["seed"]:
+        command += ["--seed", str(entry["seed"])]
     return {
         **entry,
         "common": common,
         "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
-        "claim": claim,
-        "image": image,
+        "claim": card,
+        "image": base64.b64encode(png).decode(),
+        "size": _size(png) if png else (),
+        "alt": _alt(card, entry["rows"], rows[0] if rows else None),
         "worst": rows[0] if rows else None,
-        "statement": markup(claim.statement) if claim else "",
-        "derivation": markup(claim.derivation) if claim else "",
-        "command": f"jaxprompt check {entry['id']} --profile {entry['profile']}"
-        + (f" --seed {entry['seed']}" if entry["seed"] else ""),
+        "statement": markup(card.get("statement", "")),
+        "derivation": markup(card.get("derivation", "")),
+        "wrong": wrong,
+        "falsifiers": entry.get("falsifiers", []),
+        "command": shlex.join(command),
     }
+
+
+def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What the claim says: as stored, or from jaxprompt's own claims; {} where neither knows."""
+    if entry.get("claim"):
+        return entry["claim"]
+    if entry["id"].partition(".")[0] not in FAMILIES:
+        return {}  # only a user may name code that is not ours
+    try:
+        return find_claim(entry["id"]).describe()
+    except UnknownClaimError:
+        return {}  # a report may outlive a claim
+
+
+def _size(png: bytes) -> tuple[int, int]:
+    """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
+    width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
+    return round(width / plot.SCALE), round(height / plot.SCALE)
+
+
+def _alt(card: Mapping[str, Any], rows: Sequence[Any], worst: Mapping[str, Any] | None) -> str:
+    """A figure in words: what it shows, and what there is to see."""
+    agreeing = sum(row["verdict"] == "confirmed" for row in rows)
+    text = f"{card.get('figure') or card.get('title', '')}. Predicted values as lines, measured "
+    text += f"values as points; {agreeing} of {len(rows)} comparisons confirm the prediction"
+    return f"{text}, the farthest with {deviation(worst)}." if worst else f"{text}."
 
 
 def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -169,65 +236,6 @@ def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in common}
-
-
-def markup(text: str) -> Any:
-    """A statement's markup as safe HTML: paragraphs, ``code``, $inline$ and $$display$$ LaTeX.
-
-    Everything else is escaped.
-    """
-    import markupsafe
-
-    paragraphs = re.split(r"\n\s*\n", text.strip())
-    return markupsafe.Markup("".join(f"<p>{_inline(p)}</p>" for p in paragraphs if p.strip()))
-
-
-def _inline(text: str) -> str:
-    parts = re.split(r"(\$\$.+?\$\$|\$.+?\$|`.+?`)", text, flags=re.DOTALL)
-    return "".join(_part(part) for part in parts)
-
-
-def _part(part: str) -> str:
-    if part.startswith("$$"):
-        return _mathml(part[2:-2].strip(), "block")
-    if part.startswith("$") and len(part) > 1:
-        return _mathml(part[1:-1].strip(), "inline")
-    if part.startswith("`") and len(part) > 1:
-        return f"<code>{html.escape(part[1:-1])}</code>"
-    return html.escape(part)
-
-
-@functools.lru_cache(maxsize=1024)
-def _mathml(latex: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    # The converter escapes < and & in formulas but not in texts within them.
-    safe = re.sub(r"(\\text\{)([^{}]*)", lambda m: m[1] + html.escape(m[2], quote=False), latex)
-    return convert(safe, display=display)
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.2e}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
-    return str(value)
-
-
-def _parameters(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list):
-        text = "[" + ", ".join(map(_short, value)) + "]"
-        return text if len(text) <= 48 else text[:47] + "…"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _refuting(verdict: Verdict) -> str:
-    refuted = sum(row.verdict == "refuted" for row in verdict.rows)
-    return f"{refuted} of {len(verdict.rows)}"
 
 
 def _write(path: Path, text: str) -> None:

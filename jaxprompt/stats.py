@@ -80,6 +80,16 @@ class Estimate(NamedTuple):
     stderr: Any
     trials: int
 
+    def _repr_html_(self) -> str:
+        from jaxprompt.markup import number, table
+
+        means, errors = np.ravel(self.mean), np.ravel(self.stderr)
+        rows = [
+            (number(float(m)), number(float(e)), self.trials)
+            for m, e in zip(means, errors, strict=True)
+        ]
+        return table(("mean", "std. error", "trials"), rows)
+
 
 class Fit(NamedTuple):
     """A fitted number, its standard error, its degrees of freedom and the fit's p-value."""

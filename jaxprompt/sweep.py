@@ -80,13 +80,16 @@ class SerialExecutor(Executor):
 
 
 @contextlib.contextmanager
-def process_pool(workers: int) -> Iterator[Executor]:
+def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[Executor]:
     """Worker processes that share this machine's cores; they end with this process, however it
-    ends, and drop what they compute when the context is left by an exception."""
+    ends, and drop what they compute when the context is left by an exception. Each calls
+    `prepare`, which must pickle, before its first task."""
     # Forking a process that runs JAX's threads hangs, so workers start afresh.
     context = multiprocessing.get_context("spawn")
     threads = max(1, cores() // workers)
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (threads,))
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, _start_worker, (threads, prepare)
+    )
     before = set(multiprocessing.active_children())
     try:
         yield pool
@@ -98,8 +101,10 @@ def process_pool(workers: int) -> Iterator[Executor]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker(threads: int) -> None:
+def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
     os.environ[THREADS] = str(threads)
+    if prepare is not None:
+        prepare()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
     parent = multiprocessing.parent_process()
 

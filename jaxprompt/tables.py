@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprompt.engine import Agreement, Cell, Claim, Curves, Regions, Verdict, canonical
 
-__all__ = ["FigureTables", "figure_tables"]
+__all__ = ["FigureTables", "figure_tables", "shows_check"]
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None] | None
@@ -27,23 +27,40 @@ class FigureTables(NamedTuple):
     lines: list[Row]
 
 
+def shows_check(claim: Claim) -> bool:
+    """Whether the claim's figure shows what its check measured, and so needs the verdict."""
+    if isinstance(claim.figure, Curves):
+        return claim.figure.design is None
+    return claim.figure is not None
+
+
 def figure_tables(
     claim: Claim, verdict: Verdict | None, key: jax.Array, progress: Progress = None
 ) -> FigureTables | None:
     """Measure what the claim's figure needs beyond its check; None if it has no figure.
 
-    Figures of agreement and of regions show what `verdict` holds; the others do not need one.
+    Figures of agreement, of regions, and curves without a design of their own show what `verdict`
+    holds (:func:`shows_check`); the others do not need one.
     """
-    if isinstance(claim.figure, Agreement | Regions):
-        if verdict is None:
-            raise ValueError(f"{claim.id}: a figure of agreement needs the check's verdict")
-        if isinstance(claim.figure, Regions):
-            return FigureTables(*_regions(claim, claim.figure, verdict))
-        return FigureTables(_agreement(verdict), [])
+    if shows_check(claim) and verdict is None:
+        raise ValueError(f"{claim.id}: this figure needs the check's verdict")
     if isinstance(claim.figure, Curves):
-        cells = list(claim.measure_design(claim.figure.design, key, progress))
+        cells = _curve_cells(claim, claim.figure, verdict, key, progress)
         return FigureTables(_points(claim.figure, cells), list(_lines(claim, claim.figure, cells)))
-    return None
+    if verdict is None:
+        return None
+    if isinstance(claim.figure, Regions):
+        return FigureTables(*_regions(claim, claim.figure, verdict))
+    return FigureTables(_agreement(verdict), []) if isinstance(claim.figure, Agreement) else None
+
+
+def _curve_cells(
+    claim: Claim, spec: Curves, verdict: Verdict | None, key: jax.Array, progress: Progress
+) -> list[Cell]:
+    if spec.design is not None:
+        return list(claim.measure_design(spec.design, key, progress))
+    assert verdict is not None  # figure_tables refuses otherwise
+    return [cell for cell in verdict.cells if spec.y in cell.estimates]
 
 
 def _agreement(verdict: Verdict) -> list[Row]:
@@ -97,7 +114,7 @@ def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
                 "y": float(estimate.mean),
                 "stderr": float(estimate.stderr),
                 "trials": estimate.trials,
-                "series": cell.parameters[spec.series],
+                "series": cell.parameters[spec.series] if spec.series else "",
                 "panel": cell.parameters[spec.panel] if spec.panel else "",
                 "parameters": canonical(cell.parameters),
             }
@@ -119,7 +136,7 @@ def _predicted(claim: Claim, spec: Curves, rest: Row) -> list[float]:
 def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
     """Closed form along `spec.lines` for each curve; marks and extra lines once for each panel."""
     drawn: set[str] = set()
-    limit = spec.series == claim.size
+    limit = spec.series in ("", claim.size)  # one line serves the whole panel
     for cell in cells:
         rest = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
         if canonical(rest) in drawn:
@@ -139,7 +156,7 @@ def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
         if spec.extra and f"extra {canonical(shared)}" not in drawn:
             drawn.add(f"extra {canonical(shared)}")
             for line in spec.extra:
-                for x in spec.lines:
+                for x in line.at or spec.lines:
                     y = line.function(x, **shared)
                     yield {
                         "panel": panel,

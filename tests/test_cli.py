@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import textwrap
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cli
+from jaxprompt import cli, completion, doctor
 from jaxprompt.engine import Agreement, Curves, Design, Falsifier, Relation
 from jaxprompt.stats import Estimate
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TOML = """
 claim = "contextual.toy"
@@ -145,10 +153,12 @@ def test_check_json(toys, run):
     assert [entry["status"] for entry in found["claims"]] == ["confirmed", "refuted"]
     assert found["environment"]["seed"] == 5
     falsifiers = found["claims"][0]["falsifiers"]
-    assert falsifiers == [
-        {"name": "shifted", "status": "refuted"},
-        {"name": "doubled", "status": "refuted"},
+    assert [(f["name"], f["status"]) for f in falsifiers] == [
+        ("shifted", "refuted"),
+        ("doubled", "refuted"),
     ]
+    assert falsifiers[0]["refuting_rows"] == "2 of 2"
+    assert falsifiers[0]["clearest"]["statistic"] < -5
 
 
 def test_check_by_id_and_family(toys, run):
@@ -351,7 +361,12 @@ def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
     ("args", "said"),
     [
         ([], "COMMAND"),
-        (["chek"], "chek"),
+        (["chek"], "invalid choice: 'chek'; did you mean check?"),
+        (["check", "--falsfy"], "unknown argument '--falsfy'; did you mean --falsify?"),
+        (["list", "--famly=prefix"], "did you mean --family?"),
+        (["check", "contextal"], "did you mean contextual"),
+        (["completion", "bsh"], "did you mean bash?"),
+        (["list", "contextual", "--family", "prefix"], "not both"),
         (["list", "--family", "contextal"], "did you mean contextual"),
         (["show"], "ID"),
         (["show", "contextual.tow"], "did you mean contextual.toy"),
@@ -414,3 +429,155 @@ def test_as_a_module():
     bad = subprocess.run([*command, "show", "nothing"], capture_output=True, text=True, timeout=60)
     assert bad.returncode == 2
     assert_one_line(bad.stderr)
+
+
+# --- help, tables, JSON ---
+
+
+@pytest.mark.parametrize("command", cli._EXAMPLES)
+def test_help_teaches_by_example(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    examples = out.partition("examples:\n")[2]
+    for line in examples.splitlines():
+        if line.startswith("  jaxprompt "):
+            words = shlex.split(re.split(r"   |>", line.strip())[0])[1:]
+            assert cli._parse(words).run, f"the example does not parse: {line}"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_tables_fit_the_terminal(toys, run, monkeypatch, width):
+    toys("true", "false")
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = run("check")[1].split("\n\n")[-1]
+    assert max(map(len, table.splitlines()[2:])) <= width
+    assert "contextual.toy" in table
+    assert ("false alarm" in table) == (width >= 80)
+
+
+def test_brackets_are_no_markup(toy_claim, toy_registry, run):
+    toy_registry(toy_claim(title="on [0, 1] and [red]"))
+    assert "on [0, 1] and [red]" in run("list")[1]
+
+
+def test_json_everywhere(toys, toy_claim, toy_registry, run, tmp_path):
+    toys("true")
+    code, out, _ = run("sweep", write(tmp_path), "--out", tmp_path / "sweep", "--json")
+    assert code == 0
+    assert json.loads(out)["status"] == {"confirmed": 2}
+    toy_registry(toy_claim(figure=Agreement(title="Toy", label="value")))
+    found = json.loads(run("figure", "--out", tmp_path / "figures", "--json")[1])
+    assert [name.rpartition(".")[2] for name in found["files"]] == ["png", "svg"]
+    run("check", "--out", tmp_path / "out", "--json")
+    found = json.loads(run("report", tmp_path / "out", "--json")[1])
+    assert found["files"] == [str(tmp_path / "out" / "report.html")]
+
+
+# --- doctor and completion ---
+
+
+def test_doctor(run):
+    code, out, _ = run("doctor", "--json")
+    found = {entry["what"]: entry for entry in json.loads(out)}
+    assert code == 0, [entry for entry in found.values() if entry["state"] == "problem"]
+    assert found["jaxprompt"]["found"].startswith(jp.__version__)
+    assert "float64" in found["dtype"]["found"]
+    assert "cpu" in found["devices"]["found"] or "gpu" in found["devices"]["found"]
+    assert found["cache"]["state"] == "absent", "the tests run without a cache"
+    assert "what to do" in run("doctor")[1]
+
+
+def test_doctor_finds_what_is_wrong(run, monkeypatch):
+    def nowhere(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", nowhere)
+    monkeypatch.setattr(doctor, "EXTRAS", {"odd": (("no_such_module",), "something odd")})
+    code, out, _ = run("doctor", "--json")
+    assert code == 3
+    found = {entry["what"]: entry for entry in json.loads(out)}
+    assert found["working folder"]["state"] == "problem"
+    assert "Permission denied" in found["working folder"]["found"]
+    assert found["extra odd"]["state"] == "absent"
+    assert found["extra odd"]["remedy"] == 'pip install "jaxprompt[odd]" adds something odd'
+
+
+def test_doctor_knows_every_extra():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(doctor.EXTRAS) == set(declared["optional-dependencies"])
+    core = {re.split(r"[><=]", need)[0] for need in declared["dependencies"]}
+    assert core <= set(doctor._CORE)
+
+
+WORDS = {
+    ("ch",): {"check"},
+    ("check", "--fal"): {"--falsify"},
+    ("check", "--profile", ""): {"quick", "full"},
+    ("check", "universal.sphere_l"): {"universal.sphere_limit"},
+    ("list", "--family", "pre"): {"prefix"},
+    ("completion", "f"): {"fish"},
+}
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    """The completion scripts, by shell."""
+    folder = tmp_path_factory.mktemp("completion")
+    names = ("contextual", "prefix", "universal", *(c.id for c in jp.claims()))
+    for shell in ("bash", "zsh", "fish"):
+        (folder / shell).write_text(completion.script(shell, cli._parser(), names))
+    return folder
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_bash_completes(scripts, words, tmp_path):
+    line = " ".join(f"'{word}'" for word in ("jaxprompt", *words))
+    code = f"source {scripts / 'bash'}; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _jaxprompt"
+    shown = subprocess.run(
+        ["bash", "-c", f'{code}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert shown.stderr == ""
+    assert set(shown.stdout.split()) == WORDS[words]
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_fish_completes(scripts, words, tmp_path):
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    line = " ".join(["jaxprompt", *words])
+    code = f"source {scripts / 'fish'}; complete -C {shlex.quote(line)}"
+    shown = subprocess.run(
+        ["fish", "--no-config", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+    )
+    assert set(re.findall(r"^\S+", shown.stdout, re.MULTILINE)) >= WORDS[words]
+
+
+def test_zsh_reads_its_script(scripts, tmp_path):
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    code = f"source {scripts / 'zsh'}; print -r -- ${{_comps[jaxprompt]}}"
+    shown = subprocess.run(
+        ["zsh", "-f", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "HOME": str(tmp_path), "ZDOTDIR": str(tmp_path)},
+    )
+    assert "_jaxprompt" in shown.stdout
+
+
+def test_completion_prints_a_script(run):
+    code, out, _ = run("completion", "bash")
+    assert code == 0
+    assert "complete -o filenames -F _jaxprompt jaxprompt" in out

@@ -88,10 +88,11 @@ def test_plots_do_not_simulate():
 def test_only_the_top_imports_the_top():
     for module in MODULES:
         if module not in ("cli", "__main__"):
+            assert "notebook" not in imports(module), f"{module} imports what shows figures"
             assert "cli" not in imports(module), f"{module} imports the command line"
         if module not in ("cli", "report"):
             assert "report" not in imports(module), f"{module} imports the report"
-        if module not in ("cli", "report"):
+        if module not in ("cli", "report", "notebook"):
             assert "plot" not in imports(module), f"{module} imports the plots"
 
 

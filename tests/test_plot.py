@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+import jaxprompt as jp
 from jaxprompt import plot, report, store
 from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, Regions, as_key
 from jaxprompt.tables import FigureTables, figure_tables
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -93,6 +99,36 @@ def test_a_figure_from_stored_tables_equals_the_original(figure_claim, tmp_path)
         name = f"contextual.toy{suffix}"
         direct, stored = ((tmp_path / f / name).read_bytes() for f in ("direct", "stored"))
         assert direct == stored, f"{suffix} drawn from the store differs"
+
+
+def test_the_committed_figures_are_what_their_numbers_give(tmp_path):
+    """One command redraws `figures/` from the data beside it, to the same bytes."""
+    import matplotlib
+
+    lock = (ROOT / "requirements.lock").read_text()
+    drawn_with = re.search(r"^matplotlib==(\S+)", lock, re.MULTILINE)[1]
+    if matplotlib.__version__ != drawn_with:
+        pytest.skip(f"the bytes are those of matplotlib {drawn_with}, of the lock file")
+    claim = jp.claim("contextual.context_gain")
+    for path in report.draw_figures(ROOT / "figures", [claim], tmp_path):
+        committed = ROOT / "figures" / path.name
+        assert path.read_bytes() == committed.read_bytes(), f"{path.name}: redraw it and commit"
+
+
+def test_the_style_is_a_file_that_others_can_use():
+    import matplotlib as mpl
+    import matplotlib.style
+
+    with mpl.rc_context():
+        mpl.style.use("jaxprompt.figures")
+        assert mpl.rcParams["font.size"] == 8
+        assert mpl.rcParams["savefig.dpi"] == 100 * plot.SCALE
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"][0] == plot._colour(0)
+
+
+def test_figures_fit_a_page(figure_claim):
+    figure = plot.draw(figure_claim, tables_of(figure_claim))
+    assert figure.get_figwidth() <= 7.0
 
 
 def test_tables_hold_both_sides(curves):

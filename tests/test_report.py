@@ -90,7 +90,45 @@ def test_the_page_is_well_formed(page):
 def test_everything_is_told(page):
     for text in ("contextual.toy", "confirmed", "shifted", "doubled", "Reproduce", "Environment"):
         assert text in page
-    assert "jaxprompt check contextual.toy --profile quick" in page
+    assert "jaxprompt check contextual.toy --profile quick --falsify" in page
+    assert re.search(r"<td>refuted</td>\s*<td>value, z = −\d", page), "how clearly is not told"
+    assert 'href="#contextual.toy-derivation"' in page
+    assert 'id="contextual.toy-derivation"' in page
+
+
+def test_without_falsifiers_the_page_says_how_to_run_them(written, toy_registry):
+    stored = json.loads((written / "report.json").read_text())
+    for entry in stored["claims"]:
+        entry["falsifiers"] = []
+    (written / "report.json").write_text(json.dumps(stored))
+    page = report.write_html(written).read_text(encoding="utf-8")
+    assert "Falsifiers not run: shifted (&lt;script&gt;" in page
+    assert "--profile quick --falsify</code> runs them" in page
+
+
+def test_tables_and_pictures_speak(page):
+    assert page.count("<caption>") == 2
+    for tag in re.findall(r"<th\b[^>]*>", page):
+        assert "scope=" in tag
+    (image,) = re.findall(r"<img[^>]*>", page)
+    assert "2 of 2 comparisons confirm the prediction, the farthest with z = " in image
+    assert re.search(r'width="\d+" height="\d+"', image)
+    assert '<a class="skip"' in page
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"statistic": -2.345, "stderr": 0.1}, "z = −2.35"),
+        ({"statistic": 1.5, "stderr": 0.1}, "z = +1.5"),
+        ({"statistic": None, "stderr": 0.1}, "no number"),
+        ({"statistic": 0.25, "stderr": 0.0}, "0.25 times the tolerance"),
+        ({"statistic": 0.0, "stderr": 0.0}, "no difference"),
+        ({"statistic": None, "stderr": 0.0}, "a difference where none is allowed"),
+    ],
+)
+def test_deviations(row, said):
+    assert report.deviation({"predicted_stderr": 0.0, **row}) == said
 
 
 def test_rebuilding_gives_equal_bytes(written, page):
@@ -116,6 +154,12 @@ def test_no_half_written_files(written):
         ("a < b & c", "<p>a &lt; b &amp; c</p>"),
         ("`x_1 < 2`", "<p><code>x_1 &lt; 2</code></p>"),
         ("costs 5$", "<p>costs 5$</p>"),
+        ("*First.* a * b * c", "<p><em>First.</em> a * b * c</p>"),
+        (
+            "| a | `b|c` |\n| --- | --- |\n| <i> | 2 |",
+            '<table><thead><tr><th scope="col">a</th><th scope="col"><code>b|c</code></th></tr>'
+            "</thead><tbody><tr><td>&lt;i&gt;</td><td>2</td></tr></tbody></table>",
+        ),
         ("", ""),
     ],
 )
@@ -132,11 +176,11 @@ def test_markup_escapes_inside_mathematics(latex):
 
 
 def test_numbers():
-    assert report._number(None) == "–"
-    assert report._number(0.0) == "0.0000"
-    assert report._number(0.12345) == "0.1235" or report._number(0.12345) == "0.1234"
-    assert report._number(1.234e-7) == "1.23e-07"
-    assert report._number(3) == "3"
+    assert report.number(None) == "–"
+    assert report.number(0.0) == "0.0000"
+    assert report.number(0.12345) == "0.1235" or report.number(0.12345) == "0.1234"
+    assert report.number(1.234e-7) == "1.23e-07"
+    assert report.number(3) == "3"
 
 
 def test_unreadable_reports(tmp_path):

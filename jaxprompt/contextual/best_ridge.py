@@ -13,17 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from scipy import optimize
 
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
-from jaxprompt.contextual.convex_head import row_stream
-from jaxprompt.contextual.prompt_error import (
-    FeatureLaw,
-    feature_law,
-    ridge_limit,
-    sample_counts,
-)
+from jaxprompt.contextual.data import row_stream
+from jaxprompt.contextual.features import FeatureLaw, feature_law
+from jaxprompt.contextual.ridge_limit import best_gain, best_ridge, ridge_limit
 from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
@@ -40,6 +35,7 @@ from jaxprompt.contextual.setting import (
     Setting,
     complete,
     optional,
+    sample_counts,
     to_simulate,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
@@ -50,12 +46,6 @@ __all__ = ["CLAIM", "closed_form", "simulate"]
 
 
 # --- the closed form -----------------------------------------------------------------------------
-
-_SEARCHED = 256
-"""Nodes of each replicate on which a minimum is sought; its value is then taken on all."""
-
-_MOST_RIDGE = 1e4
-"""Stands for an infinite ridge, whose head is the mean row: the best one may be infinite."""
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
@@ -91,64 +81,20 @@ def _solved(*, ratio: float, gain: float, wrong: Any, **setting: Any) -> dict[st
 
     def features(gain: float) -> FeatureLaw:
         found = feature_law(**setting, gain=gain * changes.get("gain_factor", 1.0))
-        return _averaged(found) if changes.get("averaged") else found
+        return found.averaged() if changes.get("averaged") else found
 
     here = features(gain)
-    ridge = _best_ridge(_thinned(here), ratio) * changes.get("ridge_factor", 1.0)
+    ridge = best_ridge(here, ratio) * changes.get("ridge_factor", 1.0)
     least = ridge_limit(here, ratio, ridge).error
     plain = ridge_limit(here, ratio, 0.0).error
-    best = _best_gain(features, ratio)
+    best = best_gain(features, ratio)
     over = features(best)
-    joint = ridge_limit(over, ratio, _best_ridge(_thinned(over), ratio)).error
+    joint = ridge_limit(over, ratio, best_ridge(over, ratio)).error
     out = {"best_ridge": ridge, "best_gain": best}
     for name, each in (("error", least), ("saving", plain - least), ("best_gain_error", joint)):
         value, stderr = law.pooled(each)
         out[name], out[f"{name}_stderr"] = float(value), float(stderr)
     return out
-
-
-def _thinned(f: FeatureLaw) -> FeatureLaw:
-    """Two replicates' first nodes: a minimum is flat, so its place needs little."""
-    share = max(1, f.alpha.shape[1] // 4096)
-    kept = slice(0, _SEARCHED * share)
-    weights = f.weights[:2, kept]
-    weights = weights / weights.sum(axis=1, keepdims=True)
-    return FeatureLaw(f.alpha[:2, kept], f.tau[:2, kept], weights)
-
-
-def _averaged(f: FeatureLaw) -> FeatureLaw:
-    tau2 = (f.weights * f.tau**2).sum(axis=1, keepdims=True)
-    return f._replace(tau=np.broadcast_to(np.sqrt(tau2), f.tau.shape))
-
-
-def _best_ridge(features: FeatureLaw, ratio: float) -> float:
-    """The ridge with the least limiting error."""
-
-    def error(log_ridge: float) -> float:
-        return float(ridge_limit(features, ratio, float(np.exp(log_ridge))).error.mean())
-
-    scan = np.linspace(-10.0, np.log(_MOST_RIDGE), 28)
-    start = float(scan[int(np.argmin([error(x) for x in scan]))])
-    step = float(scan[1] - scan[0])
-    ends = start - step, min(start + step, float(scan[-1]))
-    found: Any = optimize.minimize_scalar(error, bounds=ends, method="bounded")
-    return float(np.exp(found.x))
-
-
-def _best_gain(features: Any, ratio: float, most: float = 6.0) -> float:
-    """The gain in [0, `most`] whose error at its own best ridge is least."""
-
-    def error(gain: float) -> float:
-        thin = _thinned(features(gain))
-        return float(ridge_limit(thin, ratio, _best_ridge(thin, ratio)).error.mean())
-
-    scan = np.linspace(0.0, most, 13)
-    start = float(scan[int(np.argmin([error(float(x)) for x in scan]))])
-    ends = max(start - 0.5, 0.0), min(start + 0.5, most)
-    found: Any = optimize.minimize_scalar(
-        error, bounds=ends, method="bounded", options={"xatol": 1e-3}
-    )
-    return float(found.x)
 
 
 def _wrong(**changes: Any) -> Any:
@@ -225,10 +171,7 @@ def _errors(
         scalars = fresh_scores(setting.irrelevant, key=test_key).astype(jnp.float64)
 
         def error(head: Array) -> Array:
-            geometry = Geometry(
-                head[0] * setting.signal, 0.0, head[1], 0.0,
-                setting.gain * setting.context**2, jnp.abs(setting.gain) * setting.context, 0.0,
-            )  # fmt: skip
+            geometry = Geometry.of_known_prompt(setting, head[0], 0.0, head[1])
             return conditional_error(setting, geometry, scalars)
 
         return jax.vmap(error)(heads)

@@ -53,6 +53,25 @@ class Geometry(NamedTuple):
     prompt_norm: Float[Array, ""] | float
     head_prompt: Float[Array, ""] | float
 
+    @classmethod
+    def of_known_prompt(
+        cls, setting: Setting, along_signal: Array, along_context: Array | float, norm: Array
+    ) -> Geometry:
+        r"""Of a head over the prompt :math:`\gamma q_\star`.
+
+        The head is given by its components along the unit vectors of :math:`w_\star` and
+        :math:`q_\star` and by its norm.
+        """
+        return cls(
+            head_signal=along_signal * setting.signal,
+            head_context=along_context * setting.context,
+            head_norm=norm,
+            prompt_signal=0.0,
+            prompt_context=setting.gain * setting.context**2,
+            prompt_norm=jnp.abs(setting.gain) * setting.context,
+            head_prompt=setting.gain * setting.context * along_context,
+        )
+
 
 def conditional_error(
     setting: Setting, geometry: Geometry, scalars: Float[Array, "M N"]

@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
+from jaxprompt.contextual.search import golden_section
 from jaxprompt.contextual.setting import (
     CONTEXT,
     GAIN,
@@ -174,29 +175,18 @@ def _best_gain(law: Any, sparsity: Any, context: Any, noise: Any, dq: Any, dw: A
         reach = 4 * natural + jnp.where(dw > 0, jnp.minimum(crossing, 8 / (s * q) + natural), 0.0)
         grid = jnp.linspace(-1.0, 1.0, 801, dtype=natural.dtype) * reach
         start = grid[jnp.argmax(jnp.nan_to_num(value(grid), nan=-jnp.inf))]
-        return _golden(value, start - reach / 400, start + reach / 400)
+        return golden_section(value, start - reach / 400, start + reach / 400)
 
     best = jax.vmap(one)(*flat).reshape(args[0].shape)
     exact = (1 + args[3]) / (2 * jnp.square(args[2]))
     return jnp.where((args[4] == 0) & (law.keywords["tilt"] == 2.0), exact, best)
 
 
-def _golden(value: Any, low: Array, high: Array, steps: int = 60) -> Array:
-    """Maximiser of a unimodal function on an interval, by golden-section search."""
-    ratio = (np.sqrt(5) - 1) / 2
-
-    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        better = value(left) > value(right)
-        return jnp.where(better, low, left), jnp.where(better, right, high)
-
-    low, high = lax.fori_loop(0, steps, narrow, (low, high))
-    return (low + high) / 2
-
-
 def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
-    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` beyond which the largest weight takes over."""
+    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` at which the sum of weights leaves its law.
+
+    The sum of *squared* weights, and with it the signal-to-noise ratio, does so at half of it.
+    """
     return np.sqrt(2 * np.log(tokens)) / (noise * context)
 
 
@@ -408,10 +398,11 @@ $Z_R+Z_I$, since $E e^{av}=e^{a^2/2}$, and the sum of squared exponentials divid
 $(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^2}$. In the ratio
 $s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
 
-At finite $T$ the law of large numbers holds while $\gamma\sigma Q$ is small against
-$\sqrt{2\log T}$. Beyond it the largest weight takes over, $p_2$ stays of order one, and the
-measured ratio leaves the formula; the figure shows it. The check extrapolates in $1/T$ at smaller
-gains.
+At finite $T$ the law of large numbers holds for the normaliser up to $\gamma\sigma
+Q=\sqrt{2\log T}$, where the largest of $T$ scores lies, and for the sum of squares up to half of
+that: $E e^{2av}$ comes from scores near $2a$. Beyond the half the largest weight takes over in
+$p_2$, and the measured ratio leaves the formula; the figure shows it. The check extrapolates in
+$1/T$ at smaller gains.
 """
 
 _FIGURE = Curves(
@@ -431,7 +422,7 @@ _FIGURE = Curves(
     limit_label="T → ∞",
     y_range=(0.0, 2.0),
     marks={"best_gain": "best gain γ⋆"},
-    caption="beyond γ = √(2 log T)/(σQ) the largest weight takes over: the limit fails",
+    caption="beyond γ = √(2 log T)/(2σQ) the largest weight takes over: the limit fails",
 )
 
 CLAIM = Claim(

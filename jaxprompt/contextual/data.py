@@ -14,17 +14,19 @@ at the cost of T − k scalars and d − 1 normals instead of T·d. The token sa
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxprompt import random
 from jaxprompt.contextual.setting import Setting
 
-__all__ = ["Sequence", "pooled_rows", "sample_sequence", "shift_index"]
+__all__ = ["Sequence", "pooled_rows", "row_stream", "sample_sequence", "shift_index"]
 
 
 class Sequence(NamedTuple):
@@ -96,3 +98,27 @@ def shift_index(setting: Setting, uniform: Float[Array, "*n"]) -> Int[Array, "*n
     """Index of the shift that a uniform number in (0, 1) selects."""
     edges = jnp.cumsum(jnp.asarray(setting.shift_weights, uniform.dtype))[:-1]
     return jnp.searchsorted(edges, uniform, side="right").astype(jnp.int32)
+
+
+_COLUMNS = 96
+_DRAWN = 1024
+
+
+def row_stream(setting: Setting, dim: int, first: int, count: int, key: Array) -> np.ndarray:
+    """Rows ``first …`` of the stream of signed features :math:`y_i\\bar x_i`, in float32.
+
+    One compilation serves all counts and all dimensions up to the next multiple of 96: a dimension
+    is a prefix of the columns.
+    """
+    columns = -(-dim // _COLUMNS) * _COLUMNS
+    start = first // _DRAWN * _DRAWN
+    parts = [
+        np.asarray(_draw(setting, columns, jnp.uint32(at), key))[:, :dim]
+        for at in range(start, first + count, _DRAWN)
+    ]
+    return np.concatenate(parts)[first - start :][:count]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _draw(setting: Setting, columns: int, first: Array, key: Array) -> Array:
+    return pooled_rows(setting, columns, first, _DRAWN, key=jax.random.fold_in(key, 0))

@@ -6,22 +6,22 @@ The sharp error curve in the proportional limit, on both sides of n = d, with or
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Float64, Key
-from scipy import optimize, special
-from scipy.stats import qmc
 
-from jaxprompt import random
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.data import pooled_rows
+from jaxprompt.contextual.features import FeatureLaw, feature_law
 from jaxprompt.contextual.ridge import Chunks, ridge_path
+from jaxprompt.contextual.ridge_limit import Limit, best_gain, ridge_limit, varied_ridge_limit
+from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
@@ -39,6 +39,7 @@ from jaxprompt.contextual.setting import (
     Setting,
     complete,
     optional,
+    sample_counts,
     to_simulate,
 )
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
@@ -46,151 +47,10 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.parallel import loop, map_trials, room
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = [
-    "CLAIM",
-    "Limit",
-    "best_gain",
-    "best_ridge",
-    "feature_law",
-    "resolvent",
-    "ridge_limit",
-    "simulate",
-    "simulate_trials",
-]
+__all__ = ["CLAIM", "closed_form", "simulate", "simulate_trials"]
 
 
 # --- the closed form ---
-
-
-class FeatureLaw(NamedTuple):
-    """Nodes of the law of (α, τ): signal and noise level of a pooled feature.
-
-    Shape (replicate, node) with `weights` summing to 1 over the nodes of each replicate.
-    """
-
-    alpha: np.ndarray
-    tau: np.ndarray
-    weights: np.ndarray
-
-
-class Limit(NamedTuple):
-    """Limits of the test error, of the head along w⋆/W and of its norm away from it.
-
-    Each holds one value for each replicate of the feature law.
-    """
-
-    error: np.ndarray
-    head_signal: np.ndarray
-    head_noise: np.ndarray
-
-
-@functools.lru_cache(maxsize=256)
-def feature_law(
-    tokens: int,
-    relevant: int,
-    signal: float,
-    context: float,
-    noise: float,
-    gain: float,
-    shifts: tuple[tuple[float, float], ...] = ((0.0, 0.0),),
-    shift_weights: tuple[float, ...] = (1.0,),
-) -> FeatureLaw:
-    r"""Law of :math:`\alpha = (s - (1-s)\delta_w) W` and :math:`\tau = \sigma\sqrt{p_2}`."""
-    nodes = law.normal_nodes(tokens - relevant)
-    shift = np.asarray(shifts)[None, None, :, :]
-    with jax.enable_x64(True):
-        m = _moments(
-            (1 + shift[..., 0]) * gain * context**2, noise * gain * context, relevant, nodes
-        )
-    attention, spread = np.asarray(m.attention), np.asarray(m.spread)
-    alpha = (attention - (1 - attention) * shift[..., 1]) * signal
-    # A weight may underflow to 0 at extreme gains; its reciprocal is needed without ridge.
-    tau = noise * np.sqrt(np.maximum(spread, 1e-200 if tokens > relevant else 0.0))
-    weights = np.broadcast_to(np.asarray(shift_weights) / nodes.shape[1], alpha.shape)
-    flat = (alpha.shape[0], -1)
-    return FeatureLaw(alpha.reshape(flat), tau.reshape(flat), weights.reshape(flat))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _moments(gap: Array, scale: Array, relevant: int, nodes: Array) -> law.Moments:
-    return law.moments(gap, scale, relevant, nodes[:, :, None, :])
-
-
-def ridge_limit(features: FeatureLaw, ratio: float, ridge: float) -> Limit:
-    r"""Limit of the ridge head at d/n → `ratio` (κ) with ridge λ.
-
-    With :math:`m > 0` the root of :math:`\lambda m + E[\tau^2 m/(1+\tau^2 m)] = \kappa` and
-    :math:`\omega = 1/(1+\tau^2 m)`,
-
-    .. math::
-        c = \frac{E[\omega\alpha]}{\lambda + E[\omega(\alpha^2+\tau^2)]}, \quad
-        \rho^2 = \frac{m\,E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2)]}{\lambda + E[\tau^2\omega^2]},
-        \quad \text{error} = E\,\Phi\Big(\frac{-\alpha c}{\tau\sqrt{c^2+\rho^2}}\Big).
-
-    For κ ≥ 1 without ridge (minimum norm) m is infinite, and the same expressions are taken in
-    that limit. At κ = 1 without ridge the noise ρ diverges and the error is ½.
-    """
-    return _ridge_limit(features, ratio, ridge)
-
-
-def _ridge_limit(
-    f: FeatureLaw,
-    ratio: float,
-    ridge: float,
-    *,
-    ridge_factor: float = 1.0,
-    averaged: bool = False,
-    self_noise: float = 1.0,
-    norm_shift: float = 1.0,
-    leverage: float = 1.0,
-) -> Limit:
-    ridge = ridge * ridge_factor
-    alpha, tau2, weights = f.alpha, f.tau**2, f.weights
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        return (weights * x).sum(axis=1)
-
-    if averaged:  # a wrong variant: every sequence gets the average noise level
-        tau2 = np.broadcast_to(mean(tau2)[:, None], tau2.shape)
-    if not tau2.any():  # noise-free features: only the signal's own direction is learned
-        c = mean(alpha) / (ridge + mean(alpha**2))
-        return Limit(mean(_tie(alpha * c[:, None])), c, np.zeros_like(c))
-    if ridge == 0 and ratio >= 1:
-        c = mean(alpha / tau2) / (ratio - 1 + mean((alpha**2 + tau2) / tau2))
-        miss = (1 - alpha * c[:, None]) ** 2 + self_noise * tau2 * c[:, None] ** 2
-        excess = ratio - norm_shift
-        rho2 = mean(miss / tau2) / excess if excess else np.full_like(c, np.inf)
-    else:
-        m = resolvent(tau2, weights, ratio, ridge)
-        omega = 1 / (1 + tau2 * m[:, None])
-        c = mean(omega * alpha) / (ridge + mean(omega * (alpha**2 + tau2)))
-        miss = (1 - alpha * c[:, None]) ** 2 + self_noise * tau2 * c[:, None] ** 2
-        weight = tau2 * omega ** (2 * leverage)
-        rho2 = mean(weight * miss) * m / (ridge + mean(weight))
-    deviation = np.sqrt(tau2 * (c**2 + rho2)[:, None])
-    error = mean(special.ndtr(-alpha * c[:, None] / deviation))
-    return Limit(error, c, np.sqrt(rho2))
-
-
-def _tie(margin: np.ndarray) -> np.ndarray:
-    return np.where(margin > 0, 0.0, np.where(margin < 0, 1.0, 0.5))
-
-
-def resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:
-    """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate.
-
-    The left side is increasing and concave in m, so Newton's iteration from 0 rises to the root
-    without passing it.
-    """
-    m = np.zeros(tau2.shape[0])
-    for _ in range(200):
-        omega = 1 / (1 + tau2 * m[:, None])
-        value = ridge * m + (weights * (1 - omega)).sum(axis=1) - ratio
-        step = -value / (ridge + (weights * tau2 * omega**2).sum(axis=1))
-        m = m + step
-        if (np.abs(step) <= 4e-16 * m).all():
-            break
-    return m
 
 
 def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
@@ -211,8 +71,11 @@ def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
             params["shifts"],
             params["shift_weights"],
         )
-        changes = {name: value for name, value in wrong.items() if name != "gain_factor"}
-        limit = _ridge_limit(features, at["ratio"], at["ridge"], **changes)
+        if "averaged" in wrong:
+            features = features.averaged()
+        ridge = at["ridge"] * wrong.get("ridge_factor", 1.0)
+        changes = {name: wrong[name] for name in ("self_noise", "norm_shift") if name in wrong}
+        limit = varied_ridge_limit(features, at["ratio"], ridge, **changes)
         for name, replicates in limit._asdict().items():
             out[name][index], out[f"{name}_stderr"][index] = _spread(replicates)
     return {name: value[()] for name, value in out.items()}
@@ -234,47 +97,7 @@ def _wrong(**changes: Any) -> Any:
     return functools.partial(_predict, changes)
 
 
-def best_ridge(features: FeatureLaw, ratio: float) -> tuple[float, float]:
-    """The ridge with the least limiting error at `ratio`, and that error."""
-
-    def error(log_ridge: float) -> float:
-        return float(ridge_limit(features, ratio, np.exp(log_ridge)).error.mean())
-
-    scan = np.linspace(-14, 8, 45)
-    start = scan[int(np.argmin([error(x) for x in scan]))]
-    log_ridge, least = _minimum(error, start - 0.6, start + 0.6)
-    return float(np.exp(log_ridge)), least
-
-
-def best_gain(ratio: float, ridge: float, most: float = 8.0, **setting: Any) -> tuple[float, float]:
-    """The gain in [0, `most`] with the least limiting error at `ratio` and `ridge`, and that error.
-
-    `setting` holds the arguments of :func:`feature_law` but the gain.
-    """
-
-    def error(gain: float) -> float:
-        # Two replicates of the law place the minimum well within its own flatness.
-        features = FeatureLaw(*(part[:2] for part in feature_law(gain=gain, **setting)))
-        return float(ridge_limit(features, ratio, ridge).error.mean())
-
-    scan = np.linspace(0, most, 17)
-    start = scan[int(np.argmin([error(x) for x in scan]))]
-    step = scan[1]
-    return _minimum(error, max(start - step, 0.0), min(start + step, most))
-
-
-def _minimum(function: Callable[[float], float], low: float, high: float) -> tuple[float, float]:
-    """Place and value of a function's least value on an interval."""
-    found: Any = optimize.minimize_scalar(function, bounds=(low, high), method="bounded")
-    return float(found.x), float(found.fun)
-
-
 # --- the simulation ---
-
-TEST_NODES = 512
-"""Nodes of the randomly shifted rule that averages a trial's conditional error over scalars."""
-
-_SOBOL_TOKENS = 256
 
 
 def simulate(
@@ -287,7 +110,7 @@ def simulate(
     ratios, ridges = params["ratio"], params["ridge"]
     samples = sample_counts(dim, ratios)
     distinct = tuple(sorted(set(np.atleast_1d(samples).tolist())))
-    setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
+    setting = _padded(Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id))
     with jax.enable_x64(True):
         table = simulate_trials(
             setting,
@@ -318,10 +141,15 @@ _SETTING_NAMES = (
 )
 
 
-def sample_counts(dim: Any, ratio: Any) -> Any:
-    """Whole sample sizes n nearest to dim / ratio, at least 1."""
-    counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1).astype(np.int64)
-    return counts if counts.ndim else int(counts)
+def _padded(setting: Setting) -> Setting:
+    """`setting` with at least two shifts, so that one compilation serves one shift and two."""
+    if len(setting.shift_weights) > 1:
+        return setting
+    return replace(
+        setting,
+        shifts=np.concatenate([setting.shifts, np.zeros((1, 2))]),
+        shift_weights=np.append(setting.shift_weights, 0.0),
+    )
 
 
 def simulate_trials(
@@ -409,23 +237,14 @@ def _trial(
         return pooled_rows(setting, dim, first, rows, key=train_key)
 
     heads = ridge_path(draw, dim, small, large, ridges, chunks=chunks, dtype=dtype).swapaxes(0, 1)
-    scalars = _test_scalars(setting.irrelevant, test_key).astype(dtype)
+    scores = fresh_scores(setting.irrelevant, key=test_key).astype(dtype)
     heads = heads.astype(dtype)
     along_signal, along_context = heads[..., 0], heads[..., 1]
     norm = jnp.linalg.norm(heads, axis=-1)
-    prompt_norm = jnp.abs(setting.gain) * setting.context
 
     def error(signal: Array, context: Array, norm: Array) -> Array:
-        geometry = Geometry(
-            head_signal=signal * setting.signal,
-            head_context=context * setting.context,
-            head_norm=norm,
-            prompt_signal=0.0,
-            prompt_context=setting.gain * setting.context**2,
-            prompt_norm=prompt_norm,
-            head_prompt=setting.gain * setting.context * context,
-        )
-        return conditional_error(setting, geometry, scalars)
+        geometry = Geometry.of_known_prompt(setting, signal, context, norm)
+        return conditional_error(setting, geometry, scores)
 
     flat = jax.vmap(error)(along_signal.reshape(-1), along_context.reshape(-1), norm.reshape(-1))
     return {
@@ -433,25 +252,6 @@ def _trial(
         "head_signal": along_signal,
         "head_noise": jnp.linalg.norm(heads[..., 1:], axis=-1),
     }
-
-
-def _test_scalars(count: int, key: Array) -> Array:
-    """Normals for one trial's conditional error: a rule with its own random shift, so that the
-    average is unbiased and independent between trials."""
-    if count == 0:
-        return jnp.zeros((1, 0), jnp.float32)
-    if count > _SOBOL_TOKENS:
-        return random.normals(key, 0, TEST_NODES, count)
-    base = _sobol(count)
-    shifted = base + random.uniforms(key, 0, 1, count)
-    unit = shifted - jnp.floor(shifted)
-    return jnp.float32(np.sqrt(2)) * lax.erf_inv(jnp.clip(2 * unit - 1, -1 + 2**-23, 1 - 2**-23))
-
-
-@functools.lru_cache(maxsize=32)
-def _sobol(count: int) -> np.ndarray:
-    points = qmc.Sobol(count, scramble=False).random_base2(int(np.log2(TEST_NODES)))
-    return points.astype(np.float32)
 
 
 # --- the claim ---
@@ -482,7 +282,7 @@ def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 _BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
 _OTHER = {
-    "tokens": 20,
+    "tokens": 10,
     "relevant": 2,
     "signal": 1.0,
     "context": 1.5,
@@ -514,7 +314,12 @@ def _design(dims: Sequence[int], trials: Sequence[int]) -> Design:
 def _best_gain_error(ratio: float, **params: Any) -> float:
     """Limiting error at the best gain, for the figure."""
     setting = {n: params[n] for n in ("tokens", "relevant", "signal", "context", "noise")}
-    return best_gain(ratio, params["ridge"], most=4.0, **setting)[1]
+
+    def features(gain: float) -> FeatureLaw:
+        return feature_law(**setting, gain=gain)
+
+    best = best_gain(features, ratio, params["ridge"], most=4.0)
+    return float(ridge_limit(features(best), ratio, params["ridge"]).error.mean())
 
 
 _FIGURE = Curves(
@@ -528,7 +333,7 @@ _FIGURE = Curves(
             "ratio": [0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0, 1.12, 1.35, 1.7, 2.2, 3.0],
         },
         {"gain": [0.0, 0.5, 1.0, 2.0]},
-        trials=128,
+        trials=64,
     ),
     lines=tuple(
         float(x)
@@ -553,7 +358,13 @@ _FIGURE = Curves(
     panel_label="ridge λ = {value}",
     log_x=True,
     y_range=(0.05, 0.52),
-    extra=(ExtraLine("best gain at each d / n", _best_gain_error),),
+    extra=(
+        ExtraLine(
+            "best gain at each d / n",
+            _best_gain_error,
+            at=(0.18, 0.25, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99, 1, 1.01, 1.04, 1.1, 1.3, 1.6, 2.2, 3.2),
+        ),
+    ),
 )
 
 _STATEMENT = r"""
@@ -638,7 +449,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": _design((64, 128, 256), (1024, 512, 384)),
-        "full": _design((64, 128, 256, 512), (8192, 8192, 8192, 4096)),
+        "full": _design((64, 128, 256, 512), (8192, 4096, 3072, 1536)),
     },
     validate=_validate,
     shared=("ridge", "ratio", "samples"),

@@ -19,6 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
+from jaxprompt.contextual.search import golden_section
 from jaxprompt.contextual.setting import CONTEXT, MODEL, SIGNAL, optional
 from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Regions, Relation
 from jaxprompt.parallel import map_trials
@@ -61,22 +62,8 @@ def _threshold(sparsity: Array, shift: Array) -> Array:
     spread = jnp.sinh(jnp.linspace(-4.5, 4.5, 601, dtype=odds.dtype))
     grid = jnp.sort(jnp.concatenate([spread - odds, (spread + odds) / steep]))
     top = jnp.clip(jnp.argmax(share(grid)), 1, grid.size - 2)
-    best = share(_golden(share, grid[top - 1], grid[top + 1]))
+    best = share(golden_section(share, grid[top - 1], grid[top + 1]))
     return jnp.maximum(best, jnp.maximum(sparsity, 1 - sparsity))
-
-
-def _golden(value: Callable[[Array], Array], low: Array, high: Array, steps: int = 80) -> Array:
-    """Maximiser of a unimodal function on an interval, by golden-section search."""
-    ratio = (np.sqrt(5) - 1) / 2
-
-    def narrow(_: Any, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = ends
-        left, right = high - ratio * (high - low), low + ratio * (high - low)
-        better = value(left) > value(right)
-        return jnp.where(better, low, left), jnp.where(better, right, high)
-
-    low, high = lax.fori_loop(0, steps, narrow, (low, high))
-    return (low + high) / 2
 
 
 def least_gain(sparsity: Any, shift: Any, context: Any = 1.0) -> Array:
@@ -369,7 +356,7 @@ def _measured_threshold(points: Cases, shifts: Array) -> Array:
         grid = jnp.sinh(jnp.linspace(-9.0, 9.0, 4001)) / (1 + shift) ** 2
         values = lax.map(share, grid, batch_size=4001)
         top = jnp.clip(jnp.argmax(values), 1, grid.size - 2)
-        return share(_golden(share, grid[top - 1], grid[top + 1]))
+        return share(golden_section(share, grid[top - 1], grid[top + 1]))
 
     return lax.map(lambda a: one(*a), (points, shifts))
 

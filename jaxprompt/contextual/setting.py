@@ -120,6 +120,12 @@ def complete(values: dict[str, Any], where: str) -> dict[str, Any]:
     return values
 
 
+def sample_counts(dim: Any, ratio: Any) -> Any:
+    """Whole sample sizes n nearest to dim / ratio, at least 1."""
+    counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1).astype(np.int64)
+    return counts if counts.ndim else int(counts)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Setting:

@@ -19,16 +19,20 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxprompt import random
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import tasks
 from jaxprompt.prefix.transformer import (
     Added,
     Config,
     LowRank,
+    Numbers,
     Prefix,
+    Row,
     SoftPrompt,
     Suffix,
     Transformer,
+    numbers,
 )
 
 __all__ = [
@@ -38,7 +42,9 @@ __all__ = [
     "Recipe",
     "exact_match",
     "greedy",
+    "grown",
     "initial",
+    "losses",
     "model_loss",
     "train",
     "with_base",
@@ -89,25 +95,37 @@ class Outcome(NamedTuple):
 
 def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
     """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
-    params_key, added_key = jax.random.split(key)
-    model = Transformer(config, added, rngs=nnx.Rngs(params=params_key, added=added_key))
-    return nnx.state(model)
+    return _initial(config, added, *(row.row for row in numbers(config, added, key=key)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial(config: Config, added: Added, own: Array, rest: Array) -> State:
+    # Apart from the generator, whose code would else be copied into every array's loop.
+    return nnx.state(Transformer(config, added, rngs=Numbers(Row(own), Row(rest))))
 
 
 @functools.lru_cache(maxsize=64)
 def _graph(config: Config, added: Added) -> Any:
     return nnx.graphdef(
-        nnx.eval_shape(
-            lambda: Transformer(
-                config, added, rngs=nnx.Rngs(params=jax.random.key(0), added=jax.random.key(0))
-            )
-        )
+        nnx.eval_shape(lambda: Transformer(config, added, rngs=Numbers(Row(), Row())))
     )
 
 
 def model_of(config: Config, added: Added, state: State) -> Transformer:
     """The model with these parameters."""
     return nnx.merge(_graph(config, added), state)
+
+
+def grown(config: Config, added: Added, *, key: Key[Array, ""]) -> Transformer:
+    """A new model with matrices and vectors ten times as large, so that attention is not flat.
+
+    In the default float type; no training is behind it.
+    """
+    kind = jnp.result_type(float)
+    state = jax.tree.map(
+        lambda x: (10 if x.ndim > 1 else 1) * x.astype(kind), initial(config, added, key=key)
+    )
+    return model_of(config, added, state)
 
 
 def with_base(state: State, base: State) -> State:
@@ -131,18 +149,32 @@ def model_loss(
     return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def losses(
+    config: Config,
+    added: Added,
+    state: State,
+    digits: Int[Array, "B n"],
+    solution: Int[Array, "B n"],
+) -> Float[Array, " B"]:
+    """Mean cross-entropy over each solution's symbols, in nats."""
+    return model_loss(model_of(config, added, state), digits, solution).mean(axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def exact_match(
-    config: Config, added: Added, state: State, task: str, digits: Int[Array, "B n"]
+    config: Config,
+    added: Added,
+    state: State,
+    digits: Int[Array, "B n"],
+    solution: Int[Array, "B n"],
 ) -> Int[Array, " B"]:
-    """Whether greedy decoding gives the task's whole solution, for each input (1 or 0).
+    """Whether greedy decoding gives the whole solution, for each input (1 or 0).
 
     Greedy decoding succeeds exactly when each symbol is the likeliest given the right ones before
     it, so one pass over the solution tells; :func:`greedy` is the slow way.
     """
     model = model_of(config, added, state)
-
-    solution = jax.vmap(functools.partial(tasks.solve, task))(digits)
     guess = model(_content(digits, solution), digits.shape[1]).argmax(axis=-1)
     return (guess == solution).all(axis=1).astype(jnp.int32)
 
@@ -194,15 +226,17 @@ def train(
     moving, frozen = nnx.split_state(
         starts, nnx.filterlib.Any(*(TRAINABLE[name] for name in trains)), ...
     )
-    chances, memory = jnp.asarray(shares, jnp.float32), _fresh(moving)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
+    flat = _joined(moving)
+    state, decay, chances = _fresh(flat), _decay(like), jnp.asarray(shares, jnp.float32)
     for block in range(blocks):
-        rates = _rates(recipe, block)
-        moving, memory, loss = _block(
-            config, added, tuple(mixture), recipe.batch, together, moving, memory, frozen, chances,
-            rates, block, key,
+        digits, solutions = _draw(tuple(mixture), recipe.batch, config.inputs, chances, block, key)
+        flat, state, loss = _block(
+            config, added, _Shape.of(like), together, flat, state, frozen, decay, digits,
+            solutions, _rates(recipe, block),
         )  # fmt: skip
         losses[block] = loss
-    return Outcome(nnx.merge_state(moving, frozen), losses.T)
+    return Outcome(nnx.merge_state(_parted(like, flat), frozen), losses.T)
 
 
 def _rates(recipe: Recipe, block: int) -> Any:
@@ -210,62 +244,116 @@ def _rates(recipe: Recipe, block: int) -> Any:
     return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(
+    mixture: tuple[str, ...], batch: int, length: int, shares: Array, block: int | Array,
+    keys: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Inputs and solutions (R, BLOCK, batch, n) of one block of steps."""
+
+    def one(share: Array, key: Array) -> tuple[Array, Array]:
+        input_key, task_key = jax.random.split(key)
+        count = BLOCK * batch
+        digits = tasks.inputs(count, length, key=input_key, first=block * count)
+        solved = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
+        place = random.uniforms(task_key, block * count, count, 1)
+        chosen = (place > jnp.cumsum(share)[:-1]).sum(axis=1)
+        solution = jnp.take_along_axis(solved, chosen[:, None, None], axis=1)[:, 0]
+        shape = (BLOCK, batch, length)
+        return digits.reshape(shape), solution.reshape(shape)
+
+    return jax.vmap(one)(shares, keys)
+
+
+# --- steps on flat parameters ---
+#
+# What moves is one vector: clipping, moments, decay and the move are then one pass over memory, and
+# one small program to compile, however many arrays the model has.
+
+
+class _Shape(NamedTuple):
+    """Tree and shapes of parameters, to be a static argument."""
+
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, like: State) -> _Shape:
+        leaves, tree = jax.tree.flatten(like)
+        return cls(tree, tuple(x.shape for x in leaves))
+
+    def part(self, flat: Array) -> State:
+        """The tree of one flat vector."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        pieces = [
+            flat[end - int(np.prod(shape)) : end].reshape(shape)
+            for end, shape in zip(ends, self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.tree, pieces)
+
+
+@jax.jit
+def _joined(moving: State) -> Array:
+    """Parameters of every run as the rows of one matrix."""
+    leaves = jax.tree.leaves(moving)
+    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+def _parted(like: State, flat: Array) -> State:
+    return _part(_Shape.of(like), flat)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _part(shape: _Shape, flat: Array) -> State:
+    return jax.vmap(shape.part)(flat)
+
+
+def _decay(like: State) -> np.ndarray:
+    """Weight decay of each entry: 0.1 for the model's matrices."""
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        names = {getattr(entry, "key", None) for entry in path}
+        decay = 0.1 if names & {"kernel", "readout"} else 0.0
+        return np.full(int(np.prod(leaf.shape)), decay, np.float32)
+
+    return np.concatenate(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, like)))
+
+
 _MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
 
 
 @jax.jit
-def _fresh(moving: State) -> Any:
-    return jax.vmap(_MOMENTS.init)(moving)
+def _fresh(flat: Array) -> Any:
+    return jax.vmap(_MOMENTS.init)(flat)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4), donate_argnums=(6,))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
 def _block(
-    config: Config, added: Added, mixture: tuple[str, ...], batch: int, together: bool,
-    moving: State, memory: Any, frozen: State, shares: Array, rates: Array, block: int | Array,
-    keys: Array,
-) -> tuple[State, Any, Array]:  # fmt: skip
+    config: Config, added: Added, shape: _Shape, together: bool, flat: Array, memory: Any,
+    frozen: State, decay: Array, digits: Array, solutions: Array, rates: Array,
+) -> tuple[Array, Any, Array]:  # fmt: skip
     """One block of steps of every run; returns the new parameters and each run's mean loss."""
 
-    def draw(share: Array, key: Array) -> tuple[Array, Array]:
-        input_key, task_key = jax.random.split(jax.random.fold_in(key, block))
-        digits = tasks.inputs(BLOCK * batch, config.inputs, key=input_key)
-        solved = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
-        chosen = jax.random.choice(task_key, len(mixture), (BLOCK * batch,), p=share)
-        solution = jnp.take_along_axis(solved, chosen[:, None, None], axis=1)[:, 0]
-        shape = (BLOCK, batch, config.inputs)
-        return digits.reshape(shape), solution.reshape(shape)
-
     def one(
-        moving: State, memory: Any, frozen: State, digits: Array, solutions: Array
-    ) -> tuple[State, Any, Array]:
-        def loss(moving: State, x: Array, y: Array) -> Array:
-            model = model_of(config, added, nnx.merge_state(moving, frozen))
+        flat: Array, memory: Any, frozen: State, digits: Array, solutions: Array
+    ) -> tuple[Array, Any, Array]:
+        def loss(flat: Array, x: Array, y: Array) -> Array:
+            model = model_of(config, added, nnx.merge_state(shape.part(flat), frozen))
             return model_loss(model, x, y).mean()
 
-        def step(carry: tuple[State, Any], data: Any) -> tuple[tuple[State, Any], Array]:
-            moving, memory = carry
+        def step(carry: tuple[Array, Any], data: Any) -> tuple[tuple[Array, Any], Array]:
+            flat, memory = carry
             x, y, rate = data
-            value, slope = jax.value_and_grad(loss)(moving, x, y)
-            direction, memory = _MOMENTS.update(slope, memory)
-            return (_move(moving, direction, rate), memory), value
+            value, slope = jax.value_and_grad(loss)(flat, x, y)
+            updates, memory = _MOMENTS.update(slope, memory)
+            direction = jnp.asarray(updates) + decay * flat
+            return (flat - rate * direction, memory), value
 
         data = (digits, solutions, rates)
-        (moving, memory), values = lax.scan(step, (moving, memory), data)
-        return moving, memory, values.mean()
+        (flat, memory), values = lax.scan(step, (flat, memory), data)
+        return flat, memory, values.mean()
 
-    digits, solutions = jax.vmap(draw)(shares, keys)
-    runs = (moving, memory, frozen, digits, solutions)
+    runs = (flat, memory, frozen, digits, solutions)
     if together:
         return jax.vmap(one)(*runs)
     return lax.map(lambda run: one(*run), runs)
-
-
-def _move(moving: State, direction: Any, rate: Array) -> State:
-    """One step against `direction`, with weight decay on the model's matrices."""
-
-    def step(path: Any, old: Array, new: Array) -> Array:
-        names = {getattr(entry, "key", None) for entry in path}
-        decay = 0.1 if names & {"kernel", "readout"} else 0.0
-        return old - rate * (new + decay * old)
-
-    return jax.tree_util.tree_map_with_path(step, moving, direction)

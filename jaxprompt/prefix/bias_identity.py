@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.engine import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import identity
+from jaxprompt.prefix.adapt import grown
 from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, Draws, Layer, exact, one_query, prefixed
-from jaxprompt.prefix.transformer import Added, Config, Trace, Transformer
+from jaxprompt.prefix.transformer import Added, Config, Trace
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "LAYERS", "closed_form", "inside", "simulate"]
@@ -103,14 +103,13 @@ def inside(layers: int, draws: int, *, key: Key[Array, ""]) -> dict[str, Float[n
         return {n: np.asarray(v) for n, v in _inside(layers, draws, key).items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=identity.ONCE)
 def _inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
     config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, 11)
 
     def one(key: Array) -> dict[str, Array]:
         model_key, token_key = jax.random.split(key)
-        rngs = nnx.Rngs(params=model_key, added=jax.random.fold_in(model_key, 1))
-        model = _double(Transformer(config, Added(prefix=_PREFIX), rngs=rngs))
+        model = grown(config, Added(prefix=_PREFIX), key=model_key)
         assert model.prefix is not None
         tokens = jax.random.randint(token_key, (_TOKENS,), 0, 8)
         full, base = Trace([], []), Trace([], [])
@@ -126,13 +125,6 @@ def _inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
         }
 
     return jax.vmap(one)(jax.random.split(key, draws))
-
-
-def _double(model: Transformer) -> Transformer:
-    """The same model in float64, its weights ten times as large so that attention is not flat."""
-    graph, state = nnx.split(model)
-    grown = jax.tree.map(lambda x: (10 if x.ndim > 1 else 1) * x.astype(jnp.float64), state)
-    return nnx.merge(graph, grown)
 
 
 def _deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: int) -> Array:

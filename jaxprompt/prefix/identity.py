@@ -42,6 +42,7 @@ HEAD = (
 """Parameters of one query of a prefixed head; leading axes broadcast."""
 
 
+@jax.jit
 def prefixed(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
     visible: Any = None,
@@ -68,6 +69,10 @@ def prefixed(
         "prefix_attention": mass[..., None] * within,
         "prefix_mass": mass,
     }
+
+
+ONCE: dict[str, Any] = {"xla_backend_optimization_level": 0}
+"""Compiler options of programs that run once: the compiler's own time is most of theirs."""
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -180,6 +185,13 @@ def draw_layer(layer: Layer, scale: float, draws: int, *, key: Key[Array, ""]) -
         return Draws(*arrays)
 
 
+def parts(row: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Arrays of these shapes from consecutive entries of one long row."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    pieces = jnp.split(row[: ends[-1]], ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
 def _size(layer: Layer) -> int:
     return 3 * layer.width * (layer.width + 1) + (layer.tokens + layer.prefix) * layer.width
 
@@ -200,9 +212,8 @@ def _draw(layer: Layer, scale: Array, numbers: Array) -> Draws:
 
 def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
     d, h, n, t = layer.width, layer.heads, layer.prefix, layer.tokens
-    parts = jnp.split(numbers, np.cumsum([3 * d * d, 3 * d, t * d, n * d]))
-    kernel, bias = parts[0].reshape(d, 3 * d) / np.float32(d**0.5), parts[1]
-    content, prefix = parts[2].reshape(t, d), parts[3].reshape(n, d)
+    kernel, bias, content, prefix = parts(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
+    kernel = kernel / np.float32(d**0.5)
     if layer.norm:
         content, prefix = _normed(3 * content + 1), _normed(3 * prefix + 1)
     content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)

@@ -92,7 +92,9 @@ def restored(base: Trained, adapted: Trained, place: int, digits: Array) -> tupl
 def _kept(adapted: Trained, place: int, digits: Array) -> Estimate:
     """Accuracy on the old task with the addition removed."""
     state = nnx.filter_state(adapted.run(place), nnx.Param)
-    right = adapt.exact_match(adapted.plan.config, Added(), state, "asc", digits)
+    right = adapt.exact_match(
+        adapted.plan.config, Added(), state, digits, tasks.solved("asc", digits)
+    )
     return lab.share(int(right.sum()), digits.shape[0])
 
 

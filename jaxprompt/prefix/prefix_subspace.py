@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from jaxprompt import random
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
-from jaxprompt.prefix.identity import exact
+from jaxprompt.prefix.identity import ONCE, exact, parts
 from jaxprompt.prefix.lab import compare_upper
 from jaxprompt.prefix.layers import Projections, attend
 from jaxprompt.stats import Estimate
@@ -83,7 +84,7 @@ def _rank(rows: np.ndarray) -> int:
     return int((singular > 1e-9 * singular[0]).sum())
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=ONCE)
 def measured(
     vectors: int, heads: int, head_width: int, draws: int, *, key: Key[Array, ""]
 ) -> tuple[Float[Array, "R B T H v"], dict[str, Float[Array, " R"]]]:
@@ -94,12 +95,11 @@ def measured(
     """
     d = heads * head_width
 
-    def one(key: Array) -> tuple[Array, dict[str, Array]]:
-        keys = jax.random.split(key, 4)
-        kernel = jax.random.normal(keys[0], (d, 3 * d)) / np.sqrt(d) * 1.5
-        offset = jax.random.normal(keys[1], (3 * d,))
-        content = jax.random.normal(keys[2], (_INPUTS, _TOKENS, d))
-        prefix = jax.random.normal(keys[3], (vectors, d))
+    shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
+
+    def one(numbers: Array) -> tuple[Array, dict[str, Array]]:
+        kernel, offset, content, prefix = parts(numbers, shapes)
+        kernel = kernel / np.sqrt(d) * 1.5
         weights = Projections(kernel, offset)
         run = functools.partial(attend, weights, heads=heads, causal=True)
         full, alone = run(content, prefix), run(content)
@@ -121,7 +121,8 @@ def measured(
         share = jnp.where(limit > 0, move / jnp.where(limit > 0, limit, 1), 0)
         return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
 
-    return jax.vmap(one)(jax.random.split(key, draws))
+    numbers = random.normals(key, 0, draws, sum(int(np.prod(shape)) for shape in shapes))
+    return jax.vmap(one)(numbers.astype(jnp.result_type(float)))
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:

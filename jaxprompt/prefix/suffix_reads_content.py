@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import optimize
 
+from jaxprompt import random
 from jaxprompt.attention import attention_head, prompt_attention
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -144,10 +145,9 @@ def simulate(
 def _prefixed(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
     """Outputs (R, 4, 2) of the frozen head's last row with random prefixes of several sizes."""
 
-    def one(key: Array) -> Array:
-        size_key, vector_key = jax.random.split(key)
-        size = jnp.exp(jax.random.uniform(size_key, (), jnp.float64, -3, 3))
-        prefix = size * jax.random.normal(vector_key, (vectors, 2), jnp.float64)
+    def one(uniform: Array, normal: Array) -> Array:
+        size = jnp.exp(6 * uniform.astype(jnp.float64) - 3)
+        prefix = size * normal.reshape(vectors, 2).astype(jnp.float64)
 
         def output(x: Array) -> Array:
             everything = jnp.concatenate([prefix, x])
@@ -155,7 +155,9 @@ def _prefixed(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
 
         return jax.vmap(output)(sequences)
 
-    return jax.vmap(one)(jax.random.split(key, trials))
+    size_key, vector_key = jax.random.split(key)
+    sizes = random.uniforms(size_key, 0, trials, 1)[:, 0]
+    return jax.vmap(one)(sizes, random.normals(vector_key, 0, trials, 2 * vectors))
 
 
 @jax.jit
@@ -170,19 +172,14 @@ def _suffixed(sequences: Array) -> Array:
     return jax.vmap(output)(sequences)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=identity.ONCE)
 def _identities(trials: int, vectors: int, key: Array) -> dict[str, Array]:
     """Largest deviations, for random heads on 8 content tokens of width 6."""
     size, width = 8, 6
+    shapes = ((3, width, width), (size, width), (vectors, width))
 
-    def one(key: Array) -> dict[str, Array]:
-        kernel, content, extra = (
-            jax.random.normal(k, shape, jnp.float64)
-            for k, shape in zip(
-                jax.random.split(key, 3), ((3, width, width), (size, width), (vectors, width)),
-                strict=True,
-            )
-        )  # fmt: skip
+    def one(numbers: Array) -> dict[str, Array]:
+        kernel, content, extra = identity.parts(numbers, shapes)
         before, after = jnp.concatenate([extra, content]), jnp.concatenate([content, extra])
 
         def head(rows: Array, seen: Array | None = None) -> Array:
@@ -207,7 +204,8 @@ def _identities(trials: int, vectors: int, key: Array) -> dict[str, Array]:
             "suffix": jnp.abs(causal[size] - expected).max(),
         }
 
-    return jax.vmap(one)(jax.random.split(key, trials))
+    numbers = random.normals(key, 0, trials, sum(int(np.prod(shape)) for shape in shapes))
+    return jax.vmap(one)(numbers.astype(jnp.float64))
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ the solution. Tasks as in Petrov et al., ICLR 2024. Symbols go to 10, because a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, UInt32
 
+from jaxprompt import random
 from jaxprompt.errors import ParameterError
 
-__all__ = ["DIGITS", "SYMBOLS", "TASKS", "inputs", "is_test", "solve"]
+__all__ = ["DIGITS", "SYMBOLS", "TASKS", "inputs", "is_test", "solve", "solved"]
 
 DIGITS = 8
 """Inputs are made of 0 … 7."""
@@ -65,6 +67,12 @@ def solve(task: str, digits: Int[Array, " n"]) -> Int[Array, " n"]:
     return TASKS[task](digits)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def solved(task: str, digits: Int[Array, "B n"]) -> Int[Array, "B n"]:
+    """The solutions of many inputs."""
+    return jax.vmap(functools.partial(solve, task))(digits)
+
+
 def _mark(rest: UInt32[Array, "*batch m"]) -> UInt32[Array, "*batch"]:
     """A fixed hash of digits to {0, …, 7}: FNV-1a on 32 bits, finished as in MurmurHash3."""
     mark = jnp.full(rest.shape[:-1], 2166136261, jnp.uint32)
@@ -82,12 +90,18 @@ def is_test(digits: Int[Array | np.ndarray, "*batch n"]) -> Array:
 
 
 def inputs(
-    count: int, length: int, *, key: Key[Array, ""], test: bool = False
+    count: int,
+    length: int,
+    *,
+    key: Key[Array, ""],
+    test: bool = False,
+    first: int | Array = 0,
 ) -> Int[Array, "count length"]:
     """Uniform draws (int32) from the training or the test inputs, without rejection.
 
-    Given all digits but the first, exactly two of the eight first digits are for testing, so the
-    first is drawn among the right ones.
+    They are number `first` and the following of one endless list that `key` stands for. Given all
+    digits but the first, exactly two of the eight first digits are for testing, so the first is
+    drawn among the right ones, each with its probability to within 2⁻²³.
 
     Raises:
         ParameterError: `length` is not between 2 and 10.
@@ -96,9 +110,14 @@ def inputs(
         raise ParameterError(
             "length", length, f"between 2 and {LONGEST}", "a longer count has no symbol"
         )
-    rest_key, first_key = jax.random.split(key)
-    rest = jax.random.randint(rest_key, (count, length - 1), 0, DIGITS, jnp.uint32)
+    return _inputs(key, first, count, length, test)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _inputs(key: Array, first: int | Array, count: int, length: int, test: bool) -> Array:
+    bits = random.words(key, first, count, length)[0]
+    rest = bits[:, 1:] >> jnp.uint32(29)
     low, high = (0, _TEST_SHARE) if test else (_TEST_SHARE, DIGITS)
-    residue = jax.random.randint(first_key, (count,), low, high, jnp.uint32)
-    first = (residue - _mark(rest)) % jnp.uint32(DIGITS)
-    return jnp.concatenate([first[:, None], rest], axis=1).astype(jnp.int32)
+    residue = low + (((bits[:, 0] >> jnp.uint32(9)) * jnp.uint32(high - low)) >> jnp.uint32(23))
+    lead = (residue - _mark(rest)) % jnp.uint32(DIGITS)
+    return jnp.concatenate([lead[:, None], rest], axis=1).astype(jnp.int32)

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
+from jaxprompt import random
 from jaxprompt.attention import attention_head
 from jaxprompt.engine import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -221,7 +222,7 @@ def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
     return grid.reshape(-1, *shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=identity.ONCE)
 def _written(case: str, wanted: Array, vocabulary: int, outputs: int, precision: str) -> Array:
     dtype = jnp.dtype(precision)
 
@@ -245,18 +246,27 @@ def largest_packed(precision: str, tries: int, key: Key[Array, ""]) -> int:
     """Largest V up to which every one of `tries` random maps of two tokens, and the two extreme
     ones, comes out of its packed token unchanged."""
     best = 1
+    bits = np.asarray(_bits(key, tries, _MOST**2), np.int64)
     with jax.enable_x64(True):
-        for vocabulary in range(2, 20):
-            shape = (tries, vocabulary, vocabulary)
-            maps = jax.random.randint(jax.random.fold_in(key, vocabulary), shape, 0, vocabulary)
-            maps = maps.at[0].set(0).at[1].set(vocabulary - 1)
-            if not bool((_packed(maps, vocabulary, precision) == maps).all()):
+        for vocabulary in range(2, _MOST):
+            maps = (bits[:, : vocabulary**2] * vocabulary >> 32).reshape(tries, vocabulary, -1)
+            maps[0], maps[1] = 0, vocabulary - 1
+            if (np.asarray(_packed(maps, vocabulary, precision)) != maps).any():
                 return best
             best = vocabulary
     return best
 
 
+_MOST = 20
+"""No format of 64 bits packs so many symbols."""
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
+def _bits(key: Array, rows: int, columns: int) -> Array:
+    return random.words(key, 0, rows, columns)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=identity.ONCE)
 def _packed(maps: Array, vocabulary: int, precision: str) -> Array:
     """Packs, sends 1 + p through the head, and unpacks."""
     dtype = jnp.dtype(precision)

@@ -12,17 +12,33 @@ without them is the same model.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
+from jaxprompt import random
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.layers import Attended, Projections, attend, dense
 
-__all__ = ["Added", "Config", "LowRank", "Prefix", "SoftPrompt", "Suffix", "Trace", "Transformer"]
+__all__ = [
+    "Added",
+    "Config",
+    "LowRank",
+    "Numbers",
+    "Prefix",
+    "SoftPrompt",
+    "Suffix",
+    "Trace",
+    "Transformer",
+    "numbers",
+]
 
 
 class Prefix(nnx.Variable):
@@ -84,6 +100,54 @@ class Trace:
     attended: list[Attended]
 
 
+class Row:
+    """One long row of normal numbers, handed out in order.
+
+    A model drawn from two rows needs two generators in its program rather than one for every
+    array, and compiles in a small part of the time. Without numbers it gives zeros and counts.
+    """
+
+    def __init__(self, row: Float[Array, " n"] | None = None) -> None:
+        self.row, self.used = row, 0
+
+    def normal(self, shape: Sequence[int], /) -> Array:
+        """The next numbers, in this shape."""
+        size = int(np.prod(shape))
+        first, self.used = self.used, self.used + size
+        if self.row is None:
+            return jnp.zeros(shape, jnp.float32)
+        return self.row[first : self.used].reshape(shape)
+
+
+class Numbers(NamedTuple):
+    """Rows for the model itself and for what is added to it."""
+
+    params: Row
+    added: Row
+
+
+Source = nnx.Rngs | Numbers
+"""Where a model's initial numbers come from."""
+
+
+def numbers(config: Config, added: Added, *, key: Key[Array, ""]) -> Numbers:
+    """All numbers that a model's initial parameters (float32) take."""
+    return Numbers(*(Row(row) for row in _rows(*_sizes(config, added), key)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
+    first, second = jax.random.split(key)
+    return random.normals(first, 0, 1, own)[0], random.normals(second, 0, 1, max(added, 1))[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _sizes(config: Config, added: Added) -> tuple[int, int]:
+    counting = Numbers(Row(), Row())
+    nnx.eval_shape(lambda: Transformer(config, added, rngs=counting))
+    return counting.params.used, counting.added.used
+
+
 class Norm(nnx.Module):
     """Layer norm with scale and shift."""
 
@@ -102,7 +166,7 @@ class Dense(nnx.Module):
     """A matrix and a bias, with an optional low-rank change of the matrix."""
 
     def __init__(
-        self, inputs: int, outputs: int, *, scale: float, rngs: nnx.Rngs, rank: int = 0
+        self, inputs: int, outputs: int, *, scale: float, rngs: Source, rank: int = 0
     ) -> None:
         self.kernel = nnx.Param(scale * rngs.params.normal((inputs, outputs)))
         self.bias = nnx.Param(jnp.zeros(outputs))
@@ -121,7 +185,7 @@ class Dense(nnx.Module):
 class Block(nnx.Module):
     """Attention, then the MLP, each with a norm in front and a sum after."""
 
-    def __init__(self, config: Config, added: Added, first: bool, *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: Config, added: Added, first: bool, *, rngs: Source) -> None:
         d, out = config.width, 0.02 / (2 * config.layers) ** 0.5
         self.heads, self.causal = config.heads, config.causal
         self.norm = Norm(d) if config.first_norm or not first else None
@@ -155,7 +219,7 @@ class Block(nnx.Module):
 class Transformer(nnx.Module):
     """The model. ``model(tokens)`` gives the logits that predict the solution."""
 
-    def __init__(self, config: Config, added: Added = Added(), *, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: Config, added: Added = Added(), *, rngs: Source) -> None:
         d = config.width
         self.config = config
         self.embedding = nnx.Param(0.02 * rngs.params.normal((config.vocabulary, d)))

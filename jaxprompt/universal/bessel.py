@@ -30,6 +30,7 @@ START_ERROR_EXPONENT = 40.0
 """The recurrence starts so far up that its starting error is damped by exp(-40)."""
 
 
+@jax.jit  # also when called eagerly: its many small steps would each be dispatched alone
 def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
     r"""Logarithm of :math:`I_{\mathrm{order}+\mathrm{degree}}(x) / I_{\mathrm{order}}(x)`.
 

@@ -6,8 +6,10 @@ import pytest
 from scipy import special
 
 from jaxprompt.contextual import best_ridge
+from jaxprompt.contextual import ridge_limit as limits
 from jaxprompt.contextual.best_ridge import CLAIM
-from jaxprompt.contextual.prompt_error import feature_law, ridge_limit
+from jaxprompt.contextual.features import feature_law
+from jaxprompt.contextual.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
@@ -29,7 +31,7 @@ def test_no_other_gain_is_better():
     found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8)
     for gain in (0.5, 0.8, 1.3, 1.8):
         features = feature_law(10, 2, 1.0, 1.5, 1.0, gain)
-        ridge = best_ridge._best_ridge(best_ridge._thinned(features), 0.8)
+        ridge = limits.best_ridge(features, 0.8)
         assert ridge_limit(features, 0.8, ridge).error.mean() > found["best_gain_error"]
 
 

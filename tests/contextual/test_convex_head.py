@@ -8,8 +8,12 @@ import pytest
 from scipy import integrate, optimize, special
 
 from jaxprompt.contextual import convex_head
-from jaxprompt.contextual.convex_head import CLAIM, convex_heads, convex_limit, max_margin_head
-from jaxprompt.contextual.prompt_error import feature_law, ridge_limit
+from jaxprompt.contextual import convex_limit as limits
+from jaxprompt.contextual.convex_head import CLAIM
+from jaxprompt.contextual.convex_limit import LOSSES, convex_limit, separability_threshold
+from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_head
+from jaxprompt.contextual.features import feature_law
+from jaxprompt.contextual.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
@@ -28,7 +32,7 @@ def _slope(loss, x):
     return {"square": x - 1, "logistic": -special.expit(-x), "hinge": -float(x < 1)}[loss]
 
 
-@pytest.mark.parametrize("loss", convex_head.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize(("mean", "deviation", "step"), [(0.4, 1.3, 0.7), (-1.0, 3.0, 12.0)])
 def test_moments_against_quadrature(loss, mean, deviation, step):
     """f by scalar root finding of the proximal point, its moments by adaptive quadrature."""
@@ -55,7 +59,7 @@ def test_moments_against_quadrature(loss, mean, deviation, step):
 
     with jax.enable_x64(True):
         args = (jnp.array([x]) for x in (mean, deviation, step))
-        m = [float(x[0]) for x in convex_head._MOMENTS[loss](*args)]
+        m = [float(x[0]) for x in limits._MOMENTS[loss](*args)]
     assert m[0] == pytest.approx(average(f), abs=2e-7)
     assert m[1] == pytest.approx(average(lambda z: f(z) ** 2), abs=2e-7)
     # Integration by parts: −E[f′] = −E[f Z]/s.
@@ -64,11 +68,11 @@ def test_moments_against_quadrature(loss, mean, deviation, step):
 
 def test_jacobian_against_differences():
     x = np.tile([1.0, 1.5, 0.3], (LAW.alpha.shape[0], 1))
-    law = convex_head._thinned(LAW)
+    law = LAW.thinned(limits._FEWER_NODES)
     with jax.enable_x64(True):
-        for loss in convex_head.LOSSES:
+        for loss in LOSSES:
             at = lambda y, loss=loss: [  # noqa: E731
-                np.asarray(a) for a in convex_head._equations(
+                np.asarray(a) for a in limits._equations(
                     loss, jnp.asarray(y), law, jnp.float64(0.5), jnp.float64(0.05))
             ]  # fmt: skip
             jacobian = at(x)[1]
@@ -112,7 +116,7 @@ def test_max_margin_is_the_limit_of_a_small_ridge():
 
 def test_max_margin_near_the_threshold():
     """The norm diverges there, so Newton's iteration has to come from larger ratios."""
-    threshold = convex_head.separability_threshold(LAW)
+    threshold = separability_threshold(LAW)
     found = [convex_limit(LAW, threshold * f, 0.0, "hinge") for f in (1.02, 1.5)]
     assert all(f.converged for f in found)
     assert found[0].limit.head_noise.mean() > 5 * found[1].limit.head_noise.mean()
@@ -130,17 +134,17 @@ def test_threshold_against_high_precision():
         return mpmath.quad(inside, [-mpmath.inf, -c * r / mpmath.sqrt(1 + c * c)])
 
     best = optimize.minimize_scalar(lambda c: float(value(mpmath.mpf(c))), bracket=(0, 1))
-    assert convex_head.separability_threshold(law) == pytest.approx(best.fun, rel=1e-9)
+    assert separability_threshold(law) == pytest.approx(best.fun, rel=1e-9)
     # Without signal half the rows are wrong for every head: Cover's threshold 1/2.
     none = LAW._replace(alpha=0 * LAW.alpha)
-    assert convex_head.separability_threshold(none) == pytest.approx(0.5, rel=1e-12)
+    assert separability_threshold(none) == pytest.approx(0.5, rel=1e-12)
 
 
 def test_threshold_against_linear_programs():
     """Separability of sampled rows by linear programming, on both sides of the threshold."""
     rng = np.random.default_rng(0)
     r, dim = 1.2, 60
-    threshold = convex_head.separability_threshold(LAW._replace(alpha=r * LAW.tau))
+    threshold = separability_threshold(LAW._replace(alpha=r * LAW.tau))
     for factor, expected in ((0.7, False), (1.4, True)):
         n = round(dim / (threshold * factor))
         rows = rng.normal(size=(n, dim))
@@ -149,7 +153,7 @@ def test_threshold_against_linear_programs():
         assert (found.status == 0) is expected
 
 
-@pytest.mark.parametrize("loss", convex_head.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(40, 12), (12, 20)])
 def test_solver_against_scipy(loss, shape):
     rows = np.random.default_rng(3).normal(size=shape) + np.eye(shape[1])[0]
@@ -167,12 +171,12 @@ def test_solver_against_scipy(loss, shape):
                               options={"xtol": 1e-10, "ftol": 1e-14, "maxiter": 400}).fun
             for _ in range(1)
         )  # fmt: skip
-        assert -1e-15 <= float(gap) <= convex_head.GAP + 1e-15  # 0 up to rounding
+        assert -1e-15 <= float(gap) <= GAP + 1e-15  # 0 up to rounding
         # The certificate: no head does better than the solver's value less its gap.
         assert value(np.asarray(head)) - float(gap) <= best + 1e-12
 
 
-@pytest.mark.parametrize("loss", convex_head.LOSSES)
+@pytest.mark.parametrize("loss", LOSSES)
 def test_rows_of_zeros_change_nothing(loss):
     """Sample sizes are filled up with zeros to share a compilation."""
     rows = np.random.default_rng(4).normal(size=(14, 6)) + np.eye(6)[0]
@@ -180,9 +184,9 @@ def test_rows_of_zeros_change_nothing(loss):
     with jax.enable_x64(True):
         plain, _ = convex_heads(jnp.asarray(rows), 0.3, loss)
         head, gap = convex_heads(jnp.asarray(filled), 0.3, loss, 14)
-    assert float(gap) <= convex_head.GAP
+    assert float(gap) <= GAP
     # A gap g leaves an error of at most √(2g/λ).
-    np.testing.assert_allclose(head, plain, atol=2 * np.sqrt(2 * convex_head.GAP / 0.3))
+    np.testing.assert_allclose(head, plain, atol=2 * np.sqrt(2 * GAP / 0.3))
 
 
 def test_max_margin_against_scipy():
@@ -199,7 +203,7 @@ def test_max_margin_against_scipy():
         crossed = jnp.asarray(np.concatenate([rows, -rows[:1]]))
         impossible = max_margin_head(crossed)[1]
     assert found.success
-    assert abs(float(gap)) <= convex_head.GAP
+    assert abs(float(gap)) <= GAP
     np.testing.assert_allclose(head, found.x, atol=1e-4)
     np.testing.assert_allclose(head, again, atol=1e-4)
     assert np.isinf(impossible)

@@ -11,8 +11,9 @@ from scipy import stats as sps
 import jaxprompt as jp
 from jaxprompt import parallel
 from jaxprompt.contextual import prompt_error
-from jaxprompt.contextual.prompt_error import FeatureLaw, feature_law, ridge_limit
+from jaxprompt.contextual.features import FeatureLaw, feature_law
 from jaxprompt.contextual.ridge import Chunks
+from jaxprompt.contextual.ridge_limit import best_gain, best_ridge, resolvent, ridge_limit
 from jaxprompt.errors import ParameterError
 
 CLAIM = jp.claim("contextual.prompt_error")
@@ -85,7 +86,7 @@ def test_a_huge_ridge_is_the_averaging_head():
 def test_resolvent_equation_holds():
     features = real_law()
     for ratio, ridge in ((0.3, 0.0), (0.9, 0.01), (2.0, 0.5)):
-        m = prompt_error.resolvent(features.tau**2, features.weights, ratio, ridge)
+        m = resolvent(features.tau**2, features.weights, ratio, ridge)
         tau2m = features.tau**2 * m[:, None]
         left = ridge * m + (features.weights * tau2m / (1 + tau2m)).sum(axis=1)
         np.testing.assert_allclose(left, ratio, rtol=1e-12)
@@ -155,14 +156,16 @@ def test_feature_law_against_brute_force():
 def test_best_ridge_is_a_minimum():
     features = real_law()
     for ratio in (0.5, 1.0, 2.0):
-        ridge, error = prompt_error.best_ridge(features, ratio)
+        ridge = best_ridge(features, ratio)
+        error = ridge_limit(features, ratio, ridge).error.mean()
         for factor in (0.5, 0.8, 1.25, 2.0):
             other = ridge_limit(features, ratio, ridge * factor).error.mean()
             assert other >= error - 1e-6, f"ridge {ridge * factor:.4f} beats {ridge:.4f} at {ratio}"
 
 
 def test_best_gain_is_a_minimum():
-    gain, error = prompt_error.best_gain(0.5, 0.05, most=3.0, **BASE)
+    gain = best_gain(real_law, 0.5, 0.05, most=3.0)
+    error = ridge_limit(real_law(gain), 0.5, 0.05).error.mean()
     for factor in (0.7, 0.9, 1.1, 1.4):
         assert ridge_limit(real_law(gain * factor), 0.5, 0.05).error.mean() >= error
     assert 0 < gain < 3
@@ -328,11 +331,14 @@ def test_memory_does_not_grow_with_trials_or_samples():
     assert Chunks.for_sizes((10**9,), 8) == Chunks.for_sizes((2000,), 8)
 
 
-def test_test_scalars_are_standard_normal():
-    keys = jax.random.split(jax.random.key(0), 200)
-    for count in (3, 300):
-        draw = jax.jit(prompt_error._test_scalars, static_argnums=0)
-        values = np.array([draw(count, key)[0] for key in keys])
-        p = sps.kstest(values.ravel(), "norm").pvalue
-        assert p > 1e-4, f"{count} scalars: KS p = {p:.1e}"
-    assert prompt_error._test_scalars(0, keys[0]).shape == (1, 0)
+def test_padding_the_shifts_changes_nothing():
+    """One shift and the same one padded with a second of weight 0 give the same bits."""
+    shape = {"dim": 32, "trials": 4, "ratio": [0.5, 2.0], "ridge": 0.05, "tokens": 6, "relevant": 2}
+    shape |= {"signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 0.7}
+    claim, key = jp.claim("contextual.prompt_error"), jax.random.key(3)
+    one = claim.simulate(key=key, shifts=[[0.4, 0.2]], **shape)
+    padded = claim.simulate(
+        key=key, shifts=[[0.4, 0.2], [9.0, 9.0]], shift_weights=[1.0, 0.0], **shape
+    )
+    for name, estimate in one.items():
+        assert np.array_equal(estimate.mean, padded[name].mean), name

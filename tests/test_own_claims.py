@@ -1,0 +1,350 @@
+"""Claims that users bring: files, installed packages, and the worked examples."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from scipy import integrate
+
+import jaxprompt as jp
+from jaxprompt import cli, registry, sweep
+from jaxprompt.engine import Curves, Design
+from jaxprompt.errors import JaxpromptError, UnknownClaimError, UsageError
+from jaxprompt.trials import per_trial
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+FILE = """
+import jax
+import jaxprompt as jp
+
+def mean(*, level):
+    return {"value": level}
+
+def experiment(*, key, level, size):
+    return {"value": level + jax.random.normal(key, (size,)).mean()}
+
+CLAIM = jp.Claim(
+    id="mine.mean", title="A mean", statement="The mean of $x_i$ is `level`.",
+    relation=jp.Relation.MEAN, source="made up",
+    parameters=(
+        jp.Parameter("level", "real", "the mean"),
+        jp.Parameter("size", "integer", "numbers drawn", low=1, simulate_only=True),
+    ),
+    quantities=(jp.Quantity("value", "the mean", tolerance=0.5),),
+    falsifiers=(
+        jp.Falsifier.scaled("twice", mean, 2.0),
+        jp.Falsifier("none", "zero", lambda level: {"value": 0.0 * level}),
+    ),
+    closed_form=mean,
+    simulation=jp.per_trial(experiment, traced=("level",), batch=50),
+    designs={"quick": jp.Design.product({"size": 4}, {"level": [1.0, 2.0]}, 100)},
+    figure=jp.Agreement("A mean", "value"),
+)
+"""
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """What a test brings is gone after it."""
+    monkeypatch.setattr(registry, "_brought", {})
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*args):
+        code = cli.main([str(a) for a in args])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# --- the command line ---
+
+
+def test_every_command_takes_a_file_of_claims(mine, run, tmp_path):
+    code, out, _ = run("list", mine, "--json")
+    assert code == 0
+    assert [entry["id"] for entry in json.loads(out)] == ["mine.mean"]
+    assert "mine.mean" in run("list", "--claims", mine)[1]
+    assert "the mean" in run("show", mine)[1]
+    assert json.loads(run("show", "mine.mean", "--claims", mine, "--json")[1])["id"] == "mine.mean"
+
+    out_folder = tmp_path / "out"
+    code, out, err = run("check", mine, "--falsify", "--out", out_folder)
+    assert code == 0, out + err
+    assert "confirmed    mine.mean" in out
+    page = (out_folder / "report.html").read_text()
+    assert "A mean" in page
+    assert "data:image/png" in page
+    assert f"jaxprompt check mine.mean --claims {mine}" in page
+
+    assert run("figure", mine, "--out", tmp_path / "figures")[0] == 0
+    assert (tmp_path / "figures" / "mine.mean.png").is_file()
+
+
+def test_a_report_is_rebuilt_without_running_the_file(mine, run, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    run("check", mine, "--out", out)
+    page = (out / "report.html").read_bytes()
+    registry._brought.clear()
+    mine.unlink()
+    assert run("report", out)[0] == 0
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_a_sweep_of_a_file_of_claims(mine, run, tmp_path):
+    toml = tmp_path / "grid.toml"
+    toml.write_text('claim = "mine.mean"\ntrials = 20\n[grid]\nsize = [4]\nlevel = [1.0, 2.0]\n')
+    code, _, err = run("sweep", toml, "--out", tmp_path / "no")
+    assert code == 2
+    assert "unknown claim 'mine.mean'" in err
+    args = ("sweep", toml, "--out", tmp_path / "out", "--claims", mine)
+    assert run(*args)[0] in (0, 3)
+    assert jp.load(tmp_path / "out").sizes == {"size": 1, "level": 2}
+
+
+def test_worker_processes_learn_the_claims_first(mine, tmp_path):
+    options = types.SimpleNamespace(workers=1, scheduler=None, claims=[str(mine)])
+    task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),))
+    with cli._executor(options) as pool:
+        assert pool is not None
+        assert pool._initializer is cli._load_claims
+        assert pool._initargs == ([str(mine)],)
+    with pytest.raises(UnknownClaimError):
+        sweep.compute(task)
+    cli._load_claims([str(mine)])
+    assert sweep.compute(task)
+
+
+# --- files ---
+
+
+def test_a_file_is_run_only_when_it_is_named(mine):
+    assert "mine.mean" not in {c.id for c in jp.claims()}
+    with pytest.raises(UnknownClaimError, match="mine"):
+        jp.claim("mine.mean")
+    (claim,) = jp.load_claims(mine)
+    assert jp.claim("mine.mean") is claim
+    assert jp.claims("mine") == (claim,)
+    assert "mine.mean" not in {c.id for c in jp.claims()}, "a check of all is of jaxprompt's own"
+    assert registry.select(["mine", "mine.mean"]) == (claim,)
+    assert jp.load_claims(mine)[0] is not claim, "loading again runs the file again"
+
+
+def test_a_file_may_import_what_lies_beside_it(tmp_path):
+    (tmp_path / "beside_mine.py").write_text(FILE)
+    (tmp_path / "mine.py").write_text("from beside_mine import CLAIM\nCLAIMS = [CLAIM]\n")
+    before = list(sys.path)
+    assert jp.load_claims(tmp_path / "mine.py")[0].id == "mine.mean"
+    assert sys.path == before
+    del sys.modules["beside_mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "cannot be read"),
+        ("x = 1\n", "brings no claims"),
+        ("CLAIMS = 3\n", "brings no claims"),
+        ("CLAIMS = [3]\n", "brings no claims"),
+        ("x = 1\n\n1/0\n", "line 3: ZeroDivisionError: division by zero"),
+        ("x = = 1\n", "line 1: SyntaxError"),
+        (FILE.replace("mine.mean", "contextual.prompt_error"), "defined by jaxprompt too"),
+        (FILE + "AGAIN = jp.Claim(**vars(CLAIM))\n", "give it another id"),
+        (FILE.replace("mine.mean", "mine"), "must be family.word_stem"),
+    ],
+)
+def test_a_bad_file_gives_one_line(tmp_path, run, text, said):
+    path = tmp_path / "bad.py"
+    if text is not None:
+        path.write_text(text)
+    code, out, err = run("check", path, "--out", tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+    assert not registry._brought
+
+
+def test_two_files_may_not_share_an_id(tmp_path, mine):
+    other = tmp_path / "other.py"
+    other.write_text(FILE)
+    jp.load_claims(mine)
+    with pytest.raises(UsageError, match="give it another id"):
+        jp.load_claims(other)
+
+
+# --- installed packages ---
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package that announces the family `mine`."""
+
+    def install(text=FILE, family="mine", name="mine_package"):
+        (tmp_path / f"{name}.py").write_text(text + "\nCLAIMS = (CLAIM,)\n")
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[jaxprompt.claims]\n{family} = {name}:CLAIMS\n")
+        importlib.invalidate_caches()
+
+    monkeypatch.syspath_prepend(tmp_path)
+    yield install
+    for name in ("mine_package", "other_package"):
+        sys.modules.pop(name, None)
+
+
+def test_an_installed_family_is_imported_when_named(package, run):
+    package()
+    out = run("list")[1]
+    assert "brought by installed packages: mine" in out
+    assert "mine_package" not in sys.modules, "listing imported the package"
+    assert "mine.mean" in run("list", "--family", "mine")[1]
+    registry._brought.clear()
+    assert jp.claim("mine.mean").title == "A mean"
+    registry._brought.clear()
+    assert run("check", "mine")[0] == 0
+
+
+def test_installed_packages_that_cannot_serve(package, run):
+    package(text="1/0")
+    code, _, err = run("check", "mine")
+    assert code == 2
+    assert "mine_package cannot be loaded (ZeroDivisionError: division by zero)" in err
+
+
+def test_an_installed_family_lists_its_own_claims_only(package):
+    package(family="other")
+    with pytest.raises(UsageError, match=r"lists the claim 'mine\.mean' in the family 'other'"):
+        jp.claims("other")
+
+
+@pytest.mark.parametrize("family", ["mine", "contextual"])
+def test_two_packages_with_one_family(package, family):
+    package(family=family)
+    package(family=family, name="other_package")
+    with pytest.raises(UsageError, match="both bring a family"):
+        registry.installed()
+
+
+# --- one trial ---
+
+
+def test_trials_are_independent_of_batch_and_count():
+    import jax
+
+    def trial(*, key, scale):
+        return {"value": scale * jax.random.normal(key)}
+
+    one, many = per_trial(trial), per_trial(trial, traced=("scale",), batch=8)
+    key = jax.random.key(3)
+    a, b = (f(key=key, trials=20, scale=2.0)["value"] for f in (one, many))
+    assert a.trials == 20
+    np.testing.assert_allclose([a.mean, a.stderr], [b.mean, b.stderr], rtol=1e-12)
+    with jax.enable_x64(True):
+        drawn = [2.0 * jax.random.normal(jax.random.fold_in(key, t)) for t in range(20)]
+    np.testing.assert_allclose(a.mean, np.mean(drawn), rtol=1e-12)
+    np.testing.assert_allclose(a.stderr, np.std(drawn, ddof=1) / np.sqrt(20), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"), [(1.0, "returned float"), ({"x": np.ones(3)}, r"shape \(3,\)")]
+)
+def test_a_trial_returns_scalars(found, said):
+    import jax
+
+    with pytest.raises(JaxpromptError, match=said):
+        per_trial(lambda *, key: found)(key=jax.random.key(0), trials=2)
+    with pytest.raises(ValueError, match="batch = 0"):
+        per_trial(lambda *, key: {}, batch=0)
+
+
+# --- figures with less to say ---
+
+
+def test_a_figure_is_completed_from_the_claim(toy_claim):
+    design = Design.product({}, {"level": [1.0, 2.0], "size": [4, 8]}, 12)
+    spec = toy_claim(designs={"quick": design}, figure=Curves(x="level", y="value")).figure
+    assert (spec.series, spec.panel, spec.title) == ("size", "", "A toy")
+    assert (spec.x_label, spec.y_label, spec.series_label) == (
+        *("the mean", "the mean", "size = {value}"),
+    )
+    assert spec.lines[0] == 1.0
+    assert spec.lines[-1] == 2.0
+    with pytest.raises(ValueError, match=r"y = 'valu' must be one of value; did you mean value"):
+        toy_claim(figure=Curves(x="level", y="valu"))
+
+
+# --- the worked examples ---
+
+
+@pytest.fixture
+def example():
+    return lambda name: jp.load_claims(EXAMPLES / f"{name}.py")[0]
+
+
+def test_the_ridge_example_predicts_the_law(example):
+    ratio, ridge, noise = 0.5, 0.3, 0.7
+    edges = (1 - np.sqrt(ratio)) ** 2, (1 + np.sqrt(ratio)) ** 2
+
+    def law(x):  # the Marchenko–Pastur density, by which the risk is averaged
+        density = np.sqrt((edges[1] - x) * (x - edges[0])) / (2 * np.pi * ratio * x)
+        return density * (ridge**2 + noise**2 * ratio * x) / (x + ridge) ** 2
+
+    expected = integrate.quad(law, *edges, epsabs=1e-12)[0]
+    found = example("ridge_risk").predict(ratio=ratio, ridge=ridge, noise=noise)["risk"]
+    assert found == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_spiked_example_predicts_a_large_matrix(example):
+    claim, dim = example("spiked_covariance"), 600
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2 * dim, dim))
+    x[:, 0] *= np.sqrt(3.0)
+    found = scipy.sparse.linalg.eigsh(x.T @ x / len(x), k=1, v0=np.ones(dim))[1][0, 0] ** 2
+    expected = claim.predict(ratio=0.5, spike=2.0)["overlap"]
+    assert found == pytest.approx(expected, abs=0.04)
+    assert claim.predict(ratio=0.5, spike=0.5)["overlap"] == 0.0
+
+
+def test_the_wrong_example_is_refuted(run, tmp_path):
+    code, out, _ = run("check", EXAMPLES / "wrong_risk.py", "--json")
+    assert code == 1
+    (entry,) = json.loads(out)["claims"]
+    for row in entry["rows"]:
+        dim, samples = row["parameters"]["dim"], row["parameters"]["samples"]
+        right = dim / (samples - dim - 1)
+        assert abs(row["simulated"] - right) < 4.5 * row["stderr"], "the mean is d/(n − d − 1)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ridge_risk", "spiked_covariance"])
+def test_the_right_examples_are_confirmed(run, name, tmp_path):
+    path = EXAMPLES / f"{name}.py"
+    code, out, _ = run("check", path, "--json", "--out", tmp_path)
+    assert code == 0, out
+    assert run("check", path, "--falsify")[0] == 0
+    assert (tmp_path / "figures" / f"example.{name}.svg").is_file()
+
+
+def test_the_examples_are_short():
+    for name in ("ridge_risk", "spiked_covariance", "wrong_risk"):
+        text = (EXAMPLES / f"{name}.py").read_text()
+        assert len(text.splitlines()) < 90, f"{name}.py has grown too long to read at once"
