@@ -326,7 +326,7 @@ class Claim:
     @property
     def continues(self) -> bool:
         """Whether :meth:`simulate` can go on from trial `first`."""
-        return "first" in inspect.signature(self.simulation).parameters
+        return "first" in inspect.signature(self.simulation, follow_wrapped=False).parameters
 
     def falsifier(self, name: str) -> Falsifier:
         """The falsifier called `name`; KeyError if there is none."""

@@ -249,8 +249,8 @@ def _require_whole(name: str, value: Any, low: int) -> int:
 class Task:
     """One simulation call: plain values only, so that it travels to any executor.
 
-    `run` covers the cells `indices`, of which `wanted` are to be stored; trials before `first`
-    have been done.
+    `run` covers the cells `indices`, of which `wanted` (by default all) are to be stored; trials
+    before `first` have been done.
     """
 
     claim: str
@@ -258,8 +258,13 @@ class Task:
     trials: int
     run: Mapping[str, Any]
     indices: tuple[tuple[int, ...], ...]
-    wanted: tuple[tuple[int, ...], ...]
+    wanted: tuple[tuple[int, ...], ...] | None = None
     first: int = 0
+
+    @property
+    def stored(self) -> tuple[tuple[int, ...], ...]:
+        """The cells whose results are to be stored."""
+        return self.indices if self.wanted is None else self.wanted
 
 
 class CellResult(NamedTuple):
@@ -306,7 +311,7 @@ def _compute(task: Task) -> list[CellResult]:
     }
     results = []
     for index, parameters in zip(task.indices, _points(task, target), strict=True):
-        if index in task.wanted:
+        if index in task.stored:
             cell = cells[canonical(parameters)]
             results.append(CellResult(index, target.predict(**parameters), dict(cell.estimates)))
     return results
@@ -462,7 +467,7 @@ def _record(
     except Exception as error:  # the worker could not give even a message
         results = "".join(traceback.format_exception_only(error)).strip()
     if isinstance(results, str):
-        for index in task.wanted:
+        for index in task.stored:
             store.fail(index, results)
         return 0
     for index, predicted, estimates in results:

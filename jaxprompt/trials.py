@@ -55,11 +55,14 @@ def per_trial(
         return jax.jit(block)
 
     @functools.wraps(trial)
-    def simulation(*, key: jax.Array, trials: int, **parameters: Any) -> dict[str, Estimate]:
+    def simulation(
+        *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
+    ) -> dict[str, Estimate]:
         free = {n: v for n, v in parameters.items() if n in traced or isinstance(v, np.ndarray)}
         block = compiled(tuple((n, v) for n, v in parameters.items() if n not in free))
         with jax.enable_x64(True):
-            values = map_trials(lambda indices: block(indices, key, free), trials, batch=batch)
+            run = functools.partial(block, key=key, free=free)
+            values = map_trials(run, trials, batch=batch, first=first)
         return {name: mean_estimate(np.asarray(array)) for name, array in values.items()}
 
     return simulation

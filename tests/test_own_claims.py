@@ -123,12 +123,11 @@ def test_worker_processes_learn_the_claims_first(mine, tmp_path):
     task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),))
     with cli._executor(options) as pool:
         assert pool is not None
-        assert pool._initializer is cli._load_claims
-        assert pool._initargs == ([str(mine)],)
-    with pytest.raises(UnknownClaimError):
-        sweep.compute(task)
-    cli._load_claims([str(mine)])
-    assert sweep.compute(task)
+        _, prepare = pool._initargs
+    assert "unknown claim 'mine.mean'" in sweep.compute(task)
+    prepare()
+    (cell,) = sweep.compute(task)
+    assert cell.place == (0,)
 
 
 # --- files ---
