@@ -51,7 +51,7 @@ def host(indices):
 def everything():
     run = functools.partial(block, 5, jax.random.key(1), 0.5)
     return [map_trials(b, 37, batch=batch, first=first)
-            for b in (run, host) for batch, first in ((1, 0), (4, 9))]
+            for b, batch, first in ((run, 1, 0), (run, 4, 9), (host, 4, 9))]
 
 with jax.enable_x64(True):
     many = everything()
@@ -67,7 +67,7 @@ print(json.dumps({"same": found, "devices": len(devices()), "used": len(places)}
 def test_eight_devices_give_the_bits_of_one():
     found = finish(run(BLOCKS))
     assert found["devices"] == found["used"] == 8
-    assert len(found["same"]) == 8
+    assert len(found["same"]) == 6
     assert all(found["same"])
 
 
