@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
 from jaxprompt.prefix.lab import Trained
@@ -135,5 +135,4 @@ CLAIM = Claim(
         "full": Design(({"length": 6, "steps": 5000},), 8),
     },
     compare=lab.compare_limits,
-    figure=Agreement(title="Removing what was added", label="change or accuracy"),
 )  # fmt: skip
