@@ -36,6 +36,7 @@ docs: $(READY)  ## the documentation site, into site/ (opens from the disk)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/error_curve.py
+	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/random_numbers.py
 	$(BIN)/python benchmarks/long_curve.py
 	$(BIN)/python benchmarks/universal_head.py

@@ -342,6 +342,18 @@ def test_ctrl_c_in_a_check_keeps_what_is_done(toy_claim, toy_registry, run, tmp_
     assert [entry["id"] for entry in found["claims"]] == ["contextual.toy"]
 
 
+def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    with cli._progress("sweep", "cells", trials=10) as progress:
+        progress(4, 20)  # four cells were there before
+        for done in (6, 8):
+            now[0] += 4
+            progress(done, 20)
+    line = "sweep: 8/20 cells, 5 trials/s, about 24 s left\n"
+    assert capsys.readouterr().err == line
+
+
 # --- bad input ---
 
 

@@ -101,7 +101,7 @@ claim.__class__.simulate = lambda self, *, key, trials, **p: simulation(key=key,
 sweeps.environment = lambda seed: {"seed": seed}
 sweeps.jax.process_count = lambda: 1
 sweeps._statuses = lambda sweep, store: np.ones(sweep.shape)
-grid = {"level": tuple(float(x) for x in range(1, 13)), "size": (4, 8)}
+grid = {"level": tuple(float(x) for x in range(1, 13)), "size": (2, 4, 6, 8)}
 job = sweeps.Sweep("contextual.toy", grid, {}, 20, 1)
 claim.__class__._evaluate = lambda self, form, values: {"value": values["level"]}
 
@@ -123,7 +123,7 @@ span = time.monotonic() - began
 chance, hit, place, stages = random.Random(5), 0, 0, []
 while hit < kills:
     child = start(folder / f"part{place}")
-    time.sleep(chance.uniform(0, span))
+    time.sleep(chance.uniform(0, 0.4 * span))
     os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
@@ -140,13 +140,14 @@ print(hit, place + 1, *stages)
 
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path):
-    kills = 40
+    kills = 24
     command = [sys.executable, "-c", KILLER, str(Path(__file__).parent), str(tmp_path), str(kills)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     hit, sweeps_done, *stages = map(int, done.stdout.split())
     assert hit == kills
-    assert len(set(stages)) >= kills / 4, f"the kills struck at {stages} cells only"
+    amid = {stage for stage in stages if 0 < stage < 48}
+    assert len(amid) >= 5, f"the kills struck at {stages} cells only"
     whole = jp.load(tmp_path / "whole")
     assert np.isfinite(whole["value"]).all()
     for place in range(sweeps_done):

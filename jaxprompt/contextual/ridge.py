@@ -10,6 +10,7 @@ float64 too, or float32 where the caller knows the systems to be well conditione
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from jaxprompt.parallel import unbatched
 __all__ = ["Chunks", "ridge_path"]
 
 Rows = Callable[[int | Array, int], Float[Array, "rows d"]]
+Sums = tuple[Array, Array]  # of outer products, and of rows
 
 
 class Chunks(NamedTuple):
@@ -70,29 +72,51 @@ def ridge_path(
     relative error of about 1e-7 times the condition number. The heads are float64.
     """
     gram, moment = jnp.zeros((dim, dim), jnp.float64), jnp.zeros(dim, jnp.float64)
-    first, systems = jnp.uint32(0), []
-    start = jnp.zeros((0, dim), dtype)
+    first, shifts, heads = jnp.uint32(0), ridges.astype(dtype), []
     if small.size:
         start = draw(0, dim).astype(dtype)
         products = _product(start.T, start.T)
-        systems.append(jax.vmap(lambda n: _dual(products, n))(small))
+        unknowns = lax.map(lambda n: _solve_dual(products, n, shifts), small)
+        # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
+        heads.append(jnp.matmul(unknowns, start, precision=lax.Precision.HIGHEST))
         gram, moment, first = _product(start, start), start.sum(axis=0), jnp.uint32(dim)
     if large.size:
-        grams, moments = _segments(draw, dim, first, large, chunks, dtype)
-        matrices = gram[None] + jnp.cumsum(grams, axis=0)
-        vectors = moment[None] + jnp.cumsum(moments, axis=0)
-        systems.append((matrices / large[:, None, None], vectors / large[:, None]))
-    matrices, vectors = (jnp.concatenate(part).astype(dtype) for part in zip(*systems, strict=True))
-    solutions = _solve_all(matrices, vectors, ridges.astype(dtype))
-    if not small.size:
-        return solutions.astype(jnp.float64)
-    # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
-    heads = jnp.matmul(solutions[: small.size], start, precision=lax.Precision.HIGHEST)
-    return jnp.concatenate([heads, solutions[small.size :]]).astype(jnp.float64)
+        # One size after another: only one matrix is at hand, and it stays in the cache.
+        def size(sums: Sums, segment: tuple[Sums, Array]) -> tuple[Sums, Array]:
+            sums, n = jax.tree.map(jnp.add, sums, segment[0]), segment[1]
+            matrix, vector = (x / n for x in sums)
+            return sums, _solve(matrix.astype(dtype), vector.astype(dtype), shifts)
+
+        sums = (gram.astype(jnp.float64), moment.astype(jnp.float64))
+        segments = _segments(draw, dim, first, large, chunks, dtype)
+        heads.append(lax.scan(size, sums, (segments, large))[1])
+    return jnp.concatenate(heads).astype(jnp.float64)
 
 
 def _product(left: Float[Array, "n e"], right: Float[Array, "n d"]) -> Float[Array, "e d"]:
     return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST)
+
+
+def _solve_dual(
+    products: Float[Array, "d d"], samples: UInt32[Array, ""], ridges: Float[Array, " L"]
+) -> Float[Array, "L d"]:
+    """Weights of the first rows in a minimum-norm head, for every ridge; 0 for the others.
+
+    The system is cut to the least of four sizes that holds it: its cost is cubic.
+    """
+    dim = products.shape[0]
+    widths = [dim] if dim < _CUT else [-(-dim * quarter // 4) for quarter in (1, 2, 3, 4)]
+
+    def solve(width: int, samples: Array) -> Array:
+        found = _solve(*_dual(products[:width, :width], samples), ridges)
+        return jnp.pad(found, ((0, 0), (0, dim - width)))
+
+    branch = (jnp.asarray(widths, jnp.uint32) < samples).sum()
+    return lax.switch(branch, [functools.partial(solve, width) for width in widths], samples)
+
+
+_CUT = 48
+"""Below this dimension one size of dual systems is enough."""
 
 
 def _dual(
@@ -113,7 +137,7 @@ def _segments(
     starts = jnp.concatenate([first[None], ends[:-1]])
     local = jnp.arange(rows, dtype=jnp.int32)
 
-    def chunk(step: Array, sums: tuple[Array, Array]) -> Any:
+    def chunk(step: Array, sums: Sums) -> Sums:
         at = first + step.astype(jnp.uint32) * jnp.uint32(drawn)
         table = draw(at, drawn)
         low, high = (
@@ -121,34 +145,35 @@ def _segments(
             for edge in (starts, ends)
         )
 
-        def segment(edges: tuple[Array, Array]) -> Any:
-            start, stop = edges
+        def segment(place: Array, sums: Sums) -> Sums:
+            start, stop = low[place], high[place]
 
-            def add(step: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+            def add(step: Array, sums: Sums) -> Sums:
                 # The last slice of the table begins early; what it repeats is masked.
                 begin = start + step * rows
                 slice_at = jnp.minimum(begin, drawn - rows)
                 inside = (local + slice_at >= begin) & (local + slice_at < stop)
                 part = lax.dynamic_slice_in_dim(table, slice_at, rows)
                 part = jnp.where(inside[:, None], part, 0).astype(dtype)
-                return sums[0] + _product(part, part), sums[1] + _product(ones, part)
+                return sums[0] + _product(part, part), sums[1] + _product(ones, part)[0]
 
-            return lax.fori_loop(0, (stop - start + rows - 1) // rows, add, nothing)
+            found = lax.fori_loop(0, (stop - start + rows - 1) // rows, add, nothing)
+            return jax.tree.map(lambda all, own: all.at[place].add(own), sums, found)
 
-        return jax.tree.map(jnp.add, sums, lax.map(segment, (low, high)))
+        # The segments that this chunk meets are neighbours.
+        return lax.fori_loop((high <= 0).sum(), (low < drawn).sum(), segment, sums)
 
     ones = jnp.ones((rows, 1), dtype)
-    nothing = jnp.zeros((dim, dim), dtype), jnp.zeros((1, dim), dtype)
+    nothing = jnp.zeros((dim, dim), dtype), jnp.zeros(dim, dtype)
     steps = (ends[-1] - first + jnp.uint32(drawn - 1)) // jnp.uint32(drawn)
-    zero = jax.tree.map(lambda x: jnp.zeros((ends.size, *x.shape), jnp.float64), nothing)
-    grams, moments = lax.fori_loop(0, steps.astype(jnp.int32), chunk, zero)
-    return grams, moments[:, 0]
+    zero = tuple(jnp.zeros((ends.size, *x.shape), jnp.float64) for x in nothing)
+    return lax.fori_loop(0, steps.astype(jnp.int32), chunk, zero)
 
 
-def _solve_all(
-    matrices: Float[Array, "S d d"], vectors: Float[Array, "S d"], ridges: Float[Array, " L"]
-) -> Float[Array, "S L d"]:
-    """Solve (matrix + ridge) x = vector for every matrix and ridge."""
+def _solve(
+    matrix: Float[Array, "d d"], vector: Float[Array, " d"], ridges: Float[Array, " L"]
+) -> Float[Array, "L d"]:
+    """Solve (matrix + ridge) x = vector for every ridge."""
 
     @unbatched
     def solve(matrix: Array, vector: Array, ridge: Array) -> Array:
@@ -156,4 +181,4 @@ def _solve_all(
         factor = lax.linalg.cholesky(matrix + ridge * eye, symmetrize_input=False)
         return jax.scipy.linalg.cho_solve((factor, True), vector)
 
-    return jax.vmap(jax.vmap(solve, (None, None, 0)), (0, 0, None))(matrices, vectors, ridges)
+    return jax.vmap(solve, (None, None, 0))(matrix, vector, ridges)

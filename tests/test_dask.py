@@ -1,0 +1,111 @@
+"""Sweeps on a real dask cluster: the same bits, a killed worker, a poisoned cell."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+pytestmark = pytest.mark.slow
+
+CLUSTER = """
+import json, os, signal, sys, threading, time
+from pathlib import Path
+import numpy as np
+
+def main():
+    import jaxprompt as jp
+    from distributed import Client, LocalCluster
+    from jaxprompt import sweep as sweeps
+    from jaxprompt.store import SweepStore
+    folder = Path(sys.argv[1])
+    fixed = dict(tokens=6, relevant=2, signal=1.0, context=1.5, noise=1.0, gain=1.0)
+    grid = dict(dim=[8, 10, 12, 14, 16, 18], ratio=[0.5, 2.0], ridge=[0.0, 0.1])
+    job = sweeps.Sweep("contextual.prompt_error", grid, fixed, 6, 3)
+    found = {}
+
+    def same(one, other):
+        return all(np.array_equal(one[n], other[n], equal_nan=one[n].dtype.kind == "f")
+                   for n in one.data_vars)
+
+    alone = sweeps.run(job, folder / "alone").dataset
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
+        with Client(cluster) as client:
+            before = {w["pid"] for w in client.run(lambda: {"pid": os.getpid()}).values()}
+            found["workers"] = len(before)
+
+            def strike(done, total):
+                if done >= 4 and "killed" not in found:
+                    found["killed"], found["at"] = min(before), done
+                    os.kill(min(before), signal.SIGKILL)
+
+            result = sweeps.run(job, folder / "dask", executor=client, progress=strike)
+            found["errors"] = dict(result.errors)
+            found["same"] = same(result.dataset, alone)
+            after = {w["pid"] for w in client.run(lambda: {"pid": os.getpid()}).values()}
+            found["replaced"] = found["killed"] not in after and len(after) == 2
+
+            def poison(dask_worker=None):
+                from jaxprompt import sweep
+                whole = sweep._compute
+                def compute(task):
+                    if task.run["dim"] == 12:
+                        raise ZeroDivisionError("a poisoned cell")
+                    return whole(task)
+                sweep._compute = compute
+
+            client.run(poison)
+            result = sweeps.run(job, folder / "poisoned", executor=client)
+            found["poisoned"] = dict(result.errors)
+            found["failed"] = int((result.dataset["status"] == "failed").sum())
+            found["message"] = sweeps.report_failures(result)
+        address = cluster.scheduler_address
+        from jaxprompt import cli
+        path = folder / "job.toml"
+        lines = ['claim = "contextual.prompt_error"', "trials = 6", "seed = 3"]
+        for name, table in (("fixed", fixed), ("grid", grid)):
+            lines += [f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+        path.write_text("\\n".join(lines))
+        found["code"] = cli.main(["sweep", str(path), "--out", str(folder / "cli"),
+                                  "--scheduler", address])
+    held = SweepStore.open(folder / "poisoned").done
+    found["held"] = int(held.sum())
+    healed = sweeps.run(job, folder / "poisoned", resume=True).dataset
+    found["healed"] = same(healed, alone)
+    print(json.dumps(found), flush=True)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
+    script = tmp_path / "cluster.py"
+    script.write_text(CLUSTER, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["workers"] == 2
+    assert 4 <= found["at"] < 24, f"the worker was killed at {found['at']} of 24 cells"
+    assert found["replaced"]
+    assert found["errors"] == {}, "a killed worker's cells are computed by the other"
+    assert found["same"], "a cluster gives the bits of one process"
+    assert len(found["poisoned"]) == found["failed"] == 4
+    assert set(found["poisoned"].values()) == {"ZeroDivisionError: a poisoned cell"}
+    assert "4 cells failed" in found["message"]
+    assert "--resume" in found["message"]
+    assert found["held"] == 20
+    assert found["healed"]
+    assert found["code"] == 3, "through the command line the poisoned cells fail too"
+    assert "4 cells failed (first: cell 2,0,0: ZeroDivisionError" in done.stderr
