@@ -25,8 +25,6 @@ from jaxprompt import cache
 from jaxprompt.errors import JaxpromptError, UsageError
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from jaxprompt.engine import Claim, Verdict
 
 __all__ = ["main"]
@@ -427,21 +425,32 @@ def _print_summary(verdicts: Sequence[Verdict]) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     from jaxprompt import sweep as sweeps
+    from jaxprompt.store import SweepStore
 
     job = sweeps.Sweep.from_toml(options.file)
     out = options.out or Path(options.file.stem)
+    begun = SweepStore.exists(out)
     try:
-        with _executor(options) as executor, _progress(f"sweep {job.claim}", "cells") as progress:
+        with (
+            _progress(f"sweep {job.claim}", "cells", job.trials) as progress,
+            _executor(options) as executor,
+        ):
             result = sweeps.run(
                 job, out, resume=options.resume, executor=executor, progress=progress
             )
     except KeyboardInterrupt:
-        done = f"what is finished is stored in {out}"
-        command = shlex.join(
-            ["jaxprompt", "sweep", str(options.file), "--out", str(out), "--resume"]
-        )
-        print(f"\ninterrupted: {done}; go on with: {command}", file=sys.stderr)
+        if SweepStore.exists(out) and (options.resume or not begun):
+            done = SweepStore.open(out).done
+            print(
+                f"\ninterrupted: {done.sum()} of {done.size} cells are stored in {out}, those in "
+                f"flight are dropped; go on with: {_resume(options, out)}",
+                file=sys.stderr,
+            )
+        else:
+            print("\ninterrupted: nothing was stored", file=sys.stderr)
         return _INTERRUPTED
+    for note in result.notes:
+        print(f"jaxprompt: note: {note}", file=sys.stderr)
     counts: dict[str, int] = {}
     for status in result.dataset["status"].values.ravel():
         counts[str(status)] = counts.get(str(status), 0) + 1
@@ -456,21 +465,24 @@ def _sweep(options: argparse.Namespace) -> int:
     return 1 if "refuted" in counts else 3 if set(counts) - {"confirmed"} else 0
 
 
-@contextlib.contextmanager
-def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
-    if options.workers:
-        import multiprocessing
-        from concurrent.futures import ProcessPoolExecutor
+def _resume(options: argparse.Namespace, out: Path) -> str:
+    command = ["jaxprompt", "sweep", str(options.file), "--out", str(out), "--resume"]
+    for file in options.claims:
+        command += ["--claims", str(file)]
+    for name in ("workers", "scheduler"):
+        if getattr(options, name):
+            command += [f"--{name}", str(getattr(options, name))]
+    return shlex.join([*command, *(["--no-cache"] if options.no_cache else [])])
 
-        # Forking a process that runs JAX's threads hangs, so workers start afresh.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(
-            options.workers, context, initializer=_load_claims, initargs=(options.claims,)
-        )
-        try:
+
+@contextlib.contextmanager
+def _executor(options: argparse.Namespace) -> Iterator[Any]:
+    if options.workers:
+        from jaxprompt.sweep import process_pool
+
+        prepare = functools.partial(_load_claims, options.claims)
+        with process_pool(options.workers, prepare) as pool:
             yield pool
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
     elif options.scheduler:
         try:
             from distributed import Client  # pyright: ignore[reportMissingImports]
@@ -487,8 +499,8 @@ def _executor(options: argparse.Namespace) -> Iterator[Executor | None]:
         if options.claims:  # on the workers of now and of later, at the same path
             files = [str(Path(file).resolve()) for file in options.claims]
             client.register_worker_callbacks(functools.partial(_load_claims, files))
-        with client, client.get_executor(retries=3) as executor:
-            yield executor
+        with client:
+            yield client
     else:
         yield None
 
@@ -598,8 +610,22 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequenc
 
 
 @contextlib.contextmanager
-def _progress(title: str, unit: str = "runs") -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left on a terminal; a plain line every few seconds otherwise."""
+def _progress(
+    title: str, unit: str = "runs", trials: int = 0
+) -> Iterator[Callable[[int, int], None]]:
+    """A bar with the time left on a terminal; a plain line every few seconds otherwise.
+
+    Where a unit stands for a number of `trials`, trials a second are shown too.
+    """
+    started, before = time.monotonic(), None
+
+    def speed(done: int) -> str:
+        """Of what was done since the first call: the rest was there before."""
+        nonlocal before
+        before = done if before is None else before
+        rate = (done - before) * trials / max(time.monotonic() - started, 1e-9)
+        return f"{rate:.3g} trials/s" if trials and rate else ""
+
     if sys.stderr.isatty():
         from rich import progress as bars
         from rich.console import Console
@@ -608,22 +634,26 @@ def _progress(title: str, unit: str = "runs") -> Iterator[Callable[[int, int], N
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
             bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[speed]}"),
             bars.TimeElapsedColumn(),
             bars.TextColumn("left"),
             bars.TimeRemainingColumn(),
         )
         with bars.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
+            task = bar.add_task(title, total=None, speed="")
+            yield lambda done, total: bar.update(
+                task, completed=done, total=total, speed=speed(done)
+            )
         return
-    started, last = time.monotonic(), time.monotonic()
+    last = started
 
     def plain(done: int, total: int) -> None:
         nonlocal last
-        now = time.monotonic()
+        now, rate = time.monotonic(), speed(done)
         if now - last >= 5:
-            last = now
-            left = f", about {(now - started) / done * (total - done):.0f} s left" if done else ""
-            print(f"{title}: {done}/{total} {unit}{left}", file=sys.stderr, flush=True)
+            last, new = now, done - (before or 0)
+            left = f", about {(now - started) / new * (total - done):.0f} s left" if new else ""
+            rate = f", {rate}" if rate else ""
+            print(f"{title}: {done}/{total} {unit}{rate}{left}", file=sys.stderr, flush=True)
 
     yield plain

@@ -1,9 +1,10 @@
-"""Trials spread over the cores of a CPU, one thread for each.
+"""Trials spread over the cores of a CPU, one thread for each, or over several devices.
 
 XLA runs a loop over trials on one core, and LAPACK calls inside it too. The trials of a
 simulation are independent, so they are cut into as many equal blocks as there are cores, and one
 compiled program runs on all blocks at once. What a trial gives depends on its index alone, so the
-numbers do not depend on the machine's cores.
+numbers do not depend on the machine's cores. Where JAX sees several devices (GPUs, or those of
+all processes of ``jax.distributed``), the blocks are shards of one program on a mesh instead.
 
 Blocks must not hold *batched* LAPACK calls: two of them at work at the same time can wait for each
 other for ever (jaxlib 0.10). :func:`unbatched` keeps them apart.
@@ -11,24 +12,43 @@ other for ever (jaxlib 0.10). :func:`unbatched` keeps them apart.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.custom_batching import sequential_vmap
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-__all__ = ["cores", "map_trials", "unbatched"]
+__all__ = ["THREADS", "cores", "devices", "loop", "map_trials", "room", "unbatched"]
+
+
+Device = Any  # jax.Device is no type to a type checker
+
+THREADS = "JAXPROMPT_THREADS"
+"""Environment variable: at most so many threads in this process."""
 
 
 def cores() -> int:
-    """Processors that this process may use; 1 where the default device is not a CPU."""
+    """Processors that this process may use; 1 where the default device is not a CPU.
+
+    ``JAXPROMPT_THREADS`` lowers the number, as where several processes share a machine.
+    """
     if jax.default_backend() != "cpu":
         return 1
+    limit = os.environ.get(THREADS, "")
+    return min(int(limit), _cores()) if limit.isdecimal() and int(limit) else _cores()
+
+
+def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -41,38 +61,141 @@ def map_trials(
     batch: int = 1,
     threads: int | None = None,
     first: int = 0,
+    loops: bool = False,
 ) -> Any:
     """Run ``block(indices)`` on blocks of the trial indices `first` …, and join the results.
 
     `indices` is uint32 (steps, batch), the same shape in every block; results are trees of arrays
     with these two leading axes. They come back as NumPy arrays with one leading axis of `trials`.
-    `block` is a jitted function, called for at most `threads` blocks (by default, one for each
-    core). The thread's JAX settings (64-bit types) are those of the caller.
+    `block` is a jitted function, or a ``functools.partial`` of one whose integers and other
+    hashable arguments are static, or any function of NumPy indices. It is called for at most
+    `threads` blocks (by default, one for each core), or on every device where there are several.
+    The JAX settings (64-bit types) are those of the caller. `loops` says that the block uses
+    :func:`loop`, for numbers that do not depend on the number of blocks to the last bit.
     """
-    workers = min(threads or cores(), -(-trials // batch))
+    found = devices()
+    # Every process of a mesh takes part, however few trials there are; and a batch keeps its
+    # size, because the rounding of a batched product may depend on it.
+    workers = len(found) if len(found) > 1 else min(threads or cores(), -(-trials // batch))
     steps = -(-trials // (batch * workers))
     indices = first + np.arange(workers * steps * batch, dtype=np.uint32)
     indices = indices.astype(np.uint32).reshape(workers, steps, batch)
+    if loops and steps == 1:
+        indices = np.concatenate([indices, np.full_like(indices, _IDLE)], axis=1)
+    if len(found) == 1:
+        parts = _on_threads(block, indices, [None] * workers)
+    elif isinstance(block, functools.partial) and hasattr(block.func, "lower"):
+        parts = [_on_mesh(block, indices, tuple(found))]
+    else:  # a function that looks at its indices on the host
+        local = [device for device in found if device.process_index == jax.process_index()]
+        parts = _on_threads(block, indices, [local[i % len(local)] for i in range(workers)])
+
+    rows = indices.shape[1]
+
+    def join(*arrays: np.ndarray) -> np.ndarray:
+        blocks = [a.reshape(-1, rows, *a.shape[1:])[:, :steps] for a in arrays]
+        return np.concatenate([a.reshape(-1, *a.shape[3:]) for a in blocks])[:trials]
+
+    return jax.tree.map(join, *parts)
+
+
+def devices() -> list[Device]:
+    """Devices that trials are spread over: all of the default kind, of every process, unless
+    ``jax.default_device`` names one."""
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.devices() if chosen is None or isinstance(chosen, str) else [chosen]
+
+
+def room() -> int:
+    """Bytes that the trials done together by one thread or device may hold: the share of a core
+    in its processor's cache, or a quarter of a device's memory."""
+    stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return int(stats["bytes_limit"]) // 4 if stats and "bytes_limit" in stats else _CACHE
+
+
+_CACHE = 2**21
+
+
+def _on_threads(
+    block: Callable[[np.ndarray], Any], indices: np.ndarray, places: Sequence[Device | None]
+) -> list[Any]:
+    """One thread for each block of indices, each on its device (None: the default one)."""
     x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
-    def run(part: np.ndarray) -> Any:
-        with jax.enable_x64(x64):
+    def run(part: np.ndarray, place: Device | None) -> Any:
+        own = jax.default_device(place) if place is not None else contextlib.nullcontext()
+        with jax.enable_x64(x64), own:
             # Dispatch returns at once, but the first one compiles: the others wait for that.
             with dispatch:
                 result = block(part)
             return jax.tree.map(np.asarray, result)
 
-    if workers == 1:
-        parts = [run(indices[0])]
-    else:
-        with ThreadPoolExecutor(workers) as pool:
-            parts = list(pool.map(run, indices))
+    if len(indices) == 1:
+        return [run(indices[0], places[0])]
+    with ThreadPoolExecutor(len(indices)) as pool:
+        return list(pool.map(run, indices, places))
 
-    def join(*arrays: np.ndarray) -> np.ndarray:
-        flat = [a.reshape(-1, *a.shape[2:]) for a in arrays]
-        return np.concatenate(flat)[:trials]
 
-    return jax.tree.map(join, *parts)
+def _on_mesh(block: functools.partial[Any], indices: np.ndarray, places: tuple[Device, ...]) -> Any:
+    """All blocks at once, one on each device, as one sharded program."""
+    leaves, tree = jax.tree.flatten((block.args, block.keywords))
+    moving = tuple(isinstance(leaf, jax.Array | np.ndarray | np.generic | float) for leaf in leaves)
+    still = tuple(None if m else leaf for m, leaf in zip(moving, leaves, strict=True))
+    run, sharding = _sharded(block.func, tree, still, moving, places)
+    values = [leaf for m, leaf in zip(moving, leaves, strict=True) if m]
+    flat = indices.reshape(-1, indices.shape[-1])
+    result = run(values, jax.make_array_from_callback(flat.shape, sharding, lambda at: flat[at]))
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.process_allgather(result, tiled=True)
+    return jax.tree.map(np.asarray, result)
+
+
+@functools.lru_cache(maxsize=64)
+def _sharded(
+    function: Callable[..., Any],
+    tree: Any,
+    still: tuple[Any, ...],
+    moving: tuple[bool, ...],
+    places: tuple[Device, ...],
+) -> tuple[Callable[..., Any], NamedSharding]:
+    """A jitted function of its array arguments and of the indices of all devices."""
+    mesh = Mesh(np.array(places), ("trials",), axis_types=(AxisType.Auto,))
+
+    def one(values: list[Any], indices: jax.Array) -> Any:
+        rest = iter(values)
+        leaves = [next(rest) if m else leaf for m, leaf in zip(moving, still, strict=True)]
+        args, keywords = jax.tree.unflatten(tree, leaves)
+        return function(*args, indices, **keywords)
+
+    # No trial talks to another, so nothing has to be checked for being equal on all devices.
+    every = jax.shard_map(
+        one, mesh=mesh, in_specs=(P(), P("trials")), out_specs=P("trials"), check_vma=False
+    )
+    return jax.jit(every), NamedSharding(mesh, P("trials"))
+
+
+def loop(trials: Callable[[jax.Array], Any], indices: jax.Array) -> Any:
+    """``lax.map(trials, indices)`` whose rounding does not depend on how many rows there are.
+
+    XLA takes a loop of one step apart and compiles its body in another way than that of a longer
+    one. Here there are always two rows (``map_trials(…, loops=True)`` adds an idle one), and how
+    many are run is read off the indices.
+    """
+    steps = (indices[:, 0] != _IDLE).sum(dtype=jnp.int32)
+    empty = jax.tree.map(
+        lambda one: jnp.zeros((len(indices), *one.shape), one.dtype),
+        jax.eval_shape(trials, indices[0]),
+    )
+
+    def step(row: jax.Array, results: Any) -> Any:
+        return jax.tree.map(lambda all, one: all.at[row].set(one), results, trials(indices[row]))
+
+    return lax.fori_loop(0, steps, step, empty)
+
+
+_IDLE = np.uint32(2**32 - 1)
 
 
 def unbatched(function: Callable[..., Any]) -> Callable[..., Any]:

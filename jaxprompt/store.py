@@ -58,10 +58,10 @@ class SweepStore:
         self.group = group
         self.grid: dict[str, list[Any]] = json.loads(str(group.attrs["grid"]))
         self.quantities: list[str] = json.loads(str(group.attrs["quantities"]))
-        self._arrays: dict[str, Any] = dict(group.arrays())
-        missing = {*_fills(self.quantities)} - {*self._arrays}
-        if missing:
-            raise KeyError(f"no array `{min(missing)}`")
+        names = list(_fills(self.quantities))
+        if group.attrs["starts"]:
+            names += [_START + name for name in names if name not in ("done", "status")]
+        self._arrays: dict[str, Any] = {name: group[name] for name in names}
 
     @classmethod
     def create(
@@ -111,6 +111,7 @@ class SweepStore:
                 json.loads(str(self.group.attrs["environment"])),
             )
             group.attrs["sessions"] = self.group.attrs["sessions"]
+            group.attrs["starts"] = starts or bool(again.any())
             for name, (dtype, fill) in _fills(self.quantities).items():
                 if name == "status":  # judged anew, with the new cells beside the old
                     continue
@@ -323,6 +324,7 @@ def _new_group(
             "config": config,
             "environment": json.dumps(dict(environment)),
             "sessions": "[]",
+            "starts": False,
             "errors": "{}",
         }
     )

@@ -8,9 +8,13 @@ and their results are stored as they arrive.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import errno
 import itertools
 import json
+import multiprocessing
+import os
+import signal
 import threading
 import tomllib
 import traceback
@@ -39,6 +43,7 @@ from jaxprompt.engine import (
 )
 from jaxprompt.environment import environment
 from jaxprompt.errors import UsageError, suggest
+from jaxprompt.parallel import THREADS, cores
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.stats import Status
 from jaxprompt.store import STATUS_CODES, SweepStore, lock, writable
@@ -46,7 +51,16 @@ from jaxprompt.store import STATUS_CODES, SweepStore, lock, writable
 if TYPE_CHECKING:
     import xarray
 
-__all__ = ["SerialExecutor", "Sweep", "SweepResult", "Task", "compute", "report_failures", "run"]
+__all__ = [
+    "SerialExecutor",
+    "Sweep",
+    "SweepResult",
+    "Task",
+    "compute",
+    "process_pool",
+    "report_failures",
+    "run",
+]
 
 Progress = Callable[[int, int], None]
 _KEYS = ("claim", "trials", "seed", "fixed", "grid")
@@ -63,6 +77,43 @@ class SerialExecutor(Executor):
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+@contextlib.contextmanager
+def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[Executor]:
+    """Worker processes that share this machine's cores; they end with this process, however it
+    ends, and drop what they compute when the context is left by an exception. Each calls
+    `prepare`, which must pickle, before its first task."""
+    # Forking a process that runs JAX's threads hangs, so workers start afresh.
+    context = multiprocessing.get_context("spawn")
+    threads = max(1, cores() // workers)
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, context, _start_worker, (threads, prepare)
+    )
+    before = set(multiprocessing.active_children())
+    try:
+        yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
+    os.environ[THREADS] = str(threads)
+    if prepare is not None:
+        prepare()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Float64, Key
 
 from jaxprompt.contextual import law
@@ -45,7 +44,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials, room
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate", "simulate_trials"]
@@ -99,9 +98,6 @@ def _wrong(**changes: Any) -> Any:
 
 
 # --- the simulation ---
-
-_CACHE = 2**21
-"""Bytes of d × d matrices that the trials done together by one thread may hold."""
 
 
 def simulate(
@@ -180,7 +176,7 @@ def simulate_trials(
     block = functools.partial(
         _trials, setting, dim, small, large, ridges, chunks, batch, dtype, key
     )
-    table = map_trials(block, trials, batch=batch, first=first)
+    table = map_trials(block, trials, batch=batch, first=first, loops=True)
     return {name: value.astype(np.float64) for name, value in table.items()}
 
 
@@ -203,8 +199,8 @@ def _trials(
 
     # A batch of one is slower than one trial: XLA's batched products are.
     if batch == 1:
-        return jax.tree.map(lambda x: x[:, None], lax.map(trial, indices[:, 0]))
-    return lax.map(jax.vmap(trial), indices)
+        return loop(lambda one: jax.tree.map(lambda x: x[None], trial(one[0])), indices)
+    return loop(jax.vmap(trial), indices)
 
 
 def _dtype(setting: Setting, ridges: Array) -> Any:
@@ -219,8 +215,10 @@ def _dtype(setting: Setting, ridges: Array) -> Any:
 
 
 def _batch(dim: int, samples: int, ridges: int) -> int:
-    """Trials done together by one thread: as many as keep their matrices in its cache."""
-    return int(np.clip(_CACHE // (8 * samples * (1 + ridges) * dim**2), 1, 64))
+    """Trials done together by one thread or device: as many as it has room for their matrices,
+    and few enough on a CPU that many cores or devices share a usual number of trials."""
+    most = 8 if jax.default_backend() == "cpu" else 64
+    return int(np.clip(room() // (8 * samples * (1 + ridges) * dim**2), 1, most))
 
 
 def _trial(

@@ -13,6 +13,7 @@ from jaxprompt.prefix import (
     no_forgetting,
     pattern_invariance,
     prefix_subspace,
+    skill_combination,
     skill_selection,
     soft_prompt,
     suffix_reads_content,
@@ -30,5 +31,6 @@ CLAIMS: tuple[Claim, ...] = (
     suffix_reads_content.CLAIM,
     new_task_limit.CLAIM,
     skill_selection.CLAIM,
+    skill_combination.CLAIM,
     no_forgetting.CLAIM,
 )

@@ -33,6 +33,7 @@ __all__ = [
     "accuracy",
     "compare_limits",
     "compare_upper",
+    "constant",
     "run",
     "tiny",
 ]
@@ -161,18 +162,20 @@ TESTS = 4096
 """Fresh test inputs behind every accuracy: a standard error of at most 0.8 %."""
 
 
-def accuracy(trained: Trained, place: int, task: str, *, key: jax.Array) -> Estimate:
+def accuracy(
+    trained: Trained, place: int, task: str, *, key: jax.Array, tests: int = TESTS
+) -> Estimate:
     """Share of test inputs that one run solves wholly by greedy decoding.
 
     The standard error is binomial with half a success and half a failure added, so that it is
     not 0 where all or none succeed.
     """
-    digits = tasks.inputs(TESTS, trained.plan.config.inputs, key=key, test=True)
+    digits = tasks.inputs(tests, trained.plan.config.inputs, key=key, test=True)
     right = adapt.exact_match(
         trained.plan.config, trained.plan.added, trained.run(place), digits,
         tasks.solved(task, digits),
     )  # fmt: skip
-    return share(int(right.sum()), TESTS)
+    return share(int(right.sum()), tests)
 
 
 def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
@@ -186,6 +189,32 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
         for name in mixture
     ]
     return mean_estimate(np.mean(each, axis=0))
+
+
+CONSTANT = 2**19
+"""Inputs behind the share of a constant answer: a standard error of 4e-4 at 8 %."""
+
+
+def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
+    """Share of uniform inputs that the commonest answer solves.
+
+    It is the answer to an input with all counts as level as can be (for the tasks that sort, and
+    for ``double_hist`` up to eight digits).
+    """
+    return share(int(_constant(task, length, key)), CONSTANT)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _constant(task: str, length: int, key: jax.Array) -> jax.Array:
+    # Both parts of the split, in their proportions.
+    tests = CONSTANT // 4
+    first, second = jax.random.split(key)
+    answer = tasks.solve(task, jnp.arange(length, dtype=jnp.int32) % tasks.DIGITS)
+    right = jnp.int32(0)
+    for own, count, test in ((first, tests, True), (second, CONSTANT - tests, False)):
+        digits = tasks.inputs(count, length, key=own, test=test)
+        right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
+    return right
 
 
 def share(successes: int, trials: int) -> Estimate:
@@ -206,10 +235,14 @@ def pretrained(
     return Plan(config, "model", (tuple(mixture),) * copies, recipe, seed)
 
 
-def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+def compare_limits(
+    claim: Claim, cells: Sequence[Cell], predict: Predictor, at_least: tuple[str, ...] = ()
+) -> list[Comparison]:
     """Accuracies against limits: at most the prediction if it is below ½, else at least it.
 
-    A loss is compared with its least value, so it must not undercut it.
+    Quantities named in `at_least` have a lower limit whatever its value. The share of a constant
+    answer is known exactly and must be met from both sides. A loss is compared with its least
+    value, so it must not undercut it.
 
     Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
     next to 0, and not undercut it otherwise.
@@ -224,7 +257,9 @@ def compare_limits(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> l
                 mean = float(estimate.mean)
                 rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
                 continue
-            side = "upper" if value < 0.5 and not name.endswith("loss") else "lower"
+            lower = value >= 0.5 or name.endswith("loss") or name in at_least
+            side = "lower" if lower else "upper"
+            side = "two" if name.startswith("constant") else side
             rows.append(
                 compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
             )

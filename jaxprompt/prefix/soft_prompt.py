@@ -38,8 +38,10 @@ numbers, so both runs are the same model.
 """
 
 _WIDTH, _HEADS, _TOKENS = 24, 2, 8
-CHANGE = 1e-9
-"""Relative change of the logits that counts as another function: a thousand times rounding."""
+CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
+"""Relative change of the logits that counts as another function: half the digits, 1.5e-8.
+
+Rounding takes the last few: a logit is a sum of some hundred products over a few layers."""
 
 
 def closed_form(*, layers, prompt) -> dict[str, Any]:
@@ -129,7 +131,7 @@ CLAIM = Claim(
         # Relative to the largest logit; float64 through a few layers.
         Quantity("soft", "largest change of a logit from soft prompt to its own prefix", 1e-12),
         Quantity("hard", "the same for embeddings of tokens: a prompt", 1e-12),
-        Quantity("unmasked", f"share of models that change by {CHANGE} without a mask", 1e-9),
+        Quantity("unmasked", f"share of models that change by {CHANGE:.1e} without a mask", 1e-9),
         Quantity("first_stream", "the same with the first layer's vectors in all layers", 1e-9),
     ),
     falsifiers=(

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats as sps
 
 import jaxprompt as jp
+from jaxprompt import parallel
 from jaxprompt.contextual import prompt_error
 from jaxprompt.contextual.features import FeatureLaw, feature_law
 from jaxprompt.contextual.ridge import Chunks
@@ -326,7 +327,7 @@ def test_float32_systems_change_no_digit_that_counts(monkeypatch):
 
 def test_memory_does_not_grow_with_trials_or_samples():
     assert prompt_error._batch(256, 3, 2) == 1
-    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= prompt_error._CACHE
+    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= parallel.room()
     assert Chunks.for_sizes((10**9,), 8) == Chunks.for_sizes((2000,), 8)
 
 

@@ -1,0 +1,227 @@
+"""One training step of the tiny transformer beside its matrix products, and beside PyTorch.
+
+    python benchmarks/training_step.py [--repeats 5]
+
+The step is the whole of it: forward, backward, clipping, AdamW, at batch 64 in float32. The floor
+is the sum of the least times of the matrix products that a step cannot do without (forward, and one
+for each operand's gradient), each alone at its own size: the faster of NumPy's BLAS and XLA, in one
+thread. The attention's products of many small matrices are timed as one batched product. PyTorch
+runs the same model and optimiser (its own AdamW and layers, one thread) where it is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+# Before NumPy loads: one thread, as a step inside a compiled loop has.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxprompt.prefix import adapt, lab, tasks
+from jaxprompt.prefix.transformer import Added, Config
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+BATCH = 64
+SIZES = {
+    "L1 H1 d48 n6": lab.tiny(6),
+    "L2 H4 d32 n4": lab.tiny(4, 2, 4, 32),
+    "L1 H1 d96 n10": lab.tiny(10, 1, 1, 96),
+}
+
+
+def least(run: Callable[[], object], repeats: int, calls: int = 1) -> float:
+    """Least processor time of `repeats` runs after a warm-up, for one of `calls` calls inside.
+
+    Processor time, so that other work on the machine counts as little as possible; every
+    contender computes in one thread.
+    """
+    run()
+    times = []
+    for _ in range(repeats):
+        started = time.process_time()
+        run()
+        times.append(time.process_time() - started)
+    return min(times) / calls
+
+
+# --- this project ---
+
+
+def ours(config: Config, repeats: int) -> float:
+    """Seconds of a step, from blocks of 250 as training runs them."""
+    keys = jax.random.split(jax.random.key(0), 1)
+    starts = jax.vmap(lambda key: adapt.initial(config, key=key))(keys)
+    moving, frozen = nnx.split_state(starts, nnx.Param, ...)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
+    flat, decay, shape = adapt._joined(moving), adapt._decay(like), adapt._Shape.of(like)
+    memory, ones = adapt._fresh(flat), jnp.ones((1, 1))
+    data = adapt._draw(("asc",), BATCH, config.inputs, ones, 0, keys)
+    rates = np.full(adapt.BLOCK, 1e-3, np.float32)
+    state = [flat, memory]
+
+    def block() -> None:
+        *state[:], loss = adapt._block(
+            config, Added(), shape, False, *state, frozen, decay, *data, rates
+        )
+        loss.block_until_ready()
+
+    return least(block, repeats, adapt.BLOCK)
+
+
+# --- the floor ---
+
+
+def products(config: Config) -> list[tuple[int, int, int, int]]:
+    """Every product of a step: copies, rows, inner size, columns."""
+    d, content, answer = config.width, config.positions, config.inputs
+    found = []
+
+    def dense(rows: int, inner: int, columns: int) -> None:
+        """Forward, and the gradients of the rows and of the matrix."""
+        found.extend([(1, rows, inner, columns), (1, rows, columns, inner),
+                      (1, inner, rows, columns)])  # fmt: skip
+
+    for layer in range(config.layers):
+        rows = answer if layer == config.layers - 1 else content
+        dense(BATCH * content, d, 2 * d)
+        for inner, columns in ((d, d), (d, d), (d, 4 * d), (4 * d, d)):
+            dense(BATCH * rows, inner, columns)
+        copies, v = BATCH * config.heads, d // config.heads
+        found += [(copies, rows, v, content), (copies, rows, content, v)] * 2
+        found += [(copies, content, rows, v)] * 2
+    dense(BATCH * answer, d, config.vocabulary)
+    return found
+
+
+def floor(config: Config, repeats: int) -> float:
+    """Seconds of all products of a step."""
+    rng = np.random.default_rng(0)
+    total, known = 0.0, {}
+    for size in products(config):
+        if size not in known:
+            copies, rows, inner, columns = size
+            a = rng.standard_normal((copies, rows, inner), np.float32)
+            b = rng.standard_normal((copies, inner, columns), np.float32)
+            if copies == 1:
+                a, b = a[0], b[0]
+            known[size] = min(_numpy(a, b, repeats), _xla(a, b, repeats))
+        total += known[size]
+    return total
+
+
+_CALLS = 100
+
+
+def _numpy(a: np.ndarray, b: np.ndarray, repeats: int) -> float:
+    out = np.matmul(a, b)
+
+    def run() -> None:
+        for _ in range(_CALLS):
+            np.matmul(a, b, out=out)
+
+    return least(run, repeats, _CALLS)
+
+
+def _xla(a: np.ndarray, b: np.ndarray, repeats: int) -> float:
+    @jax.jit
+    def many(a: Any, b: Any) -> Any:
+        def one(_: Any, carry: Any) -> Any:
+            # The carry enters, so that no product can be left out or done once.
+            return jnp.matmul(a + 0 * carry.ravel()[0], b)
+
+        return jax.lax.fori_loop(0, _CALLS, one, jnp.matmul(a, b))
+
+    x, y = jnp.asarray(a), jnp.asarray(b)
+    return least(lambda: many(x, y).block_until_ready(), repeats, _CALLS)
+
+
+# --- PyTorch ---
+
+
+def torch_step(config: Config, repeats: int) -> float:
+    """Seconds of the same step in PyTorch, eagerly and in one thread."""
+    assert torch is not None
+    torch.set_num_threads(1)
+    d, n, f = config.width, config.inputs, torch.nn.functional
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.mlp_norm = torch.nn.LayerNorm(d), torch.nn.LayerNorm(d)
+            self.qkv, self.out = torch.nn.Linear(d, 3 * d), torch.nn.Linear(d, d)
+            self.wide, self.narrow = torch.nn.Linear(d, 4 * d), torch.nn.Linear(4 * d, d)
+
+        def forward(self, x: Any) -> Any:
+            parts = self.qkv(self.norm(x)).reshape(*x.shape[:-1], 3, config.heads, -1)
+            q, k, v = parts.permute(2, 0, 3, 1, 4)
+            mixed = f.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+            return x + self.narrow(f.gelu(self.wide(self.mlp_norm(x)), approximate="tanh"))
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = torch.nn.Embedding(config.vocabulary, d)
+            self.places = torch.nn.Parameter(0.02 * torch.randn(config.positions, d))
+            self.blocks = torch.nn.Sequential(*(Block() for _ in range(config.layers)))
+            self.norm = torch.nn.LayerNorm(d)
+            self.readout = torch.nn.Linear(d, config.vocabulary, bias=False)
+
+        def forward(self, tokens: Any) -> Any:
+            stream = self.blocks(self.words(tokens) + self.places)
+            return self.readout(self.norm(stream[:, -n:]))
+
+    model = Model()
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
+    )
+    digits = tasks.inputs(BATCH, n, key=jax.random.key(0))
+    answer = np.array(tasks.solved("asc", digits))
+    tokens = torch.tensor(np.concatenate([np.asarray(digits), answer[:, :-1]], axis=1)).long()
+    target = torch.tensor(answer).long().flatten()
+
+    def steps() -> None:
+        for _ in range(50):
+            optimiser.zero_grad()
+            loss = f.cross_entropy(model(tokens).flatten(0, 1), target)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+
+    return least(steps, repeats, 50)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    repeats = parser.parse_args().repeats
+    print(f"{platform.machine()}, jax {jax.__version__}, processor time of one step, batch {BATCH}")
+    for name, config in SIZES.items():
+        own, least_time = ours(config, repeats), floor(config, repeats)
+        line = f"{name:14s} jaxprompt {1e3 * own:6.2f} ms   products {1e3 * least_time:6.2f} ms"
+        line += f"   ratio {own / least_time:4.2f} (target 1.3)"
+        if torch is not None:
+            rival = torch_step(config, repeats)
+            line += (
+                f"   PyTorch {torch.__version__} {1e3 * rival:6.2f} ms, {rival / own:4.2f} of ours"
+            )
+        print(line, flush=True)
+    if torch is None:
+        print("PyTorch is not installed: pip install torch, and run this again to compare")
+
+
+if __name__ == "__main__":
+    main()

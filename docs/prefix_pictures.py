@@ -1,0 +1,240 @@
+"""Pictures for prefix.md: attention, accuracies, the room of the bias, the least temperature.
+
+    python docs/prefix_pictures.py [FOLDER]
+
+Writes prefix_attention.png, prefix_accuracy.png, prefix_bias.png and prefix_temperature.png. The
+small models are those of the quick check at seed 0, from the cache if it has run. Everything is
+seeded; the same versions give the same pictures.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import jaxprompt as jp
+from jaxprompt.engine import as_key, fold_in_parameters
+from jaxprompt.prefix import adapt, lab, new_task_limit, skill_selection, tasks, token_selection
+from jaxprompt.prefix.lab import Trained
+from jaxprompt.prefix.layers import Projections, attend
+from jaxprompt.prefix.transformer import Added, Config, Trace
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+Z95 = 1.96
+
+
+def new_figure(*size: float) -> Figure:
+    """An empty figure that needs no display."""
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write a PNG without dates or versions in it."""
+    figure.savefig(folder / f"{name}.png", dpi=110, metadata={"Software": None})
+
+
+def check_key(claim: str) -> tuple[jax.Array, dict]:
+    """Key and parameters of the quick check of a claim that trains, at seed 0."""
+    (run,) = jp.claim(claim).designs["quick"].runs
+    return fold_in_parameters(as_key(0), run), dict(run)
+
+
+# --- attention ---
+
+
+def draw_attention(folder: Path) -> None:
+    """Patterns of a head without and with a prefix, and the ratio, which is flat along rows."""
+    config = Config(1, 1, 24, 10, 10, tasks.SYMBOLS)
+    model = adapt.grown(config, Added(prefix=3), key=jax.random.key(4))
+    assert model.prefix is not None
+    tokens = jax.random.randint(jax.random.key(5), (10,), 0, 8)
+    full, base = Trace([], []), Trace([], [])
+    model(tokens, trace=full)
+    model.prefix = None
+    model(tokens, trace=base)
+    alone = np.asarray(base.attended[0].content[0])
+    content = np.asarray(full.attended[0].content[0])
+    seen = np.tri(10, dtype=bool)
+    ratio = np.where(seen, content, np.nan) / np.where(seen, alone, 1)
+    joint = np.concatenate([np.asarray(full.attended[0].prefix[0]), content], axis=1)
+    hidden = np.concatenate([np.ones((10, 3), bool), seen], axis=1)
+    figure = new_figure(11, 3.4)
+    axes = figure.subplots(1, 3, width_ratios=(10, 13, 10))
+    panels = (
+        (np.where(seen, alone, np.nan), "without prefix: $A_{ij}$", 0),
+        (np.where(hidden, joint, np.nan), "with prefix: $A^{pt}$", 3),
+        (ratio, "ratio $A^{pt}_{ij}/A_{ij} = 1-\\alpha_i$", 0),
+    )
+    for axis, (image, title, extra) in zip(axes, panels, strict=True):
+        shown = axis.imshow(image, vmin=0, vmax=1, cmap="cividis")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("prefix | content j" if extra else "content j")
+        axis.set_xticks(range(10 + extra), [*("s" * extra), *map(str, range(10))], fontsize=7)
+        axis.set_yticks(range(10), [str(i) for i in range(10)], fontsize=7)
+        if extra:
+            axis.axvline(extra - 0.5, color="#d55e00", linewidth=2)
+    axes[0].set_ylabel("query i")
+    figure.colorbar(shown, ax=axes, shrink=0.85)
+    save(figure, folder, "prefix_attention")
+
+
+# --- accuracies ---
+
+
+def table(axis: Axes, rows: list[tuple[str, Trained, int]], names: list[str], title: str) -> None:
+    """Accuracies of models (rows) on tasks (columns), in per cent with 95 % intervals."""
+    key = jax.random.key(11)
+    found = [[lab.accuracy(made, run, name, key=key) for name in names] for _, made, run in rows]
+    means = np.array([[float(e.mean) for e in row] for row in found])
+    axis.imshow(means, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for r, row in enumerate(found):
+        for c, estimate in enumerate(row):
+            text = f"{100 * means[r, c]:.1f}\n± {100 * Z95 * float(estimate.stderr):.1f}"
+            colour = "black" if means[r, c] > 0.5 else "white"
+            axis.text(c, r, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set_xticks(range(len(names)), names)
+    axis.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("tested on")
+
+
+def draw_accuracy(folder: Path) -> None:
+    """What is solved, for each way to pretrain and adapt."""
+    figure = new_figure(11, 4.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
+    key, run = check_key("prefix.new_task_limit")
+    made = {
+        name: lab.run(plan)
+        for name, plan in new_task_limit.plans(
+            run["length"], run["steps"], jp.claim("prefix.new_task_limit").designs["quick"].trials,
+            lab.seeds(key),
+        ).items()
+    }  # fmt: skip
+    arms = {
+        "nothing": "base",
+        "prefix of 1\non desc": "prefix_one",
+        "prefix of 10\non desc": "prefix_ten",
+        "all parameters\non desc": "fine_tune",
+    }
+    rows = [(label, made[arm], 0) for label, arm in arms.items()]
+    table(left, rows, ["asc", "desc"], "pretrained on asc (1 layer, n = 6)")
+    left.set_ylabel("adapted")
+    key, run = check_key("prefix.skill_selection")
+    plans = skill_selection.plans(run["length"], run["steps"], lab.seeds(key))
+    base, prefixed = map(lab.run, plans)
+    known = list(skill_selection.KNOWN)
+    rows = [("nothing", base, 0), *((f"prefix of 1\non {x}", prefixed, i)
+            for i, x in enumerate(known))]  # fmt: skip
+    title = f"pretrained on all four (2 layers, n = {run['length']})"
+    table(right, rows, known, title)
+    save(figure, folder, "prefix_accuracy")
+
+
+# --- the room of the bias ---
+
+
+def biases(count: int, heads: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Joined biases (192, d) of a random layer with d = 16, and the values of its prefix."""
+    d = 16
+    parts = jax.random.split(key, 3)
+    kernel = 1.5 * jax.random.normal(parts[0], (d, 3 * d)) / np.sqrt(d)
+    weights = Projections(kernel, jnp.zeros(3 * d))
+    content = jax.random.normal(parts[1], (16, 12, d))
+    prefix = jax.random.normal(parts[2], (count, d))
+    found = attend(weights, content, prefix, heads=heads, causal=True)
+    values = (prefix @ kernel[:, 2 * d :]).reshape(count, heads, -1)
+    bias = jnp.einsum("bhtn,nhv->bthv", found.prefix, values)
+    return np.asarray(bias).reshape(-1, d), np.asarray(values).reshape(count, d)
+
+
+def draw_bias(folder: Path) -> None:
+    """Biases of prefixes of one to three vectors in a plane, and singular values of many."""
+    figure = new_figure(10, 3.8)
+    plane, spectrum = figure.subplots(1, 2, width_ratios=(1, 1.25))
+    for count, colour in zip((1, 2, 3), COLOURS, strict=False):
+        bias, values = biases(count, 1, jax.random.key(20 + count))
+        axes = np.linalg.svd(values, full_matrices=False)[2]
+        axes = axes[:2] if len(axes) > 1 else np.vstack([axes, np.zeros_like(axes)])
+        scale = np.linalg.norm(values, axis=1).max()
+        points, corners = bias @ axes.T / scale, values @ axes.T / scale
+        if count == 1:
+            points, corners = points * np.sign(corners[0, 0]), np.abs(corners)
+        shift = 2.2 * (count - 1)
+        plane.scatter(points[:, 0] + shift, points[:, 1], s=7, color=colour, alpha=0.6, linewidth=0)
+        loop = np.vstack([[[0, 0]], corners, [[0, 0]]])
+        plane.plot(loop[:, 0] + shift, loop[:, 1], color=colour, linewidth=0.8)
+        plane.scatter(corners[:, 0] + shift, corners[:, 1], marker="^", s=45, color=colour)
+        plane.scatter([shift], [0], marker="+", s=60, color="black")
+        plane.text(shift, 0.6, f"n = {count}", ha="center", color=colour)
+    plane.set(aspect="equal", xlim=(-1.2, 5.4), ylim=(-0.9, 0.9))
+    plane.set_axis_off()
+    plane.set_title("Biases (dots) lie between 0 (+) and $W_Vs_k$ (triangles)", fontsize=9)
+    for place, (count, heads) in enumerate(((1, 1), (1, 4), (3, 1), (3, 4))):
+        bias, _ = biases(count, heads, jax.random.key(30 + place))
+        singular = np.linalg.svd(bias, compute_uv=False)
+        bound = heads * min(count, 16 // heads)
+        label = f"n = {count}, H = {heads}: rank at most {bound}"
+        spectrum.semilogy(
+            np.arange(1, 17), singular / singular[0], marker="os^D"[place], linewidth=1,
+            markersize=5, color=COLOURS[place], label=label,
+        )  # fmt: skip
+        spectrum.axvline(bound + 0.5, color=COLOURS[place], linestyle=":", linewidth=1)
+    spectrum.set_xlabel("place")
+    spectrum.set_ylabel("singular value / largest")
+    spectrum.set_title("Joined biases of 192 positions (float32): rank $\\leq H\\,\\min(n, d_h)$",
+                       fontsize=9)  # fmt: skip
+    spectrum.legend(frameon=False, fontsize=8)
+    spectrum.grid(color="#dddddd", linewidth=0.5)
+    save(figure, folder, "prefix_bias")
+
+
+# --- the least temperature ---
+
+
+def draw_temperature(folder: Path) -> None:
+    """Share of symbols that the network reads right, and what theory says is the threshold."""
+    length, vocabulary = 20, 94
+    symbols = np.arange(1, vocabulary) / vocabulary
+    heats = np.linspace(30, 42, 97)
+    with jax.enable_x64(True):
+        head = jax.vmap(
+            jax.vmap(token_selection._at_temperature, (None, None, 0, None)), (None, None, None, 0)
+        )
+        right = np.asarray(head(length, vocabulary, jnp.asarray(symbols), jnp.asarray(heats))[1])
+    least = np.array([
+        token_selection.closed_form(length=length, vocabulary=vocabulary, value=v)[
+            "least_temperature"
+        ]
+        for v in symbols
+    ])  # fmt: skip
+    figure = new_figure(5.6, 3.6)
+    axis = figure.subplots()
+    axis.plot(heats, 100 * right.mean(axis=1), "o", markerfacecolor="white", markersize=4,
+              color=COLOURS[0], label="read right by the network")  # fmt: skip
+    theory = [(least < heat).mean() for heat in heats]
+    axis.plot(heats, 100 * np.array(theory), color="black", linewidth=1, label="theory")
+    axis.axvline(least.max(), color=COLOURS[1], linestyle=":",
+                 label=f"all beyond $T^\\star$ = {least.max():.3f}")  # fmt: skip
+    axis.set_xlabel("temperature T")
+    axis.set_ylabel("symbols read right, %")
+    axis.set_title(f"{length} tokens, vocabulary of {vocabulary}", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+    axis.grid(color="#dddddd", linewidth=0.5)
+    save(figure, folder, "prefix_temperature")
+
+
+if __name__ == "__main__":
+    where = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    draw_attention(where)
+    draw_bias(where)
+    draw_temperature(where)
+    draw_accuracy(where)
