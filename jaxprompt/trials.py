@@ -54,14 +54,19 @@ def per_trial(
 
         return jax.jit(block)
 
-    @functools.wraps(trial)
-    def simulation(*, key: jax.Array, trials: int, **parameters: Any) -> dict[str, Estimate]:
+    def simulation(
+        *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
+    ) -> dict[str, Estimate]:
         free = {n: v for n, v in parameters.items() if n in traced or isinstance(v, np.ndarray)}
         block = compiled(tuple((n, v) for n, v in parameters.items() if n not in free))
         with jax.enable_x64(True):
-            values = map_trials(lambda indices: block(indices, key, free), trials, batch=batch)
+            values = map_trials(
+                lambda indices: block(indices, key, free), trials, batch=batch, first=first
+            )
         return {name: mean_estimate(np.asarray(array)) for name, array in values.items()}
 
+    # Not its signature: this function takes `trials` and `first` too.
+    simulation.__doc__ = trial.__doc__
     return simulation
 
 
