@@ -143,7 +143,7 @@ def _load(plan: Plan, like: Any) -> Trained | None:
         if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
             return None
         leaves, tree = jax.tree.flatten(like)
-        arrays = [jnp.asarray(data[f"leaf_{i}"]) for i in range(len(leaves))]
+        arrays = [data[f"leaf_{i}"] for i in range(len(leaves))]
         return Trained(plan, jax.tree.unflatten(tree, arrays), data["losses"])
 
 
