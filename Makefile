@@ -40,6 +40,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/random_numbers.py
 	$(BIN)/python benchmarks/long_curve.py
 	$(BIN)/python benchmarks/universal_head.py
+	$(BIN)/python benchmarks/training_step.py
 
 # Hashes are checked for every package; the project itself is installed in place on top.
 $(READY): requirements.lock pyproject.toml

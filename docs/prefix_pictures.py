@@ -168,14 +168,15 @@ def draw_bias(folder: Path) -> None:
         points, corners = bias @ axes.T / scale, values @ axes.T / scale
         if count == 1:
             points, corners = points * np.sign(corners[0, 0]), np.abs(corners)
-        shift = 2.2 * (count - 1)
-        plane.scatter(points[:, 0] + shift, points[:, 1], s=7, color=colour, alpha=0.6, linewidth=0)
-        loop = np.vstack([[[0, 0]], corners, [[0, 0]]])
-        plane.plot(loop[:, 0] + shift, loop[:, 1], color=colour, linewidth=0.8)
-        plane.scatter(corners[:, 0] + shift, corners[:, 1], marker="^", s=45, color=colour)
-        plane.scatter([shift], [0], marker="+", s=60, color="black")
-        plane.text(shift, 0.6, f"n = {count}", ha="center", color=colour)
-    plane.set(aspect="equal", xlim=(-1.2, 5.4), ylim=(-0.9, 0.9))
+        corner = np.array([0, 1.7 * (1 - count)])
+        points, corners = points + corner, corners + corner
+        plane.scatter(*points.T, s=7, color=colour, alpha=0.6, linewidth=0)
+        loop = np.vstack([corner, corners, corner])
+        plane.plot(*loop.T, color=colour, linewidth=0.8)
+        plane.scatter(*corners.T, marker="^", s=45, color=colour)
+        plane.scatter(*corner, marker="+", s=60, color="black")
+        plane.text(-1.9, corner[1], f"n = {count}", va="center", color=colour)
+    plane.set(aspect="equal", xlim=(-2, 1.4), ylim=(-4.6, 0.6))
     plane.set_axis_off()
     plane.set_title("Biases (dots) lie between 0 (+) and $W_Vs_k$ (triangles)", fontsize=9)
     for place, (count, heads) in enumerate(((1, 1), (1, 4), (3, 1), (3, 4))):

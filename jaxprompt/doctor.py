@@ -100,7 +100,7 @@ def _extra(name: str) -> Finding:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if not missing:
         return Finding(f"extra {name}", "ok", adds)
-    remedy = f'pip install "jaxprompt[{name}]" adds {adds}'
+    remedy = f'`pip install -e ".[{name}]"` in a clone adds {adds}'
     return Finding(f"extra {name}", "absent", f"without {', '.join(missing)}", remedy)
 
 

@@ -54,7 +54,6 @@ def per_trial(
 
         return jax.jit(block)
 
-    @functools.wraps(trial)
     def simulation(
         *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
     ) -> dict[str, Estimate]:
@@ -65,6 +64,8 @@ def per_trial(
             values = map_trials(run, trials, batch=batch, first=first)
         return {name: mean_estimate(np.asarray(array)) for name, array in values.items()}
 
+    # Not its signature: this function takes `trials` and `first` too.
+    simulation.__doc__ = trial.__doc__
     return simulation
 
 

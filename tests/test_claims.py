@@ -28,6 +28,7 @@ TRAINED = (
     "contextual.training",
     "prefix.new_task_limit",
     "prefix.no_forgetting",
+    "prefix.skill_combination",
     "prefix.skill_selection",
 )
 """Claims whose simulation trains models, for many seconds."""

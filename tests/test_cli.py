@@ -501,7 +501,7 @@ def test_doctor_finds_what_is_wrong(run, monkeypatch):
     assert found["working folder"]["state"] == "problem"
     assert "Permission denied" in found["working folder"]["found"]
     assert found["extra odd"]["state"] == "absent"
-    assert found["extra odd"]["remedy"] == 'pip install "jaxprompt[odd]" adds something odd'
+    assert found["extra odd"]["remedy"] == '`pip install -e ".[odd]"` in a clone adds something odd'
 
 
 def test_doctor_knows_every_extra():

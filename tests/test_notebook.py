@@ -61,6 +61,16 @@ def test_draw(toy_claim, tmp_path):
         jp.draw(toy_claim())
 
 
+def test_the_tutorial_is_executed():
+    cells = json.loads(TUTORIAL.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        assert cell["outputs"], "a cell shows nothing"
+        compile("".join(cell["source"]), "tutorial", "exec")
+
+
+@pytest.mark.slow
 def test_the_tutorial_runs_and_says_what_its_cells_gave():
     """Every cell, in order, in one name space; verdicts are those that the file shows."""
     notebook = json.loads(TUTORIAL.read_text(encoding="utf-8"))

@@ -116,11 +116,12 @@ def test_a_sweep_of_a_file_of_claims(mine, run, tmp_path):
     args = ("sweep", toml, "--out", tmp_path / "out", "--claims", mine)
     assert run(*args)[0] in (0, 3)
     assert jp.load(tmp_path / "out").sizes == {"size": 1, "level": 2}
+    assert jp.claim("mine.mean").continues, "more trials could not be added"
 
 
 def test_worker_processes_learn_the_claims_first(mine, tmp_path):
     options = types.SimpleNamespace(workers=1, scheduler=None, claims=[str(mine)])
-    task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),))
+    task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),), ((0,),))
     with cli._executor(options) as pool:
         assert pool is not None
         _, prepare = pool._initargs
@@ -260,6 +261,8 @@ def test_trials_are_independent_of_batch_and_count():
     with jax.enable_x64(True):
         drawn = [2.0 * jax.random.normal(jax.random.fold_in(key, t)) for t in range(20)]
     np.testing.assert_allclose(a.mean, np.mean(drawn), rtol=1e-12)
+    rest = one(key=key, trials=12, first=8, scale=2.0)["value"]
+    np.testing.assert_allclose(rest.mean, np.mean(drawn[8:]), rtol=1e-12)
     np.testing.assert_allclose(a.stderr, np.std(drawn, ddof=1) / np.sqrt(20), rtol=1e-12)
 
 

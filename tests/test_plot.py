@@ -101,7 +101,10 @@ def test_a_figure_from_stored_tables_equals_the_original(figure_claim, tmp_path)
         assert direct == stored, f"{suffix} drawn from the store differs"
 
 
-def test_the_committed_figures_are_what_their_numbers_give(tmp_path):
+@pytest.mark.parametrize(
+    "ids", [["universal.kernel_head"], pytest.param([], marks=pytest.mark.slow)], ids=["one", "all"]
+)
+def test_the_committed_figures_are_what_their_numbers_give(ids, tmp_path):
     """One command redraws `figures/` from the data beside it, to the same bytes."""
     import matplotlib
 
@@ -109,8 +112,8 @@ def test_the_committed_figures_are_what_their_numbers_give(tmp_path):
     drawn_with = re.search(r"^matplotlib==(\S+)", lock, re.MULTILINE)[1]
     if matplotlib.__version__ != drawn_with:
         pytest.skip(f"the bytes are those of matplotlib {drawn_with}, of the lock file")
-    claim = jp.claim("contextual.context_gain")
-    for path in report.draw_figures(ROOT / "figures", [claim], tmp_path):
+    chosen = [claim for claim in jp.claims() if not ids or claim.id in ids]
+    for path in report.draw_figures(ROOT / "figures", chosen, tmp_path):
         committed = ROOT / "figures" / path.name
         assert path.read_bytes() == committed.read_bytes(), f"{path.name}: redraw it and commit"
 

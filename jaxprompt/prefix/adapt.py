@@ -44,6 +44,7 @@ __all__ = [
     "greedy",
     "grown",
     "initial",
+    "logits",
     "losses",
     "model_loss",
     "train",
@@ -150,6 +151,14 @@ def model_loss(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def logits(
+    config: Config, added: Added, state: State, tokens: Int[Array, "B T"]
+) -> Float[Array, "B T V"]:
+    """The model's logits at the places of the tokens."""
+    return model_of(config, added, state)(tokens)[..., -tokens.shape[-1] :, :]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def losses(
     config: Config,
     added: Added,
@@ -236,7 +245,9 @@ def train(
             solutions, _rates(recipe, block),
         )  # fmt: skip
         losses[block] = loss
-    return Outcome(nnx.merge_state(_parted(like, flat), frozen), losses.T)
+    # NumPy arrays, since taking one run out of them needs no program.
+    trained = _Shape.of(like).part(np.asarray(flat))
+    return Outcome(nnx.merge_state(trained, jax.tree.map(np.asarray, frozen)), losses.T)
 
 
 def _rates(recipe: Recipe, block: int) -> Any:
@@ -282,11 +293,11 @@ class _Shape(NamedTuple):
         leaves, tree = jax.tree.flatten(like)
         return cls(tree, tuple(x.shape for x in leaves))
 
-    def part(self, flat: Array) -> State:
-        """The tree of one flat vector."""
+    def part(self, flat: Array | np.ndarray) -> State:
+        """The tree of a flat vector; leading axes stay in front."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
         pieces = [
-            flat[end - int(np.prod(shape)) : end].reshape(shape)
+            flat[..., end - int(np.prod(shape)) : end].reshape(*flat.shape[:-1], *shape)
             for end, shape in zip(ends, self.shapes, strict=True)
         ]
         return jax.tree.unflatten(self.tree, pieces)
@@ -297,15 +308,6 @@ def _joined(moving: State) -> Array:
     """Parameters of every run as the rows of one matrix."""
     leaves = jax.tree.leaves(moving)
     return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
-
-
-def _parted(like: State, flat: Array) -> State:
-    return _part(_Shape.of(like), flat)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _part(shape: _Shape, flat: Array) -> State:
-    return jax.vmap(shape.part)(flat)
 
 
 def _decay(like: State) -> np.ndarray:

@@ -24,6 +24,7 @@ from jaxprompt.cache import cache_folder, make_folder, write_whole
 from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.prefix import adapt, tasks
 from jaxprompt.prefix.adapt import Recipe
+from jaxprompt.prefix.baseline import commonest
 from jaxprompt.prefix.transformer import Added, Config
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 
@@ -142,7 +143,7 @@ def _load(plan: Plan, like: Any) -> Trained | None:
         if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
             return None
         leaves, tree = jax.tree.flatten(like)
-        arrays = [jnp.asarray(data[f"leaf_{i}"]) for i in range(len(leaves))]
+        arrays = [data[f"leaf_{i}"] for i in range(len(leaves))]
         return Trained(plan, jax.tree.unflatten(tree, arrays), data["losses"])
 
 
@@ -196,11 +197,7 @@ CONSTANT = 2**19
 
 
 def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
-    """Share of uniform inputs that the commonest answer solves.
-
-    It is the answer to an input with all counts as level as can be (for the tasks that sort, and
-    for ``double_hist`` up to eight digits).
-    """
+    """Share of uniform inputs that the commonest answer solves."""
     return share(int(_constant(task, length, key)), CONSTANT)
 
 
@@ -209,7 +206,7 @@ def _constant(task: str, length: int, key: jax.Array) -> jax.Array:
     # Both parts of the split, in their proportions.
     tests = CONSTANT // 4
     first, second = jax.random.split(key)
-    answer = tasks.solve(task, jnp.arange(length, dtype=jnp.int32) % tasks.DIGITS)
+    answer = tasks.solve(task, jnp.asarray(commonest(task, length), jnp.int32))
     right = jnp.int32(0)
     for own, count, test in ((first, tests, True), (second, CONSTANT - tests, False)):
         digits = tasks.inputs(count, length, key=own, test=test)

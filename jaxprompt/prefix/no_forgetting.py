@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
 from jaxprompt.prefix.lab import Trained
@@ -82,10 +82,9 @@ def restored(base: Trained, adapted: Trained, place: int, digits: Array) -> tupl
     config, added = base.plan.config, adapted.plan.added
     state = adapted.run(place)
     content = jnp.concatenate([digits, digits[:, :-1]], axis=1)
-    before = adapt.model_of(config, Added(), base.run(place))(content)
-    without = adapt.model_of(config, Added(), nnx.filter_state(state, nnx.Param))(content)
-    size = content.shape[1]
-    present = adapt.model_of(config, added, state)(content)[:, -size:]
+    before = adapt.logits(config, Added(), base.run(place), content)
+    without = adapt.logits(config, Added(), nnx.filter_state(state, nnx.Param), content)
+    present = adapt.logits(config, added, state, content)
     return float(jnp.abs(without - before).max()), float(jnp.abs(present - before).max())
 
 
@@ -135,5 +134,4 @@ CLAIM = Claim(
         "full": Design(({"length": 6, "steps": 5000},), 8),
     },
     compare=lab.compare_limits,
-    figure=Agreement(title="Removing what was added", label="change or accuracy"),
 )  # fmt: skip

@@ -11,12 +11,22 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import random
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    fold_in_parameters,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
+from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
 from jaxprompt.prefix.identity import ONCE, exact, parts
-from jaxprompt.prefix.lab import compare_upper
 from jaxprompt.prefix.layers import Projections, attend
+from jaxprompt.prefix.transformer import Added, Config, Trace
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "closed_form", "measured", "simulate"]
@@ -57,6 +67,7 @@ def _closed_form(
     return {
         "rank": zero + room,
         "joined_rank": zero + joined,
+        "effective_rank": zero + room,
         "odds_move": zero + wrong.get("odds", 1.0),
         "outside": zero,
     }
@@ -67,62 +78,128 @@ def simulate(
 ) -> dict[str, Estimate]:
     """Largest values over `trials` random layers, each with one prefix and 16 inputs; float64.
 
-    `rank` and `joined_rank` count singular values above 1e-9 of the largest.
+    `rank` and `joined_rank` count singular values above 1e-9 of the largest; `effective_rank` is
+    the exponential of the entropy of a head's squared singular values, as shares of their sum.
     """
     with jax.enable_x64(True):
-        bias, found = measured(vectors, heads, head_width, trials, key=key)
-        bias = np.asarray(bias)
-        rest = {name: float(np.asarray(value).max()) for name, value in found.items()}
-    flat = bias.reshape(trials, -1, heads, head_width)
-    ranks = [_rank(flat[r, :, h]) for r in range(trials) for h in range(heads)]
-    joined = [_rank(flat[r].reshape(-1, heads * head_width)) for r in range(trials)]
-    return exact(trials, rank=max(ranks), joined_rank=max(joined), **rest)
+        return _summary(*measured(vectors, heads, head_width, trials, key=key))
 
 
-def _rank(rows: np.ndarray) -> int:
-    singular = np.linalg.svd(rows, compute_uv=False)
-    return int((singular > 1e-9 * singular[0]).sum())
+def _summary(bias: Array, found: dict[str, Array]) -> dict[str, Estimate]:
+    """Largest values over the layers whose biases (R, B, T, H, v) these are."""
+    trials, heads, width = bias.shape[0], *bias.shape[-2:]
+    flat = np.asarray(bias).reshape(trials, -1, heads, width)
+    single = np.linalg.svd(flat.swapaxes(1, 2), compute_uv=False)
+    joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
+    return exact(
+        trials,
+        rank=_ranks(single).max(),
+        joined_rank=_ranks(joined).max(),
+        effective_rank=_effective(single).max(),
+        **{name: float(np.asarray(value).max()) for name, value in found.items()},
+    )
+
+
+def _ranks(singular: np.ndarray) -> np.ndarray:
+    return (singular > 1e-9 * singular[..., :1]).sum(axis=-1)
+
+
+def _effective(singular: np.ndarray) -> np.ndarray:
+    shares = singular**2 / (singular**2).sum(axis=-1, keepdims=True)
+    logs = np.log(np.where(shares > 0, shares, 1.0))
+    return np.exp(-(shares * logs).sum(axis=-1))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=ONCE)
 def measured(
     vectors: int, heads: int, head_width: int, draws: int, *, key: Key[Array, ""]
 ) -> tuple[Float[Array, "R B T H v"], dict[str, Float[Array, " R"]]]:
-    """Biases, read off real layers as the change that values of the prefix alone make.
-
-    And for each draw the largest move of log-odds as a share of its limit (`odds_move`), and the
-    largest part of a bias that the hull does not explain (`outside`).
-    """
+    """Biases of R random layers with random prefixes, and what :func:`room` says of each."""
     d = heads * head_width
 
     shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
 
     def one(numbers: Array) -> tuple[Array, dict[str, Array]]:
         kernel, offset, content, prefix = parts(numbers, shapes)
-        kernel = kernel / np.sqrt(d) * 1.5
-        weights = Projections(kernel, offset)
-        run = functools.partial(attend, weights, heads=heads, causal=True)
-        full, alone = run(content, prefix), run(content)
-        mass = full.prefix.sum(axis=-1).swapaxes(-1, -2)[..., None]
-        bias = full.output - (1 - mass) * alone.output
-
-        def split(x: Array) -> Array:
-            wide = x @ kernel + offset
-            return jnp.moveaxis(wide.reshape(*x.shape[:-1], 3, heads, head_width), -3, 0)
-
-        query, (_, prefix_key, value) = split(content)[0], split(prefix)
-        hull = jnp.einsum("bhtn,nhv->bthv", full.prefix, value)
-        odds = jnp.log(full.prefix[..., :1]) - jnp.log(full.prefix)
-        move = jnp.abs(odds[:, :, 1:] - odds[:, :, :-1])
-        step = jnp.linalg.norm(query[:, 1:] - query[:, :-1], axis=-1).swapaxes(1, 2)
-        gap = jnp.linalg.norm(prefix_key[:1] - prefix_key, axis=-1).T
-        limit = step[..., None] * gap[None, :, None] / np.sqrt(head_width)
-        # The first vector against itself has odds 1 at every position: 0 out of 0.
-        share = jnp.where(limit > 0, move / jnp.where(limit > 0, limit, 1), 0)
-        return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
+        weights = Projections(kernel / np.sqrt(d) * 1.5, offset)
+        return room(weights, content, prefix, heads)
 
     numbers = random.normals(key, 0, draws, sum(int(np.prod(shape)) for shape in shapes))
     return jax.vmap(one)(numbers.astype(jnp.result_type(float)))
+
+
+def room(
+    weights: Projections, content: Float[Array, "B T d"], prefix: Float[Array, "n d"], heads: int
+) -> tuple[Float[Array, "B T H v"], dict[str, Float[Array, ""]]]:
+    """Biases of a causal layer, read off as the change of its output beyond the damping.
+
+    And the largest move of log-odds as a share of its limit (`odds_move`), and the largest part of
+    a bias that the hull does not explain (`outside`). In the dtype of the arguments.
+    """
+    width = content.shape[-1] // heads
+    run = functools.partial(attend, weights, heads=heads, causal=True)
+    full, alone = run(content, prefix), run(content)
+    mass = full.prefix.sum(axis=-1).swapaxes(-1, -2)[..., None]
+    bias = full.output - (1 - mass) * alone.output
+
+    def split(x: Array) -> Array:
+        wide = x @ weights.kernel + weights.bias
+        return jnp.moveaxis(wide.reshape(*x.shape[:-1], 3, heads, width), -3, 0)
+
+    query, (_, prefix_key, value) = split(content)[0], split(prefix)
+    hull = jnp.einsum("bhtn,nhv->bthv", full.prefix, value)
+    odds = jnp.log(full.prefix[..., :1]) - jnp.log(full.prefix)
+    move = jnp.abs(odds[:, :, 1:] - odds[:, :, :-1])
+    step = jnp.linalg.norm(query[:, 1:] - query[:, :-1], axis=-1).swapaxes(1, 2)
+    gap = jnp.linalg.norm(prefix_key[:1] - prefix_key, axis=-1).T
+    limit = step[..., None] * gap[None, :, None] / np.sqrt(width)
+    # The first vector against itself has odds 1 at every position: 0 out of 0.
+    share = jnp.where(limit > 0, move / jnp.where(limit > 0, limit, 1), 0)
+    return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
+
+
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
+    """The design's random layers, and the trained prefixes of ten vectors.
+
+    The last are those of `prefix.new_task_limit` at the same profile and seed, on their own test
+    inputs.
+    """
+    cells = list(claim.measure_design(claim.designs[profile], key))
+    design = new_task_limit.CLAIM.designs[profile]
+    run = {n: v for n, v in design.runs[0].items() if n != "trials"}
+    copies = design.runs[0].get("trials", design.trials)
+    own = fold_in_parameters(key, run)
+    plan = new_task_limit.plans(**run, copies=copies, seed=lab.seeds(own))["prefix_ten"]
+    digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(own, 7), test=True)
+    found = _trained(plan, lab.run(plan), digits)
+    config = plan.config
+    return [*cells, Cell({"vectors": plan.added.prefix, "heads": config.heads,
+                          "head_width": config.width // config.heads}, found)]  # fmt: skip
+
+
+def _trained(plan: lab.Plan, made: lab.Trained, digits: Array) -> dict[str, Estimate]:
+    """The same of trained one-layer models, in float64."""
+    content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
+    layers = [_first_layer(plan.config, plan.added, made.run(r), content)
+              for r in range(len(plan.runs))]  # fmt: skip
+    with jax.enable_x64(True):
+        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float64), *layers)
+        every = jax.vmap(functools.partial(room, heads=plan.config.heads))
+        return _summary(*jax.jit(every, compiler_options=ONCE)(*stacked))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_layer(
+    config: Config, added: Added, state: Any, content: Array
+) -> tuple[Projections, Array, Array]:
+    """Weights, normed content and normed prefix of the first layer."""
+    model, trace = adapt.model_of(config, added, state), Trace([], [])
+    model(content, trace=trace)
+    block = model.blocks[0]
+    assert model.prefix is not None
+    assert block.norm is not None
+    weights = Projections(block.qkv.kernel[...], block.qkv.bias[...])
+    return weights, block.norm(trace.streams[0]), block.norm(model.prefix[...][0])
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -157,6 +234,7 @@ CLAIM = Claim(
     quantities=(
         Quantity("rank", "dimensions of a head's biases: at most", 0.0),
         Quantity("joined_rank", "dimensions of the joined biases: at most", 0.0),
+        Quantity("effective_rank", "dimensions weighted by their use: at most", 1e-9),
         # Rounding of float64 scores of size 10.
         Quantity("odds_move", "move of log-odds as a share of its limit: at most", 1e-9),
         Quantity("outside", "part of a bias outside the hull: at most", 1e-12),
@@ -181,7 +259,8 @@ CLAIM = Claim(
         ),
     },
     validate=validate,
-    compare=compare_upper,
+    measure=measure,
+    compare=lab.compare_upper,
     broadcasts="all parameters",
     figure=Agreement(title="Dimensions of a prefix's bias, and the bound", label="rank or share"),
 )  # fmt: skip

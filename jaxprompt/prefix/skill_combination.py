@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, skill_selection
 from jaxprompt.prefix.adapt import Recipe
@@ -22,9 +22,10 @@ __all__ = ["CLAIM", "closed_form", "plans", "simulate"]
 STATEMENT = r"""
 A transformer that knows how to sort and how to add one (and two other tasks) is adapted to sorting
 *and* adding one, and to counting how often each digit occurs, which none of its skills contains.
-With ten prefix vectors a layer it learns some of the first and none of the second; training all
-parameters learns the second under the same budget (the positive control). Accuracies $a$ are
-counted from the best constant answer's $c$,
+With ten prefix vectors a layer it solves more of the first than any constant answer does, and no
+more of the second; training all parameters learns the second under the same budget (the positive
+control). How much of the first depends on size and budget: little for the small model. Accuracies
+$a$ are counted from the best constant answer's $c$,
 $$g=\frac{a-c}{1-c},$$
 because a constant answer is all that ignoring the input can give: for six digits all ones solve
 $8\cdot7\cdot6\cdot5\cdot4\cdot3/8^6=7.69\,\%$ of the counts. This is a statement about the models
@@ -46,7 +47,7 @@ LEARNS, FAILS = 0.5, 0.05
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
-    """Where gains must lie, and the share of inputs whose counts are all ones."""
+    """Where gains must lie, and the best constant answer's share on counting."""
     return _closed_form({}, **params)
 
 
@@ -54,7 +55,7 @@ def _closed_form(
     wrong: dict[str, float], *, tasks: Any, length: Any, low_rank: Any = 0, **unused: Any
 ) -> dict[str, Any]:
     right = {
-        "combined": FAILS, "counting": FAILS, "counting_tuned": LEARNS,
+        "combined": 0.0, "counting": FAILS, "counting_tuned": LEARNS,
         "constant_answer": constant_answer("double_hist", int(length)),
     }  # fmt: skip
     if low_rank:
@@ -125,7 +126,7 @@ CLAIM = Claim(
     source="Petrov et al., ICLR 2024",
     parameters=(
         Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1),
-        Parameter("length", "integer", "digits of an input", "n", low=2, high=8),
+        Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "steps of pretraining; half of them for each adaptation",
                   low=adapt.BLOCK, default=3000),
         Parameter("model", "choice", "sizes of the model",
@@ -139,7 +140,7 @@ CLAIM = Claim(
         Quantity("counting", "gain on counting, prefix: at most", 0.05),
         Quantity("counting_tuned", "gain on counting, all parameters trained: at least", 0.05),
         Quantity("combined_low_rank", "gain on sorting and adding one, low rank: at least", 0.05),
-        Quantity("constant_answer", "share of counts that are all ones", 0.005),
+        Quantity("constant_answer", "share of counts that the best constant answer solves", 0.005),
     ),
     falsifiers=(
         Falsifier("counting learned", "at least ½ on counting", _wrong(counting=LEARNS)),
@@ -158,5 +159,4 @@ CLAIM = Claim(
         "full": Design(({"tasks": 4, "length": 6, "steps": 15_000, "low_rank": 1},), 2),
     },
     compare=functools.partial(lab.compare_limits, at_least=("combined",)),
-    figure=Agreement(title="Combining skills, and a new one", label="gain over a constant answer"),
 )  # fmt: skip

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab
 from jaxprompt.prefix.adapt import Recipe
@@ -43,8 +43,10 @@ MODELS: dict[str, Any] = {
     "published": lambda length: (
         dataclasses.replace(lab.tiny(length, heads=4, width=256), first_norm=False), 1e-3,
     ),
+    "deep": lambda length: (lab.tiny(length, layers=4, heads=4, width=256), 5e-4),
 }  # fmt: skip
-"""Sizes and learning rate of pretraining: two layers of width 32, or the published one of 256."""
+"""Sizes and learning rate of pretraining: two layers of width 32, or the published models of width
+256 with one layer (setting 02) or four (03 and 04; for an accelerator)."""
 
 KNOWN = ("asc", "desc", "add1", "add2")
 """The tasks of the mixture."""
@@ -169,5 +171,4 @@ CLAIM = Claim(
     },
     compare=lab.compare_limits,
     broadcasts="tasks and length",
-    figure=Agreement(title="Selecting a known task", label="accuracy or loss"),
 )  # fmt: skip

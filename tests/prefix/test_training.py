@@ -13,7 +13,7 @@ from flax import nnx
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import adapt, lab, tasks
 from jaxprompt.prefix.adapt import Recipe
-from jaxprompt.prefix.baseline import constant_answer
+from jaxprompt.prefix.baseline import commonest, constant_answer
 from jaxprompt.prefix.transformer import Added, Config, LowRank, Prefix
 
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
@@ -66,6 +66,15 @@ def test_constant_answer_by_enumeration(task, length):
         answer = tuple(plain_solution(task, x))
         counts[answer] = counts.get(answer, 0) + 1
     assert constant_answer(task, length) == max(counts.values()) / 8**length
+    answer = tuple(plain_solution(task, commonest(task, length)))
+    assert counts[answer] == max(counts.values())
+
+
+def test_ten_counts_are_commonest_in_pairs():
+    # Five pairs: 8·7·6·5·4 digits for the 10! / (2!⁵ 5!) ways to pair the places.
+    pairs = 8 * 7 * 6 * 5 * 4 * 945
+    assert constant_answer("double_hist", 10) == pairs / 8**10
+    assert commonest("double_hist", 10) == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
 
 
 def test_constant_answer_of_six_counts():
