@@ -114,11 +114,11 @@ def best_ridge(features: FeatureLaw, ratio: float) -> float:
     return _best_ridge(features.thinned(_SEARCHED, 2), ratio)
 
 
-def _best_ridge(features: FeatureLaw, ratio: float) -> float:
+def _best_ridge(features: FeatureLaw, ratio: float, scanned: int = 32) -> float:
     def error(log_ridge: float) -> float:
         return float(ridge_limit(features, ratio, float(np.exp(log_ridge))).error.mean())
 
-    return float(np.exp(_lowest(error, -14.0, float(np.log(_MOST_RIDGE)), 32)))
+    return float(np.exp(_lowest(error, -14.0, float(np.log(_MOST_RIDGE)), scanned)))
 
 
 def best_gain(
@@ -134,7 +134,7 @@ def best_gain(
 
     def error(gain: float) -> float:
         thin = features(gain).thinned(_SEARCHED, 2)
-        used = _best_ridge(thin, ratio) if ridge is None else ridge
+        used = _best_ridge(thin, ratio, 12) if ridge is None else ridge
         return float(ridge_limit(thin, ratio, used).error.mean())
 
     return _lowest(error, 0.0, most, 13)

@@ -42,6 +42,7 @@ def test_unreachable_target_is_refused():
         CLAIM.predict(**{**BASE, "target": 1e-4})
 
 
+@pytest.mark.slow  # the claim's own check covers it too
 def test_simulated_ratio_is_near_the_limit():
     found = CLAIM.simulate(key=0, trials=64, **BASE, dim=2000)["samples_per_dim"]
     limit = CLAIM.predict(**BASE)["samples_per_dim"]

@@ -50,7 +50,7 @@ def test_closed_form_against_exact_arithmetic(content, prefix):
     assert found["output"] == pytest.approx([float(output)], abs=1e-10)
 
 
-@settings(max_examples=10, deadline=None)  # each shape compiles anew
+@settings(max_examples=5, deadline=None)  # each shape compiles anew
 @given(
     st.integers(1, 6), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.booleans(),
     st.integers(0, 2**31),

@@ -97,7 +97,10 @@ def test_greedy_decoding_and_one_pass_agree():
 def test_causal_and_batched():
     added = Added(prefix=2, soft_prompt=1, suffix=2, rank=1)
     state = adapt.initial(SMALL, added, key=jax.random.key(0))
-    model = adapt.model_of(SMALL, added, state)
+    model = jax.jit(
+        lambda tokens, last=None: adapt.model_of(SMALL, added, state)(tokens, last),
+        static_argnums=1,
+    )
     tokens = jax.random.randint(jax.random.key(1), (5, 7), 0, 8)
     whole = model(tokens)
     assert whole.shape == (5, 10, tasks.SYMBOLS)
