@@ -13,11 +13,12 @@ export OPENBLAS_NUM_THREADS ?= 1
 verify: $(READY)  ## environment if needed, then the main job: check every claim
 	$(BIN)/jaxprompt check --profile quick --out $(OUT)
 
+# A module stays on one process: its tests share what JAX compiled.
 test: $(READY)  ## environment if needed, then the default tests
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 test-all: $(READY)  ## the slow tests too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

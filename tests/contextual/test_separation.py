@@ -113,6 +113,7 @@ def test_separable_is_the_open_half_plane():
         )
 
 
+@pytest.mark.slow  # the claim's own check covers it too
 @pytest.mark.parametrize("law", LAWS)
 def test_search_reaches_and_never_beats_the_ceiling(law):
     sparsity, shift = [0.25, 0.7], [0.5, 3.0]
