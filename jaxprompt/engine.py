@@ -190,10 +190,14 @@ class Curves:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A figure of measured against predicted values, one point for each row of the check."""
+    """A figure of measured against predicted values, one point for each row of the check.
+
+    Where the rows are `limits` to keep to, not values to equal, one line for each row shows both.
+    """
 
     title: str
     label: str
+    limits: bool = False
 
 
 @dataclass(frozen=True)

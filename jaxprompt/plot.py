@@ -55,7 +55,8 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
 
     with mpl.rc_context(_style()):
         if isinstance(claim.figure, Agreement):
-            return _draw_agreement(claim.figure, tables.points)
+            drawing = _draw_limits if claim.figure.limits else _draw_agreement
+            return drawing(claim.figure, tables.points)
         if isinstance(claim.figure, Curves):
             return _draw_curves(claim.figure, tables)
         if isinstance(claim.figure, Regions):
@@ -231,6 +232,29 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
         _finish_residuals(axis, f"predicted {spec.label}")
     note = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
     _frame(figure, spec.title, note)
+    return figure
+
+
+def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
+    """One line for each row, from the top: what was measured, and the limit it must keep to."""
+    figure, (axis,) = _new_figure(1, _WIDTH, 0.9 + 0.22 * len(points))
+    places = range(len(points))
+    axis.errorbar(
+        [r["simulated"] for r in points],
+        places,
+        xerr=[1.96 * r["stderr"] for r in points],
+        label="measured",
+        capsize=2,
+        zorder=3,
+        **_marker(0),
+    )
+    limits = [r["predicted"] for r in points]
+    axis.plot(limits, places, "|", color="C1", markersize=11, mew=2, label="limit or prediction")
+    axis.set_yticks(places, [r["quantity"] + (r["note"] and f", {r['note']}") for r in points])
+    axis.invert_yaxis()
+    axis.set_xlabel(spec.label)
+    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _frame(figure, spec.title, "bars: 95 %")
     return figure
 
 

@@ -71,6 +71,7 @@ def _agreement(verdict: Verdict) -> list[Row]:
             "simulated": row.simulated,
             "stderr": float(np.hypot(row.stderr, row.predicted_stderr)),
             "verdict": row.verdict.value,
+            "note": row.note,
             "parameters": canonical(row.parameters),
         }
         for row in verdict.rows

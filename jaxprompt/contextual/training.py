@@ -38,6 +38,7 @@ from jaxprompt.contextual.setting import (
     to_simulate,
 )  # fmt: skip
 from jaxprompt.engine import (
+    Agreement,
     Cell,
     Claim,
     Design,
@@ -385,4 +386,5 @@ formula is known: 1 is the trivial bound.
     broadcasts="signal, context and noise",
     compare=_compare,
     # Bounds do not agree with what they bound: docs/contextual.md has the curves instead.
+    figure=Agreement("Trained models and the best of their class", "accuracy", limits=True),
 )

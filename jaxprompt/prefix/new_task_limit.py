@@ -12,7 +12,7 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, tasks
 from jaxprompt.prefix.adapt import Recipe
@@ -264,4 +264,5 @@ CLAIM = Claim(
         ),
     },
     compare=lab.compare_limits,
+    figure=Agreement("Prefixes against fine-tuning", "accuracy, share or nats", limits=True),
 )  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
 from jaxprompt.prefix.lab import Trained
@@ -134,4 +134,5 @@ CLAIM = Claim(
         "full": Design(({"length": 6, "steps": 5000},), 8),
     },
     compare=lab.compare_limits,
+    figure=Agreement("Removing what was added", "change or accuracy", limits=True),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, skill_selection
 from jaxprompt.prefix.adapt import Recipe
@@ -159,4 +159,5 @@ CLAIM = Claim(
         "full": Design(({"tasks": 4, "length": 6, "steps": 15_000, "low_rank": 1},), 2),
     },
     compare=functools.partial(lab.compare_limits, at_least=("combined",)),
+    figure=Agreement("Combining known skills", "accuracy", limits=True),
 )  # fmt: skip

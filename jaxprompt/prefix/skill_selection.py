@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab
 from jaxprompt.prefix.adapt import Recipe
@@ -171,4 +171,5 @@ CLAIM = Claim(
     },
     compare=lab.compare_limits,
     broadcasts="tasks and length",
+    figure=Agreement("Selecting a known task", "accuracy or nats", limits=True),
 )  # fmt: skip
