@@ -279,7 +279,8 @@ class Claim:
     takes ``key`` and ``trials``). `validate` may refuse combinations of parameters and complete
     them. `shared` names the parameters along which one simulation serves a whole grid; given as
     arrays they form a product in that order, which is the shape of each estimate. `size` is the
-    parameter that goes to infinity in an asymptotic claim.
+    parameter that goes to infinity in an asymptotic claim, and `order` the highest power of its
+    inverse in the extrapolation, less where there are fewer than `order` + 2 sizes.
 
     `measure` and `compare` replace the standard experiment (one simulation for each run of the
     design) and the standard comparison (by relation) where a statement needs its own.
@@ -649,7 +650,7 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                     [float(p[name]) for p in at],
                     [cell.estimates[name] for cell in members],
                     limit=value,
-                    order=claim.order,
+                    order=max(1, min(claim.order, len(set(sizes)) - 2)),
                     tolerance=claim.quantity(name).allowance(value),
                     predicted_stderr=float(limit.get(f"{name}_stderr", 0.0)),
                 )

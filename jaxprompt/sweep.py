@@ -499,7 +499,7 @@ def _statuses(sweep: Sweep, store: SweepStore) -> np.ndarray:
     if not cells:
         return codes
     limit = target.relation is Relation.ASYMPTOTIC
-    enough = len(sweep.grid.get(target.size, ())) >= target.order + 2
+    enough = len(sweep.grid.get(target.size, ())) >= 3
     extrapolated = limit and enough and bool(done.all())
     compare = compare_limit if extrapolated else compare_cells
     comparisons = compare(target, list(cells.values()), target.predict)

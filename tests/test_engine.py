@@ -10,7 +10,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxprompt import engine
+import jaxprompt as jp
+from jaxprompt import engine, stats
 from jaxprompt.engine import (
     Cell,
     Claim,
@@ -291,3 +292,22 @@ def test_types():
     }
     assert dataclasses.is_dataclass(Claim)
     assert dataclasses.is_dataclass(Verdict)
+
+
+def test_more_sizes_raise_the_order_of_an_extrapolation():
+    """A deviation in 1/d² is fitted at four sizes, and found wanting a term at three."""
+    claim = jp.claim("contextual.prompt_error")
+    point = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
+    point |= {"ratio": 2.0, "ridge": 0.1}
+    limit = claim.predict(**point)["error"]
+
+    def judged(sizes):
+        cells = [
+            Cell({**point, "dim": d}, {"error": Estimate(limit + 1 / d - 40 / d**2, 1e-5, 10_000)})
+            for d in sizes
+        ]
+        (row,) = stats.decide(engine.compare_limit(claim, cells, claim.predict), 1e-3)
+        return row.verdict
+
+    assert judged([64, 128, 256, 512]) == Status.CONFIRMED
+    assert judged([64, 128, 256]) != Status.CONFIRMED
