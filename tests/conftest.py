@@ -93,3 +93,18 @@ def toy_registry(monkeypatch):
         return claims
 
     return use
+
+
+@pytest.fixture
+def toy(toy_claim, toy_registry, monkeypatch):
+    """A registered toy claim, for sweeps too; `use(**changes)` registers another variant of it."""
+    from jaxprompt import sweep
+
+    def use(**changes):
+        claim = toy_claim(**changes)
+        toy_registry(claim)
+        monkeypatch.setattr(sweep, "find_claim", lambda id: claim)
+        return claim
+
+    use()
+    return use

@@ -35,20 +35,6 @@ def job(**changes):
     return Sweep(**{**fields, **changes})
 
 
-@pytest.fixture
-def toy(toy_claim, toy_registry, monkeypatch):
-    """A registered toy claim; `use(**changes)` registers another variant of it."""
-
-    def use(**changes):
-        claim = toy_claim(**changes)
-        toy_registry(claim)
-        monkeypatch.setattr(sweeps, "find_claim", lambda id: claim)
-        return claim
-
-    use()
-    return use
-
-
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory):
     """Where a finished toy sweep is kept to be copied."""

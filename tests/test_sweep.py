@@ -44,20 +44,6 @@ def toy_sweep(**changes):
     return Sweep(**{**fields, **changes})
 
 
-@pytest.fixture
-def toy(toy_claim, toy_registry, monkeypatch):
-    """A registered toy claim; `use(**changes)` registers another variant of it."""
-
-    def use(**changes):
-        claim = toy_claim(**changes)
-        toy_registry(claim)
-        monkeypatch.setattr(sweeps, "find_claim", lambda id: claim)
-        return claim
-
-    use()
-    return use
-
-
 def write(tmp_path, text=TOML):
     path = tmp_path / "sweep.toml"
     path.write_text(textwrap.dedent(text), encoding="utf-8")

@@ -28,6 +28,7 @@ from jaxprompt.contextual.setting import (
     NOISE,
     RATIO,
     RELEVANT,
+    SETTING_NAMES,
     SHIFT_WEIGHTS,
     SHIFTS,
     SIGNAL,
@@ -59,7 +60,7 @@ def closed_form(**params: Any) -> dict[str, Any]:
 def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     names = ("signal", "context", "noise", "gain", "ratio")
     values = np.broadcast_arrays(*(params[name] for name in names))
-    shape, rest = values[0].shape, {n: params[n] for n in _LAW_NAMES if n not in names}
+    shape, rest = values[0].shape, {n: params[n] for n in SETTING_NAMES if n not in names}
     changes = tuple(sorted(wrong.items()))
     rows = [
         _solved(**rest, **{n: float(v[i]) for n, v in zip(names, values, strict=True)},
@@ -67,11 +68,6 @@ def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
         for i in np.ndindex(shape)
     ]  # fmt: skip
     return {name: np.array([r[name] for r in rows]).reshape(shape)[()] for name in rows[0]}
-
-
-_LAW_NAMES = (
-    "tokens", "relevant", "signal", "context", "noise", "gain", "shifts", "shift_weights"
-)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=256)

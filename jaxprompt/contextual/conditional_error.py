@@ -22,6 +22,7 @@ from jaxprompt.contextual.data import sample_sequence
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
+    LAW_NAMES,
     MODEL,
     NOISE,
     RELEVANT,
@@ -202,13 +203,10 @@ def simulate(
     *, key: Key[Array, ""], trials: int, dim: int = 8, first: int = 0, **params: Any
 ) -> dict[str, Estimate]:
     """Share of wrong signs among sequences drawn and attended to token by token, in float32."""
-    setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
+    setting = Setting.make(**{n: params[n] for n in LAW_NAMES}, where=CLAIM.id)
     head, prompt = _vectors(setting, Geometry(*(params[n] for n in Geometry._fields)), dim)
     block = functools.partial(_error_rates, setting, head, prompt, dim, key)
     return {"error": mean_estimate(map_trials(block, trials, first=first))}
-
-
-_SETTING_NAMES = ("tokens", "relevant", "signal", "context", "noise", "shifts", "shift_weights")
 
 
 @functools.partial(jax.jit, static_argnames=("dim",))

@@ -39,6 +39,7 @@ from jaxprompt.contextual.setting import (
     RELEVANT,
     RIDGE,
     SAMPLES,
+    SETTING_NAMES,
     SHIFT_WEIGHTS,
     SHIFTS,
     SIGNAL,
@@ -134,7 +135,7 @@ def simulate(
             "give a small one, such as 1e-3, or take the hinge loss for the max-margin head",
             CLAIM.id,
         )  # fmt: skip
-    setting = Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id)
+    setting = Setting.make(**{n: params[n] for n in SETTING_NAMES}, where=CLAIM.id)
     heads, gaps = _learn(setting, dim, sample_counts(dim, ratio), loss, ridge, trials, key)
     if not gaps.max() <= GAP:
         why = "; without ridge every training set must be separable" if ridge == 0 else ""
@@ -143,11 +144,6 @@ def simulate(
     noise = np.linalg.norm(heads[:, 1:], axis=1)
     values = {"error": errors, "head_signal": heads[:, 0], "head_noise": noise}
     return {name: mean_estimate(value) for name, value in values.items()}
-
-
-_SETTING_NAMES = (
-    "tokens", "relevant", "signal", "context", "noise", "gain", "shifts", "shift_weights"
-)  # fmt: skip
 
 
 def _learn(

@@ -32,6 +32,7 @@ from jaxprompt.contextual.setting import (
     RELEVANT,
     RIDGE,
     SAMPLES,
+    SETTING_NAMES,
     SHIFT_WEIGHTS,
     SHIFTS,
     SIGNAL,
@@ -110,7 +111,7 @@ def simulate(
     ratios, ridges = params["ratio"], params["ridge"]
     samples = sample_counts(dim, ratios)
     distinct = tuple(sorted(set(np.atleast_1d(samples).tolist())))
-    setting = _padded(Setting.make(**{n: params[n] for n in _SETTING_NAMES}, where=CLAIM.id))
+    setting = _padded(Setting.make(**{n: params[n] for n in SETTING_NAMES}, where=CLAIM.id))
     with jax.enable_x64(True):
         table = simulate_trials(
             setting,
@@ -127,18 +128,6 @@ def simulate(
         name: mean_estimate(np.asarray(value)[:, :, position].reshape(shape))
         for name, value in table.items()
     }
-
-
-_SETTING_NAMES = (
-    "tokens",
-    "relevant",
-    "signal",
-    "context",
-    "noise",
-    "gain",
-    "shifts",
-    "shift_weights",
-)
 
 
 def _padded(setting: Setting) -> Setting:

@@ -80,6 +80,13 @@ MODEL = (
 """Every parameter of the family's table; a claim accepts the ones it does not need."""
 
 
+LAW_NAMES = ("tokens", "relevant", "signal", "context", "noise", "shifts", "shift_weights")
+"""Parameters of the data's law."""
+
+SETTING_NAMES = (*LAW_NAMES, "gain")
+"""Arguments of :meth:`Setting.make`: the law, and the gain of the known prompt."""
+
+
 def optional(parameter: Parameter, default: Any = None) -> Parameter:
     """`parameter` with a default, None standing for "may be left out"."""
     return replace(parameter, default=default)

@@ -23,6 +23,7 @@ from jaxprompt.contextual.scores import fresh_scores
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
+    LAW_NAMES,
     MODEL,
     NOISE,
     RELEVANT,
@@ -75,7 +76,7 @@ def closed_form(**params: Any) -> dict[str, Any]:
 
 
 def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
-    given = {name: params[name] for name in _SETTING_NAMES}
+    given = {name: params[name] for name in LAW_NAMES}
     if wrong.get("unshifted"):
         given["shifts"] = tuple((0.0, 0.0) for _ in given["shifts"])
     names = ("signal", "context", "noise")
@@ -93,11 +94,6 @@ def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
         found = {**found, first: found[second], f"{first}_stderr": found[f"{second}_stderr"]}
     one = np.ones(sizes[0].shape)[()]
     return {**found, "self_attention": one, "fine_tuning": one, "prompt_lead": 0 * one}
-
-
-_SETTING_NAMES = (
-    "tokens", "relevant", "signal", "context", "noise", "shifts", "shift_weights"
-)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=128)

@@ -91,7 +91,12 @@ def simulate(
     *, key: Key[Array, ""], trials: int, tasks: int = 4, length: int, steps: int = 3000,
     model: str = "small", low_rank: int = 0,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """Train once each way; gains over the constant answer, errors over test inputs."""
+    """Train once each way; gains over the constant answer, errors over test inputs.
+
+    Raises:
+        ParameterError: for another number of tasks than the experiment's four.
+    """
+    skill_selection.only_known(tasks, CLAIM.id)
     wanted, test_key = plans(length, steps, lab.seeds(key), model), jax.random.fold_in(key, 7)
 
     def gain(arm: str, run: int, task: str) -> Estimate:
@@ -125,7 +130,8 @@ CLAIM = Claim(
     relation=Relation.IMPOSSIBILITY,
     source="Petrov et al., ICLR 2024",
     parameters=(
-        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1),
+        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1,
+                  default=4),
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "steps of pretraining; half of them for each adaptation",
                   low=adapt.BLOCK, default=3000),

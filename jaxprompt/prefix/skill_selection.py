@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab
 from jaxprompt.prefix.adapt import Recipe
@@ -83,6 +84,12 @@ def plans(
     return base, prefix
 
 
+def only_known(tasks: int, where: str) -> None:
+    """Refuse to train on another number of tasks than there are: the formula takes any."""
+    if tasks != len(KNOWN):
+        raise ParameterError("tasks", tasks, f"{len(KNOWN)} in a simulation", "leave it out", where)
+
+
 def simulate(
     *,
     key: Key[Array, ""],
@@ -95,7 +102,11 @@ def simulate(
     """Train once; accuracies of the worst pair of task and prefix, errors over test inputs.
 
     `mixture_loss` is the pretrained model's own on test inputs, and must not undercut the bound.
+
+    Raises:
+        ParameterError: for another number of tasks than the experiment's four.
     """
+    only_known(tasks, CLAIM.id)
     base_plan, prefix_plan = plans(length, steps, lab.seeds(key), model)
     base, prefixed = lab.run(base_plan), lab.run(prefix_plan)
     test_key = jax.random.fold_in(key, 7)
@@ -138,7 +149,8 @@ CLAIM = Claim(
     relation=Relation.EXISTENCE,
     source="Petrov et al., ICLR 2024; loss of the mixture derived here",
     parameters=(
-        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1),
+        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1,
+                  default=4),
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "steps of pretraining; a third for each prefix",
                   low=adapt.BLOCK, default=3000),

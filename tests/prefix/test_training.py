@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import jaxprompt as jp
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import adapt, lab, tasks
 from jaxprompt.prefix.adapt import Recipe
@@ -189,3 +190,9 @@ def test_training_lowers_the_loss_and_repeats_to_the_bit():
 def test_bad_settings_are_named(make, name):
     with pytest.raises(ParameterError, match=f"`{name}`"):
         make()
+
+
+@pytest.mark.parametrize("claim", ["prefix.skill_selection", "prefix.skill_combination"])
+def test_another_number_of_tasks_is_not_simulated(claim):
+    with pytest.raises(ParameterError, match="`tasks` = 3: must be 4 in a simulation"):
+        jp.claim(claim).simulate(key=0, trials=2, tasks=3, length=4)
