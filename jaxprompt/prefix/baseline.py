@@ -31,9 +31,7 @@ def commonest(task: str, length: int) -> tuple[int, ...]:
 
 def _answer_counts(task: str, length: int) -> list[int]:
     """How many inputs share the commonest answer, by arithmetic rather than enumeration."""
-    factorial = [1]
-    for n in range(1, length + 1):
-        factorial.append(factorial[-1] * n)
+    factorial = [math.factorial(n) for n in range(length + 1)]
     if task in ("add1", "add2"):
         return [1]
     if task in ("asc", "desc", "asc_add1"):
