@@ -103,8 +103,6 @@ def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Ite
 
 def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
     os.environ[THREADS] = str(threads)
-    if prepare is not None:
-        prepare()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
     parent = multiprocessing.parent_process()
 
@@ -114,6 +112,8 @@ def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    if prepare is not None:
+        prepare()
 
 
 @dataclass(frozen=True)
