@@ -275,6 +275,8 @@ def _show_one(entry: Claim) -> None:
     console = _console()
     console.print(f"{entry.id}: {entry.title}", style="bold", highlight=False, soft_wrap=True)
     console.print(f"relation: {entry.relation.value} · source: {entry.source}", highlight=False)
+    if entry.extra:
+        console.print(f"to measure it: {entry.extra.adds}; `{entry.extra.command}`", highlight=False)
     console.print(entry.statement.strip(), markup=False, highlight=False, soft_wrap=True)
     if entry.derivation:
         console.print("\nDerivation", style="bold")
@@ -300,7 +302,7 @@ def _check(options: argparse.Namespace) -> int:
     from jaxprompt.engine import PROFILES, as_key
     from jaxprompt.environment import environment
     from jaxprompt.errors import suggest
-    from jaxprompt.registry import select
+    from jaxprompt.registry import measurable
     from jaxprompt.store import writable
     from jaxprompt.tables import figure_tables
 
@@ -309,7 +311,8 @@ def _check(options: argparse.Namespace) -> int:
             f"--profile '{options.profile}': must be quick or full; choose one of the two"
             f"{suggest(options.profile, PROFILES)}"
         )
-    chosen = select(options.names or options.claims)
+    chosen, left_out = measurable(options.names or options.claims)
+    _say_left_out(left_out)
     if options.out:
         writable(options.out)
     verdicts: list[Verdict] = []
@@ -328,7 +331,7 @@ def _check(options: argparse.Namespace) -> int:
                         report.write_data(options.out, entry, tables)
             _print_verdict(verdict, falsified.get(entry.id), options.json)
             if options.out:
-                report.write_json(options.out, known["environment"], verdicts, falsified)
+                report.write_json(options.out, known["environment"], verdicts, falsified, left_out)
     except KeyboardInterrupt:
         names = " ".join(c.id for c in chosen[len(verdicts) :])
         print(
@@ -350,7 +353,19 @@ def _check(options: argparse.Namespace) -> int:
         print(json.dumps({"schema": report.SCHEMA, **known, "claims": entries}, ensure_ascii=False))
     else:
         _print_summary(verdicts)
+        _say_left_out(left_out)
     return _falsify_code(verdicts, falsified) if options.falsify else _check_code(verdicts)
+
+
+def _say_left_out(claims: Sequence[Claim]) -> None:
+    """A line for each claim that cannot be measured here, so that none is missed unseen."""
+    for entry in claims:
+        assert entry.extra is not None
+        print(
+            f"left out: {entry.id} needs {', '.join(entry.extra.missing())}: "
+            f"`{entry.extra.command}` in a clone installs the extra `{entry.extra.name}`",
+            file=sys.stderr,
+        )
 
 
 def _check_code(verdicts: Sequence[Verdict]) -> int:
@@ -508,11 +523,16 @@ def _executor(options: argparse.Namespace) -> Iterator[Any]:
 def _figure(options: argparse.Namespace) -> int:
     from jaxprompt import report
     from jaxprompt.engine import as_key
-    from jaxprompt.registry import select
+    from jaxprompt.registry import measurable, select
     from jaxprompt.store import writable
     from jaxprompt.tables import figure_tables, shows_check
 
-    chosen = [c for c in select(options.names or options.claims) if c.figure is not None]
+    if options.source is None:
+        chosen, left_out = measurable(options.names or options.claims)
+        _say_left_out(left_out)
+    else:
+        chosen = select(options.names or options.claims)
+    chosen = [c for c in chosen if c.figure is not None]
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"--from '{options.source}': no such folder; give one a check wrote")
     if options.source is not None:

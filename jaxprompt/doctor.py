@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import tempfile
@@ -12,15 +11,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from jaxprompt import cache
+from jaxprompt.extras import EXTRAS, Extra
 
-__all__ = ["EXTRAS", "Finding", "examine"]
-
-EXTRAS = {
-    "cluster": (("distributed",), "sweeps on a dask cluster (`jaxprompt sweep --scheduler`)"),
-    "dev": (("pytest", "hypothesis", "mpmath", "ruff"), "the tests, the linter, the type checker"),
-    "docs": (("mkdocs", "mkdocstrings"), "the documentation site (`make docs`)"),
-}
-"""Optional parts of the installation: modules that show they are there, and what they add."""
+__all__ = ["Finding", "examine"]
 
 _CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "zarr", "rich")
 _CORE += ("jinja2", "latex2mathml", "jaxtyping")
@@ -45,7 +38,7 @@ def examine() -> list[Finding]:
         *(_package(name) for name in _CORE),
         _devices(),
         _float64(),
-        *(_extra(name) for name in EXTRAS),
+        *(_extra(extra) for extra in EXTRAS.values()),
         _writable("working folder", Path.cwd(), "go to a folder you may write to, or use --out"),
         _writable("temporary folder", Path(tempfile.gettempdir()), "set TMPDIR to another folder"),
         _cache(),
@@ -95,13 +88,13 @@ def _float64() -> Finding:
     return Finding(what, "ok", f"float64 where it is needed; the caller's default is {default}")
 
 
-def _extra(name: str) -> Finding:
-    modules, adds = EXTRAS[name]
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+def _extra(extra: Extra) -> Finding:
+    missing = extra.missing()
+    what = f"extra {extra.name}"
     if not missing:
-        return Finding(f"extra {name}", "ok", adds)
-    remedy = f'`pip install -e ".[{name}]"` in a clone adds {adds}'
-    return Finding(f"extra {name}", "absent", f"without {', '.join(missing)}", remedy)
+        return Finding(what, "ok", extra.adds)
+    remedy = f"`{extra.command}` in a clone adds {extra.adds}"
+    return Finding(what, "absent", f"without {', '.join(missing)}", remedy)
 
 
 def _writable(what: str, folder: Path, remedy: str) -> Finding:

@@ -26,6 +26,7 @@ import numpy as np
 
 from jaxprompt import stats
 from jaxprompt.errors import JaxpromptError, ParameterError, suggest
+from jaxprompt.extras import Extra
 from jaxprompt.parameters import Parameter, check_parameters, is_traced
 from jaxprompt.stats import Comparison, Estimate, Row, Status
 
@@ -283,7 +284,8 @@ class Claim:
     inverse in the extrapolation, less where there are fewer than `order` + 2 sizes.
 
     `measure` and `compare` replace the standard experiment (one simulation for each run of the
-    design) and the standard comparison (by relation) where a statement needs its own.
+    design) and the standard comparison (by relation) where a statement needs its own. `extra` is
+    the optional part of the installation without which the claim cannot be measured.
     """
 
     id: str
@@ -308,6 +310,7 @@ class Claim:
     figure: Curves | Agreement | Regions | None = None
     measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
     compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
+    extra: Extra | None = None
 
     def __post_init__(self) -> None:
         family, _, stem = self.id.partition(".")
@@ -360,6 +363,7 @@ class Claim:
             ],
             "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
             "figure": self.figure.title if self.figure else "",
+            "extra": self.extra.name if self.extra else "",
         }
 
     def _repr_html_(self) -> str:
@@ -415,7 +419,10 @@ class Claim:
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
+            MissingExtraError: the simulation needs a package that is not installed.
         """
+        if simulate and self.extra:
+            self.extra.require(self.id)
         values = check_parameters(
             self.parameters, params, where=self.id, accepted=self.accepted, simulate=simulate
         )
@@ -505,6 +512,8 @@ class Claim:
                 "choose one of those" + suggest(profile, self.designs),
                 self.id,
             )
+        if self.extra:
+            self.extra.require(self.id)
         started = time.perf_counter()
         seed = 0 if key is None else key if isinstance(key, int) else None
         try:

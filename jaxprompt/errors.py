@@ -5,7 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["JaxpromptError", "ParameterError", "UnknownClaimError", "UsageError", "suggest"]
+__all__ = [
+    "JaxpromptError",
+    "MissingExtraError",
+    "ParameterError",
+    "UnknownClaimError",
+    "UsageError",
+    "suggest",
+]
 
 
 class JaxpromptError(Exception):
@@ -14,6 +21,10 @@ class JaxpromptError(Exception):
 
 class UsageError(JaxpromptError):
     """A file, folder or option that cannot be used as given."""
+
+
+class MissingExtraError(UsageError, ImportError):
+    """Optional packages that are not installed; the message says how to get them."""
 
 
 class ParameterError(JaxpromptError, ValueError):

@@ -28,6 +28,7 @@ __all__ = [
     "claims",
     "installed",
     "load_claims",
+    "measurable",
     "origin",
     "register",
     "select",
@@ -110,6 +111,22 @@ def select(names: Iterable[str]) -> tuple[Claim, ...]:
         for entry in _named(name):
             chosen[entry.id] = entry
     return tuple(chosen[id] for id in sorted(chosen)) if chosen else claims()
+
+
+def measurable(names: Iterable[str]) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
+    """The claims :func:`select` gives, and apart from them those whose extra is not installed.
+
+    Raises:
+        MissingExtraError: a claim named by its own id, or every claim chosen, needs an extra that
+            is not installed.
+    """
+    names = tuple(names)
+    chosen = select(names)
+    left_out = tuple(c for c in chosen if c.extra and c.extra.missing())
+    for entry in left_out:
+        if entry.extra and (entry.id in names or len(left_out) == len(chosen)):
+            entry.extra.require(entry.id)
+    return tuple(c for c in chosen if c not in left_out), left_out
 
 
 def _named(name: str) -> tuple[Claim, ...]:

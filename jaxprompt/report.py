@@ -48,8 +48,11 @@ def write_json(
     environment: Mapping[str, Any],
     verdicts: Sequence[Verdict],
     falsified: Mapping[str, Mapping[str, Verdict]],
+    left_out: Sequence[Claim] = (),
 ) -> None:
     """Write ``report.json``: the environment, every verdict, and what the falsifiers met.
+
+    `left_out` are claims that could not be measured because their extra is not installed.
 
     Each verdict carries what its claim says, so that the page can be rebuilt without the claim.
     """
@@ -62,7 +65,16 @@ def write_json(
         }
         for verdict in verdicts
     ]
-    report = {"schema": SCHEMA, "environment": dict(environment), "claims": entries}
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "environment": dict(environment),
+        "claims": entries,
+        "left_out": [
+            {"id": c.id, "extra": c.extra.name, "command": c.extra.command}
+            for c in left_out
+            if c.extra
+        ],
+    }
     _write(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
 
 
@@ -161,6 +173,7 @@ def write_html(folder: Path) -> Path:
         counts={name: found.count(name) for name in _MARKS if name in found},
         marks=_MARKS,
         environment=report["environment"],
+        left_out=report.get("left_out", []),
     )
     _write(folder / _NAMES["page"], page)
     return folder / _NAMES["page"]

@@ -19,6 +19,7 @@ import pytest
 import jaxprompt as jp
 from jaxprompt import cli, completion, doctor
 from jaxprompt.engine import Agreement, Curves, Design, Falsifier, Relation
+from jaxprompt.extras import EXTRAS, Extra
 from jaxprompt.stats import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -494,7 +495,8 @@ def test_doctor_finds_what_is_wrong(run, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(doctor.tempfile, "TemporaryFile", nowhere)
-    monkeypatch.setattr(doctor, "EXTRAS", {"odd": (("no_such_module",), "something odd")})
+    odd = Extra("odd", ("no_such_module",), "something odd")
+    monkeypatch.setattr(doctor, "EXTRAS", {"odd": odd})
     code, out, _ = run("doctor", "--json")
     assert code == 3
     found = {entry["what"]: entry for entry in json.loads(out)}
@@ -506,7 +508,7 @@ def test_doctor_finds_what_is_wrong(run, monkeypatch):
 
 def test_doctor_knows_every_extra():
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(doctor.EXTRAS) == set(declared["optional-dependencies"])
+    assert set(EXTRAS) == set(declared["optional-dependencies"])
     core = {re.split(r"[><=]", need)[0] for need in declared["dependencies"]}
     assert core <= set(doctor._CORE)
 
