@@ -276,7 +276,9 @@ def _show_one(entry: Claim) -> None:
     console.print(f"{entry.id}: {entry.title}", style="bold", highlight=False, soft_wrap=True)
     console.print(f"relation: {entry.relation.value} · source: {entry.source}", highlight=False)
     if entry.extra:
-        console.print(f"to measure it: {entry.extra.adds}; `{entry.extra.command}`", highlight=False)
+        console.print(
+            f"to measure it: {entry.extra.adds}; `{entry.extra.command}`", highlight=False
+        )
     console.print(entry.statement.strip(), markup=False, highlight=False, soft_wrap=True)
     if entry.derivation:
         console.print("\nDerivation", style="bold")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.errors import JaxpromptError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["per_trial"]
@@ -50,7 +50,7 @@ def per_trial(
 
             # A batch of one is no batch to LAPACK only without vmap.
             several = jax.vmap(one) if batch > 1 else lambda row: _stacked(one(row[0]))
-            return jax.lax.map(several, indices)
+            return loop(several, indices)
 
         return jax.jit(block)
 
@@ -61,7 +61,7 @@ def per_trial(
         block = compiled(tuple((n, v) for n, v in parameters.items() if n not in free))
         with jax.enable_x64(True):
             run = functools.partial(block, key=key, free=free)
-            values = map_trials(run, trials, batch=batch, first=first)
+            values = map_trials(run, trials, batch=batch, first=first, loops=True)
         return {name: mean_estimate(np.asarray(array)) for name, array in values.items()}
 
     # Not its signature: this function takes `trials` and `first` too.

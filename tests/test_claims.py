@@ -10,6 +10,7 @@ import itertools
 import json
 import pkgutil
 
+import golden
 import jax
 import numpy as np
 import pytest
@@ -24,29 +25,11 @@ from jaxprompt.stats import Estimate, Status
 CLAIMS = jp.claims()
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
-TRAINED = (
-    "contextual.training",
-    "prefix.new_task_limit",
-    "prefix.no_forgetting",
-    "prefix.skill_combination",
-    "prefix.skill_selection",
-)
-"""Claims whose simulation trains models, for many seconds."""
-
 each_simulation = pytest.mark.parametrize(
     "claim",
-    [pytest.param(c, marks=pytest.mark.slow) if c.id in TRAINED else c for c in CLAIMS],
+    [pytest.param(c, marks=pytest.mark.slow) if c.id in golden.TRAINED else c for c in CLAIMS],
     ids=lambda c: c.id,
 )
-
-
-def first_point(claim):
-    """The first run of the quick design, at the first value of every list it shares."""
-    run = {n: v for n, v in claim.designs["quick"].runs[0].items() if n != "trials"}
-    for name in claim.shared:
-        if np.ndim(run.get(name, 0)) == 1:
-            run[name] = run[name][0]
-    return run
 
 
 @each_claim
@@ -80,7 +63,7 @@ def test_mathematics_converts(claim, part):
 
 @each_claim
 def test_predict_gives_declared_quantities(claim):
-    found = claim.predict(**first_point(claim))
+    found = claim.predict(**golden.first_point(claim))
     names = {q.name for q in claim.quantities}
     # Some claims predict other quantities from other parameters, so not always all at once.
     assert names & set(found)
@@ -139,7 +122,7 @@ def samplers():
 
 @each_claim
 def test_predict_never_samples(claim, monkeypatch):
-    point = first_point(claim)
+    point = golden.first_point(claim)
 
     def caught(*args, **kwargs):
         raise AssertionError("a prediction reached a sampler")
@@ -181,7 +164,9 @@ def simulated():
 
     def of(claim):
         if claim.id not in made:
-            made[claim.id] = claim.simulate(key=1, trials=4, **first_point(claim))
+            made[claim.id] = claim.simulate(
+                key=golden.KEY, trials=golden.TRIALS, **golden.first_point(claim)
+            )
         return made[claim.id]
 
     return of
@@ -199,9 +184,27 @@ def test_simulate_gives_estimates_of_quantities(claim, simulated):
         assert estimate.trials >= 2
 
 
+@pytest.mark.parametrize("id", json.loads(golden.TABLE.read_text()))
+def test_numbers_are_those_of_other_machines(id, simulated):
+    """Closed forms and simulations give what is stored, up to the documented tolerances."""
+    expected = json.loads(golden.TABLE.read_text())[id]
+    claim = jp.claim(id)
+    found = golden.differences(golden.numbers(claim, simulated(claim)), expected)
+    allowed = {"predicted": golden.PREDICTED, "mean": golden.SIMULATED, "stderr": golden.SIMULATED}
+    wrong = {
+        kind: f"{d:.1e} > {allowed[kind]:.0e}" for kind, d in found.items() if d > allowed[kind]
+    }
+    assert not wrong, f"{id} differs from the stored table by {wrong} of its size"
+
+
+def test_the_stored_table_has_every_claim_that_is_not_trained():
+    stored = set(json.loads(golden.TABLE.read_text()))
+    assert stored == {c.id for c in CLAIMS if c.id not in golden.TRAINED and c.extra is None}
+
+
 @each_simulation
 def test_same_key_same_bits(claim, simulated):
-    again = claim.simulate(key=jax.random.key(1), trials=4, **first_point(claim))
+    again = claim.simulate(key=jax.random.key(1), trials=4, **golden.first_point(claim))
     for name, estimate in simulated(claim).items():
         np.testing.assert_array_equal(again[name].mean, estimate.mean)
         np.testing.assert_array_equal(again[name].stderr, estimate.stderr)
@@ -216,7 +219,7 @@ def test_simulate_never_predicts(claim, simulated, monkeypatch):
     if getattr(home, "closed_form", None) is not None:
         monkeypatch.setattr(home, "closed_form", caught)
     blind = engine.dataclasses.replace(claim, closed_form=caught)
-    found = blind.simulate(key=1, trials=4, **first_point(claim))
+    found = blind.simulate(key=1, trials=4, **golden.first_point(claim))
     assert found.keys() == simulated(claim).keys()
 
 
@@ -233,7 +236,7 @@ def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
 
     mean_estimate = home.mean_estimate
     monkeypatch.setattr(home, "mean_estimate", catch)
-    point = first_point(claim)
+    point = golden.first_point(claim)
     claim.simulate(key=2, trials=3, **point)
     few, drawn[:] = list(drawn), []
     claim.simulate(key=2, trials=5, **point)

@@ -36,7 +36,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials
 from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -132,7 +132,7 @@ def _expected_error(
     return error @ jnp.asarray(setting.shift_weights, dtype)
 
 
-def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, "..."]:
+def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, ...]:
     r""":math:`\Phi(-\text{margin}/\text{deviation})`, with its limit where the deviation is 0."""
     safe = jnp.where(deviation > 0, deviation, 1.0)
     certain = jnp.where(margin > 0, 0.0, jnp.where(margin < 0, 1.0, 0.5))
@@ -206,7 +206,7 @@ def simulate(
     setting = Setting.make(**{n: params[n] for n in LAW_NAMES}, where=CLAIM.id)
     head, prompt = _vectors(setting, Geometry(*(params[n] for n in Geometry._fields)), dim)
     block = functools.partial(_error_rates, setting, head, prompt, dim, key)
-    return {"error": mean_estimate(map_trials(block, trials, first=first))}
+    return {"error": mean_estimate(map_trials(block, trials, first=first, loops=True))}
 
 
 @functools.partial(jax.jit, static_argnames=("dim",))
@@ -222,7 +222,7 @@ def _error_rates(
         keys = jax.random.split(jax.random.fold_in(key, index), SEQUENCES)
         return jax.vmap(wrong)(keys).mean()
 
-    return jax.lax.map(jax.vmap(trial), indices)
+    return loop(jax.vmap(trial), indices)
 
 
 def _vectors(setting: Setting, geometry: Geometry, dim: int) -> tuple[Array, Array]:

@@ -29,7 +29,7 @@ from jaxprompt.contextual.setting import (
 )
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials
 from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate
 
@@ -235,7 +235,7 @@ def simulate(
     def measure(at: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
         args = (jnp.asarray(x, jnp.float32) for x in (at, context, noise, shift_context))
         block = functools.partial(_trial_sums, int(tokens), relevant, *args, key)
-        sums = map_trials(block, trials)
+        sums = map_trials(block, trials, loops=True)
         return sums.attention.astype(np.float64), sums.spread.astype(np.float64)
 
     def snr(attention: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -296,7 +296,7 @@ def _trial_sums(
 
         return lax.map(at, gains)
 
-    return lax.map(jax.vmap(trial), indices)
+    return loop(jax.vmap(trial), indices)
 
 
 def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:

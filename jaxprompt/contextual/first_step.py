@@ -28,7 +28,7 @@ from jaxprompt.contextual.setting import (
     optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials
 from jaxprompt.parameters import REQUIRED
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -84,7 +84,7 @@ def simulate(
     """One gradient step from 0 on sequences drawn token by token, by autodiff in float32."""
     setting = Setting.make(**params, where=CLAIM.id)
     block = functools.partial(_heads, setting, dim, samples, key)
-    heads = map_trials(block, trials).astype(np.float64)
+    heads = map_trials(block, trials, loops=True).astype(np.float64)
     signal, energy = heads[:, 0], np.square(heads).sum(axis=1)
     return {
         "signal": mean_estimate(signal),
@@ -101,7 +101,7 @@ def _heads(setting: Setting, dim: int, samples: int, key: Array, indices: Array)
         batch = sample_batch(setting, dim, samples, key=jax.random.fold_in(key, index))
         return head_step(zero, zero, batch)
 
-    return jax.lax.map(trial, indices[:, 0])[:, None]
+    return loop(lambda row: trial(row[0])[None], indices)
 
 
 def _alignment(signal: np.ndarray, energy: np.ndarray) -> Estimate:

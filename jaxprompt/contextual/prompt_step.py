@@ -34,7 +34,7 @@ from jaxprompt.contextual.setting import (
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.errors import ParameterError
-from jaxprompt.parallel import map_trials
+from jaxprompt.parallel import loop, map_trials
 from jaxprompt.parameters import REQUIRED, Parameter, is_traced
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -216,7 +216,7 @@ def simulate(
     head[:2] = _ratio(head_signal, setting.signal), _ratio(head_context, setting.context)
     head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
     block = functools.partial(_steps, setting, jnp.asarray(head, jnp.float32), samples, key)
-    steps = map_trials(block, trials, first=first).astype(np.float64)
+    steps = map_trials(block, trials, first=first, loops=True).astype(np.float64)
     return {
         "context": mean_estimate(steps[:, 1]),
         "signal": mean_estimate(steps[:, 0]),
@@ -231,7 +231,7 @@ def _steps(setting: Setting, head: Array, samples: int, key: Array, indices: Arr
         batch = descent.sample_batch(setting, head.size, samples, key=key_here)
         return descent.prompt_step(head, jnp.zeros_like(head), batch)
 
-    return jax.lax.map(trial, indices[:, 0])[:, None]
+    return loop(lambda row: trial(row[0])[None], indices)
 
 
 def _ratio(product: Any, norm: Any) -> Any:

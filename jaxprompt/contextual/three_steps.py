@@ -38,7 +38,7 @@ from jaxprompt.contextual.setting import (
     optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.parallel import cores, map_trials
+from jaxprompt.parallel import cores, loop, map_trials
 from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -247,11 +247,11 @@ def simulate_trials(
     threads = min(cores(), -(-trials // BLOCK))
     together = BLOCK * threads
 
-    def block(first: int, part: np.ndarray) -> Array:
-        return _simulate(setting, part + np.uint32(first), *args)
+    def block(part: np.ndarray) -> Array:
+        return _simulate(setting, part, *args)
 
     blocks = [
-        map_trials(functools.partial(block, first), together, threads=threads)
+        map_trials(block, together, threads=threads, first=first, loops=True)
         for first in range(0, trials, together)
     ]
     return np.concatenate(blocks)[:trials].astype(np.float64)
@@ -270,7 +270,7 @@ def _simulate(
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
         return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
 
-    return jax.lax.map(trial, indices[:, 0])[:, None]
+    return loop(lambda row: trial(row[0])[None], indices)
 
 
 # --- the claim -----------------------------------------------------------------------------------

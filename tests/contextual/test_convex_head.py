@@ -133,7 +133,9 @@ def test_threshold_against_high_precision():
 
         return mpmath.quad(inside, [-mpmath.inf, -c * r / mpmath.sqrt(1 + c * c)])
 
-    best = optimize.minimize_scalar(lambda c: float(value(mpmath.mpf(c))), bracket=(0, 1))
+    best = optimize.minimize_scalar(
+        lambda c: float(value(mpmath.mpf(float(c)))), bracket=(0.0, 1.0)
+    )
     assert separability_threshold(law) == pytest.approx(best.fun, rel=1e-9)
     # Without signal half the rows are wrong for every head: Cover's threshold 1/2.
     none = LAW._replace(alpha=0 * LAW.alpha)
