@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxprompt.contextual import ridge as module
 from jaxprompt.contextual.ridge import Chunks, ridge_path
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
@@ -55,6 +56,17 @@ def test_against_direct_solutions(samples, chunks):
             np.testing.assert_allclose(
                 found[i, j], expected(n, ridge), rtol=1e-8, atol=1e-10, err_msg=f"{n}, {ridge}"
             )
+
+
+@pytest.mark.parametrize("block", [4, 5, 11])
+def test_sums_of_outer_products_in_blocks(block, monkeypatch):
+    """Wide sums are made below the diagonal only: in blocks that divide d, and that do not."""
+    monkeypatch.setattr(module, "_BLOCK", block)
+    lower = module._outer(jnp.asarray(ROWS))
+    np.testing.assert_allclose(np.tril(lower), np.tril(ROWS.T @ ROWS), rtol=1e-12)
+    found = path((3, 8, 12, 400), (0.1,), (64, 64))
+    for i, n in enumerate((3, 8, 12, 400)):
+        np.testing.assert_allclose(found[i, 0], expected(n, 0.1), rtol=1e-8, err_msg=f"{n}")
 
 
 def test_interpolates_beyond_the_threshold():
