@@ -7,20 +7,14 @@ and their results are stored as they arrive.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import errno
 import itertools
 import json
-import multiprocessing
-import os
-import signal
 import threading
 import tomllib
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -43,10 +37,10 @@ from jaxprompt.engine import (
 )
 from jaxprompt.environment import environment
 from jaxprompt.errors import UsageError, suggest
-from jaxprompt.parallel import THREADS, cores
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.stats import Status
 from jaxprompt.store import STATUS_CODES, SweepStore, lock, writable
+from jaxprompt.workers import TRIES, SerialExecutor, last_line, outcomes, process_pool
 
 if TYPE_CHECKING:
     import xarray
@@ -64,56 +58,6 @@ __all__ = [
 
 Progress = Callable[[int, int], None]
 _KEYS = ("claim", "trials", "seed", "fixed", "grid")
-
-
-class SerialExecutor(Executor):
-    """Runs each task at once, in this process."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run the task now; the future is complete when it is returned."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
-@contextlib.contextmanager
-def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[Executor]:
-    """Worker processes that share this machine's cores; they end with this process, however it
-    ends, and drop what they compute when the context is left by an exception. Each calls
-    `prepare`, which must pickle, before its first task."""
-    # Forking a process that runs JAX's threads hangs, so workers start afresh.
-    context = multiprocessing.get_context("spawn")
-    threads = max(1, cores() // workers)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, context, _start_worker, (threads, prepare)
-    )
-    before = set(multiprocessing.active_children())
-    try:
-        yield pool
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
-    os.environ[THREADS] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    if prepare is not None:
-        prepare()
 
 
 @dataclass(frozen=True)
@@ -297,7 +241,7 @@ def compute(task: Task) -> list[CellResult] | str:
         with _ONE_AT_A_TIME:
             return _compute(task)
     except Exception as error:
-        return "".join(traceback.format_exception_only(error)).strip()
+        return last_line(error)
 
 
 def _compute(task: Task) -> list[CellResult]:
@@ -343,7 +287,7 @@ def run(
 
     Raises:
         UsageError: `out` cannot be written, is in use, holds a sweep already (without `resume`),
-            or holds another sweep; or a worker process died.
+            or holds another sweep; or a worker process died that cannot be replaced.
     """
     folder = Path(out)
     if jax.process_count() > 1:
@@ -384,31 +328,22 @@ def _run(sweep: Sweep, folder: Path, executor: Any, progress: Progress | None) -
     pool: Any = executor or SerialExecutor()
     if hasattr(pool, "get_executor"):  # a dask client
         pool = pool.get_executor(retries=3, pure=False)
-    waiting: dict[Future[Any], Task] = {}
-    queue = iter(sweep.tasks(~done, first))
-    try:
-        while True:
-            # A few tasks in flight keep any executor busy, and an interrupt loses only those.
-            for task in itertools.islice(queue, max(0, _in_flight(pool) - len(waiting))):
-                waiting[pool.submit(compute, task)] = task
-            if not waiting:
-                break
-            ready, _ = concurrent.futures.wait(
-                waiting, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            for future in ready:
-                finished += _record(store, waiting.pop(future), future, starts)
-                if progress:
-                    progress(finished, total)
-    finally:
-        for future in waiting:
-            future.cancel()
+    tasks = sweep.tasks(~done, first)
+    with contextlib.closing(outcomes(pool, compute, tasks, _in_flight(pool))) as results:
+        for task, outcome in results:
+            finished += _record(store, task, outcome, starts)
+            if progress:
+                progress(finished, total)
     store.judge(_statuses(sweep, store))
     return SweepResult(store.dataset(), store.errors, notes)
 
 
 def _in_flight(executor: Executor) -> int:
-    return 1 if isinstance(executor, SerialExecutor) else 2 * getattr(executor, "_max_workers", 16)
+    return 1 if isinstance(executor, SerialExecutor) else 2 * _workers(executor)
+
+
+def _workers(executor: Any) -> int:
+    return getattr(executor, "workers", None) or getattr(executor, "_max_workers", 16)
 
 
 def _open(sweep: Sweep, folder: Path) -> tuple[SweepStore, tuple[str, ...]]:
@@ -454,18 +389,14 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 def _record(
     store: SweepStore,
     task: Task,
-    future: Future[Any],
+    results: Any,
     starts: Mapping[tuple[int, ...], Mapping[str, stats.Estimate]],
 ) -> int:
     """Store what a task gave; the number of cells it completed."""
-    try:
-        results = future.result()
-    except BrokenProcessPool:
-        raise UsageError(
-            "a worker process died: lower --workers, then resume with --resume"
-        ) from None
-    except Exception as error:  # the worker could not give even a message
-        results = "".join(traceback.format_exception_only(error)).strip()
+    if isinstance(results, BrokenExecutor):
+        results = f"its worker process died {TRIES} times: give it more memory, or lower --workers"
+    elif isinstance(results, Exception):  # the worker could not give even a message
+        results = last_line(results)
     if isinstance(results, str):
         for index in task.stored:
             store.fail(index, results)
