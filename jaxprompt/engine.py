@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt import stats
-from jaxprompt.errors import JaxpromptError, ParameterError, suggest
+from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError, suggest
 from jaxprompt.extras import Extra
 from jaxprompt.parameters import Parameter, check_parameters, is_traced
 from jaxprompt.stats import Comparison, Estimate, Row, Status
@@ -75,7 +75,8 @@ class Quantity:
 
     `tolerance` is the discrepancy a check must be able to see before it may say *confirmed*:
     in the quantity's own units, or as a share of the prediction when `relative`. It does not
-    depend on the parameters in `ignores`: cells that differ only there give one row.
+    depend on the parameters in `ignores`: cells that differ only there give one row. `infinite`
+    says in words where the prediction is infinite; where it is empty an infinite value is an error.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Quantity:
     relative: bool = False
     symbol: str = ""
     ignores: tuple[str, ...] = ()
+    infinite: str = ""
 
     def allowance(self, predicted: float) -> float:
         """The tolerance at a given prediction, in the quantity's units."""
@@ -355,7 +357,7 @@ class Claim:
             "quantities": [
                 {
                     "name": q.name,
-                    "meaning": q.meaning,
+                    "meaning": q.meaning + (f"; infinite {q.infinite}" if q.infinite else ""),
                     "symbol": q.symbol,
                     "tolerance": f"{q.tolerance:g}" + (" of the prediction" if q.relative else ""),
                 }
@@ -383,11 +385,38 @@ class Claim:
         Returns a dict from quantity name to a float, or to a float64 NumPy array when parameters
         were arrays (which ones may be is in :attr:`broadcasts`). Where :attr:`traceable` is set,
         the call also works on values traced by ``jax.jit`` or ``jax.vmap``, in their dtype.
+        A number is finite, or infinite where the quantity says so (:attr:`Quantity.infinite`).
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
+            NumericalError: the closed form has no number there that float64 could hold.
         """
-        return self._evaluate(self.closed_form, self.validated(params))
+        values = self.validated(params)
+        remedy = "choose less extreme parameters"
+        try:
+            with np.errstate(all="ignore"):  # what comes of it is looked at below
+                found = self._evaluate(self.closed_form, values)
+        except NumericalError:
+            raise
+        except (ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
+            raise NumericalError(
+                f"{self.id}: no prediction at {_told(values)} ({_one_line(error)}); {remedy}"
+            ) from error
+        wrong = [n for n, v in found.items() if not is_traced(v) and not self._holds(n, v)]
+        if wrong:
+            raise NumericalError(
+                f"{self.id}: the prediction of `{wrong[0]}` at {_told(values)} is "
+                f"{_worst(found[wrong[0]])}; {remedy}"
+            )
+        return found
+
+    def _holds(self, name: str, value: Any) -> bool:
+        """Whether a predicted value is a number, or infinite where it may be."""
+        quantity = {q.name: q for q in self.quantities}.get(name.removesuffix("_stderr"))
+        allowed = np.isfinite(value)
+        if quantity is not None and quantity.infinite:
+            allowed |= np.isposinf(value)
+        return bool(np.all(allowed))
 
     def simulate(
         self, *, key: jax.Array | int, trials: int = 64, first: int = 0, **params: Any
@@ -401,6 +430,7 @@ class Claim:
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
+            NumericalError: a mean or a standard error is not finite.
         """
         if not isinstance(trials, int | np.integer) or trials < 2:
             raise ParameterError(
@@ -412,7 +442,15 @@ class Claim:
             )
         values = self.validated(params, simulate=True)
         more = {"first": int(first)} if first else {}
-        return self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        for name, estimate in found.items():
+            for part in (estimate.mean, estimate.stderr):
+                if not np.isfinite(part).all():
+                    raise NumericalError(
+                        f"{self.id}: simulating `{name}` at {_told(values)} gave {_worst(part)}; "
+                        "choose less extreme parameters"
+                    )
+        return found
 
     def validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
         """`params` checked, converted and completed; with `simulate`, what a simulation needs.
@@ -518,9 +556,9 @@ class Claim:
         seed = 0 if key is None else key if isinstance(key, int) else None
         try:
             cells = tuple(self._measure(profile, as_key(0 if key is None else key), progress))
-        except JaxpromptError:
-            raise
-        except Exception:
+        except Exception as error:
+            if _refused(error):
+                raise
             seconds = time.perf_counter() - started
             return self._failure(profile, seed, seconds, traceback.format_exc())
         seconds = time.perf_counter() - started
@@ -564,9 +602,9 @@ class Claim:
         try:
             compare = self.compare or COMPARE[self.relation]
             rows = stats.decide(compare(self, cells, predict), FALSE_ALARM)
-        except JaxpromptError:
-            raise
-        except Exception:
+        except Exception as error:
+            if _refused(error):
+                raise
             return self._failure(profile, seed, seconds, traceback.format_exc(), falsifier)
         seconds += time.perf_counter() - started
         noisy = [row for row in rows if math.isfinite(row.detectable)]
@@ -815,6 +853,26 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def _refused(error: Exception) -> bool:
+    """Whether a check was asked for wrongly; everything else is a failed computation."""
+    return isinstance(error, JaxpromptError) and not isinstance(error, NumericalError)
+
+
+def _told(parameters: Mapping[str, Any]) -> str:
+    """Parameters in one short line."""
+    text = ", ".join(f"{n} = {np.asarray(v).tolist()}" for n, v in parameters.items())
+    return text if len(text) <= 400 else text[:399] + "…"
+
+
+def _worst(value: Any) -> str:
+    """A value that is not finite, in a word."""
+    return "not a number" if np.isnan(value).any() else "infinite"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _as_number(value: Any) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 __all__ = [
     "JaxpromptError",
     "MissingExtraError",
+    "NumericalError",
     "ParameterError",
     "UnknownClaimError",
     "UsageError",
@@ -41,6 +42,10 @@ class ParameterError(JaxpromptError, ValueError):
             f"{prefix}parameter `{name}` = {_short(value)}: must be {allowed}; {remedy}"
         )
         self.name = name
+
+
+class NumericalError(JaxpromptError, ArithmeticError):
+    """Parameters that are allowed, but at which no number could be computed."""
 
 
 class UnknownClaimError(JaxpromptError, KeyError):

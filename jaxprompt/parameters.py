@@ -12,7 +12,14 @@ from jax.core import Tracer
 
 from jaxprompt.errors import ParameterError, suggest
 
-__all__ = ["REQUIRED", "Parameter", "check_parameters", "is_traced"]
+__all__ = ["LARGEST", "REQUIRED", "WHOLE", "Parameter", "check_parameters", "is_traced"]
+
+LARGEST = 1e30
+"""No number may be larger in size, and no single one other than 0 nearer to 0 than its inverse:
+products of ten of them stay within float64."""
+
+WHOLE = 2**53
+"""No integer may be larger in size; beyond it float64 does not hold every integer."""
 
 Kind = Literal["integer", "real", "choice", "pairs", "weights", "array"]
 
@@ -32,7 +39,8 @@ class Parameter:
 
     `low` and `high` bound numbers; the bounds themselves are allowed unless `open_low` or
     `open_high` is set. `default` is :data:`REQUIRED`, a value, or None for "left out".
-    Parameters with ``simulate_only`` are not needed by the closed form.
+    Parameters with ``simulate_only`` are not needed by the closed form. Numbers are also refused
+    beyond :data:`LARGEST` and integers beyond :data:`WHOLE`.
     """
 
     name: str
@@ -114,6 +122,7 @@ class Parameter:
         numbers = array.astype(np.float64)
         if not np.isfinite(numbers).all():
             raise self._error(value, where, "replace the value that is not finite")
+        self._refuse_extremes(value, array, where)
         too_low = (numbers <= self.low) if self.open_low else (numbers < self.low)
         too_high = (numbers >= self.high) if self.open_high else (numbers > self.high)
         if self.low == -math.inf:
@@ -128,6 +137,22 @@ class Parameter:
             return int(numbers) if array.ndim == 0 else numbers.astype(np.int64)
         return float(numbers) if array.ndim == 0 else numbers
 
+    def _refuse_extremes(self, value: Any, array: np.ndarray, where: str) -> None:
+        """Refuse numbers whose products would leave float64, or that it cannot hold."""
+        sizes = np.abs(array.astype(np.float64))
+        # The integers themselves: as float64, 2^53 + 1 would pass for 2^53.
+        whole = array if array.dtype.kind in "iu" else np.trunc(array)
+        allowed, remedy = self.allowed, "choose a value of another size"
+        if self.kind == "integer" and ((whole > WHOLE) | (whole < -WHOLE)).any():
+            raise ParameterError(self.name, value, f"{allowed}, at most 2^53", remedy, where)
+        if (sizes > LARGEST).any():
+            allowed = f"{allowed}, at most {LARGEST:g} in size"
+            raise ParameterError(self.name, value, allowed, remedy, where)
+        if self.kind == "real" and ((sizes > 0) & (sizes < 1 / LARGEST)).any():
+            zero = "" if self.low == 0 and self.open_low else "0 or "
+            allowed = f"{allowed}, {zero}at least {1 / LARGEST:g} in size"
+            raise ParameterError(self.name, value, allowed, remedy, where)
+
     def _convert_table(self, value: Any, where: str) -> tuple[Any, ...]:
         try:
             table = np.asarray(value, dtype=np.float64)
@@ -140,6 +165,7 @@ class Parameter:
             raise self._error(value, where, "write it as such a list")
         if not np.isfinite(table).all():
             raise self._error(value, where, "replace the value that is not finite")
+        self._refuse_extremes(value, table, where)
         if self.kind == "weights" and ((table < 0).any() or abs(table.sum() - 1) > 1e-9):
             raise self._error(
                 value, where, f"make them non-negative and scale them by 1/{table.sum():g}"

@@ -304,7 +304,8 @@ def _row(c: Comparison, level: float, rejected: bool) -> Row:
     if not _finite(c):
         return _make_row(c, math.nan, math.nan, math.nan, Status.FAILED)
     if c.exact:
-        statistic = c.excess / c.tolerance if c.tolerance else math.inf * (c.excess > 0)
+        none = math.inf if c.excess > 0 else 0.0
+        statistic = c.excess / c.tolerance if c.tolerance else none
         status = Status.REFUTED if c.excess > c.tolerance else Status.CONFIRMED
         return _make_row(
             c, statistic, 0.0 if status is Status.REFUTED else 1.0, c.tolerance, status

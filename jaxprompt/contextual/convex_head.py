@@ -293,6 +293,8 @@ $\Phi$ by the share $\rho^2/(c^2+\rho^2)$ of $x$, here about one half, and $z\va
 8 % of $\rho$ and 10 % of $c$ also stand for about 0.01 of the error.
 """
 
+_UNBOUNDED = "where the training set is separable and there is no ridge"
+
 CLAIM = Claim(
     id="contextual.convex_head",
     title="Test error of a head learned by a convex loss",
@@ -318,8 +320,12 @@ CLAIM = Claim(
     accepted=MODEL,
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
-        Quantity("head_signal", "component of the head along w⋆/W", 0.1, True, "c"),
-        Quantity("head_noise", "norm of the head away from w⋆", 0.08, True, "ρ"),
+        Quantity(
+            "head_signal", "component of the head along w⋆/W", 0.1, True, "c", infinite=_UNBOUNDED
+        ),
+        Quantity(
+            "head_noise", "norm of the head away from w⋆", 0.08, True, "ρ", infinite=_UNBOUNDED
+        ),
         Quantity("threshold", "d/n beyond which the training set is separable", symbol="κ⋆"),
     ),
     falsifiers=(

@@ -427,7 +427,14 @@ CLAIM = Claim(
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
         Quantity("head_signal", "component of the head along w⋆/W", 0.1, relative=True, symbol="c"),
-        Quantity("head_noise", "norm of the head away from w⋆", 0.05, relative=True, symbol="ρ"),
+        Quantity(
+            "head_noise",
+            "norm of the head away from w⋆",
+            0.05,
+            relative=True,
+            symbol="ρ",
+            infinite="at ratio 1 without ridge",
+        ),
     ),
     falsifiers=(
         Falsifier("averaged_noise", "every sequence has the average noise", _wrong(averaged=True)),

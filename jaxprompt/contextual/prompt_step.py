@@ -180,13 +180,23 @@ def prompt_moments(setting: Setting, heads: Float[np.ndarray, "M 3"]) -> PromptM
     return PromptMoments(mean, covariance)
 
 
+def _laguerre(count: int, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights, of sum 1, for the density x^power e^−x / Γ(power + 1), from its Jacobi
+    matrix: the weights of ``scipy.special.roots_genlaguerre`` overflow from `power` 171 on."""
+    k = np.arange(count)
+    beside = np.sqrt(k[1:] * (k[1:] + power))
+    matrix = np.diag(2 * k + power + 1) + np.diag(beside, 1) + np.diag(beside, -1)
+    nodes, vectors = np.linalg.eigh(matrix)
+    return nodes, vectors[0] ** 2
+
+
 @functools.lru_cache(maxsize=32)
 def _noise_nodes(tokens: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes for G ~ N(0, N/T²) and the scatter χ²(N − 1), exact for degrees 15 and 5."""
     nodes, weights = special.roots_hermitenorm(8)
     mean = nodes * np.sqrt(count) / tokens
     if count > 1:
-        scatter, scatter_weights = special.roots_genlaguerre(3, (count - 1) / 2 - 1)
+        scatter, scatter_weights = _laguerre(3, (count - 1) / 2 - 1)
     else:
         scatter, scatter_weights = np.zeros(1), np.ones(1)
     joint = np.outer(weights / weights.sum(), scatter_weights / scatter_weights.sum())

@@ -24,7 +24,7 @@ from jaxprompt.contextual.setting import (
     SIGNAL,
     TOKENS,
     Setting,
-    complete,
+    learnable,
 )  # fmt: skip
 from jaxprompt.contextual.three_steps import BLOCK, PROMPT_NORM, limit_error, simulate_trials
 from jaxprompt.engine import (
@@ -268,7 +268,7 @@ $n/d$ plus terms of order $1/n$; inverting at a fixed target gives $n/d=r+O(1/d)
             ((500, 8192), (1000, 4096), (2000, 2048), (5000, 1024), (12000, 512), (30000, 256))
         ),
     },
-    validate=complete,
+    validate=learnable,
     measure=_measure,
     compare=_compare,
     figure=Agreement(title="Samples needed after three steps", label="exponent, limit of n/d"),

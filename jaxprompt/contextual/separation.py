@@ -497,7 +497,12 @@ cannot all be right; three can, since the constants may differ.
             symbol="M",
             ignores=("law", "context"),
         ),
-        Quantity("least_gain", "gain beyond which the prompt γq⋆ separates", symbol="γ₀"),
+        Quantity(
+            "least_gain",
+            "gain beyond which the prompt γq⋆ separates",
+            symbol="γ₀",
+            infinite="where none does",
+        ),
     ),
     falsifiers=(
         Falsifier("linear_square", "Δ² for Δ in the linear condition", _wrong(linear_power=2)),

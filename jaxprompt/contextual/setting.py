@@ -38,12 +38,13 @@ __all__ = [
     "TOKENS",
     "Setting",
     "complete",
+    "learnable",
     "optional",
     "to_simulate",
 ]
 
 DIM = Parameter("dim", "integer", "token dimension", "d", low=2, default=None)
-TOKENS = Parameter("tokens", "integer", "tokens per sequence", "T", low=1)
+TOKENS = Parameter("tokens", "integer", "tokens per sequence", "T", low=1, high=100_000)
 RELEVANT = Parameter("relevant", "integer", "relevant tokens, 1 ≤ k ≤ T", "k", low=1)
 SIGNAL = Parameter("signal", "real", "norm of w⋆", "W", low=0)
 CONTEXT = Parameter("context", "real", "norm of q⋆", "Q", low=0)
@@ -124,6 +125,20 @@ def complete(values: dict[str, Any], where: str) -> dict[str, Any]:
                 where,
             )
         values["shift_weights"] = weights
+    return values
+
+
+def learnable(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """:func:`complete`, and an irrelevant token: without one no gradient moves the prompt."""
+    values = complete(values, where)
+    if np.any(np.asarray(values["relevant"]) >= np.asarray(values["tokens"])):
+        raise ParameterError(
+            "relevant",
+            values["relevant"],
+            f"less than `tokens` ({values['tokens']})",
+            "lower it: where every token is relevant no step moves the prompt",
+            where,
+        )
     return values
 
 

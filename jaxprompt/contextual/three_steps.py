@@ -34,7 +34,7 @@ from jaxprompt.contextual.setting import (
     SIGNAL,
     TOKENS,
     Setting,
-    complete,
+    learnable,
     optional,
 )  # fmt: skip
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
@@ -358,7 +358,7 @@ over scores are taken by randomised quasi-Monte Carlo.
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": _design(512), "full": _design(8192)},
-    validate=complete,
+    validate=learnable,
     broadcasts="dim and samples",
     figure=Agreement(title="Test error after three steps", label="probability of a wrong sign"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
@@ -98,6 +99,8 @@ def _count(case: str, vocabulary: int, outputs: int) -> int:
         "one_to_many": vocabulary * outputs,
         "two_to_one": vocabulary**2,
     }[case]
+    if power * math.log10(vocabulary) > 300:
+        raise OverflowError(f"{vocabulary}^{power} functions")
     return vocabulary**power
 
 
