@@ -2,13 +2,16 @@
 
 A sweep's store is a zarr group with one chunk for each cell. A cell's numbers are written first,
 then their checksum, and its `done` flag last, so whatever happens in between, a cell that counts
-as done is complete; and one whose numbers changed since is found. Nothing is ever unpickled.
+as done is complete; and one whose numbers changed since is found. The description and the statuses
+have checksums too. A store may come from anywhere: what it says is checked before it is used, and
+nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import platform
 import shutil
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     import zarr
 
 __all__ = [
+    "MOST_CELLS",
     "SCHEMA",
     "STATUS_CODES",
     "SweepStore",
@@ -37,14 +41,24 @@ __all__ = [
     "writable",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
+"""Schema 2, without checksums of the description and the statuses, is read too."""
+
+MOST_CELLS = 100_000
+"""Cells a sweep may have: each is a file for every variable."""
+
 STATUS_CODES = ("", *(status.value for status in Status))
 """Names of the integer codes in the variable `status`; 0 stands for "not judged yet"."""
 
 _SWEEP, _SUFFIX, _START = "sweep.zarr", ".zarr", "start_"
 _STARTS = _START + "trials"
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError)
-"""What zarr raises on a file that is cut short or holds something else."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError)
+"""What zarr raises on a chunk that is cut short or holds something else."""
+
+_CODECS = {"bytes", "zstd", "blosc", "gzip", "crc32c"}
+"""What a chunk may be encoded with; all of them give bytes back and do nothing else."""
+
+_MOST_ROWS = 10_000_000
 
 
 class SweepStore:
@@ -56,12 +70,16 @@ class SweepStore:
 
     def __init__(self, group: zarr.Group) -> None:
         self.group = group
+        _require_description(dict(group.attrs))
         self.grid: dict[str, list[Any]] = json.loads(str(group.attrs["grid"]))
         self.quantities: list[str] = json.loads(str(group.attrs["quantities"]))
-        names = list(_fills(self.quantities))
+        kinds = _fills(self.quantities)
         if group.attrs["starts"]:
-            names += [_START + name for name in names if name not in ("done", "status")]
-        self._arrays: dict[str, Any] = {name: group[name] for name in names}
+            kinds |= {_START + n: k for n, k in kinds.items() if n not in ("done", "status")}
+        shape = tuple(len(values) for values in self.grid.values())
+        self._arrays: dict[str, Any] = {
+            name: _require_array(group, name, shape, *kind) for name, kind in kinds.items()
+        }
 
     @classmethod
     def create(
@@ -110,8 +128,8 @@ class SweepStore:
                 config,
                 json.loads(str(self.group.attrs["environment"])),
             )
-            group.attrs["sessions"] = self.group.attrs["sessions"]
-            group.attrs["starts"] = starts or bool(again.any())
+            sessions = self.group.attrs["sessions"]
+            _describe(group, sessions=sessions, starts=starts or bool(again.any()))
             for name, (dtype, fill) in _fills(self.quantities).items():
                 if name == "status":  # judged anew, with the new cells beside the old
                     continue
@@ -126,29 +144,35 @@ class SweepStore:
 
     @classmethod
     def open(cls, folder: Path, mode: str = "r") -> SweepStore:
-        """Open the store in `folder`.
+        """Open the store in `folder`; to write, in the schema of this version.
 
         Raises:
             UsageError: there is none, it has another schema, or its description is damaged.
         """
-        import zarr
-
         path = Path(folder) / _SWEEP
         if not SweepStore.exists(folder):
             raise UsageError(f"no sweep in '{folder}': give the folder a sweep wrote with --out")
+        again = "run the sweep again into another folder"
         try:
-            group = zarr.open_group(path, mode=mode)  # pyright: ignore[reportArgumentType]
-            if group.attrs.get("schema") != SCHEMA:
+            group = _group(path, mode)
+            schema = group.attrs.get("schema")
+            if schema not in (2, SCHEMA):
                 raise UsageError(
-                    f"the sweep in '{folder}' has schema {group.attrs.get('schema')}, this version "
-                    f"reads {SCHEMA}: run the sweep again into another folder"
+                    f"the sweep in '{folder}' has schema {_brief(schema)}, this version reads "
+                    f"{SCHEMA}: {again}"
                 )
-            return cls(group)
-        except _DAMAGE as error:
+            store = cls(group)
+            if schema != SCHEMA and mode != "r":
+                codes = store.values("status")
+                _describe(group, schema=SCHEMA, statuses=_sum(codes) if codes.any() else None)
+            return store
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a file of unknown origin leads zarr to
             raise UsageError(
-                f"the sweep in '{folder}' is damaged ({type(error).__name__}: {error}): its "
-                "description cannot be read; run the sweep again into another folder"
-            ) from None
+                f"the sweep in '{folder}' is damaged ({type(error).__name__}: {_brief(error)}): "
+                f"its description cannot be read; {again}"
+            ) from error
 
     @staticmethod
     def exists(folder: Path) -> bool:
@@ -200,7 +224,7 @@ class SweepStore:
         """Record what computes from now on; the names of what differs from the first session."""
         sessions = json.loads(str(self.group.attrs["sessions"]))
         first = json.loads(str(self.group.attrs["environment"]))
-        self.group.attrs["sessions"] = json.dumps([*sessions, dict(environment)])
+        _describe(self.group, sessions=json.dumps([*sessions, dict(environment)]))
         names = [name for name in environment if environment[name] != first.get(name)]
         return [name for name in names if name not in ("command", "seed", "revision")]
 
@@ -238,16 +262,20 @@ class SweepStore:
 
     def fail(self, index: tuple[int, ...], message: str) -> None:
         """Record that a cell's computation failed; it stays open and is tried again on resume."""
-        self.group.attrs["errors"] = json.dumps({**self.errors, _place(index): message})
+        errors = json.dumps({**self.errors, _place(index): message})
+        _describe(self.group, errors=errors)
 
     def clear_errors(self) -> None:
         """Forget recorded failures, before the cells are tried again."""
         if self.errors:
-            self.group.attrs["errors"] = "{}"
+            _describe(self.group, errors="{}")
 
     def judge(self, statuses: np.ndarray) -> None:
         """Store every cell's status code."""
-        self._arrays["status"][...] = statuses.astype(np.int8)
+        codes = statuses.astype(np.int8)
+        _describe(self.group, statuses=None)  # a kill from here on leaves cells not judged
+        self._arrays["status"][...] = codes
+        _describe(self.group, statuses=_sum(codes))
 
     def values(self, name: str) -> np.ndarray:
         """A variable as an array in the grid's shape."""
@@ -270,7 +298,7 @@ class SweepStore:
             )
         dims = tuple(self.grid)
         data = {name: (dims, self.values(name)) for name in _variables(self.quantities)}
-        labels = np.asarray(STATUS_CODES)[self.values("status")]
+        labels = np.asarray(STATUS_CODES)[self._codes()]
         return xarray.Dataset(
             {**data, "trials": (dims, self.values("trials")), "status": (dims, labels)},
             coords={name: _coordinate(values) for name, values in self.grid.items()},
@@ -281,6 +309,19 @@ class SweepStore:
                 "sessions": str(self.group.attrs["sessions"]),
             },
         )
+
+    def _codes(self) -> np.ndarray:
+        """Status codes as they were written; 0 where the cells are not judged."""
+        codes, known = self.values("status"), self.group.attrs.get("statuses", self)
+        if known is None:
+            return np.zeros_like(codes)
+        wrong = (codes < 0) | (codes >= len(STATUS_CODES))
+        if wrong.any() or known not in (self, _sum(codes)):  # self: schema 2 has no checksum
+            raise UsageError(
+                "the statuses of the sweep are damaged: run it again with --resume, which judges "
+                "its cells anew"
+            )
+        return codes
 
     def _read(self, name: str) -> np.ndarray:
         """A whole array; a chunk that cannot be read has the fill value, so its cell's checksum
@@ -316,22 +357,120 @@ def _new_group(
     import zarr
 
     group = zarr.open_group(path, mode="w-")
-    group.attrs.update(
-        {
-            "schema": SCHEMA,
-            "grid": json.dumps({n: list(v) for n, v in grid.items()}),
-            "quantities": json.dumps(list(quantities)),
-            "config": config,
-            "environment": json.dumps(dict(environment)),
-            "sessions": "[]",
-            "starts": False,
-            "errors": "{}",
-        }
+    _describe(
+        group,
+        schema=SCHEMA,
+        grid=json.dumps({n: list(v) for n, v in grid.items()}),
+        quantities=json.dumps(list(quantities)),
+        config=config,
+        environment=json.dumps(dict(environment)),
+        sessions="[]",
+        starts=False,
+        errors="{}",
+        statuses=None,
     )
     shape = tuple(len(values) for values in grid.values())
     for name, (dtype, fill) in _fills(quantities).items():
         _array(group, name, shape, dtype, fill)
     return group
+
+
+# --- what a description says, and whether it may be believed ---
+
+
+def _group(path: Path, mode: str) -> zarr.Group:
+    """Open a group of the one format that is written here: older ones name codecs by any word."""
+    import zarr
+
+    return zarr.open_group(
+        path,
+        mode=mode,  # pyright: ignore[reportArgumentType]
+        zarr_format=3,
+        use_consolidated=False,
+    )
+
+
+def _describe(group: zarr.Group, **changes: Any) -> None:
+    """Change a group's description, in one write, together with its checksum."""
+    whole = {**dict(group.attrs), **changes}
+    group.attrs.update({**changes, "checksum": _description_sum(whole)})
+
+
+def _description_sum(attributes: Mapping[str, Any]) -> int:
+    rest = {name: value for name, value in attributes.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
+
+
+def _sum(values: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).tobytes())
+
+
+def _require(holds: bool | np.bool_, what: str) -> None:
+    if not holds:
+        raise ValueError(what)
+
+
+def _require_description(attributes: Mapping[str, Any]) -> None:
+    """Raise ValueError unless a sweep's description is one that was written here."""
+    if attributes.get("schema") == SCHEMA:
+        right = attributes.get("checksum") == _description_sum(attributes)
+        _require(right, "its description is not the one that was written")
+    grid = _table_of(attributes, "grid", dict)
+    sizes = [len(v) if isinstance(v, list) else 0 for v in grid.values()]
+    _require(bool(sizes) and min(sizes) > 0, "its grid is no table of lists")
+    _require(math.prod(sizes) <= MOST_CELLS, f"it has more than {MOST_CELLS} cells")
+    _require(_is_plain(list(grid.values())), "its grid holds something else than values")
+    names = _table_of(attributes, "quantities", list)
+    words = all(isinstance(n, str) and n.isidentifier() for n in names)
+    _require(words and 0 < len(names) == len(set(names)), "its quantities are no list of names")
+    for name in ("config", "environment"):
+        _table_of(attributes, name, dict)
+    errors = _table_of(attributes, "errors", dict)
+    _require(all(isinstance(e, str) for e in errors.values()), "its errors are no texts")
+    sessions = _table_of(attributes, "sessions", list)
+    _require(all(isinstance(entry, dict) for entry in sessions), "its sessions are no tables")
+    _require(isinstance(attributes.get("starts"), bool), "`starts` is neither true nor false")
+
+
+def _table_of(attributes: Mapping[str, Any], name: str, kind: type) -> Any:
+    text = attributes.get(name)
+    value = json.loads(text) if isinstance(text, str) else None
+    _require(isinstance(value, kind), f"`{name}` is missing or something else")
+    return value
+
+
+def _is_plain(value: Any, depth: int = 4) -> bool:
+    """Whether a value is a number, a text, or a list of such."""
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(item, depth - 1) for item in value)
+    if isinstance(value, int | float):
+        return abs(value) < 2**63  # not NaN either
+    return isinstance(value, str)
+
+
+def _require_array(
+    group: zarr.Group, name: str, shape: tuple[int, ...], dtype: str, fill: Any
+) -> Any:
+    """The array of that name, if it is laid out as it is written here; raises ValueError if not."""
+    array: Any = group[name]
+    _require(getattr(array, "shape", None) == shape, f"`{name}` has another shape than the grid")
+    _require(array.dtype == np.dtype(dtype), f"`{name}` has another type than {dtype}")
+    _require(array.chunks == (1,) * len(shape), f"`{name}` has other chunks than cells")
+    same = np.array_equal(np.asarray(array.fill_value), np.array(fill, dtype), equal_nan=True)
+    _require(same if dtype == "float64" else array.fill_value == fill, f"`{name}` is filled oddly")
+    _require_codecs(array, name)
+    return array
+
+
+def _require_codecs(array: Any, name: str) -> None:
+    used = {codec["name"] for codec in array.metadata.to_dict()["codecs"]}
+    _require(used <= _CODECS, f"`{name}` is encoded with {_brief(sorted(used - _CODECS))}")
+
+
+def _brief(value: Any) -> str:
+    """What a file says, in one short line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def _part(path: Path) -> Path:
@@ -431,7 +570,6 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import zarr
 
     group = zarr.open_group(path, mode="w-")
-    group.attrs["schema"] = SCHEMA
     for name in dict.fromkeys(name for row in rows for name in row):
         column = [row.get(name) for row in rows]
         if all(isinstance(v, int | float | None) for v in column):
@@ -445,23 +583,62 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             array = _array(group, name, (len(texts),), "int32", 0, whole=True)
             array[...] = np.array([labels.index(t) for t in texts], dtype=np.int32)
             array.attrs["labels"] = json.dumps(labels)
+    group.attrs.update({"schema": SCHEMA, "checksum": _table_sum(_columns(group))})
+
+
+def _columns(group: zarr.Group) -> dict[str, np.ndarray]:
+    """A table's columns by name; raises ValueError for what is no such table."""
+    columns: dict[str, np.ndarray] = {}
+    for name, array in sorted(group.arrays()):
+        shape = array.shape
+        _require(len(shape) == 1 and shape[0] <= _MOST_ROWS, f"`{name}` is no column")
+        _require_codecs(array, name)
+        if "labels" not in array.attrs:
+            _require(array.dtype == np.float64, f"`{name}` holds no numbers")
+            columns[name] = np.asarray(array[...])
+            continue
+        _require(array.dtype == np.int32, f"`{name}` holds no codes of labels")
+        labels = _table_of(array.attrs, "labels", list)
+        _require(all(isinstance(t, str) for t in labels), f"the labels of `{name}` are no texts")
+        codes = np.asarray(array[...])
+        _require(bool(((codes >= 0) & (codes < len(labels))).all()), f"`{name}` has no such label")
+        columns[name] = np.asarray(labels)[codes]
+    _require(len({c.size for c in columns.values()}) <= 1, "its columns differ in length")
+    return columns
+
+
+def _table_sum(columns: Mapping[str, np.ndarray]) -> int:
+    total = 0
+    for name, values in columns.items():
+        total = zlib.crc32(name.encode("utf-8", "backslashreplace"), total)
+        held = values if values.dtype == np.float64 else np.char.encode(values, "utf-32-le")
+        total = zlib.crc32(np.ascontiguousarray(held).tobytes(), total)
+    return total
 
 
 def load_table(path: Path) -> xarray.Dataset:
-    """A stored table as a dataset with the one dimension `row`."""
+    """A stored table as a dataset with the one dimension `row`.
+
+    Raises:
+        UsageError: there is none, or it is damaged.
+    """
     import xarray
-    import zarr
 
     if not Path(path).is_dir():
         raise UsageError(f"no table at '{path}': give a folder that a run wrote with --out")
-    group = zarr.open_group(Path(path), mode="r")
-    columns = {}
-    for name, array in sorted(group.arrays()):
-        values = np.asarray(array[...])
-        if "labels" in array.attrs:
-            values = np.asarray(json.loads(str(array.attrs["labels"])))[values]
-        columns[name] = ("row", values)
-    return xarray.Dataset(columns)
+    again = "run the command that wrote it again"
+    try:
+        group = _group(Path(path), "r")
+        schema, known = group.attrs.get("schema"), group.attrs.get("checksum")
+        _require(schema in (2, SCHEMA), f"schema {_brief(schema)}, this version reads {SCHEMA}")
+        columns = _columns(group)
+        if schema == SCHEMA:
+            _require(known == _table_sum(columns), "it holds other numbers than were written")
+    except Exception as error:  # whatever a file of unknown origin leads zarr to
+        raise UsageError(
+            f"the table '{path}' is damaged ({type(error).__name__}: {_brief(error)}): {again}"
+        ) from error
+    return xarray.Dataset({name: ("row", values) for name, values in columns.items()})
 
 
 def table_rows(path: Path) -> list[dict[str, Any]]:
@@ -480,9 +657,10 @@ def writable(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: no path may hold that character
+        why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"--out '{folder}' cannot be written ({error.strerror}): give a folder you may write to"
+            f"--out '{folder}' cannot be written ({why}): give a folder you may write to"
         ) from None
 
 

@@ -261,11 +261,12 @@ CLAIM = Claim(
     relation=Relation.IDENTITY,
     source="derived here",
     parameters=(
-        Parameter("centres", "integer", "number of equispaced centres", "N", low=1),
-        Parameter("degree", "integer", "frequency of the target", "k", low=0),
+        Parameter("centres", "integer", "number of equispaced centres", "N", low=1, high=4096),
+        Parameter("degree", "integer", "frequency of the target", "k", low=0, high=1000),
         Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True, default=None),
-        Parameter("phase", "real", "N times the angle from a centre", r"\psi", default=None),
+                  open_low=True, high=1e9, default=None),
+        Parameter("phase", "real", "N times the angle from a centre", r"\psi", low=-1000,
+                  high=1000, default=None),
     ),
     quantities=(
         # The head rounds a score of size λ to λ ulps, 7e-14 at λ = 300.

@@ -11,7 +11,7 @@ from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relatio
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
-from jaxprompt.universal import bessel, head, sphere
+from jaxprompt.universal import bessel, circle_error, head, sphere
 from jaxprompt.universal.exact import compare_exact, exact
 
 __all__ = ["CLAIM", "METHODS", "predict"]
@@ -50,6 +50,12 @@ class _Circle(NamedTuple):
 
 
 def _circle(count: int, lam: float, k: int) -> _Circle:
+    phase = 2 * np.pi * np.arange(PHASES) / PHASES
+    if lam > count**2:  # the sums over aliases cancel nearly to nothing: over the centres instead
+        with jax.enable_x64(True):
+            target = float(bessel.log_ratio(0.0, k, lam))
+        raw = circle_error.relative_error(count, lam, k, phase)
+        return _Circle(target, phase, (raw + np.expm1(target)) / np.exp(target))
     reach = 2 ** int(np.ceil(np.log2((k + 12 + 9 * np.sqrt(lam)) / count + 2)))
     index = np.arange(-reach, reach + 1)
     with jax.enable_x64(True):
@@ -57,7 +63,6 @@ def _circle(count: int, lam: float, k: int) -> _Circle:
         zero, alias, target = np.asarray(bessel.log_ratio(0.0, orders, lam))
     above = np.exp(zero) - np.exp(alias - target)
     above[index == 0] = 0.0  # by construction: this term is what deconvolution removes
-    phase = 2 * np.pi * np.arange(PHASES) / PHASES
     wave = np.exp(1j * phase[:, None] * index)
     return _Circle(float(target[0]), phase, (wave @ above) / (wave @ np.exp(zero)))
 
@@ -187,10 +192,10 @@ CLAIM = Claim(
     relation=Relation.IDENTITY,
     source="derived here",
     parameters=(
-        Parameter("centres", "integer", "number of equispaced centres", "N", low=3),
+        Parameter("centres", "integer", "number of equispaced centres", "N", low=3, high=4096),
         Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True),
-        Parameter("degree", "integer", "frequency of the target", "k", low=1),
+                  open_low=True, high=1e9),
+        Parameter("degree", "integer", "frequency of the target", "k", low=1, high=1000),
         Parameter("method", "choice", "how values are chosen", choices=METHODS,
                   default="deconvolution"),
     ),

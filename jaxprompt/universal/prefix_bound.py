@@ -189,7 +189,8 @@ CLAIM = Claim(
         Quantity("constant", "constant of the bound", symbol="C_m"),
         Quantity("concentration", "inverse temperature", symbol=r"\lambda"),
         Quantity("paper_scaling", "tokens by the paper's exponent, up to a constant",
-                 symbol=r"(L/\varepsilon)^{10+14m+4m^2}"),
+                 symbol=r"(L/\varepsilon)^{10+14m+4m^2}",
+                 infinite="beyond the largest float64"),
     ),
     falsifiers=(
         Falsifier("constant −2 %", "C_m two per cent smaller",
