@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import re
 import shlex
@@ -21,8 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from jaxprompt import cache
-from jaxprompt.errors import JaxpromptError, UsageError
+from jaxprompt import cache, terminal
+from jaxprompt.errors import JaxpromptError, UsageError, short
 
 if TYPE_CHECKING:
     from jaxprompt.engine import Claim, Verdict
@@ -60,20 +59,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     # XLA runs factorisations of a batch side by side; threads inside each would only compete.
     # It has to be said before NumPy and SciPy load, and what the user set stays.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    terminal.make_legible(sys.stdout, sys.stderr)
     try:
-        options = _parse(argv)
-        if hasattr(options, "no_cache"):  # a command that compiles
-            if options.no_cache:
-                os.environ[cache.VARIABLE] = ""
-            cache.keep_compiled()
-        _load_claims(getattr(options, "claims", ()))
-        return options.run(options)
+        code = _run(argv)
+        sys.stdout.flush()  # here, where a reader that has gone can still be seen
+        return code
     except JaxpromptError as error:
-        print(f"jaxprompt: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"jaxprompt: {terminal.one_line(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe has gone
-        sys.stderr.close()
+        terminal.discard(sys.stdout)
         return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    options = _parse(argv)
+    if hasattr(options, "no_cache"):  # a command that compiles
+        if options.no_cache:
+            os.environ[cache.VARIABLE] = ""
+        cache.keep_compiled()
+    _load_claims(getattr(options, "claims", ()))
+    return options.run(options)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -214,14 +220,14 @@ def _cache_option(command: argparse.ArgumentParser) -> None:
 
 
 def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"'{text}' must be an integer from 0 to 2^32 - 1")
+    if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{short(text)} must be an integer from 0 to 2^32 - 1")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' must be an integer ≥ 1")
+    if not text.isascii() or not text.isdigit() or len(text) > 4 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{short(text)} must be an integer ≥ 1 and ≤ 9999")
     return int(text)
 
 
@@ -245,7 +251,7 @@ def _list(options: argparse.Namespace) -> int:
     names = [*options.names, *(() if options.family else options.claims)]
     found = select(names) if names else claims(options.family)
     if options.json:
-        print(json.dumps([{"id": c.id, "relation": c.relation, "title": c.title} for c in found]))
+        terminal.print_json([{"id": c.id, "relation": c.relation, "title": c.title} for c in found])
         return 0
     rows = [(entry.id, entry.relation.value, entry.title) for entry in found]
     _print_table(("claim", "relation", "title"), rows, spare=("relation",))
@@ -262,7 +268,7 @@ def _show(options: argparse.Namespace) -> int:
     entries = load_claims(options.id) if file else (claim(options.id),)
     if options.json:
         cards = [entry.describe() for entry in entries]
-        print(json.dumps(cards if file else cards[0], ensure_ascii=False))
+        terminal.print_json(cards if file else cards[0])
         return 0
     for place, entry in enumerate(entries):
         if place:
@@ -352,7 +358,7 @@ def _check(options: argparse.Namespace) -> int:
             {**v.to_dict(), "falsifiers": report.describe_falsifiers(falsified.get(v.id, {}))}
             for v in verdicts
         ]
-        print(json.dumps({"schema": report.SCHEMA, **known, "claims": entries}, ensure_ascii=False))
+        terminal.print_json({"schema": report.SCHEMA, **known, "claims": entries})
     else:
         _print_summary(verdicts)
         _say_left_out(left_out)
@@ -474,7 +480,7 @@ def _sweep(options: argparse.Namespace) -> int:
     found = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     if options.json:
         summary = {"out": str(out), "cells": sum(counts.values()), "status": counts}
-        print(json.dumps({**summary, "errors": result.errors}, ensure_ascii=False))
+        terminal.print_json({**summary, "errors": result.errors})
     else:
         print(f"{sum(counts.values())} cells: {found}; open with jaxprompt.load({str(out)!r})")
     if result.errors:
@@ -557,7 +563,10 @@ def _figure(options: argparse.Namespace) -> int:
 
 def _print_paths(paths: Sequence[Path], as_json: bool) -> None:
     names = [str(path) for path in paths]
-    print(json.dumps({"files": names}) if as_json else "\n".join(names))
+    if as_json:
+        terminal.print_json({"files": names})
+    else:
+        print("\n".join(names))
 
 
 def _report(options: argparse.Namespace) -> int:
@@ -578,7 +587,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
     findings = examine()
     if options.json:
-        print(json.dumps([finding._asdict() for finding in findings], ensure_ascii=False))
+        terminal.print_json([finding._asdict() for finding in findings])
     else:
         rows = [(f.what, f.state, f.found, f.remedy) for f in findings]
         _print_table(("what", "state", "found", "what to do"), rows)

@@ -53,6 +53,9 @@ FALSE_ALARM = 1e-3
 PROFILES = ("quick", "full")
 """Amounts of work a check may do; `full` tightens every detectable discrepancy."""
 
+MOST_TRIALS = 10_000_000
+"""Trials one simulation may have; ``stats.combine`` joins what several keys give."""
+
 Prediction = Mapping[str, Any]
 Predictor = Callable[..., Prediction]
 
@@ -432,9 +435,13 @@ class Claim:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
             NumericalError: a mean or a standard error is not finite.
         """
-        if not isinstance(trials, int | np.integer) or trials < 2:
+        if not isinstance(trials, int | np.integer) or not 2 <= trials <= MOST_TRIALS:
             raise ParameterError(
-                "trials", trials, "an integer ≥ 2", "a standard error needs two trials", self.id
+                "trials",
+                trials,
+                f"an integer ≥ 2 and ≤ {MOST_TRIALS}",
+                "a standard error needs two trials; combine several keys for more than that",
+                self.id,
             )
         if first and not self.continues:
             raise ParameterError(

@@ -12,6 +12,7 @@ __all__ = [
     "ParameterError",
     "UnknownClaimError",
     "UsageError",
+    "short",
     "suggest",
 ]
 
@@ -39,7 +40,7 @@ class ParameterError(JaxpromptError, ValueError):
     ) -> None:
         prefix = f"{where}: " if where else ""
         super().__init__(
-            f"{prefix}parameter `{name}` = {_short(value)}: must be {allowed}; {remedy}"
+            f"{prefix}parameter `{name}` = {short(value)}: must be {allowed}; {remedy}"
         )
         self.name = name
 
@@ -61,7 +62,11 @@ def suggest(word: str, known: Iterable[str], most: int = 3) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def _short(value: object, limit: int = 60) -> str:
-    text = repr(value) if isinstance(value, str) else str(value)
+def short(value: object, limit: int = 60) -> str:
+    """A value as a message names it: in one line of at most `limit` characters."""
+    try:
+        text = repr(value) if isinstance(value, str) else str(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        text = "(an integer of thousands of digits)"
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

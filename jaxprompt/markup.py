@@ -83,11 +83,47 @@ def _part(part: str) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _mathml(latex: str, display: str) -> str:
+    """A formula as MathML; as code, where it is no formula or would be more than one."""
     from latex2mathml.converter import convert
 
     # The converter escapes < and & in formulas but not in texts within them.
     safe = re.sub(r"(\\text\{)([^{}]*)", lambda m: m[1] + html.escape(m[2], quote=False), latex)
-    return convert(safe, display=display)
+    try:
+        found = convert(safe, display=display)
+    except Exception:  # it raises errors of many kinds on what is not LaTeX
+        found = ""
+    return found if _only_formula(found) else f"<code>{html.escape(latex)}</code>"
+
+
+_ELEMENTS = {
+    "math", "mrow", "mi", "mo", "mn", "ms", "mtext", "mspace", "mfrac", "msqrt", "mroot",
+    "mstyle", "mpadded", "mphantom", "msub", "msup", "msubsup", "munder", "mover", "munderover",
+    "mmultiscripts", "mprescripts", "none", "mtable", "mtr", "mtd", "menclose",
+}  # fmt: skip
+_ATTRIBUTES = {
+    "display", "mathvariant", "stretchy", "fence", "separator", "form", "lspace", "rspace",
+    "minsize", "maxsize", "largeop", "movablelimits", "accent", "accentunder", "linethickness",
+    "width", "height", "depth", "voffset", "columnalign", "rowspacing", "columnspacing",
+    "columnlines", "rowlines", "notation", "displaystyle", "scriptlevel", "symmetric",
+    "fontstyle", "mathcolor", "mathbackground", "mathsize", "rowspan", "columnspan", "align",
+}  # fmt: skip
+
+
+def _only_formula(text: str) -> bool:
+    """Whether a text is one MathML element that can do nothing but be shown."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError):
+        return False
+    space = "{http://www.w3.org/1998/Math/MathML}"
+    return all(
+        str(part.tag).startswith(space)
+        and str(part.tag).removeprefix(space) in _ELEMENTS
+        and part.attrib.keys() <= _ATTRIBUTES
+        for part in root.iter()
+    )
 
 
 # --- numbers and rows in words ---
@@ -151,7 +187,7 @@ def card(claim: Mapping[str, Any]) -> str:
     """A claim (as its ``describe()`` gives it) as HTML: statement, derivation, tables."""
     parts = [
         f"<h4>{html.escape(claim['title'])}</h4>",
-        f"<p><code>{html.escape(claim['id'])}</code> · {claim['relation']} · "
+        f"<p><code>{html.escape(claim['id'])}</code> · {html.escape(claim['relation'])} · "
         f"{html.escape(claim['source'])}</p>",
         str(markup(claim["statement"])),
     ]

@@ -103,7 +103,7 @@ class Parameter:
         if is_traced(value):
             return value
         if self.kind == "choice":
-            if value not in self.choices:
+            if not isinstance(value, str) or value not in self.choices:
                 raise self._error(
                     value, where, "choose one of those" + suggest(str(value), self.choices)
                 )

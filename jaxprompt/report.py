@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import itertools
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,15 @@ def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]
             store.table_rows(home / "points.zarr"),
             store.table_rows(lines) if lines.is_dir() else [],
         )
-        written.extend(plot.save(plot.draw(claim, tables), out, claim.id))
+        try:
+            written.extend(plot.save(plot.draw(claim, tables), out, claim.id))
+        except OSError:
+            raise
+        except Exception as error:  # whatever numbers of unknown origin lead Matplotlib to
+            raise UsageError(
+                f"the figure of {claim.id} cannot be drawn from '{home}' "
+                f"({type(error).__name__}: {error}): run the check again"
+            ) from error
     return written
 
 
@@ -129,7 +138,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     """The contents of ``report.json``.
 
     Raises:
-        UsageError: there is none, or it is not one of ours.
+        UsageError: there is none, or it is not one of ours, or it is damaged.
     """
     path = Path(folder) / _NAMES["report"]
     try:
@@ -138,7 +147,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         raise UsageError(
             f"no report in '{folder}': give the folder a check wrote with --out"
         ) from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"'{path}' is not JSON: run the check again") from None
     if not isinstance(report, dict) or report.get("schema") != SCHEMA:
         raise UsageError(f"'{path}' has another schema than {SCHEMA}: run the check again")
@@ -146,7 +155,100 @@ def read_report(folder: Path) -> dict[str, Any]:
         report.get("environment"), dict
     ):
         raise UsageError(f"'{path}' lacks its claims or environment: run the check again")
+    wrong = next(itertools.chain.from_iterable(map(_wrong, report["claims"])), None)
+    if wrong is None and "jaxprompt" not in report["environment"]:
+        wrong = "environment.jaxprompt"
+    if wrong is not None:
+        raise UsageError(
+            f"'{path}' is damaged ({wrong} is missing or something else): run the check again"
+        )
     return report
+
+
+_TEXT, _NUMBER, _ANY = str, (int, float, type(None)), object
+_ENTRY: dict[str, Any] = {
+    "relation": _TEXT,
+    "profile": _TEXT,
+    "error": _TEXT,
+    "false_alarm": _NUMBER,
+    "detectable": _NUMBER,
+    "seconds": (int, float),
+    "seed": (int, type(None)),
+    "rows": list,
+}
+_ROW: dict[str, Any] = {
+    "quantity": _TEXT,
+    "parameters": dict,
+    "predicted": _NUMBER,
+    "predicted_stderr": _NUMBER,
+    "simulated": _NUMBER,
+    "stderr": _NUMBER,
+    "statistic": _NUMBER,
+    "p_value": _NUMBER,
+    "detectable": _NUMBER,
+    "tolerance": _NUMBER,
+    "verdict": _TEXT,
+    "note": _TEXT,
+}
+_FALSIFIER: dict[str, Any] = {"name": _TEXT, "status": _TEXT, "refuting_rows": _ANY}
+_CARD: dict[str, Any] = {
+    "title": _TEXT,
+    "statement": _TEXT,
+    "derivation": _TEXT,
+    "source": _TEXT,
+    "falsifiers": list,
+}
+
+
+def _wrong(entry: Any) -> Iterator[str]:
+    """What of a claim's entry is not what this module writes, if anything."""
+    id = entry.get("id") if isinstance(entry, dict) else None
+    # An id becomes the name of a file.
+    if not isinstance(id, str) or not all(part.isidentifier() for part in id.split(".")):
+        yield "the id of a claim"
+        return
+    if entry.get("status") not in _MARKS:
+        yield f"{id}.status"
+    yield from _wrong_in(entry, _ENTRY, id)
+    card, falsifiers = entry.get("claim") or {}, entry.get("falsifiers", [])
+    if not isinstance(card, dict) or not isinstance(falsifiers, list):
+        yield f"{id}.claim"
+        return
+    if card:
+        yield from _wrong_in(card, _CARD, f"{id}.claim")
+    if not isinstance(entry.get("origin", ""), str):
+        yield f"{id}.origin"
+    for place, row in enumerate(entry["rows"] if isinstance(entry.get("rows"), list) else ()):
+        yield from _wrong_row(row, f"{id}.rows[{place}]")
+    for place, wrong in enumerate(falsifiers):
+        yield from _wrong_in(wrong, _FALSIFIER, f"{id}.falsifiers[{place}]")
+        if isinstance(wrong, dict) and wrong.get("clearest") is not None:
+            yield from _wrong_row(wrong["clearest"], f"{id}.falsifiers[{place}].clearest")
+    for place, wrong in enumerate(card.get("falsifiers", ())):
+        words = {"name": _TEXT, "what": _TEXT}
+        yield from _wrong_in(wrong, words, f"{id}.claim.falsifiers[{place}]")
+
+
+def _wrong_row(row: Any, where: str) -> Iterator[str]:
+    yield from _wrong_in(row, _ROW, where)
+    if isinstance(row, dict) and not _shallow(row):
+        yield where
+
+
+def _wrong_in(table: Any, kinds: Mapping[str, Any], where: str) -> Iterator[str]:
+    if not isinstance(table, dict):
+        yield where
+        return
+    for name, kind in kinds.items():
+        if name not in table or not isinstance(table[name], kind):
+            yield f"{where}.{name}"
+
+
+def _shallow(value: Any, depth: int = 8) -> bool:
+    if isinstance(value, dict | list):
+        items = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_shallow(item, depth - 1) for item in items)
+    return True
 
 
 # --- the page ---
@@ -186,6 +288,7 @@ _MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?", "failed": "
 def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
     png = figure.read_bytes() if figure.is_file() else b""
+    png = png if png.startswith(_PNG) and len(png) >= 24 else b""
     card = _card(entry)
     rows = sorted(entry["rows"], key=surprise)
     common = _common([row["parameters"] for row in entry["rows"]])
@@ -225,6 +328,9 @@ def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
         return {}  # a report may outlive a claim
 
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
 def _size(png: bytes) -> tuple[int, int]:
     """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
@@ -253,5 +359,6 @@ def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, 
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
+    # A name of a file, or a text of a claim, may hold what is no character.
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     part.replace(path)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import json
+import math
 import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ import numpy as np
 from jaxprompt import stats
 from jaxprompt.engine import (
     FALSE_ALARM,
+    MOST_TRIALS,
     Cell,
     Claim,
     Relation,
@@ -36,10 +38,10 @@ from jaxprompt.engine import (
     fold_in_parameters,
 )
 from jaxprompt.environment import environment
-from jaxprompt.errors import UsageError, suggest
+from jaxprompt.errors import NumericalError, UsageError, short, suggest
 from jaxprompt.registry import claim as find_claim
 from jaxprompt.stats import Status
-from jaxprompt.store import STATUS_CODES, SweepStore, lock, writable
+from jaxprompt.store import MOST_CELLS, STATUS_CODES, SweepStore, lock, writable
 from jaxprompt.workers import TRIES, SerialExecutor, last_line, outcomes, process_pool
 
 if TYPE_CHECKING:
@@ -72,21 +74,32 @@ class Sweep:
 
     def __post_init__(self) -> None:
         target = find_claim(self.claim)
-        _require_whole("trials", self.trials, 2)
-        _require_whole("seed", self.seed, 0)
+        _require_whole("trials", self.trials, 2, MOST_TRIALS)
+        _require_whole("seed", self.seed, 0, 2**32 - 1)
         if not self.grid:
             raise UsageError("[grid] is empty: give at least one parameter a list of values")
+        for name, value in (*self.fixed.items(), *self.grid.items()):
+            if not _is_value(value):
+                raise UsageError(
+                    f"`{name}` = {short(value)}: must be a number, a text or a list of such; "
+                    "write it so"
+                )
         for name, values in self.grid.items():
             if name in self.fixed:
                 raise UsageError(f"`{name}` stands in [fixed] and in [grid]: keep one of them")
             if not isinstance(values, list | tuple) or not values:
                 raise UsageError(
-                    f"[grid] `{name}` = {values!r}: must be a list of values; make it one"
+                    f"[grid] `{name}` = {short(values)}: must be a list of values; make it one"
                 )
             if len({canonical({"": v}) for v in values}) < len(values):
                 raise UsageError(
-                    f"[grid] `{name}` = {values!r}: a value repeats; remove the repeat"
+                    f"[grid] `{name}` = {short(values)}: a value repeats; remove the repeat"
                 )
+        if math.prod(self.shape) > MOST_CELLS:
+            raise UsageError(
+                f"[grid] has {math.prod(self.shape)} cells: must be at most {MOST_CELLS}; split "
+                "the sweep into several files"
+            )
         for index in self.indices():
             target.validated(self.parameters(index), simulate=True)
 
@@ -98,22 +111,13 @@ class Sweep:
             UsageError: it cannot be read, is not TOML, or has keys it should not have.
             ParameterError: a parameter is not what the claim allows.
         """
-        try:
-            text = Path(path).read_bytes().decode()
-            table = tomllib.loads(text)
-        except OSError as error:
-            raise UsageError(
-                f"sweep file '{path}' cannot be read ({error.strerror}): check the path"
-            ) from None
-        except UnicodeDecodeError:
-            raise UsageError(f"sweep file '{path}' is not UTF-8 text: save it as UTF-8") from None
-        except tomllib.TOMLDecodeError as error:
-            raise UsageError(f"sweep file '{path}' is not TOML ({error}): mend that line") from None
+        table = _read_toml(path)
         for name in table:
             if name not in _KEYS:
+                near = suggest(name, _KEYS, most=1)
                 raise UsageError(
-                    f"sweep file '{path}': unknown key `{name}`: use {', '.join(_KEYS)}"
-                    f"{suggest(name, _KEYS, most=1)}"
+                    f"sweep file '{path}': unknown key `{short(name)[1:-1]}`: use "
+                    f"{', '.join(_KEYS)}{near}"
                 )
         if not isinstance(table.get("claim"), str):
             raise UsageError(f"sweep file '{path}': `claim` is missing: give a claim's id")
@@ -121,8 +125,8 @@ class Sweep:
             if not isinstance(table.get(name, {}), dict):
                 raise UsageError(f"sweep file '{path}': `{name}` must be a table; write [{name}]")
         grid = {n: tuple(v) if isinstance(v, list) else v for n, v in table.get("grid", {}).items()}
-        trials = _require_whole("trials", table.get("trials", 64), 2)
-        seed = _require_whole("seed", table.get("seed", 0), 0)
+        trials = _require_whole("trials", table.get("trials", 64), 2, MOST_TRIALS)
+        seed = _require_whole("seed", table.get("seed", 0), 0, 2**32 - 1)
         return cls(table["claim"], grid, table.get("fixed", {}), trials, seed)
 
     @property
@@ -182,10 +186,53 @@ class Sweep:
         return sorted(tasks, key=weight, reverse=True)
 
 
-def _require_whole(name: str, value: Any, low: int) -> int:
-    """`value` if it is an integer from `low` to 2³² − 1, the largest seed of a key."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value < 2**32:
-        raise UsageError(f"`{name}` = {value!r}: must be an integer ≥ {low} and < 2^32; change it")
+MOST_BYTES = 2**20
+"""A larger sweep file is refused: it would take longer to read than any sweep it could describe."""
+
+
+def _read_toml(path: str | Path) -> dict[str, Any]:
+    """The table in a sweep file; raises UsageError for what is no such file."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise UsageError(
+                f"sweep file '{path}' has more than {MOST_BYTES} bytes: split it into several"
+            )
+        return tomllib.loads(data.decode("utf-8-sig"))  # some editors write a mark in front
+    except OSError as error:
+        raise UsageError(
+            f"sweep file '{path}' cannot be read ({error.strerror}): check the path"
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"sweep file '{path}' is not UTF-8 text: save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        why = short(str(error), 200)[1:-1]
+        raise UsageError(f"sweep file '{path}' is not TOML ({why}): mend that line") from None
+    except RecursionError:
+        raise UsageError(
+            f"sweep file '{path}': its lists or tables are nested too deep: write them flat"
+        ) from None
+    except ValueError:  # an integer of more digits than Python reads, or a path none can have
+        raise UsageError(
+            f"sweep file '{path}' cannot be read (a number in it, or its path, is beyond what "
+            "Python reads): write numbers with fewer digits"
+        ) from None
+
+
+def _is_value(value: Any, depth: int = 4) -> bool:
+    """Whether a value of a table is a number, a text, or a list of such, not too deep."""
+    if isinstance(value, list | tuple):
+        return depth > 0 and all(_is_value(item, depth - 1) for item in value)
+    return isinstance(value, bool | int | float | str | np.ndarray | np.number)
+
+
+def _require_whole(name: str, value: Any, low: int, high: int) -> int:
+    """`value` if it is an integer from `low` to `high`; the largest seed of a key is 2³² − 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UsageError(
+            f"`{name}` = {short(value)}: must be an integer ≥ {low} and ≤ {high}; change it"
+        )
     return value
 
 
@@ -377,13 +424,16 @@ def _open(sweep: Sweep, folder: Path) -> tuple[SweepStore, tuple[str, ...]]:
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """In what a sweep is neither the stored one nor an extension of it; empty if it is."""
-    found = [name for name in ("claim", "seed", "fixed", "order") if old[name] != new[name]]
-    grids = old["grid"], new["grid"]
-    if any(v not in grids[1].get(n, ()) for n, values in grids[0].items() for v in values):
+    found = [name for name in ("claim", "seed", "fixed", "order") if old.get(name) != new[name]]
+    grid = old.get("grid")
+    if not isinstance(grid, dict) or any(
+        v not in new["grid"].get(n, ()) for n, values in grid.items() for v in values
+    ):
         found.append("grid")
-    if new["trials"] < old["trials"]:
+    trials = old.get("trials")
+    if not isinstance(trials, int) or new["trials"] < trials:
         found.append("trials")
-    return ", ".join(f"`{name}` differs" for name in old if name in found)
+    return ", ".join(f"`{name}` differs" for name in new if name in found)
 
 
 def _record(
@@ -433,7 +483,10 @@ def _statuses(sweep: Sweep, store: SweepStore) -> np.ndarray:
     enough = len(sweep.grid.get(target.size, ())) >= 3
     extrapolated = limit and enough and bool(done.all())
     compare = compare_limit if extrapolated else compare_cells
-    comparisons = compare(target, list(cells.values()), target.predict)
+    try:
+        comparisons = compare(target, list(cells.values()), target.predict)
+    except NumericalError:  # the limit has no number there: the cells keep theirs, and no verdict
+        return codes
     within = limit and not extrapolated
     rows = (stats.decide_within if within else stats.decide)(comparisons, FALSE_ALARM)
     for index, cell in cells.items():
