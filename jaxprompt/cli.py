@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import re
 import shlex
@@ -513,6 +514,8 @@ def _executor(options: argparse.Namespace) -> Iterator[Any]:
             raise UsageError(
                 "--scheduler needs the package `distributed`: install jaxprompt[cluster]"
             ) from None
+        # Of a scheduler that ends, dask's client logs its own traceback; here it is one line.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             client = Client(options.scheduler, timeout=10)
         except (OSError, ValueError) as error:

@@ -109,6 +109,9 @@ def _writable(what: str, folder: Path, remedy: str) -> Finding:
 def _cache() -> Finding:
     """Without a cache everything runs, only slower."""
     folder = cache.cache_folder()
+    if folder is None and cache.VARIABLE not in os.environ:
+        remedy = f"set {cache.VARIABLE} to a folder to keep one"
+        return Finding("cache", "absent", "no home folder is known", remedy)
     if folder is None:
         return Finding("cache", "absent", "switched off", f"unset {cache.VARIABLE} to keep one")
     made = next(parent for parent in (folder, *folder.parents) if parent.is_dir())

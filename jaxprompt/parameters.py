@@ -115,7 +115,7 @@ class Parameter:
     def _convert_number(self, value: Any, where: str) -> Any:
         try:
             array = np.asarray(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._error(value, where, "give a number or an array of numbers") from None
         if array.dtype.kind not in "iuf" or array.size == 0:
             raise self._error(value, where, "give a number or a non-empty array of numbers")
@@ -156,7 +156,7 @@ class Parameter:
     def _convert_table(self, value: Any, where: str) -> tuple[Any, ...]:
         try:
             table = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise self._error(value, where, "write it as a list") from None
         shape_ok = (
             table.ndim == 2 and table.shape[1] == 2 if self.kind == "pairs" else table.ndim == 1

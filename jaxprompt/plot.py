@@ -69,15 +69,33 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     import matplotlib as mpl
 
     folder.mkdir(parents=True, exist_ok=True)
+    _require_formulas(figure)
     paths = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = folder / (name + suffix)
         part = path.with_name(path.name + ".part")
-        with mpl.rc_context(_style()):
-            figure.savefig(part, format=suffix[1:], metadata=metadata)
-        part.replace(path)
+        try:
+            with mpl.rc_context(_style()):
+                figure.savefig(part, format=suffix[1:], metadata=metadata)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
         paths.append(path)
     return paths[0], paths[1]
+
+
+def _require_formulas(figure: Figure) -> None:
+    """Show as they stand the texts whose dollars enclose no formula that Matplotlib knows."""
+    from matplotlib.mathtext import MathTextParser
+    from matplotlib.text import Text
+
+    parser: Any = MathTextParser("path")
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():
+            try:
+                parser.parse(text.get_text())
+            except ValueError:
+                text.set_parse_math(False)
 
 
 def _new_figure(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxprompt.engine import Claim
-from jaxprompt.errors import UnknownClaimError, UsageError, suggest
+from jaxprompt.errors import UnknownClaimError, UsageError, short, suggest
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -77,7 +77,7 @@ def claims(family: str | None = None) -> tuple[Claim, ...]:
         return tuple(sorted(found, key=lambda c: c.id))
     known = (*FAMILIES, *installed(), *sorted({c.family for c, _ in _brought.values()}))
     raise UnknownClaimError(
-        f"unknown family '{family}': the families are {', '.join(dict.fromkeys(known))}"
+        f"unknown family {short(family)}: the families are {', '.join(dict.fromkeys(known))}"
         f"{suggest(family, known, most=1)}"
     )
 
@@ -98,7 +98,7 @@ def claim(id: str) -> Claim:
     if id in _brought:
         return _brought[id][0]
     near = suggest(id, (*table, *_brought, *FAMILIES))
-    raise UnknownClaimError(f"unknown claim '{id}'{near or ';'} `jaxprompt list` shows all")
+    raise UnknownClaimError(f"unknown claim {short(id)}{near or ';'} `jaxprompt list` shows all")
 
 
 def select(names: Iterable[str]) -> tuple[Claim, ...]:

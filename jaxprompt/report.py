@@ -165,7 +165,7 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-_TEXT, _NUMBER, _ANY = str, (int, float, type(None)), object
+_TEXT, _NUMBER = str, (int, float, type(None))
 _ENTRY: dict[str, Any] = {
     "relation": _TEXT,
     "profile": _TEXT,
@@ -190,7 +190,8 @@ _ROW: dict[str, Any] = {
     "verdict": _TEXT,
     "note": _TEXT,
 }
-_FALSIFIER: dict[str, Any] = {"name": _TEXT, "status": _TEXT, "refuting_rows": _ANY}
+_FALSIFIER: dict[str, Any] = {"name": _TEXT, "status": _TEXT, "refuting_rows": _TEXT}
+_FALSIFIER["clearest"] = (dict, type(None))
 _CARD: dict[str, Any] = {
     "title": _TEXT,
     "statement": _TEXT,
@@ -207,7 +208,7 @@ def _wrong(entry: Any) -> Iterator[str]:
     if not isinstance(id, str) or not all(part.isidentifier() for part in id.split(".")):
         yield "the id of a claim"
         return
-    if entry.get("status") not in _MARKS:
+    if entry.get("status") not in tuple(_MARKS):
         yield f"{id}.status"
     yield from _wrong_in(entry, _ENTRY, id)
     card, falsifiers = entry.get("claim") or {}, entry.get("falsifiers", [])

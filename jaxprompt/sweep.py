@@ -334,7 +334,8 @@ def run(
 
     Raises:
         UsageError: `out` cannot be written, is in use, holds a sweep already (without `resume`),
-            or holds another sweep; or a worker process died that cannot be replaced.
+            or holds another sweep; a worker process died that
+            cannot be replaced; or a scheduler ended.
     """
     folder = Path(out)
     if jax.process_count() > 1:

@@ -142,7 +142,8 @@ def outcomes(
     any other. Leaving the iterator drops what is in flight.
 
     Raises:
-        UsageError: a worker died that cannot be replaced, or no worker can start.
+        UsageError: a worker died that cannot be replaced, no worker can start, or the executor
+            dropped its tasks.
     """
     queue: deque[tuple[Work, int]] = deque((task, 0) for task in tasks)
     waiting: dict[Future[Any], tuple[Work, int, int]] = {}
@@ -182,6 +183,11 @@ def outcomes(
                         queue.appendleft((task, deaths + 1))
                         continue
                     result = error
+                except concurrent.futures.CancelledError:
+                    raise UsageError(
+                        "the tasks were dropped, as when a scheduler ends: what is finished is "
+                        "kept; start it again, then resume with --resume"
+                    ) from None
                 except Exception as error:  # the worker could not give even a message
                     result = error
                 yield task, result

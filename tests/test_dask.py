@@ -109,3 +109,78 @@ def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
     assert found["healed"]
     assert found["code"] == 3, "through the command line the poisoned cells fail too"
     assert "4 cells failed (first: cell 2,0,0: ZeroDivisionError" in done.stderr
+
+
+LOST = """
+import os, signal, subprocess, sys
+from pathlib import Path
+
+def main():
+    from distributed import Client
+    import jaxprompt as jp
+    from jaxprompt import cli, sweep as sweeps
+    from jaxprompt.store import SweepStore
+    folder = Path(sys.argv[1])
+    # A process of its own, so that it can be killed as a machine's failure would end it.
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--host",
+         "127.0.0.1", "--scheduler-file", str(folder / "scheduler.json"), "--no-dashboard"],
+        stderr=subprocess.DEVNULL)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file",
+         str(folder / "scheduler.json"), "--nworkers", "1", "--nthreads", "1", "--no-dashboard"],
+        stderr=subprocess.DEVNULL)
+    try:
+        client = Client(scheduler_file=str(folder / "scheduler.json"), timeout=120)
+        client.wait_for_workers(1, timeout=120)
+        address = client.scheduler.address
+        client.close()
+        lines = ['claim = "contextual.prompt_error"', "trials = 6", "[fixed]", "tokens = 6",
+                 "relevant = 2", "signal = 1.0", "context = 1.5", "noise = 1.0", "gain = 1.0",
+                 "[grid]", "dim = [8, 10, 12, 14, 16, 18]", "ratio = [0.5, 2.0]"]
+        (folder / "job.toml").write_text("\\n".join(lines))
+        record = sweeps._record
+
+        def strike(*args):
+            count = record(*args)
+            if scheduler.poll() is None:
+                scheduler.kill()
+            return count
+
+        sweeps._record = strike
+        words = ["sweep", str(folder / "job.toml"), "--out", str(folder / "out")]
+        print("code", cli.main([*words, "--scheduler", address]))
+        sweeps._record = record
+        store = SweepStore.open(folder / "out")
+        print("held", int(store.done.sum()), store.errors)
+        print("resumed", cli.main([*words, "--resume", "--json"]) in (0, 3))
+        print("whole", bool(SweepStore.open(folder / "out").done.all()))
+    finally:
+        worker.kill()
+        scheduler.kill()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_killed_scheduler_is_one_line_and_loses_nothing(tmp_path):
+    (tmp_path / "lost.py").write_text(LOST, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "lost.py"), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = done.stdout.splitlines()
+    assert "code 2" in lines, done.stdout
+    assert "jaxprompt: the tasks were dropped, as when a scheduler ends" in done.stderr
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    held = next(line for line in lines if line.startswith("held"))
+    assert int(held.split()[1]) >= 2, held
+    assert held.endswith("{}"), "cells that were never tried count as failed"
+    assert "resumed True" in lines
+    assert "whole True" in lines
