@@ -101,7 +101,8 @@ def prefixed_head(
     r"""One softmax head over content and prefix together, split into its two parts.
 
     Every query sees the whole prefix; `mask` governs the content only. The output equals
-    :func:`attention_head` on the concatenated keys and values. The mass is
+    :func:`attention_head` on the concatenated keys and values, also at a query that may see no
+    content (whose `content` is NaN). The mass is
     :math:`\sigma(\mathrm{LSE}_k\,\ell_{ik} - \mathrm{LSE}_j\,\ell_{ij})`, which neither overflows
     nor divides by :math:`1-\alpha_i`.
     """
@@ -114,5 +115,8 @@ def prefixed_head(
     mass = jax.nn.sigmoid(gap)
     bias = jax.nn.softmax(prefix_scores, axis=-1) @ prefix_values
     content = jax.nn.softmax(content_scores, axis=-1) @ values
-    output = mass[:, None] * bias + jax.nn.sigmoid(-gap)[:, None] * content
+    share = jax.nn.sigmoid(-gap)[:, None]
+    # A query that may see no content has all its attention on the prefix.
+    seen = True if mask is None else mask.any(axis=-1)[:, None]
+    output = mass[:, None] * bias + share * jnp.where(seen, content, 0)
     return PrefixedOutput(output, mass, bias, content)

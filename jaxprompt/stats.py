@@ -183,7 +183,13 @@ def mean_estimate(values: np.ndarray, axis: int = 0) -> Estimate:
 
 
 def combine(parts: Sequence[Estimate]) -> Estimate:
-    """Pool estimates of the same quantity from disjoint sets of trials, exactly."""
+    """Pool estimates of the same quantity from disjoint sets of trials, exactly.
+
+    Raises:
+        ValueError: there is no estimate to pool.
+    """
+    if not parts:
+        raise ValueError("no estimate: pooling needs at least one")
     counts = np.array([part.trials for part in parts], dtype=np.float64)
     means = np.array([part.mean for part in parts], dtype=np.float64)
     errors = np.array([part.stderr for part in parts], dtype=np.float64)
@@ -199,22 +205,44 @@ def combine(parts: Sequence[Estimate]) -> Estimate:
 
 
 def interval(estimate: Estimate, level: float = 0.95) -> tuple[Any, Any]:
-    """Two-sided Student confidence interval of an estimate's mean."""
+    """Two-sided Student confidence interval of an estimate's mean.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
+    _require_share("level", level)
     half = sps.t.ppf(0.5 + level / 2, max(estimate.trials - 1, 1)) * np.asarray(estimate.stderr)
     return estimate.mean - half, estimate.mean + half
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Clopper–Pearson interval of a probability from `successes` out of `trials`."""
+    """Clopper–Pearson interval of a probability from `successes` out of `trials`.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1, or not 0 ≤ successes ≤ trials ≥ 1.
+    """
+    _require_share("level", level)
+    if not 0 <= successes <= trials or trials < 1:
+        raise ValueError(f"{successes} of {trials}: must be 0 ≤ successes ≤ trials and trials ≥ 1")
     result = sps.binomtest(int(successes), int(trials)).proportion_ci(level, method="exact")
     return float(result.low), float(result.high)
+
+
+def _require_share(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} = {value}: must be between 0 and 1")
 
 
 # --- tests ---
 
 
 def holm(p_values: Sequence[float] | np.ndarray, level: float) -> np.ndarray:
-    """Which hypotheses Holm's step-down rule rejects at family-wise `level` (boolean array)."""
+    """Which hypotheses Holm's step-down rule rejects at family-wise `level` (boolean array).
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
+    _require_share("level", level)
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     passed = p[order] <= level / np.arange(p.size, 0, -1)
@@ -245,7 +273,12 @@ def _noncentrality(level: float, freedom: float, two_sided: bool) -> float:
 
 
 def detectable(stderr: float, freedom: float, level: float, *, two_sided: bool = True) -> float:
-    """Smallest discrepancy a Student test at `level` finds with probability :data:`POWER`."""
+    """Smallest discrepancy a Student test at `level` finds with probability :data:`POWER`.
+
+    Raises:
+        ValueError: `level` is not between 0 and 1.
+    """
+    _require_share("level", level)
     rounded = float("inf") if math.isinf(freedom) else round(max(freedom, 1.0), 2)
     return stderr * _noncentrality(float(level), rounded, two_sided)
 
@@ -254,7 +287,7 @@ def decide(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, 
     """Judge all comparisons of one check at a shared `false_alarm` rate.
 
     Exact rows are judged by their tolerance; noisy ones by Student tests under Holm's rule.
-    A row with a number that is not finite has failed.
+    A row with a number that is not finite, or without a tolerance, has failed.
     """
     comparisons = list(comparisons)
     noisy = [c for c in comparisons if not c.exact and _finite(c)]
@@ -350,7 +383,8 @@ def _p_value(c: Comparison) -> float:
 
 
 def _finite(c: Comparison) -> bool:
-    return bool(np.isfinite([c.predicted, c.simulated, c.stderr, c.predicted_stderr]).all())
+    numbers = [c.predicted, c.simulated, c.stderr, c.predicted_stderr]
+    return bool(np.isfinite(numbers).all()) and not math.isnan(c.tolerance)
 
 
 def _welch(errors: Sequence[float], freedoms: Sequence[float]) -> float:
@@ -466,9 +500,11 @@ def extrapolate(
     fit itself is tested (chi-squared on what the polynomial leaves).
 
     Raises:
-        ValueError: with too few distinct sizes, or a standard error that is not positive.
+        ValueError: with too few distinct sizes, or a size or standard error that is not positive.
     """
     sizes = np.asarray(sizes, dtype=np.float64)
+    if not ((sizes > 0) & np.isfinite(sizes)).all():
+        raise ValueError(f"sizes {sizes}: every one must be positive and finite")
     values, errors = np.asarray(values, np.float64), np.asarray(stderrs, np.float64)
     if np.unique(sizes).size < order + 2:
         raise ValueError(f"{np.unique(sizes).size} sizes: order {order} needs at least {order + 2}")

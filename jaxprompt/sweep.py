@@ -87,10 +87,7 @@ class Sweep:
         for name, values in self.grid.items():
             if name in self.fixed:
                 raise UsageError(f"`{name}` stands in [fixed] and in [grid]: keep one of them")
-            if not isinstance(values, list | tuple) or not values:
-                raise UsageError(
-                    f"[grid] `{name}` = {short(values)}: must be a list of values; make it one"
-                )
+            _require_list(name, values)
             if len({canonical({"": v}) for v in values}) < len(values):
                 raise UsageError(
                     f"[grid] `{name}` = {short(values)}: a value repeats; remove the repeat"
@@ -124,7 +121,7 @@ class Sweep:
         for name in ("fixed", "grid"):
             if not isinstance(table.get(name, {}), dict):
                 raise UsageError(f"sweep file '{path}': `{name}` must be a table; write [{name}]")
-        grid = {n: tuple(v) if isinstance(v, list) else v for n, v in table.get("grid", {}).items()}
+        grid = {n: tuple(_require_list(n, v)) for n, v in table.get("grid", {}).items()}
         trials = _require_whole("trials", table.get("trials", 64), 2, MOST_TRIALS)
         seed = _require_whole("seed", table.get("seed", 0), 0, 2**32 - 1)
         return cls(table["claim"], grid, table.get("fixed", {}), trials, seed)
@@ -225,6 +222,14 @@ def _is_value(value: Any, depth: int = 4) -> bool:
     if isinstance(value, list | tuple):
         return depth > 0 and all(_is_value(item, depth - 1) for item in value)
     return isinstance(value, bool | int | float | str | np.ndarray | np.number)
+
+
+def _require_list(name: str, values: Any) -> Any:
+    if not isinstance(values, list | tuple) or not values:
+        raise UsageError(
+            f"[grid] `{name}` = {short(values)}: must be a list of values; make it one"
+        )
+    return values
 
 
 def _require_whole(name: str, value: Any, low: int, high: int) -> int:

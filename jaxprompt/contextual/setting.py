@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxprompt.errors import ParameterError
-from jaxprompt.parameters import REQUIRED, Parameter, check_parameters
+from jaxprompt.parameters import REQUIRED, WHOLE, Parameter, check_parameters
 
 __all__ = [
     "CONTEXT",
@@ -143,8 +143,15 @@ def learnable(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def sample_counts(dim: Any, ratio: Any) -> Any:
-    """Whole sample sizes n nearest to dim / ratio, at least 1."""
-    counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1).astype(np.int64)
+    """Whole sample sizes n nearest to dim / ratio, at least 1.
+
+    Raises:
+        ParameterError: there are more of them than float64 counts.
+    """
+    counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1)
+    if np.any(counts > WHOLE):
+        raise ParameterError("ratio", ratio, "at least dim / 2^53", "raise it or give `samples`")
+    counts = counts.astype(np.int64)
     return counts if counts.ndim else int(counts)
 
 

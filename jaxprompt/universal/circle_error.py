@@ -129,8 +129,8 @@ def least(sup_error, count: int, k: int) -> tuple[float, float]:
         step, [sup_error(math.exp(result.x + h)) for h in step], 4
     ).convert()
     roots = fit.deriv().roots()
-    bottom = float(roots[np.abs(roots).argmin()].real)
-    if abs(bottom) > 2e-3:  # a kink or the end of the range, not a smooth bottom
+    bottom = float(roots[np.abs(roots).argmin()].real) if roots.size else math.inf
+    if abs(bottom) > 2e-3:  # a kink, the end of the range, or a constant: no smooth bottom
         return math.exp(result.x), float(result.fun)
     return math.exp(result.x + bottom), float(fit(bottom))
 
