@@ -12,6 +12,7 @@ import functools
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -135,16 +136,23 @@ def _key(plan: Plan) -> jax.Array:
 
 
 def _load(plan: Plan, like: Any) -> Trained | None:
+    """What the cache holds of a plan; None where that is nothing, or not what was stored."""
     folder = cache_folder()
-    path = None if folder is None else folder / f"{plan.digest()}.npz"
-    if path is None or not path.exists():
+    if folder is None:
         return None
-    with np.load(path) as data:
-        if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
-            return None
-        leaves, tree = jax.tree.flatten(like)
-        arrays = [data[f"leaf_{i}"] for i in range(len(leaves))]
-        return Trained(plan, jax.tree.unflatten(tree, arrays), data["losses"])
+    leaves, tree = jax.tree.flatten(like)
+    try:
+        path = folder / f"{plan.digest()}.npz"
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
+                return None
+            arrays = [data[f"leaf_{i}"] for i in range(len(leaves))]
+            losses = data["losses"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile):
+        return None  # no such file, or a damaged one: the plan is trained again
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(arrays, leaves, strict=True)):
+        return None
+    return Trained(plan, jax.tree.unflatten(tree, arrays), losses)
 
 
 def _store(trained: Trained) -> None:
