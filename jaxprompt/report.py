@@ -304,7 +304,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         **entry,
         "common": common,
         "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
-        "claim": card,
+        "claim": {"title": "", "source": "", **card},
         "image": base64.b64encode(png).decode(),
         "size": _size(png) if png else (),
         "alt": _alt(card, entry["rows"], rows[0] if rows else None),
