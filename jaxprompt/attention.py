@@ -117,6 +117,6 @@ def prefixed_head(
     content = jax.nn.softmax(content_scores, axis=-1) @ values
     share = jax.nn.sigmoid(-gap)[:, None]
     # A query that may see no content has all its attention on the prefix.
-    seen = True if mask is None else mask.any(axis=-1)[:, None]
+    seen = True if mask is None else jnp.any(mask, axis=-1, keepdims=True)
     output = mass[:, None] * bias + share * jnp.where(seen, content, 0)
     return PrefixedOutput(output, mass, bias, content)

@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -133,7 +133,7 @@ def last_line(error: BaseException) -> str:
 
 def outcomes(
     executor: Any, function: Callable[[Work], Any], tasks: Iterable[Work], at_once: int
-) -> Iterator[tuple[Work, Any]]:
+) -> Generator[tuple[Work, Any], None, None]:
     """Run ``function(task)`` for every task, `at_once` at a time; yields each with its result, or
     with the exception that took its place, as they arrive.
 
