@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # XLA runs factorisations of a batch side by side; threads inside each would only compete.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: verify test test-all lint types figures docs bench lock clean
+.PHONY: verify test test-all coverage lint types figures docs bench lock clean
 
 verify: $(READY)  ## environment if needed, then the main job: check every claim
 	$(BIN)/jaxprompt check --profile quick --out $(OUT)
@@ -19,6 +19,13 @@ test: $(READY)  ## environment if needed, then the default tests
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
+
+coverage: $(READY)  ## which lines of the package the default tests reach
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: $(READY)
 	$(BIN)/ruff check .
