@@ -58,7 +58,9 @@ REDUCED = {
     "contextual.context_gain": Reduction(0.25, (3, 4, 5, 6, 7, 8)),
     "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
-    "contextual.prompt_error": Reduction(0.125, (9, 10, 11), why="the weakest rows need all trials"),
+    "contextual.prompt_error": Reduction(
+        0.125, (9, 10, 11), why="the weakest rows need all trials"
+    ),
     "contextual.prompt_step": Reduction(0.5, (3, 4)),
     "contextual.sample_complexity": Reduction(0.25, why="both rows need more than half the trials"),
     "contextual.three_steps": Reduction(0.8, (1,)),
@@ -184,7 +186,7 @@ def table(found: Iterable[Calibration]) -> str:
         seconds = sorted(o.seconds for o in c.outcomes)[len(c.outcomes) // 2]
         cells = (
             f"`{c.id}`" + ("" if c.sound else " (!)"), str(len(c.outcomes)), percent(c.refuted),
-            percent(c.loose), str(c.inconclusive.count), str(c.failed.count),
+            percent(c.loose), str(c.inconclusive.hits), str(c.failed.hits),
             f"{least[0]}: {percent(least[1])}", f"{seconds:.2g}",
         )  # fmt: skip
         lines.append(" | ".join(cells))
@@ -193,7 +195,7 @@ def table(found: Iterable[Calibration]) -> str:
 
 def percent(share: Share) -> str:
     """Count and exact interval."""
-    return f"{share.count} ({100 * share.low:.1f}–{100 * share.high:.1f} %)"
+    return f"{share.hits} ({100 * share.low:.1f}–{100 * share.high:.1f} %)"
 
 
 def main() -> None:

@@ -20,12 +20,13 @@ Left out are docstrings, annotations, errors, subscripts, shapes, axes, types an
 than ``--most`` places, evenly spaced ones are taken, in the order of the source. A mutant is
 
 * *equivalent* when no row's prediction moves by more than 1e-12 of itself: it is not counted;
-* *weaker* when it only moves bounds to where the claim implies them (an upper bound raised): true too;
+* *weaker* when it only moves bounds to where the claim implies them (an upper bound raised);
 * *crashed* when it raises, gives a number that is not finite, or does not end within two minutes;
 * *refuted* or *survived* by the verdict of the check.
 
-The share refuted is of those refuted or survived: a crash is a refusal, but no measurement's doing.
-Survivors are listed with how far the worst row's difference moved, in units of that row's tolerance.
+The share refuted is of those refuted or survived: a crash is a refusal, but no measurement's
+doing. Survivors are listed with how far the worst row's difference moved, in units of that row's
+tolerance.
 """
 
 from __future__ import annotations
@@ -39,8 +40,6 @@ import inspect
 import json
 import math
 import multiprocessing
-import os
-import sys
 import textwrap
 import types
 import warnings
@@ -133,7 +132,9 @@ def theory(closed_form: Any) -> Theory:
             continue
         layers = wrappers(item)
         if name in found.functions:
-            found.wrappers[name] += [w for w in layers if all(w is not x for x in found.wrappers[name])]
+            found.wrappers[name] += [
+                w for w in layers if all(w is not x for x in found.wrappers[name])
+            ]
             continue
         found.functions[name], found.wrappers[name] = function, layers
         called = [x for x in referenced(function) if unwrapped(x) is not None]
@@ -186,7 +187,7 @@ def methodlike(item: Any) -> bool:
     return isinstance(function, types.FunctionType) and is_theory(function.__module__)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def tree(function: types.FunctionType) -> ast.FunctionDef:
     """The function's source, without docstring, decorators and annotations."""
     source = textwrap.dedent(inspect.getsource(function))
@@ -286,8 +287,7 @@ def left_out(node: ast.AST, name: str) -> bool:
     if isinstance(node, ast.Subscript):
         return name == "slice"
     if isinstance(node, ast.keyword):
-        return node.arg in ("axis", "shape", "dtype", "ndmin", "length", "num", "keepdims", "order",
-                            "batch_size", "xtol", "xatol", "options", "epsabs", "epsrel", "limit")  # fmt: skip
+        return node.arg in SETTINGS
     if isinstance(node, ast.If) and name == "body":
         return all(isinstance(x, ast.Raise) for x in node.body)
     if isinstance(node, ast.If) and name == "test":
@@ -303,7 +303,13 @@ def counts(node: ast.AST, name: str, before: bool) -> bool:
         return True
     if isinstance(node, ast.UnaryOp | ast.IfExp):
         return before
-    return isinstance(node, ast.Call) and called(node) in ("maximum", "minimum", "where", "max", "min")
+    return isinstance(node, ast.Call) and called(node) in (
+        "maximum",
+        "minimum",
+        "where",
+        "max",
+        "min",
+    )
 
 
 def is_text(node: ast.AST) -> bool:
@@ -319,6 +325,12 @@ FLIPPED = {
     ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
 }  # fmt: skip
+SETTINGS = {
+    "axis", "shape", "dtype", "ndmin", "length", "num", "keepdims", "order", "batch_size", "xtol",
+    "xatol", "options", "epsabs", "epsrel", "limit",
+}  # fmt: skip
+"""Keyword arguments that are shapes, types or accuracies."""
+
 PRODUCTS = (ast.Mult, ast.Div, ast.MatMult)
 EXCHANGED = {"maximum": "minimum", "minimum": "maximum", "max": "min", "min": "max"}
 
@@ -517,7 +529,9 @@ def run(ids: Sequence[str], most: int, path: Path) -> None:
             # Measuring takes as long as the check does.
             if not ours.poll(None if measuring else PATIENCE):
                 worker.kill()
-                skipped = evenly(mutants(theory(jp.claim(current).closed_form)), most)[left[current]]
+                skipped = evenly(mutants(theory(jp.claim(current).closed_form)), most)[
+                    left[current]
+                ]
                 hung = Fate(skipped.function, skipped.line, skipped.kind, skipped.text, "crashed",
                             error="did not end")  # fmt: skip
                 left[current] += 1

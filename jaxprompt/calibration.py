@@ -40,24 +40,24 @@ where the true rate is 0.01 as well. At 0.05 standard errors that are a fifth to
 class Share(NamedTuple):
     """A count out of a number of seeds, with its exact 95 % interval (Clopper and Pearson)."""
 
-    count: int
+    hits: int
     of: int
     low: float
     high: float
 
     @classmethod
-    def made(cls, count: int, of: int) -> Share:
+    def made(cls, hits: int, of: int) -> Share:
         """The share with its interval, which is all of [0, 1] for no seed."""
-        low, high = stats.binomial_interval(count, of) if of else (0.0, 1.0)
-        return cls(count, of, low, high)
+        low, high = stats.binomial_interval(hits, of) if of else (0.0, 1.0)
+        return cls(hits, of, low, high)
 
     @property
     def value(self) -> float:
         """The share itself; NaN for no seed."""
-        return self.count / self.of if self.of else float("nan")
+        return self.hits / self.of if self.of else float("nan")
 
     def __str__(self) -> str:
-        return f"{self.count} of {self.of} ({100 * self.low:.3g} to {100 * self.high:.3g} %)"
+        return f"{self.hits} of {self.of} ({100 * self.low:.3g} to {100 * self.high:.3g} %)"
 
     __repr__ = __str__
 
@@ -124,7 +124,7 @@ class Calibration:
     def sound(self) -> bool:
         """Whether no share contradicts its stated rate, and nothing failed."""
         within = self.refuted.low <= FALSE_ALARM and self.loose.low <= LOOSE
-        return within and not self.failed.count
+        return within and not self.failed.hits
 
     def _share(self, counts: Callable[[Outcome], bool]) -> Share:
         return Share.made(sum(map(counts, self.outcomes)), len(self.outcomes))
@@ -213,7 +213,9 @@ def _remembered(closed_form: Predictor) -> Predictor:
 
     @functools.wraps(closed_form)
     def predict(**params: Any) -> Any:
-        if any(isinstance(x, np.ndarray | jax.Array) for x in jax.tree.leaves(list(params.values()))):
+        if any(
+            isinstance(x, np.ndarray | jax.Array) for x in jax.tree.leaves(list(params.values()))
+        ):
             return closed_form(**params)
         name = repr(sorted(params.items()))
         if name not in known:
