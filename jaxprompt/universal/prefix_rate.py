@@ -30,7 +30,7 @@ from jaxprompt.universal import sphere
 from jaxprompt.universal.exact import exact
 from jaxprompt.universal.prefix_bound import constant, probes
 
-__all__ = ["CLAIM", "best_error", "centre_family", "predict"]
+__all__ = ["CLAIM", "best_error", "centre_family", "hull_distance", "predict"]
 
 STATEMENT = r"""
 Let $\varepsilon^*(N)$ be the largest error over the sphere at the best $\lambda$, for evenly
