@@ -57,11 +57,11 @@ from jaxprompt.stats import Comparison, Status
 
 MOST = 60
 DEAR = {
-    "contextual.convex_head": 30, "contextual.sample_complexity": 20, "contextual.three_steps": 30,
-    "contextual.training": 20, "universal.circle_error": 20, "universal.random_centres": 30,
-    "universal.sphere_limit": 30, "prefix.bias_identity": 20, "prefix.pattern_invariance": 20,
-    "contextual.conditional_error": 40, "contextual.context_gain": 40,
-    "contextual.prompt_error": 40, "contextual.best_ridge": 40,
+    "contextual.best_ridge": 40, "contextual.conditional_error": 24, "contextual.context_gain": 24,
+    "contextual.convex_head": 24, "contextual.prompt_error": 30, "contextual.separation": 24,
+    "contextual.sample_complexity": 16, "contextual.three_steps": 16, "contextual.training": 16,
+    "prefix.bias_identity": 16, "prefix.pattern_invariance": 16, "universal.circle_error": 16,
+    "universal.random_centres": 24, "universal.sphere_limit": 24,
 }  # fmt: skip
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
 
