@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxprompt.calibration import calibrate
     from jaxprompt.engine import (
         Agreement,
         Claim,
@@ -44,6 +45,7 @@ _HOME = {
     "Parameter": "parameters",
     "Estimate": "stats",
     "Status": "stats",
+    "calibrate": "calibration",
     "claim": "registry",
     "claims": "registry",
     "load_claims": "registry",
@@ -51,7 +53,7 @@ _HOME = {
     "load": "store",
     "per_trial": "trials",
 }
-_MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
+_MODULES = ("attention", "calibration", "contextual", "prefix", "universal", "stats", "sweep")
 
 __all__ = [
     "Agreement",
@@ -66,6 +68,7 @@ __all__ = [
     "Status",
     "Verdict",
     "__version__",
+    "calibrate",
     "claim",
     "claims",
     "draw",

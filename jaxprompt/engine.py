@@ -548,6 +548,20 @@ class Claim:
             for f in self.falsifiers
         }
 
+    def compared(
+        self, cells: Sequence[Cell], closed_form: Predictor | None = None
+    ) -> list[Comparison]:
+        """What was measured beside what `closed_form` (default: the claim's own) predicts.
+
+        Nothing is judged yet: :func:`jaxprompt.stats.decide` does that, at any false-alarm rate.
+        """
+        chosen = self.closed_form if closed_form is None else closed_form
+
+        def predict(**params: Any) -> dict[str, Any]:
+            return self._evaluate(chosen, self.validated(params))
+
+        return list((self.compare or COMPARE[self.relation])(self, cells, predict))
+
     def _judge(self, profile: str, key: Any, progress: Any) -> Verdict:
         if profile not in self.designs:
             raise ParameterError(
@@ -602,13 +616,8 @@ class Claim:
         falsifier: str = "",
     ) -> Verdict:
         started = time.perf_counter()
-
-        def predict(**params: Any) -> dict[str, Any]:
-            return self._evaluate(closed_form, self.validated(params))
-
         try:
-            compare = self.compare or COMPARE[self.relation]
-            rows = stats.decide(compare(self, cells, predict), FALSE_ALARM)
+            rows = stats.decide(self.compared(cells, closed_form), FALSE_ALARM)
         except Exception as error:
             if _refused(error):
                 raise

@@ -70,7 +70,18 @@ def test_a_family_imports_nothing_above_it(module):
 
 
 @pytest.mark.parametrize(
-    "module", ["engine", "stats", "errors", "parameters", "random", "attention", "store", "plot"]
+    "module",
+    [
+        "engine",
+        "calibration",
+        "stats",
+        "errors",
+        "parameters",
+        "random",
+        "attention",
+        "store",
+        "plot",
+    ],
 )
 def test_the_base_knows_no_family(module):
     wrong = {m for m in reached(module) if family_of(m)}

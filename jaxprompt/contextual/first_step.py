@@ -124,16 +124,20 @@ _SPREAD = {
     "tokens": 8, "relevant": 2, "signal": 3.0, "context": 0.5, "noise": 0.7,
     "shifts": ((0.0, 0.0), (0.5, 1.0)), "shift_weights": (0.4, 0.6),
 }  # fmt: skip
-_SIZES = ((12, 12, 4), (40, 12, 4), (40, 80, 1))
-"""dim, samples, and trials in units: more where the head fluctuates more."""
+_CASES = (
+    (_BASE, 40, 80, 1), (_BASE, 40, 12, 4), (_SPREAD, 40, 80, 1), (_SPREAD, 40, 12, 4),
+    # Where one term is most of the energy: E[b²]Q² in the first, Var(a)W² in the second.
+    ({**_BASE, "context": 5.0, "noise": 0.5}, 6, 4, 12),
+    ({**_SPREAD, "context": 0.2, "noise": 0.3, "shifts": ((0.0, 0.0), (0.5, 2.0))}, 6, 4, 12),
+)  # fmt: skip
+"""Setting, dim, samples, and trials in units: more where the head fluctuates more."""
 
 
 def _design(trials: int) -> Design:
     return Design(
         tuple(
             {**case, "dim": dim, "samples": samples, "trials": times * trials}
-            for case in (_BASE, _SPREAD)
-            for dim, samples, times in _SIZES
+            for case, dim, samples, times in _CASES
         ),
         trials,
     )

@@ -289,10 +289,21 @@ _HEADS = (
 )
 
 
+_PAIR = {
+    **_BASE, "tokens": 2, "relevant": 1, "context": 1.5, "shifts": ((0.0, 0.0), (0.8, 0.6)),
+    "samples": 16, "dim": 40,
+}  # fmt: skip
+
+
 def _design(trials: int) -> Design:
-    return Design(
-        tuple({**_BASE, **head, "dim": dim} for dim in (16, 40) for head in _HEADS), trials
-    )
+    runs = [{**_BASE, **head, "dim": d} for head, d in zip(_HEADS, (16, 40, 40), strict=True)]
+    # With one token of each kind every term of v is a fair share of it: 0.05 of one shows.
+    runs += [
+        {**_PAIR, "noise": noise, "head_signal": along, "head_context": across, "head_norm": norm,
+         "trials": 8 * trials}
+        for noise, along, across, norm in ((0.8, -1.4, 0.9, 2.4), (0.4, 0.6, -0.9, 0.9))
+    ]  # fmt: skip
+    return Design(tuple(runs), trials)
 
 
 CLAIM = Claim(

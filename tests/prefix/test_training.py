@@ -78,6 +78,18 @@ def test_ten_counts_are_commonest_in_pairs():
     assert commonest("double_hist", 10) == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
 
 
+@pytest.mark.parametrize(("task", "length"), [("desc", 6), ("double_hist", 4)])
+def test_constant_answers_are_counted_or_drawn(task, length, monkeypatch):
+    key = jax.random.key(3)
+    counted = lab.constant(task, length, key=key)
+    assert counted.stderr == 0
+    assert counted.mean == constant_answer(task, length)
+    monkeypatch.setattr(lab, "CONSTANT", 8**length - 8)
+    drawn = lab.constant(task, length, key=key)
+    assert drawn.stderr > 0
+    assert abs(drawn.mean - counted.mean) < 5 * drawn.stderr
+
+
 def test_constant_answer_of_six_counts():
     # 8·7·6·5·4·3 / 8⁶: all six digits differ.
     assert constant_answer("double_hist", 6) == 20160 / 8**6

@@ -7,7 +7,8 @@ import pytest
 from scipy import integrate, special
 
 import jaxprompt as jp
-from jaxprompt.universal import prefix_lower_bound, sequence_map, stack
+from jaxprompt.universal import prefix_lower_bound, sequence_map, sphere, stack
+from jaxprompt.universal.prefix_rate import hull_distance
 
 
 def circle_head(count, lam, k, psi):
@@ -149,6 +150,13 @@ def test_layers_sort_sequences_of_three():
     x = np.random.default_rng(0).uniform(size=(50, 3))
     assert np.abs(built(x) - np.sort(x, axis=1)).max() <= 0.1 + 1e-9
     assert built.tokens == (0, 3 * 5**3)
+
+
+def test_hull_distance_of_solids():
+    corners = np.vstack([np.eye(3), -np.eye(3)])
+    assert hull_distance(corners) == pytest.approx(1 - 1 / np.sqrt(3), rel=1e-12)
+    hexagon = sphere.equispaced(6)
+    assert hull_distance(hexagon) == pytest.approx(1 - np.cos(np.pi / 6), rel=1e-12)
 
 
 def test_prefix_rate_floor_is_the_distance_to_the_hull():

@@ -1,0 +1,221 @@
+"""How often each claim's check errs: verdicts and falsifiers under many independent seeds.
+
+    python benchmarks/calibration.py [--seeds 200] [--claims ID ...] [--out FILE] [--table]
+
+Every stochastic claim is checked under each seed on a reduced design (:data:`REDUCED`), and its
+falsifiers are judged on the same measurements. Outcomes are appended to FILE, one JSON line each,
+so that a run that was stopped goes on where it was; ``--table`` only prints what FILE holds. Seeds
+are done one after another for all claims, so that an unfinished run has as many of each.
+
+Columns: seeds done; share *refuted*, to be at most the stated rate of 0.001; share refuted when
+the same measurements are judged at a rate of 0.05, to be at most that (with some hundred seeds the
+sharper test of the two); inconclusive; failed; and the falsifier that is refuted least often.
+Shares have exact 95 % intervals. *Inconclusive* says that the reduced design cannot see a
+discrepancy as large as the claim's tolerance; it is no error of the check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Trained models are shared between claims of one seed, and not worth keeping after.
+os.environ.setdefault("JAXPROMPT_CACHE", tempfile.mkdtemp(prefix="jaxprompt-calibration-"))
+
+import jax
+
+import jaxprompt as jp
+from jaxprompt.calibration import Calibration, Outcome, Share, outcomes, reduced
+from jaxprompt.engine import FALSE_ALARM, Claim, canonical
+from jaxprompt.stats import Status
+
+ROOT = Path(__file__).parent
+
+
+class Reduction(NamedTuple):
+    """A share of the quick design's trials, the places of its runs that are kept (None: all), and
+    at most how many seeds."""
+
+    trials: float = 1.0
+    runs: tuple[int, ...] | None = None
+    seeds: int | None = None
+    why: str = ""
+
+
+REDUCED = {
+    # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
+    # has one that tells.
+    "contextual.best_ridge": Reduction(0.4, why="the saving needs all trials to be conclusive"),
+    "contextual.conditional_error": Reduction(runs=(1, 4)),
+    "contextual.context_gain": Reduction(0.25, (3, 4, 5, 6, 7, 8)),
+    "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
+    "contextual.first_step": Reduction(0.5, (2, 4, 5)),
+    "contextual.prompt_error": Reduction(
+        0.125, (9, 10, 11), why="the weakest rows need all trials"
+    ),
+    "contextual.prompt_step": Reduction(0.5, (3, 4)),
+    "contextual.sample_complexity": Reduction(0.25, why="both rows need more than half the trials"),
+    "contextual.three_steps": Reduction(0.8, (1,)),
+    "prefix.soft_prompt": Reduction(0.1),
+    "prefix.suffix_reads_content": Reduction(),
+    "universal.circle_error": Reduction(),
+    "universal.kernel_head": Reduction(),
+    "universal.prefix_bound": Reduction(seeds=20, why="only the content tokens are random"),
+    "universal.prefix_lower_bound": Reduction(),
+    "universal.random_centres": Reduction(0.6, (6, 7, 8)),
+    "universal.sequence_map": Reduction(0.35, (0, 1, 2, 3, 4, 7)),
+    # Seconds a seed, whatever the design: fewer seeds.
+    "contextual.separation": Reduction(runs=(0, 1), seeds=20, why="searches from many starts"),
+    "prefix.pattern_invariance": Reduction(seeds=20, why="ten thousand draws a layer"),
+    "prefix.prefix_subspace": Reduction(0.3, seeds=20, why="trains models"),
+    "prefix.bias_identity": Reduction(seeds=10, why="ten thousand draws a layer"),
+    "prefix.token_selection": Reduction(0.05, seeds=10, why="exhaustive but for two runs"),
+    "contextual.training": Reduction(seeds=10, why="trains models"),
+    "prefix.skill_selection": Reduction(seeds=10, why="trains models"),
+    "prefix.skill_combination": Reduction(seeds=10, why="trains models"),
+    "prefix.new_task_limit": Reduction(seeds=10, why="trains models"),
+    "prefix.no_forgetting": Reduction(seeds=10, why="trains models"),
+}
+
+SAME = {
+    "universal.optimal_values": "equispaced centres and given harmonics",
+    "universal.prefix_rate": "evenly spread centres; the spread of its slopes is assumed",
+    "universal.sphere_limit": "two evaluations of one integral",
+}
+"""Claims whose measurements are the same under every seed: one check says all."""
+
+
+# --- outcomes on disk ---
+
+
+def read(path: Path, wanted: dict[str, Reduction]) -> dict[str, dict[int, Outcome]]:
+    """Outcomes by claim and seed; those of another reduction do not count.
+
+    A last line that a killed run left incomplete is removed from the file.
+    """
+    found: dict[str, dict[int, Outcome]] = {id: {} for id in wanted}
+    if not path.exists():
+        return found
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
+        row = json.loads(line)
+        id = row.pop("id")
+        if id in wanted and row.pop("reduction") == described(wanted[id]):
+            falsifiers = {name: Status(s) for name, s in row.pop("falsifiers").items()}
+            status, loose = Status(row.pop("status")), Status(row.pop("loose"))
+            outcome = Outcome(status=status, loose=loose, falsifiers=falsifiers, **row)
+            found[id][outcome.seed] = outcome
+    return found
+
+
+def described(reduction: Reduction) -> dict[str, Any]:
+    """What of a reduction decides the numbers."""
+    runs = None if reduction.runs is None else list(reduction.runs)
+    return {"trials": reduction.trials, "runs": runs}
+
+
+def append(path: Path, id: str, reduction: Reduction, outcome: Outcome) -> None:
+    """Write one outcome as one line, complete before the next begins."""
+    row = {"id": id, "reduction": described(reduction), **dataclasses.asdict(outcome)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.flush()
+
+
+# --- the run ---
+
+
+def run(ids: Sequence[str], seeds: int, path: Path) -> None:
+    """Every claim under every seed that the file does not hold."""
+    wanted = {id: REDUCED[id] for id in ids}
+    known = read(path, wanted)
+    waiting: dict[str, Iterator[Outcome]] = {}
+    for id, reduction in wanted.items():
+        todo = [s for s in range(min(seeds, reduction.seeds or seeds)) if s not in known[id]]
+        waiting[id] = outcomes(small(id), todo)
+    # The few seeds of dear claims come last, so that the others do not wait for them.
+    for group in ([id for id in wanted if not REDUCED[id].seeds], [*wanted]):
+        turn = [id for id in group if id in waiting]
+        while turn:
+            for id in list(turn):
+                outcome = next(waiting[id], None)
+                if outcome is None:
+                    turn.remove(id)
+                    del waiting[id]
+                    continue
+                append(path, id, wanted[id], outcome)
+                if outcome.status in (Status.REFUTED, Status.FAILED):
+                    print(f"{id}, seed {outcome.seed}: {outcome.status}", flush=True)
+
+
+def small(id: str) -> Claim:
+    """The claim with its reduced design."""
+    reduction = REDUCED[id]
+    return reduced(jp.claim(id), trials=reduction.trials, runs=reduction.runs)
+
+
+def same(id: str) -> bool:
+    """Whether two seeds measure the same numbers."""
+    first, second = (jp.claim(id).check("quick", seed).cells for seed in (0, 1))
+    return [canonical(c.estimates) for c in first] == [canonical(c.estimates) for c in second]
+
+
+# --- the table ---
+
+
+def table(found: Iterable[Calibration]) -> str:
+    """The outcomes as a table in Markdown."""
+    head = (
+        "claim", "seeds", "refuted", "refuted at 0.05", "inconclusive", "failed",
+        "falsifier refuted least", "s a seed",
+    )  # fmt: skip
+    lines = [" | ".join(head), " | ".join("---" for _ in head)]
+    for c in found:
+        least = min(c.falsifiers.items(), key=lambda item: item[1].value)
+        seconds = sorted(o.seconds for o in c.outcomes)[len(c.outcomes) // 2]
+        cells = (
+            f"`{c.id}`" + ("" if c.sound else " (!)"), str(len(c.outcomes)), percent(c.refuted),
+            percent(c.loose), str(c.inconclusive.hits), str(c.failed.hits),
+            f"{least[0]}: {percent(least[1])}", f"{seconds:.2g}",
+        )  # fmt: skip
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def percent(share: Share) -> str:
+    """Count and exact interval."""
+    return f"{share.hits} ({100 * share.low:.1f}–{100 * share.high:.1f} %)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=200)
+    parser.add_argument("--claims", nargs="*", default=list(REDUCED), metavar="ID")
+    parser.add_argument("--out", type=Path, default=Path("calibration.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print what the file holds")
+    args = parser.parse_args()
+    unknown = [id for id in args.claims if id not in REDUCED]
+    if unknown or args.seeds < 1:
+        sys.exit(f"calibration: {unknown or args.seeds}: name claims of {', '.join(REDUCED)}")
+    if not args.table:
+        run(args.claims, args.seeds, args.out)
+    found = read(args.out, {id: REDUCED[id] for id in args.claims})
+    done = [Calibration(id, tuple(by_seed[s] for s in sorted(by_seed)))
+            for id, by_seed in found.items() if by_seed]  # fmt: skip
+    print(f"{platform.machine()}, jax {jax.__version__}; stated false-alarm rate {FALSE_ALARM:g}")
+    print(table(done))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,628 @@
+"""Mutation of the theory: every constant and term of each closed form changed, one at a time.
+
+    python benchmarks/mutation.py [--claims ID ...] [--most 60] [--out FILE] [--table]
+
+The source of a claim's closed form, and of every function of the package that it calls, is parsed;
+each place below gives one or two mutants, and each mutant is a prediction to be refuted by the
+claim's own check (profile quick, seed 0), whose measurements are made once.
+
+=============  ===================================================================================
+constant       a number times 1.05; an int only where it is an operand, an argument of arithmetic
+               or a returned value, a 0 becomes 0.05, and float constants of the module too
+sign           a + b becomes a - b, a - b becomes a + b, and -a becomes a
+dropped        a + b and a - b become a, or b (with its sign)
+factor         a * b and a / b times 1.03, once for a whole product
+exponent       x ** p becomes x ** (1.05 p); square(x) becomes |x| ** 2.1, sqrt(x) x ** 0.525
+comparison     a < b becomes a >= b (and the like); maximum and minimum are exchanged
+=============  ===================================================================================
+
+Left out are docstrings, annotations, errors, subscripts, shapes, axes, types and counts. From more
+than ``--most`` places, evenly spaced ones are taken, in the order of the source. A mutant is
+
+* *equivalent* when no row's prediction moves by more than 1e-12 of itself: it is not counted;
+* *weaker* when it only moves bounds to where the claim implies them (an upper bound raised);
+* *crashed* when it raises, gives a number that is not finite, or does not end within two minutes;
+* *refuted* or *survived* by the verdict of the check.
+
+The share refuted is of those refuted or survived: a crash is a refusal, but no measurement's
+doing. Survivors are listed with how far the worst row's difference moved, in units of that row's
+tolerance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import copy
+import functools
+import inspect
+import json
+import math
+import multiprocessing
+import textwrap
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jaxprompt as jp
+from jaxprompt import stats
+from jaxprompt.engine import FALSE_ALARM, Cell, Claim
+from jaxprompt.stats import Comparison, Status
+
+MOST = 60
+DEAR = {
+    "contextual.best_ridge": 40, "contextual.conditional_error": 24, "contextual.context_gain": 24,
+    "contextual.convex_head": 24, "contextual.prompt_error": 30, "contextual.separation": 24,
+    "contextual.sample_complexity": 16, "contextual.three_steps": 16, "contextual.training": 16,
+    "prefix.bias_identity": 16, "prefix.pattern_invariance": 16, "universal.circle_error": 16,
+    "universal.random_centres": 24, "universal.sphere_limit": 24,
+}  # fmt: skip
+"""At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
+
+PATIENCE = 120.0
+"""Seconds after which a mutant that says nothing is given up."""
+
+NOT_THEORY = ("engine", "errors", "parallel", "parameters", "random", "stats", "cache",
+              "contextual.setting", "contextual.descent", "prefix.lab", "prefix.adapt",
+              "prefix.transformer", "prefix.tasks")  # fmt: skip
+"""Modules that check, draw, compare or train, and hold no formula."""
+
+METHODS = (
+    "contextual.law.normal_nodes", "contextual.law._points", "contextual.search.golden_section",
+    "contextual.ridge_limit._lowest", "contextual.features.FeatureLaw.thinned",
+    "contextual.convex_limit._solve", "contextual.convex_limit._with_jacobian",
+    "contextual.ceilings._descend", "contextual.ceilings._starts",
+    "universal.sphere._kernel_quadrature", "universal.sphere._legendre",
+)  # fmt: skip
+"""Nodes, searches and iterations: a change there moves the accuracy, not the theory."""
+
+
+# --- the functions behind a closed form ---
+
+
+def unwrapped(item: Any) -> Any:
+    """The plain function inside partials, jitted functions and caches."""
+    while not isinstance(item, types.FunctionType):
+        if isinstance(item, functools.partial):
+            item = item.func
+        elif hasattr(item, "__wrapped__"):
+            item = item.__wrapped__
+        elif hasattr(item, "fun"):  # custom derivatives
+            item = item.fun
+        else:
+            return None
+    return inspect.unwrap(item)
+
+
+@dataclass
+class Theory:
+    """Functions that a closed form reaches, whom each calls, and the callables around them."""
+
+    functions: dict[str, types.FunctionType] = field(default_factory=dict)
+    calls: dict[str, set[str]] = field(default_factory=dict)
+    wrappers: dict[str, list[Any]] = field(default_factory=dict)
+
+    def above(self, name: str) -> set[str]:
+        """The functions that reach `name`, itself included."""
+        found, todo = {name}, [name]
+        while todo:
+            called = todo.pop()
+            for caller, callees in self.calls.items():
+                if called in callees and caller not in found:
+                    found.add(caller)
+                    todo.append(caller)
+        return found
+
+    def forget(self, name: str) -> None:
+        """Empty what was compiled from, or computed by, the functions that reach `name`."""
+        for above in self.above(name):
+            for wrapper in self.wrappers[above]:
+                for empty in ("cache_clear", "clear_cache"):
+                    if hasattr(wrapper, empty):
+                        getattr(wrapper, empty)()
+
+
+def theory(closed_form: Any) -> Theory:
+    """Everything of the package that `closed_form` calls, by name, but for :data:`NOT_THEORY`."""
+    found, todo = Theory(), [closed_form]
+    while todo:
+        item = todo.pop()
+        function = unwrapped(item)
+        if function is None or not is_theory(function.__module__):
+            continue
+        name = label(function)
+        if name in METHODS:
+            continue
+        layers = wrappers(item)
+        if name in found.functions:
+            found.wrappers[name] += [
+                w for w in layers if all(w is not x for x in found.wrappers[name])
+            ]
+            continue
+        found.functions[name], found.wrappers[name] = function, layers
+        called = [x for x in referenced(function) if unwrapped(x) is not None]
+        found.calls[name] = {label(unwrapped(x)) for x in called}
+        todo += called
+    return found
+
+
+def wrappers(item: Any) -> list[Any]:
+    """The callables around a plain function, outermost first."""
+    found = []
+    while item is not None and not isinstance(item, types.FunctionType):
+        found.append(item)
+        item = getattr(item, "func", None) or getattr(item, "__wrapped__", None)
+    while hasattr(item, "__wrapped__"):
+        found.append(item)
+        item = item.__wrapped__
+    return found
+
+
+def label(function: types.FunctionType) -> str:
+    return f"{function.__module__.removeprefix('jaxprompt.')}.{function.__qualname__}"
+
+
+def is_theory(module: str) -> bool:
+    return module.startswith("jaxprompt.") and module.removeprefix("jaxprompt.") not in NOT_THEORY
+
+
+def referenced(function: types.FunctionType) -> Iterator[Any]:
+    """Callables that the function's source names: globals, members of modules, class members."""
+    space = function.__globals__
+    for node in ast.walk(tree(function)):
+        item = None
+        if isinstance(node, ast.Name):
+            item = space.get(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            home = space.get(node.value.id)
+            if isinstance(home, types.ModuleType) and home.__name__.startswith("jaxprompt"):
+                item = getattr(home, node.attr, None)
+        if isinstance(item, Mapping):
+            yield from (x for x in item.values() if callable(x))
+        elif isinstance(item, type) and is_theory(item.__module__):
+            yield from (getattr(x, "__func__", x) for x in vars(item).values() if methodlike(x))
+        elif callable(item):
+            yield item
+
+
+def methodlike(item: Any) -> bool:
+    function = getattr(item, "__func__", item)
+    return isinstance(function, types.FunctionType) and is_theory(function.__module__)
+
+
+@functools.cache
+def tree(function: types.FunctionType) -> ast.FunctionDef:
+    """The function's source, without docstring, decorators and annotations."""
+    source = textwrap.dedent(inspect.getsource(function))
+    root = ast.parse(source).body[0]
+    if not isinstance(root, ast.FunctionDef):  # a lambda: found with the text around it
+        return ast.FunctionDef("none", ast.arguments([], [], None, [], [], None, []), [ast.Pass()],
+                               [], type_params=[])  # fmt: skip
+    root.decorator_list, root.returns = [], None
+    for node in ast.walk(root):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+    return root
+
+
+# --- mutants ---
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change at one place: `make` gives the changed tree, or the module's changed constant."""
+
+    function: str
+    line: int
+    kind: str
+    text: str
+    make: Callable[[], ast.FunctionDef] | None = None
+    constant: tuple[dict[str, Any], str, float] | None = None
+
+
+def mutants(found: Theory) -> list[Mutant]:
+    """Every mutant of every function, in the order of the source; constants of modules last."""
+    everything = []
+    for name, function in sorted(found.functions.items()):
+        everything += sorted(of_function(name, function), key=lambda m: m.line)
+    return everything + list(of_constants(found))
+
+
+def evenly(items: Sequence[Any], most: int) -> list[Any]:
+    """At most `most` of the items, evenly spaced."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
+
+
+def of_function(name: str, function: types.FunctionType) -> Iterator[Mutant]:
+    root, first = tree(function), function.__code__.co_firstlineno
+    for path, node, numeric, inner in places(root):
+        for kind, new in changes(node, numeric, inner):
+            text = f"{ast.unparse(node)} → {ast.unparse(new)}"
+            make = functools.partial(replaced, root, path, new)
+            yield Mutant(name, first + node.lineno - 1, kind, text, make)
+
+
+def of_constants(found: Theory) -> Iterator[Mutant]:
+    seen = set()
+    for name, function in sorted(found.functions.items()):
+        space = function.__globals__
+        for node in ast.walk(tree(function)):
+            if not isinstance(node, ast.Name) or not isinstance(space.get(node.id), float):
+                continue
+            place = (space["__name__"], node.id)
+            if place not in seen:
+                seen.add(place)
+                value = space[node.id]
+                text = f"{node.id} = {value:g} → {1.05 * value:g}"
+                yield Mutant(name, 0, "constant", text, constant=(space, node.id, 1.05 * value))
+
+
+Path_ = tuple[tuple[str, int | None], ...]
+
+
+def places(
+    node: ast.AST, path: Path_ = (), numeric: bool = False, inner: bool = False
+) -> Iterator[Any]:
+    """Nodes that may be changed, with the way to them, whether an int there is a number, and
+    whether the node is a factor of a larger product."""
+    yield path, node, numeric, inner
+    product = isinstance(node, ast.BinOp) and isinstance(node.op, PRODUCTS)
+    for name, value in ast.iter_fields(node):
+        if left_out(node, name):
+            continue
+        children = value if isinstance(value, list) else [value]
+        for index, child in enumerate(children):
+            if isinstance(child, ast.expr | ast.stmt | ast.keyword | ast.arguments) and not (
+                is_text(child)
+            ):
+                step = (name, index if isinstance(value, list) else None)
+                yield from places(child, (*path, step), counts(node, name, numeric), product)
+
+
+def left_out(node: ast.AST, name: str) -> bool:
+    """Whether a field holds no theory: errors, tests of membership, shapes, places, types."""
+    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Global | ast.Import):
+        return True
+    if isinstance(node, ast.Subscript):
+        return name == "slice"
+    if isinstance(node, ast.keyword):
+        return node.arg in SETTINGS
+    if isinstance(node, ast.If) and name == "body":
+        return all(isinstance(x, ast.Raise) for x in node.body)
+    if isinstance(node, ast.If) and name == "test":
+        return all(isinstance(x, ast.Raise) for x in node.body)
+    if isinstance(node, ast.For) and name == "iter":
+        return True
+    return isinstance(node, ast.Call) and called(node) in ("isinstance", "range", "einsum")
+
+
+def counts(node: ast.AST, name: str, before: bool) -> bool:
+    """Whether an int in this field is a number of the theory."""
+    if isinstance(node, ast.BinOp | ast.Return | ast.Dict):
+        return True
+    if isinstance(node, ast.UnaryOp | ast.IfExp):
+        return before
+    return isinstance(node, ast.Call) and called(node) in (
+        "maximum",
+        "minimum",
+        "where",
+        "max",
+        "min",
+    )
+
+
+def is_text(node: ast.AST) -> bool:
+    docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    return docstring or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+def called(node: ast.Call) -> str:
+    return getattr(node.func, "attr", getattr(node.func, "id", ""))
+
+
+FLIPPED = {
+    ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+}  # fmt: skip
+SETTINGS = {
+    "axis", "shape", "dtype", "ndmin", "length", "num", "keepdims", "order", "batch_size", "xtol",
+    "xatol", "options", "epsabs", "epsrel", "limit",
+}  # fmt: skip
+"""Keyword arguments that are shapes, types or accuracies."""
+
+PRODUCTS = (ast.Mult, ast.Div, ast.MatMult)
+EXCHANGED = {"maximum": "minimum", "minimum": "maximum", "max": "min", "min": "max"}
+
+
+def changes(node: ast.AST, numeric: bool, inner: bool) -> Iterator[tuple[str, ast.expr]]:
+    """The changes that the rules make of one node."""
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        if isinstance(node.value, float) or numeric:
+            yield "constant", ast.Constant(1.05 * node.value if node.value else 0.05)
+    elif isinstance(node, ast.BinOp) and not is_list(node):
+        yield from of_operation(node, inner)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        if not isinstance(node.operand, ast.Constant):
+            yield "sign", node.operand
+    elif isinstance(node, ast.Compare) and type(node.ops[0]) in FLIPPED and len(node.ops) == 1:
+        yield "comparison", ast.Compare(node.left, [FLIPPED[type(node.ops[0])]()], node.comparators)
+    elif isinstance(node, ast.Call):
+        yield from of_call(node)
+
+
+def is_list(node: ast.BinOp) -> bool:
+    """Whether the operation joins sequences."""
+    return any(isinstance(x, ast.List | ast.Tuple | ast.JoinedStr | ast.Dict) or is_text(x)
+               for x in (node.left, node.right))  # fmt: skip
+
+
+def of_operation(node: ast.BinOp, inner: bool) -> Iterator[tuple[str, ast.expr]]:
+    if isinstance(node.op, ast.Add):
+        yield "sign", ast.BinOp(node.left, ast.Sub(), node.right)
+        yield "dropped", node.left
+        yield "dropped", node.right
+    elif isinstance(node.op, ast.Sub):
+        yield "sign", ast.BinOp(node.left, ast.Add(), node.right)
+        yield "dropped", node.left
+        yield "dropped", ast.UnaryOp(ast.USub(), node.right)
+    elif isinstance(node.op, PRODUCTS) and not inner:
+        yield "factor", ast.BinOp(node, ast.Mult(), ast.Constant(1.03))
+    elif isinstance(node.op, ast.Pow) and not isinstance(node.right, ast.Constant):
+        yield "exponent", power(node.left, ast.BinOp(ast.Constant(1.05), ast.Mult(), node.right))
+    # A constant exponent is changed as a constant.
+
+
+def of_call(node: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+    name = called(node)
+    if name == "square" and len(node.args) == 1:
+        size = ast.Call(ast.Name("abs", ast.Load()), node.args, [])
+        yield "exponent", power(size, ast.Constant(2.1))
+    elif name == "sqrt" and len(node.args) == 1:
+        yield "exponent", power(node.args[0], ast.Constant(0.525))
+    elif name in EXCHANGED and len(node.args) == 2:
+        function = copy.deepcopy(node.func)
+        if isinstance(function, ast.Attribute):
+            function.attr = EXCHANGED[name]
+        elif isinstance(function, ast.Name):
+            function.id = EXCHANGED[name]
+        yield "comparison", ast.Call(function, node.args, node.keywords)
+
+
+def power(base: ast.expr, exponent: ast.expr) -> ast.expr:
+    return ast.BinOp(base, ast.Pow(), exponent)
+
+
+def replaced(root: ast.FunctionDef, path: Path_, new: ast.expr) -> ast.FunctionDef:
+    """A copy of the tree with another node at the end of the path."""
+    whole = copy.deepcopy(root)
+    node: Any = whole
+    for name, index in path[:-1]:
+        node = getattr(node, name) if index is None else getattr(node, name)[index]
+    name, index = path[-1]
+    if index is None:
+        setattr(node, name, copy.deepcopy(new))
+    else:
+        getattr(node, name)[index] = copy.deepcopy(new)
+    return ast.fix_missing_locations(whole)
+
+
+@contextlib.contextmanager
+def applied(found: Theory, mutant: Mutant) -> Iterator[None]:
+    """The package with one mutant in place of what it was made from."""
+    function = found.functions[mutant.function]
+    users = [mutant.function]
+    before = function.__code__, function.__defaults__, function.__kwdefaults__
+    if mutant.constant:
+        space, name, value = mutant.constant
+        users = [n for n, f in found.functions.items() if f.__globals__ is space]
+        kept, space[name] = space[name], value
+    else:
+        assert mutant.make is not None
+        scope: dict[str, Any] = {}
+        tree = ast.Module([mutant.make()], [])
+        exec(compile(tree, f"<mutant of {mutant.function}>", "exec"), function.__globals__, scope)
+        made = next(iter(scope.values()))
+        function.__code__, function.__defaults__, function.__kwdefaults__ = (
+            made.__code__, made.__defaults__, made.__kwdefaults__,
+        )  # fmt: skip
+    for user in users:
+        found.forget(user)
+    try:
+        yield
+    finally:
+        function.__code__, function.__defaults__, function.__kwdefaults__ = before
+        if mutant.constant:
+            space[name] = kept
+        for user in users:
+            found.forget(user)
+
+
+# --- what becomes of them ---
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of one mutant, and how far it moved the worst row, in units of its tolerance."""
+
+    function: str
+    line: int
+    kind: str
+    text: str
+    fate: str
+    moved: float = math.nan
+    error: str = ""
+
+
+def fates(claim: Claim, cells: Sequence[Cell], most: int = MOST, first: int = 0) -> Iterator[Fate]:
+    """The fate of every mutant of a claim, against what its check measured."""
+    found = theory(claim.closed_form)
+    right = claim.compared(cells)
+    for mutant in evenly(mutants(found), most)[first:]:
+        place = (mutant.function, mutant.line, mutant.kind, mutant.text)
+        try:
+            with applied(found, mutant), warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                wrong = claim.compared(cells)
+                status = stats.overall(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
+        except Exception as error:  # whatever a wrong formula runs into
+            yield Fate(*place, "crashed", error=f"{type(error).__name__}: {error}"[:200])
+            continue
+        if len(wrong) != len(right) or status is Status.FAILED:
+            yield Fate(*place, "crashed", error=f"{len(wrong)} rows, {status}")
+        elif all(map(equal, right, wrong)):
+            yield Fate(*place, "equivalent", 0.0)
+        else:
+            fate = "survived"
+            if status is Status.REFUTED:
+                fate = "refuted"
+            elif all(map(implied, right, wrong)):
+                fate = "weaker"
+            yield Fate(*place, fate, max(map(shift, right, wrong)))
+
+
+def equal(right: Comparison, wrong: Comparison) -> bool:
+    """Whether a row's prediction moved by no more than 1e-12 of itself."""
+    pairs = ((right.predicted, wrong.predicted), (right.simulated, wrong.simulated))
+    return all(abs(a - b) <= 1e-12 * max(abs(a), abs(b)) for a, b in pairs)
+
+
+def implied(right: Comparison, wrong: Comparison) -> bool:
+    """Whether a row asserts no more than it did: unmoved, or a bound that came to be easier."""
+    return equal(right, wrong) or (right.side != "two" and wrong.excess <= right.excess)
+
+
+def shift(right: Comparison, wrong: Comparison) -> float:
+    """How far the difference of prediction and measurement moved, in tolerances."""
+    moved = abs((wrong.simulated - wrong.predicted) - (right.simulated - right.predicted))
+    return moved / right.tolerance if right.tolerance else math.inf * bool(moved)
+
+
+# --- the run: one worker, which is replaced when a mutant hangs ---
+
+
+def cap(id: str, most: int) -> int:
+    """How many mutants of a claim are tried."""
+    return min(most, DEAR.get(id, most))
+
+
+def work(jobs: Sequence[tuple[str, int]], most: int, pipe: Any) -> None:
+    for id, first in jobs:
+        claim = jp.claim(id)
+        cells = claim.check("quick", 0).cells
+        pipe.send((id, None))
+        for fate in fates(claim, cells, cap(id, most), first):
+            pipe.send((id, fate))
+        pipe.send((id, "done"))
+    pipe.send((None, None))
+
+
+def run(ids: Sequence[str], most: int, path: Path) -> None:
+    """Every mutant that the file does not hold, each as a line of its own."""
+    known = read(path, most)
+    left = {id: len(known.get(id, [])) for id in ids}
+    left = {id: n for id, n in left.items() if n < total(id, most)}
+    context = multiprocessing.get_context("spawn")
+    while left:
+        ours, theirs = context.Pipe(duplex=False)
+        worker = context.Process(target=work, args=(list(left.items()), most, theirs), daemon=True)
+        worker.start()
+        theirs.close()
+        current = next(iter(left))
+        measuring = True
+        while left:
+            # Measuring takes as long as the check does.
+            if not ours.poll(None if measuring else PATIENCE):
+                worker.kill()
+                skipped = evenly(mutants(theory(jp.claim(current).closed_form)), most)[
+                    left[current]
+                ]
+                hung = Fate(skipped.function, skipped.line, skipped.kind, skipped.text, "crashed",
+                            error="did not end")  # fmt: skip
+                left[current] += 1
+                append(path, current, most, hung)
+                break
+            id, found = ours.recv()
+            if id is None:
+                break
+            current, measuring = id, found == "done"
+            if found == "done":
+                del left[id]
+            elif found is not None:
+                left[id] += 1
+                append(path, id, most, found)
+        worker.join(1)
+
+
+def total(id: str, most: int) -> int:
+    return len(evenly(mutants(theory(jp.claim(id).closed_form)), cap(id, most)))
+
+
+def append(path: Path, id: str, most: int, fate: Fate) -> None:
+    row = {"id": id, "most": cap(id, most), **vars(fate)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read(path: Path, most: int) -> dict[str, list[Fate]]:
+    """Fates by claim; a last line that a killed run left incomplete is removed from the file."""
+    found: dict[str, list[Fate]] = {}
+    if not path.exists():
+        return found
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    for line in whole.splitlines():
+        row = json.loads(line)
+        id = row.pop("id")
+        if row.pop("most") == cap(id, most):
+            found.setdefault(id, []).append(Fate(**row))
+    return found
+
+
+def table(found: Mapping[str, Sequence[Fate]]) -> str:
+    """Counts for each claim, in Markdown, and every survivor."""
+    kinds = ("equivalent", "weaker", "crashed", "refuted", "survived")
+    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 8 + "|"]
+    for id, each in sorted(found.items()):
+        count = {kind: sum(x.fate == kind for x in each) for kind in kinds}
+        judged = count["refuted"] + count["survived"]
+        share = f"{100 * count['refuted'] / judged:.0f} %" if judged else "–"
+        lines.append(f"| `{id}` | {len(each)} | {' | '.join(map(str, count.values()))} | {share} |")
+    return "\n".join(lines)
+
+
+def survivors(found: Mapping[str, Sequence[Fate]]) -> Iterable[str]:
+    for id, each in sorted(found.items()):
+        for x in each:
+            if x.fate == "survived":
+                yield f"{id}: {x.function}:{x.line} {x.kind}: {x.text} (moved {x.moved:.2g})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--claims", nargs="*", metavar="ID")
+    parser.add_argument("--most", type=int, default=MOST, help="mutants of one claim")
+    parser.add_argument("--out", type=Path, default=Path("mutation.jsonl"))
+    parser.add_argument("--table", action="store_true", help="print what the file holds")
+    args = parser.parse_args()
+    ids = args.claims or [c.id for c in jp.claims()]
+    if not args.table:
+        run(ids, args.most, args.out)
+    found = {id: each for id, each in read(args.out, args.most).items() if id in ids}
+    print(table(found))
+    print("\n".join(survivors(found)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Mutation of the theory: the rules themselves, and what a check makes of what they change."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxprompt as jp
+
+HOME = Path(__file__).parents[1] / "benchmarks" / "mutation.py"
+LEVEL = 2.0
+
+
+@pytest.fixture(scope="module")
+def mutation():
+    """The benchmark as a module."""
+    spec = importlib.util.spec_from_file_location("mutation", HOME)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["mutation"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["mutation"]
+
+
+def curve(x, *, power=2):
+    """Numbers in here are 1 + 1 and no theory."""
+    if x < 0:
+        raise ValueError(f"{x - 1}")
+    shape = [4.0, 5.0]
+    return -(x**power) + LEVEL * max(x, 1) - shape[1 - 1]
+
+
+def test_each_rule_at_each_place(mutation):
+    found = mutation.Theory({"curve": curve}, {"curve": set()}, {"curve": []})
+    texts = [(m.kind, m.text) for m in mutation.mutants(found)]
+    assert texts == [
+        ("constant", "4.0 → 4.2"),
+        ("constant", "5.0 → 5.25"),
+        ("sign", "-x ** power + LEVEL * max(x, 1) - shape[1 - 1] → "
+                 "-x ** power + LEVEL * max(x, 1) + shape[1 - 1]"),
+        ("dropped", "-x ** power + LEVEL * max(x, 1) - shape[1 - 1] → "
+                    "-x ** power + LEVEL * max(x, 1)"),
+        ("dropped", "-x ** power + LEVEL * max(x, 1) - shape[1 - 1] → -shape[1 - 1]"),
+        ("sign", "-x ** power + LEVEL * max(x, 1) → -x ** power - LEVEL * max(x, 1)"),
+        ("dropped", "-x ** power + LEVEL * max(x, 1) → -x ** power"),
+        ("dropped", "-x ** power + LEVEL * max(x, 1) → LEVEL * max(x, 1)"),
+        ("sign", "-x ** power → x ** power"),
+        ("exponent", "x ** power → x ** (1.05 * power)"),
+        ("factor", "LEVEL * max(x, 1) → LEVEL * max(x, 1) * 1.03"),
+        ("comparison", "max(x, 1) → min(x, 1)"),
+        ("constant", "1 → 1.05"),
+        ("constant", "LEVEL = 2 → 2.1"),
+    ]  # fmt: skip
+
+
+def test_a_mutant_is_in_place_and_then_gone(mutation):
+    found = mutation.Theory({"curve": curve}, {"curve": set()}, {"curve": []})
+    right = curve(3.0)
+    values = []
+    for mutant in mutation.mutants(found):
+        with mutation.applied(found, mutant):
+            values.append(curve(3.0))
+        assert curve(3.0) == right, f"{mutant.text} stayed"
+    # The second entry of the list is not used, and 1 is not the larger of the two.
+    unchanged = [m.text for m, v in zip(mutation.mutants(found), values, strict=True) if v == right]
+    assert unchanged == ["5.0 → 5.25", "1 → 1.05"]
+
+
+def test_the_functions_behind_a_closed_form(mutation):
+    found = mutation.theory(jp.claim("contextual.prompt_error").closed_form)
+    assert {
+        "contextual.prompt_error._predict", "contextual.ridge_limit.varied_ridge_limit",
+        "contextual.ridge_limit.resolvent", "contextual.features.feature_law",
+        "contextual.law.moments",
+    } <= set(found.functions)  # fmt: skip
+    assert not any(".simulate" in name or name.startswith("engine") for name in found.functions)
+    assert "contextual.prompt_error.closed_form" in found.above("contextual.law.moments")
+    limit = found.wrappers["contextual.features.feature_law"]
+    assert any(hasattr(w, "cache_clear") for w in limit), "its cache would hide a mutant"
+
+
+def linear(level, size=None):
+    return {"value": level + 0 * level}
+
+
+def test_fates(mutation, toy_claim, monkeypatch):
+    claim = toy_claim(closed_form=linear)
+    found = mutation.Theory({"t": linear}, {"t": set()}, {"t": []})
+    monkeypatch.setattr(mutation, "theory", lambda _: found)
+    fates = {f.text: f for f in mutation.fates(claim, claim.check("quick", 0).cells)}
+    assert fates["level + 0 * level → level - 0 * level"].fate == "equivalent"
+    assert fates["level + 0 * level → 0 * level"].fate == "refuted"
+    small = fates["0 → 0.05"]
+    assert small.fate == "survived", "0.05 is less than the toy's check can see"
+    assert small.moved == pytest.approx(0.05 / 0.2, rel=1e-9), "in units of the tolerance"
+
+
+def test_a_weaker_bound_is_no_survivor(mutation, toy_claim, monkeypatch):
+    def loose(level, size=None):
+        return {"value": level + 0.5}
+
+    found = mutation.Theory({"t": loose}, {"t": set()}, {"t": []})
+    monkeypatch.setattr(mutation, "theory", lambda _: found)
+    claim = toy_claim(closed_form=loose, relation=jp.Relation.BOUND)
+    fates = {f.text: f.fate for f in mutation.fates(claim, claim.check("quick", 0).cells)}
+    assert fates["0.5 → 0.525"] == "weaker"
+    assert fates["level + 0.5 → level - 0.5"] == "refuted"
+    assert fates["level + 0.5 → level"] in ("survived", "refuted")
+
+
+SHARES = {"universal.prefix_lower_bound": 0.9, "universal.prefix_bound": 0.9}
+SLOW = {"contextual.first_step": 0.9, "contextual.prompt_step": 0.85, "prefix.soft_prompt": 0.9}
+
+
+def share(mutation, id):
+    claim = jp.claim(id)
+    fates = list(mutation.fates(claim, claim.check("quick", 0).cells))
+    refuted = [f for f in fates if f.fate == "refuted"]
+    survived = [f for f in fates if f.fate == "survived"]
+    assert refuted, f"{id}: no mutant was refuted"
+    return len(refuted) / (len(refuted) + len(survived)), [f.text for f in survived]
+
+
+@pytest.mark.parametrize("id", SHARES)
+def test_cheap_claims_refute_their_mutants(mutation, id):
+    found, survived = share(mutation, id)
+    assert found >= SHARES[id], f"{found:.0%} refuted; survived: {survived}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", SLOW)
+def test_claims_refute_their_mutants(mutation, id):
+    found, survived = share(mutation, id)
+    assert found >= SLOW[id], f"{found:.0%} refuted; survived: {survived}"
