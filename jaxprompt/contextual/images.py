@@ -17,6 +17,7 @@ Setting: Oymak et al., ICML 2023, whose tiles are CIFAR-10 images.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -158,10 +159,11 @@ def scenes(
     grid: int = 2,
     relevant: int = 1,
     noise: float = 1.0,
+    classes: Sequence[int] = tuple(range(10)),
 ) -> Scenes:
     """`count` scenes of `grid` × `grid` tiles with digits of one part; float32.
 
-    Classes come in turn, so that every ten neighbours have all ten. `relevant` tiles hold the
+    The `classes` come in turn, so that ten neighbours have all ten. `relevant` tiles hold the
     digit (all of them where `kind` is ``tiled``), at places drawn for each scene. `noise` is the
     standard deviation of the others' Gaussian pixels, or what multiplies a photograph's.
     Photographs are those for testing exactly where the digits are.
@@ -180,7 +182,7 @@ def scenes(
     pool = digits(source, part)
     side = SOURCES[source]
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    chosen = _in_turn(pool.labels, count, rng)
+    chosen = _in_turn(pool.labels, classes, count, rng)
     shown = np.arange(tiles) < (tiles if kind == "tiled" else relevant)
     where = rng.permuted(np.broadcast_to(shown, (count, tiles)), axis=1)
     background = _background(kind, part, count, grid, side, rng) * np.float32(noise)
@@ -191,11 +193,13 @@ def scenes(
     return Scenes(images, pool.labels[chosen], where, chosen)
 
 
-def _in_turn(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Places of digits: classes 0 … 9 in turn, each a random order of its own, again and again."""
-    rounds = -(-count // 10)
+def _in_turn(
+    labels: np.ndarray, classes: Sequence[int], count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Places of digits: classes in turn, each a random order of its own, again and again."""
+    rounds = -(-count // len(classes))
     columns = []
-    for label in range(10):
+    for label in classes:
         own = np.flatnonzero(labels == label)
         orders = [rng.permutation(own) for _ in range(-(-rounds // own.size))]
         columns.append(np.concatenate(orders)[:rounds])

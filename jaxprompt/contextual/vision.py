@@ -87,7 +87,8 @@ class Use(NamedTuple):
 
 def use(config: Config, prompts: int = 0, deep: bool = False) -> Use:
     """A model with its first `prompts` prompts."""
-    return Use(np.float32(np.arange(config.prompts) < prompts), np.float32(deep))
+    present = (np.arange(config.prompts) < prompts).astype(np.float32)
+    return Use(present, np.asarray(deep, np.float32))
 
 
 class Seen(NamedTuple):
@@ -268,7 +269,11 @@ def moving(config: Config, what: str, prompts: int = 0) -> Float[np.ndarray, " P
             parts.append(own.ravel())
         elif name == "reader":
             on = np.zeros((config.layers, config.width), np.float32)
-            on[: config.layers if what != "reader" else 1] = what in ("everything", "reader", "deep_reader")
+            on[: config.layers if what != "reader" else 1] = what in (
+                "everything",
+                "reader",
+                "deep_reader",
+            )
             parts.append(on.ravel())
         else:
             on = what == "everything" or (what == "head" and name in ("head", "bias"))
@@ -302,19 +307,15 @@ def train(config: Config, runs: Sequence[Run]) -> Float[np.ndarray, "runs P"]:
     and a rate that falls to 0 along a cosine. Sets of equal shape share one compiled program.
     """
 
+    def one(index: int) -> np.ndarray:
+        run = runs[min(index, len(runs) - 1)]
+        numbers = np.int32(run.samples), np.int32(run.steps), np.float32(run.rate)
+        return np.asarray(
+            _run(config, run.start, run.moves, run.given, run.images, run.labels, *numbers)
+        )
+
     def block(indices: np.ndarray) -> np.ndarray:
-        rows = []
-        for index in indices.ravel():
-            run = runs[min(int(index), len(runs) - 1)]
-            rows.append(
-                np.asarray(
-                    _run(
-                        config, run.start, run.moves, run.given, run.images, run.labels,
-                        np.int32(run.samples), np.int32(run.steps), np.float32(run.rate),
-                    )
-                )  # fmt: skip
-            )
-        return np.stack(rows)[:, None]
+        return np.stack([one(int(index)) for index in indices.ravel()])[:, None]
 
     return map_trials(block, len(runs))
 
