@@ -41,13 +41,17 @@ __all__ = [
     "ARMS",
     "CLAIM",
     "FEW",
+    "SMALL",
     "Arm",
+    "Embedded",
     "Judged",
     "Task",
     "adapted",
     "closed_form",
+    "embedded",
     "judged",
     "pretrained",
+    "prompt_attention_maps",
     "relevant_patches",
     "simulate",
 ]
@@ -68,6 +72,9 @@ RICH, FEWEST, FEW_LABELS = 300, 40, 48
 """Samples from which the statement speaks of a prompt's gains, and of the lead in the network; and
 up to which of the lead on embeddings."""
 
+SMALL = tuple(small_models.MODELS)
+"""The theory's models, by name."""
+
 LEAD, ATTENTION, GAIN = 0.02, 0.02, 0.05
 """Least leads, gain of attention, and gain of accuracy in the statement."""
 
@@ -75,8 +82,8 @@ LEAD, ATTENTION, GAIN = 0.02, 0.02, 0.05
 def closed_form(**params: Any) -> dict[str, Any]:
     """Limits: a positive one is a least value, a negative one a largest, 0 must be met exactly.
 
-    Where the statement says nothing of a lead or gain its limit is 0, and the check makes no row.
-    `samples` may be an array.
+    Where the statement says nothing of a lead or gain its limit is 0, and of an accuracy or
+    attention it is 1; the check makes no row for those. `samples` may be an array.
     """
     return _closed_form({}, **params)
 
@@ -97,7 +104,11 @@ def _closed_form(
             "head_attention": 0 * rich,
             "first_layer_attention": 0 * rich,
         }
-    return {name: wrong[name](n, level, x) if name in wrong else x for name, x in right.items()}
+    right = {name: wrong[name](n, level, x) if name in wrong else x for name, x in right.items()}
+    names = SMALL if level == "embeddings" else ("before", *ARMS)
+    gains = {f"{name}_attention_gain": 0.0 for name in ARMS if name not in ("prompt", "head")}
+    trivial = {**dict.fromkeys(names, 1.0), "attention": 1.0, **gains}
+    return {**{name: x + 0.0 * n for name, x in trivial.items()}, **right}
 
 
 def _wrong(**changes: Any) -> Any:
@@ -276,7 +287,7 @@ def simulate(
     starts = [bases[trial % models] for trial in range(trials)]
     keys = [jax.random.fold_in(jax.random.fold_in(key, 1), trial) for trial in range(trials)]
     if level == "embeddings":
-        names = tuple(small_models.MODELS) if arms == "all" else MAIN
+        names = SMALL if arms == "all" else MAIN
         return _on_embeddings(task, starts, keys, samples, (digit, other), names)
     sets = [task.scenes("adaptation", samples, jax.random.fold_in(k, 0)) for k in keys]
     tests = [task.scenes("test", TESTED, jax.random.fold_in(k, 1)) for k in keys]
@@ -328,7 +339,7 @@ def _on_embeddings(
             embedded(task, flat, part, count, pair, key=jax.random.fold_in(key, place))
             for place, (part, count) in enumerate((("adaptation", samples), ("test", TESTED)))
         )
-        scale = np.sqrt(SQUARE_NORM / np.square(train.tokens).sum(axis=-1).mean())
+        scale = _scale(train)
         found, own = {}, jax.random.fold_in(key, 2)
         for name in names:
             weights = _learned(name, scale * train.tokens, train.labels, key=own)
@@ -347,6 +358,19 @@ def _on_embeddings(
     found = map_trials(block, len(keys))
     result = {name: mean_estimate(values) for name, values in found.items()}
     return {**result, "lead": mean_estimate(found["prompt"] - found["fine_tuning"])}
+
+
+def prompt_attention_maps(
+    train: Embedded, test: Embedded, *, key: Key[jax.Array, ""]
+) -> np.ndarray:
+    """Attention (B, patches) on `test` of a prompt learned on `train`."""
+    scale = _scale(train)
+    weights = _learned("prompt", scale * train.tokens, train.labels, key=key)
+    return np.asarray(_attention(weights, scale * test.tokens))
+
+
+def _scale(train: Embedded) -> np.float32:
+    return np.float32(np.sqrt(SQUARE_NORM / np.square(train.tokens).sum(axis=-1).mean()))
 
 
 def _learned(
@@ -432,8 +456,10 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
     rows = []
     for cell in cells:
         predicted = predict(**cell.parameters)
-        for name, limit in predicted.items():
-            value, tolerance = float(limit), claim.quantity(name).tolerance
+        for name in STATED:
+            if name not in cell.estimates:
+                continue
+            value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
             found = cell.estimates[name]
             where = f"{cell.parameters['kind']}, n = {cell.parameters['samples']}"
             note = f"{cell.parameters.get('level', LEVELS[0])}, {where}"
@@ -458,6 +484,9 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
 
 EXACT = ("head_attention", "first_layer_attention")
 """Quantities that are identities."""
+
+STATED = ("lead", "prompt_gain", "attention_gain", *EXACT)
+"""Quantities that the statement speaks of."""
 
 # --- the claim -----------------------------------------------------------------------------------
 

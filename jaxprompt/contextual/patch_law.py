@@ -161,10 +161,14 @@ def gaussian_tokens(
     return np.concatenate([near, far], axis=1), relevant
 
 
-def whitened(fitted: PatchLaw, tokens: Float[np.ndarray, "B T d"]) -> Float64[np.ndarray, "B T d"]:
-    """Tokens in coordinates in which the irrelevant ones have the identity for covariance."""
+def whitened(fitted: PatchLaw, tokens: Float[np.ndarray, "B T d"]) -> Float64[np.ndarray, "B T e"]:
+    """Tokens in coordinates in which the irrelevant ones have the identity for covariance.
+
+    Directions without variance (a layer norm makes one) are left out.
+    """
     values, vectors = np.linalg.eigh(fitted.irrelevant)
-    return np.asarray(tokens, np.float64) @ (vectors / np.sqrt(values))
+    kept = values > 1e-6 * values[-1]
+    return np.asarray(tokens, np.float64) @ (vectors[:, kept] / np.sqrt(values[kept]))
 
 
 def pooled(
