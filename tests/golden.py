@@ -23,6 +23,7 @@ TABLE = Path(__file__).with_name("golden.json")
 KEY, TRIALS = 1, 4
 
 TRAINED = (
+    "contextual.image_context",
     "contextual.training",
     "prefix.new_task_limit",
     "prefix.no_forgetting",

@@ -25,10 +25,16 @@ from jaxprompt.stats import Estimate, Status
 CLAIMS = jp.claims()
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
+
+def measured(claim, *marks):
+    """A claim as a test's parameter, left out where it cannot be measured."""
+    if claim.extra and claim.extra.missing():
+        marks += (pytest.mark.skip(reason=f"needs the extra {claim.extra.name}"),)
+    return pytest.param(claim, marks=marks, id=claim.id)
+
+
 each_simulation = pytest.mark.parametrize(
-    "claim",
-    [pytest.param(c, marks=pytest.mark.slow) if c.id in golden.TRAINED else c for c in CLAIMS],
-    ids=lambda c: c.id,
+    "claim", [measured(c, *[pytest.mark.slow] * (c.id in golden.TRAINED)) for c in CLAIMS]
 )
 
 
@@ -115,7 +121,8 @@ def samplers():
         modules += [
             importlib.import_module(f"jaxprompt.{family}.{found.name}")
             for found in pkgutil.iter_modules(package.__path__)
-            if found.name in ("data", "models", "transformer", "tasks", "descent")
+            if found.name
+            in ("data", "models", "transformer", "tasks", "descent", "images", "vision")
         ]
     return modules
 
@@ -246,7 +253,7 @@ def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
 
 
 @pytest.mark.slow
-@each_claim
+@pytest.mark.parametrize("claim", [measured(c) for c in CLAIMS])
 def test_quick_check_confirms_and_refutes_every_falsifier(claim):
     verdict = claim.check("quick")
     assert verdict.status == Status.CONFIRMED, str(verdict.worst)
