@@ -22,7 +22,7 @@ from jaxprompt.attention import attention_head
 from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
-from jaxprompt.prefix.layers import Projections, attend
+from jaxprompt.prefix.layers import Projections, attend, normed
 from jaxprompt.stats import Comparison, Estimate
 
 __all__ = ["HEAD", "Draws", "Layer", "compare_rounding", "draw_layer", "one_query", "prefixed"]
@@ -215,7 +215,7 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
     kernel, bias, content, prefix = parts(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
     kernel = kernel / np.float32(d**0.5)
     if layer.norm:
-        content, prefix = _normed(3 * content + 1), _normed(3 * prefix + 1)
+        content, prefix = normed(3 * content + 1), normed(3 * prefix + 1)
     content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)
     largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
@@ -241,11 +241,6 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
         alone.content,
         alone.output.swapaxes(0, 1),
     )
-
-
-def _normed(x: Array) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
 
 
 def _exact(
