@@ -25,7 +25,17 @@ from jaxprompt.parameters import Parameter
 from jaxprompt.prefix.layers import Projections, attend, normed
 from jaxprompt.stats import Comparison, Estimate
 
-__all__ = ["HEAD", "Draws", "Layer", "compare_rounding", "draw_layer", "one_query", "prefixed"]
+__all__ = [
+    "HEAD",
+    "Draws",
+    "Layer",
+    "compare_rounding",
+    "draw_layer",
+    "draws_of",
+    "one_query",
+    "prefixed",
+    "rounding",
+]
 
 HEAD = (
     Parameter("content_scores", "array", "scores of one query on the content, (…, m)", "ℓ_j",
@@ -148,22 +158,22 @@ class Layer(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Measured on R draws of a layer, at every position i and head h.
+    """Measured on R draws of a layer, at every position i and head h; R may be several axes.
 
     Scores and values are the exact ones of the weights, in float64; patterns and outputs come
     from the layer itself in its dtype, with the prefix and without (`alone`).
     """
 
-    content_scores: Float[Array | np.ndarray, "R H T S"]
-    content_values: Float[Array | np.ndarray, "R H 1 S v"]
-    prefix_scores: Float[Array | np.ndarray, "R H T n"]
-    prefix_values: Float[Array | np.ndarray, "R H 1 n v"]
+    content_scores: Float[Array | np.ndarray, "*R H T S"]
+    content_values: Float[Array | np.ndarray, "*R H 1 S v"]
+    prefix_scores: Float[Array | np.ndarray, "*R H T n"]
+    prefix_values: Float[Array | np.ndarray, "*R H 1 n v"]
     visible: Any
-    output: Float[Array | np.ndarray, "R H T v"]
-    attention: Float[Array | np.ndarray, "R H T S"]
-    prefix_attention: Float[Array | np.ndarray, "R H T n"]
-    alone: Float[Array | np.ndarray, "R H T S"]
-    alone_output: Float[Array | np.ndarray, "R H T v"]
+    output: Float[Array | np.ndarray, "*R H T v"]
+    attention: Float[Array | np.ndarray, "*R H T S"]
+    prefix_attention: Float[Array | np.ndarray, "*R H T n"]
+    alone: Float[Array | np.ndarray, "*R H T S"]
+    alone_output: Float[Array | np.ndarray, "*R H T v"]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -219,16 +229,27 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
     content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)
     largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
-    kernel, bias = kernel * column, bias * column
-    content_scores, prefix_scores, *values = _exact(kernel, bias, content, prefix, h)
     run = jnp.dtype(layer.dtype)
-    weights = Projections(kernel.astype(run), bias.astype(run))
-    content, prefix = content.astype(run), prefix.astype(run)
-    with_prefix = attend(weights, content, prefix, heads=h, causal=layer.causal)
-    alone = attend(weights, content, heads=h, causal=layer.causal)
+    weights = Projections((kernel * column).astype(run), (bias * column).astype(run))
+    return draws_of(
+        weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal
+    )
+
+
+def draws_of(
+    weights: Projections, content: Array, prefix: Array, *, heads: int, causal: bool
+) -> Draws:
+    """What a layer makes of one content (T, d) and prefix (n, d) in their dtype, without leading R.
+
+    Scores and values are recomputed in float64, so 64-bit types must be on. `visible` is None
+    where every position sees all.
+    """
+    content_scores, prefix_scores, *values = _exact(*weights, content, prefix, heads)
+    with_prefix = attend(weights, content, prefix, heads=heads, causal=causal)
+    alone = attend(weights, content, heads=heads, causal=causal)
     seen = None
-    if layer.causal:
-        seen = jnp.broadcast_to(jnp.tri(t, dtype=jnp.int32), content_scores.shape)
+    if causal:
+        seen = jnp.broadcast_to(jnp.tri(len(content), dtype=jnp.int32), content_scores.shape)
     return Draws(
         content_scores,
         values[0][:, None],
@@ -313,10 +334,9 @@ def summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v if np.ndim(v) == 0 else f"array{np.shape(v)}" for n, v in parameters.items()}
 
 
-def rounding(layer: Layer, scale: float) -> dict[str, Any]:
+def rounding(width: int, heads: int, dtype: str, scale: float) -> dict[str, Any]:
     """What :func:`compare_rounding` needs to know of a layer: a score has d + d + d_h terms."""
-    terms = 2 * layer.width + layer.width // layer.heads
-    return {"terms": terms, "largest": scale, "dtype": layer.dtype}
+    return {"terms": 2 * width + width // heads, "largest": scale, "dtype": dtype}
 
 
 def exact(trials: int, **values: Any) -> dict[str, Estimate]:
