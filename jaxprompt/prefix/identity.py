@@ -29,6 +29,7 @@ __all__ = [
     "HEAD",
     "Draws",
     "Layer",
+    "allowed",
     "compare_rounding",
     "draw_layer",
     "draws_of",
@@ -312,16 +313,21 @@ def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) ->
         label = cell.parameters.get("label", summary(given))
         for name, estimate in cell.estimates.items():
             expected, measured = np.broadcast_arrays(predicted[name], np.asarray(estimate.mean))
-            allowed = claim.quantity(name).tolerance
+            tolerance = claim.quantity(name).tolerance
             if rounding is not None:
-                size = max(1.0, float(np.abs(expected).max()))
-                allowed = rounding["terms"] ** 0.5 * float(np.finfo(rounding["dtype"]).eps) * size
-                allowed *= 1.0 + rounding["largest"]
+                tolerance = allowed(rounding, expected)
             worst = np.unravel_index(_worst(expected, measured), expected.shape)
             rows.append(
-                Comparison(name, label, float(expected[worst]), float(measured[worst]), allowed)
+                Comparison(name, label, float(expected[worst]), float(measured[worst]), tolerance)
             )
     return rows
+
+
+def allowed(rounding: Mapping[str, Any], values: np.ndarray) -> float:
+    """The tolerance of :func:`compare_rounding` for an array of these values."""
+    size = max(1.0, float(np.abs(values).max()))
+    eps = float(np.finfo(rounding["dtype"]).eps)
+    return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
 
 
 def _worst(expected: np.ndarray, measured: np.ndarray) -> int:

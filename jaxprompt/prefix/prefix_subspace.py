@@ -86,23 +86,29 @@ def simulate(
         return summary(*measured(vectors, heads, head_width, trials, key=key))
 
 
-def summary(bias: Array, found: dict[str, Array]) -> dict[str, Estimate]:
-    """Largest values over the layers whose biases (R, B, T, H, v) these are."""
+def summary(
+    bias: Array, found: dict[str, Array], noise: float = 0.0
+) -> dict[str, Estimate]:
+    """Largest values over the layers whose biases (R, B, T, H, v) these are.
+
+    Where entries are known up to `noise` only, singular values that noise of that size can have
+    are no dimensions.
+    """
     trials, heads, width = bias.shape[0], *bias.shape[-2:]
     flat = np.asarray(bias).reshape(trials, -1, heads, width)
     single = np.linalg.svd(flat.swapaxes(1, 2), compute_uv=False)
     joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
     return exact(
         trials,
-        rank=_ranks(single).max(),
-        joined_rank=_ranks(joined).max(),
+        rank=_ranks(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
+        joined_rank=_ranks(joined, noise * np.sqrt(flat[0].size)).max(),
         effective_rank=_effective(single).max(),
         **{name: float(np.asarray(value).max()) for name, value in found.items()},
     )
 
 
-def _ranks(singular: np.ndarray) -> np.ndarray:
-    return (singular > 1e-9 * singular[..., :1]).sum(axis=-1)
+def _ranks(singular: np.ndarray, least: float) -> np.ndarray:
+    return (singular > np.maximum(1e-9 * singular[..., :1], least)).sum(axis=-1)
 
 
 def _effective(singular: np.ndarray) -> np.ndarray:

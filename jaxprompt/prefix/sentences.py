@@ -1,8 +1,9 @@
-"""Sentences with labels that install with SciPy: what its authors wrote about functions and classes.
+"""Real sentences that install with SciPy, and a task on them: are the words in their order?
 
-The first sentence of a docstring says what the object does. Whether that object is a function or
-a class is a fact about the library that the authors set down, and the sentence shows it only by
-its form ("Compute …" against "… interpolator"): topics are the same for both.
+The sentences are the first ones of the docstrings of SciPy's public objects, so they change a
+little with its version. The label is made, not given: half of the sentences, drawn by the key,
+are read with their words in reverse order. Both halves lose the full stop, and the model's
+tokeniser ignores capitals, so nothing but the order tells them apart.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -18,52 +20,43 @@ from jaxtyping import Array, Int, Key
 
 from jaxprompt.prefix.bert import Text, tokenised
 
-__all__ = ["CLASSES", "LENGTH", "Split", "documented", "of_length", "split"]
+__all__ = ["LENGTH", "Split", "documented", "of_length", "reversed_words", "split"]
 
 MODULES = ("cluster.hierarchy", "cluster.vq", "fft", "integrate", "interpolate", "linalg",
            "ndimage", "optimize", "signal", "sparse", "sparse.linalg", "spatial",
            "spatial.distance", "special", "stats")  # fmt: skip
 """SciPy's public modules with prose about what they compute."""
 
-CLASSES = ("function", "class")
-"""What a label stands for."""
-
 LENGTH = 16
 """Word pieces of a sentence with the model's two marks; longer ones are cut."""
 
 
 @functools.lru_cache(maxsize=1)
-def documented() -> dict[str, int]:
-    """First sentences of at least three words in alphabetical order, each with its label.
-
-    Objects that are neither functions nor classes, such as SciPy's distributions, are left out.
-    """
-    found: dict[str, int] = {}
+def documented() -> tuple[str, ...]:
+    """Distinct first sentences of at least four words, without full stop, in alphabetical order."""
+    found: set[str] = set()
     for name in MODULES:
         module = importlib.import_module(f"scipy.{name}")
-        for entry in map(functools.partial(getattr, module), sorted(module.__all__)):
-            label = _label(entry)
-            sentence = _first_sentence(entry)
-            if label is not None and len(sentence.split()) >= 3:
-                found[sentence] = label
-    return dict(sorted(found.items()))
+        found |= {_first_sentence(entry, getattr(module, entry)) for entry in module.__all__}
+    return tuple(sorted(sentence for sentence in found if len(sentence.split()) >= 4))
 
 
-def _label(entry: Any) -> int | None:
-    if inspect.isroutine(entry) or isinstance(entry, np.ufunc):
-        return 0
-    return 1 if inspect.isclass(entry) else None
-
-
-def _first_sentence(entry: Any) -> str:
-    """First paragraph of the docstring on one line; that of a ufunc begins with its signature."""
+def _first_sentence(name: str, entry: object) -> str:
+    """First paragraph of the docstring that is not the signature, on one line."""
+    if inspect.ismodule(entry):
+        return ""
     paragraphs = inspect.cleandoc(entry.__doc__ or "").split("\n\n")
-    start = int(isinstance(entry, np.ufunc))
-    return " ".join(" ".join(paragraphs[start : start + 1]).split())
+    start = int(paragraphs[0].startswith(f"{name}("))
+    return " ".join(" ".join(paragraphs[start : start + 1]).split()).rstrip(".")
+
+
+def reversed_words(sentence: str) -> str:
+    """The same words in reverse order."""
+    return " ".join(reversed(sentence.split()))
 
 
 class Split(NamedTuple):
-    """Sentences to train on and others to test on, with labels; as many of each label."""
+    """Sentences to train on and others to test on; label 1 where the words are reversed."""
 
     train: Text
     train_labels: Int[np.ndarray, " n"]
@@ -72,22 +65,22 @@ class Split(NamedTuple):
 
 
 def split(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
-    """`examples` and `tests` sentences of each label, drawn without replacement.
+    """Even numbers `examples` and `tests` of distinct sentences, half of each reversed.
 
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    named = documented()
-    sentences, labels = list(named), np.asarray(list(named.values()))
-    parts: tuple[list[int], list[int]] = ([], [])
-    for label in range(len(CLASSES)):
-        own = np.flatnonzero(labels == label)
-        order = jax.random.permutation(jax.random.fold_in(key, label), len(own))
-        chosen = own[np.asarray(order)]
-        parts[0].extend(chosen[:examples])
-        parts[1].extend(chosen[examples : examples + tests])
-    train, test = (tokenised([sentences[i] for i in own], LENGTH) for own in parts)
-    return Split(train, labels[parts[0]], test, labels[parts[1]])
+    known = documented()
+    order = np.asarray(jax.random.permutation(key, len(known)))
+    labels = np.arange(len(known)) % 2
+
+    def part(places: Sequence[int]) -> tuple[Text, np.ndarray]:
+        chosen = [known[order[i]] for i in places]
+        own = labels[list(places)]
+        read = [reversed_words(s) if x else s for s, x in zip(chosen, own, strict=True)]
+        return tokenised(read, LENGTH), own
+
+    return Split(*part(range(examples)), *part(range(examples, examples + tests)))
 
 
 def of_length(count: int) -> Text:
@@ -96,6 +89,6 @@ def of_length(count: int) -> Text:
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    text = tokenised(list(documented()), LENGTH + 1)
+    text = tokenised(documented(), LENGTH + 1)
     full = np.flatnonzero(text.present.sum(axis=1) == LENGTH)[:count]
     return Text(text.tokens[full, :LENGTH], text.present[full, :LENGTH])
