@@ -67,7 +67,7 @@ def test_linear_svc(ridge):
     """The hinge loss: theirs with ``C = 1/(n·λ)`` and no intercept."""
     features, labels = data()
     theirs = svm.LinearSVC(
-        C=1 / (SAMPLES * ridge), loss="hinge", fit_intercept=False, tol=1e-12, max_iter=10**7,
+        C=1 / (SAMPLES * ridge), loss="hinge", fit_intercept=False, tol=1e-10, max_iter=10**6,
         random_state=0,
     ).fit(features, labels)  # fmt: skip
     rows = jnp.asarray(features * labels[:, None])
@@ -80,7 +80,7 @@ def test_max_margin():
     """Theirs at a ridge so small that no multiplier reaches its limit."""
     features, labels = data(shift=3.0)
     theirs = svm.LinearSVC(
-        C=1e4, loss="hinge", fit_intercept=False, tol=1e-12, max_iter=10**7, random_state=0
+        C=1e4, loss="hinge", fit_intercept=False, tol=1e-10, max_iter=10**6, random_state=0
     ).fit(features, labels)
     head, gap = jax.jit(max_margin_head)(jnp.asarray(features * labels[:, None]))
     assert gap <= GAP
