@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # XLA runs factorisations of a batch side by side; threads inside each would only compete.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: verify test test-all lint types figures docs bench lock clean
+.PHONY: verify test test-all test-peers lint types figures docs bench lock clean
 
 verify: $(READY)  ## environment if needed, then the main job: check every claim
 	$(BIN)/jaxprompt check --profile quick --out $(OUT)
@@ -19,6 +19,10 @@ test: $(READY)  ## environment if needed, then the default tests
 
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
+
+test-peers: $(READY)  ## installs PEFT, transformers, PyTorch, scikit-learn; compares with them
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --editable ".[peers]"
+	$(BIN)/python -m pytest tests/peers
 
 lint: $(READY)
 	$(BIN)/ruff check .

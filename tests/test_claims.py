@@ -25,10 +25,17 @@ from jaxprompt.stats import Estimate, Status
 CLAIMS = jp.claims()
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
+
+def measurable(claim):
+    """The claim, marked: skipped, with the remedy, where its extra is not installed."""
+    marks = [pytest.mark.slow] if claim.id in golden.TRAINED else []
+    if claim.extra and claim.extra.missing():
+        marks.append(pytest.mark.skip(reason=f"{claim.id} needs `{claim.extra.command}`"))
+    return pytest.param(claim, marks=marks)
+
+
 each_simulation = pytest.mark.parametrize(
-    "claim",
-    [pytest.param(c, marks=pytest.mark.slow) if c.id in golden.TRAINED else c for c in CLAIMS],
-    ids=lambda c: c.id,
+    "claim", [measurable(c) for c in CLAIMS], ids=lambda c: c.id
 )
 
 
@@ -246,7 +253,7 @@ def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
 
 
 @pytest.mark.slow
-@each_claim
+@each_simulation
 def test_quick_check_confirms_and_refutes_every_falsifier(claim):
     verdict = claim.check("quick")
     assert verdict.status == Status.CONFIRMED, str(verdict.worst)

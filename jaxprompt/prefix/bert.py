@@ -186,7 +186,7 @@ def pretrained() -> Weights:
     path = _folder() / "model.safetensors"
     from safetensors.numpy import load_file
 
-    arrays = load_file(path)
+    arrays: dict[str, Any] = load_file(path)
 
     def stacked(name: str, turn: bool = False) -> Any:
         each = [arrays[f"encoder.layer.{i}.{name}"] for i in range(6)]
@@ -199,6 +199,7 @@ def pretrained() -> Weights:
         return Norm(stacked(f"{name}.weight"), stacked(f"{name}.bias"))
 
     parts = [affine(f"attention.self.{name}") for name in ("query", "key", "value")]
+    joint: Any = [np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)]
     own = {n.removeprefix("embeddings."): x for n, x in arrays.items() if n.startswith("embed")}
     return Weights(
         own["word_embeddings.weight"],
@@ -206,7 +207,7 @@ def pretrained() -> Weights:
         own["token_type_embeddings.weight"][0],
         Norm(own["LayerNorm.weight"], own["LayerNorm.bias"]),
         Layer(
-            Projections(*(np.concatenate(x, axis=-1) for x in zip(*parts, strict=True))),
+            Projections(*joint),
             affine("attention.output.dense"),
             norm("attention.output.LayerNorm"),
             affine("intermediate.dense"),

@@ -208,11 +208,14 @@ def random_layers(profile: str, key: Key[Array, ""]) -> Iterator[tuple[dict[str,
             layer, scale, DRAWS[profile], key=jax.random.fold_in(key, place)
         )
         label = {"scale": scale, **layer._asdict()}
-        yield {
-            **draws.parameters,
-            "rounding": identity.rounding(layer.width, layer.heads, layer.dtype, scale),
-            "label": label,
-        }, draws
+        yield (
+            {
+                **draws.parameters,
+                "rounding": identity.rounding(layer.width, layer.heads, layer.dtype, scale),
+                "label": label,
+            },
+            draws,
+        )
 
 
 def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:

@@ -232,9 +232,7 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
     run = jnp.dtype(layer.dtype)
     weights = Projections((kernel * column).astype(run), (bias * column).astype(run))
-    return draws_of(
-        weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal
-    )
+    return draws_of(weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal)
 
 
 def draws_of(

@@ -57,9 +57,7 @@ def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
     return variant({}, vectors=vectors, heads=heads, head_width=head_width)
 
 
-def variant(
-    wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any
-) -> dict[str, Any]:
+def variant(wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
     """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
     room = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
     shape = np.broadcast_shapes(np.shape(vectors), np.shape(heads), np.shape(head_width))
@@ -86,9 +84,7 @@ def simulate(
         return summary(*measured(vectors, heads, head_width, trials, key=key))
 
 
-def summary(
-    bias: Array, found: dict[str, Array], noise: float = 0.0
-) -> dict[str, Estimate]:
+def summary(bias: Array, found: dict[str, Array], noise: float = 0.0) -> dict[str, Estimate]:
     """Largest values over the layers whose biases (R, B, T, H, v) these are.
 
     Where entries are known up to `noise` only, singular values that noise of that size can have

@@ -33,7 +33,7 @@ from jaxprompt.prefix.identity import HEAD, exact
 from jaxprompt.prefix.pattern_invariance import ratio_change
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 
-__all__ = ["ARMS", "CLAIM", "Outcome", "closed_form", "experiment", "simulate"]
+__all__ = ["ARMS", "CLAIM", "Outcome", "closed_form", "experiment", "simulate", "start"]
 
 STATEMENT = r"""
 MiniLM-L6, a pretrained encoder of 6 layers with $H=12$ heads of width $d_h=32$, reads real
@@ -44,9 +44,9 @@ so the biases of a head span at most $\min(n,d_h)$ dimensions, those of a layer 
 $H\min(n,d_h)$, and one vector gives each head one direction. In layer 1, whose inputs no prefix
 can reach, the ratios of content attention are those of the model without a prefix, also after the
 prefix was trained; from layer 2 on the inputs differ, and so do the ratios. Factors of low rank,
-trained with as many parameters, change the ratios in layer 1 too. Trained to tell sentences from the
-same words in reverse order, a prefix does better than the model's own features, and no better than
-factors of equal size.
+trained with as many parameters, change the ratios in layer 1 too. Trained to tell sentences from
+the same words in reverse order, a prefix does better than the model's own features, and no better
+than factors of equal size.
 """
 
 DERIVATION = r"""
@@ -107,22 +107,19 @@ def _keeps(layer: Any, added: Any, wrong: dict[str, Any]) -> bool:
 # --- training ---
 
 
-class Arm(NamedTuple):
-    """A way to adapt the model: what is added to it, and how fast that is trained."""
-
-    rate: float
-
-    def start(self, name: str, vectors: int, *, key: Key[Array, ""]) -> Adapter:
-        """What is added before training, float32; factors begin with no effect."""
-        layers, d, rank = 6, HEADS * WIDTH, vectors // PER_RANK
-        if name == "prefix":
-            return Adapter(0.1 * jax.random.normal(key, (layers, vectors, d), jnp.float32))
-        down = jax.random.normal(key, (layers, 2, d, rank), jnp.float32) / np.float32(d**0.5)
-        return Adapter(down=down, up=jnp.zeros((layers, 2, rank, d), jnp.float32))
+ARMS = {"prefix": 3e-2, "low_rank": 1e-2}
+"""Ways to adapt the model, and their learning rates; these and two lower or higher ones were tried,
+on splits of their own."""
 
 
-ARMS = {"prefix": Arm(3e-2), "low_rank": Arm(1e-2)}
-"""Learning rates; 0.03, 0.1, 0.3 and 0.003, 0.01 were tried on one split of its own."""
+def start(arm: str, vectors: int, *, key: Key[Array, ""]) -> Adapter:
+    """What is added before training, float32: a small prefix, or factors with no effect yet."""
+    layers, d, rank = 6, HEADS * WIDTH, vectors // PER_RANK
+    if arm == "prefix":
+        return Adapter(0.1 * jax.random.normal(key, (layers, vectors, d), jnp.float32))
+    down = jax.random.normal(key, (layers, 2, d, rank), jnp.float32) / np.float32(d**0.5)
+    return Adapter(down=down, up=jnp.zeros((layers, 2, rank, d), jnp.float32))
+
 
 BATCH, SHARPNESS = 16, 20.0
 """Sentences of a step, and what cosines are multiplied by to be logits."""
@@ -165,8 +162,9 @@ def _train(
         moved = jax.tree.map(lambda x, move: x - rate * move, adapter, moves)
         return (moved, memory), None
 
-    start = (adapter, adapt.MOMENTS.init(adapter))
-    return lax.scan(step, start, (text, labels, rates))[0][0]
+    tree: Any = adapter  # a tree of arrays, which its type does not tell
+    begin = (adapter, adapt.MOMENTS.init(tree))
+    return lax.scan(step, begin, (text, labels, rates))[0][0]
 
 
 @functools.lru_cache(maxsize=64)
@@ -183,9 +181,9 @@ def _outcome(seed: tuple[int, ...], place: int, vectors: int, steps: int, exampl
     labels = jnp.asarray(split.train_labels, jnp.int32)[order]
     fall = np.float32(1) - np.arange(steps, dtype=np.float32) / np.float32(steps)
     adapters = {
-        name: _train(weights, arm.start(name, vectors, key=start_key), head, text, labels,
-                     np.float32(arm.rate) * fall)
-        for name, arm in ARMS.items()
+        arm: _train(weights, start(arm, vectors, key=start_key), head, text, labels,
+                    np.float32(rate) * fall)
+        for arm, rate in ARMS.items()
     }  # fmt: skip
     right = {
         name: np.asarray((features(weights, split.test, adapter) @ head.T).argmax(axis=1))
@@ -243,9 +241,7 @@ def simulate(
     """
     made = experiment(trials, vectors, steps, examples, key=key)
     right = {n: np.concatenate([x.right[n] for x in made]) for n in made[0].right}
-    found = {
-        f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()
-    }
+    found = {f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()}
     found["prefix_gain"] = mean_estimate(right["prefix"] - right["frozen"])
     found["low_rank_lead"] = mean_estimate(right["low_rank"] - right["prefix"])
     return {**found, **_rooms(made[0].adapters["prefix"])}
@@ -360,23 +356,23 @@ def _patterns(encoded: Encoded) -> Float[np.ndarray, "L B H T S"]:
     return np.asarray(encoded.attended.content)
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
     """The training, then the first trained prefix in every layer, in both precisions.
 
     And its first vector alone.
     """
-    design = claim.designs[profile]
-    for cell in claim.measure_design(design, key):
-        yield cell
+    cells = []
+    for cell in claim.measure_design(claim.designs[profile], key):
         run = dict(cell.parameters)
         seeds = cell.estimates["prefix_gain"].trials // TESTS
         made = experiment(seeds, **run, key=fold_in_parameters(key, run))
         first = made[0].adapters["prefix"]
         assert first.prefix is not None
-        yield Cell({"vectors": 1}, _rooms(Adapter(first.prefix[:, :1])))
+        cells += [cell, Cell({"vectors": 1}, _rooms(Adapter(first.prefix[:, :1])))]
         for dtype in ("float32", "float64"):
-            yield from _layers(first, dtype)
-        yield from _changes(made)
+            cells += _layers(first, dtype)
+        cells += _changes(made)
+    return cells
 
 
 # --- the comparison ---

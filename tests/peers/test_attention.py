@@ -109,8 +109,6 @@ def test_their_bias_of_keys_and_values_is_a_prefix_of_one_vector():
         module.bias_v.copy_(torch.from_numpy(value[None]))
     data = torch.from_numpy(content)
     output, pattern = module(data, data, data, average_attn_weights=False)
-    found = attend(
-        weights, jnp.asarray(content), jnp.asarray(prefix), heads=heads, causal=False
-    )
+    found = attend(weights, jnp.asarray(content), jnp.asarray(prefix), heads=heads, causal=False)
     np.testing.assert_allclose(found.output.reshape(2, 6, width), output.detach().numpy(), **CLOSE)
     np.testing.assert_allclose(found.prefix[..., 0], pattern.detach().numpy()[..., -1], **CLOSE)
