@@ -489,10 +489,10 @@ CLAIM = Claim(
         series="added",
         lines=(1, 2, 3, 4, 5, 6),
         log_y=True,
-        title="How far content attention moves in MiniLM-L6, with what was trained",
+        steps=True,
+        title="How far a trained prefix, or low rank, moves content attention in MiniLM-L6",
         x_label="layer",
         y_label="change of a log-ratio",
-        limit_label="",
-        caption="lines: limits to keep to; the prefix stays below its own in layer 1",
+        caption="limits to keep to: rounding for the prefix in layer 1, elsewhere a visible change",
     ),
 )  # fmt: skip
