@@ -3,7 +3,7 @@ r"""Claim ``prefix.real_transformer``: the family's identities inside a pretrain
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,9 +27,18 @@ from jaxprompt.engine import (
 from jaxprompt.errors import ParameterError
 from jaxprompt.extras import EXTRAS
 from jaxprompt.parameters import Parameter
-from jaxprompt.prefix import adapt, bert, bias_identity, identity, lab, prefix_subspace, sentences
+from jaxprompt.prefix import (
+    adapt,
+    bert,
+    bias_identity,
+    identity,
+    lab,
+    pattern_invariance,
+    prefix_subspace,
+    sentences,
+)
 from jaxprompt.prefix.bert import HEADS, Adapter, Encoded, Text, Weights
-from jaxprompt.prefix.identity import HEAD, exact
+from jaxprompt.prefix.identity import HEAD, PAIR, exact
 from jaxprompt.prefix.pattern_invariance import ratio_change
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 
@@ -94,6 +103,9 @@ def _closed_form(
         result |= prefix_subspace.variant(wrong, vectors=vectors, heads=HEADS, head_width=WIDTH)
         result |= {f"{name}_accuracy": 0.5 for name in ("frozen", *ARMS)}
         result |= {"prefix_gain": wrong.get("gain", 0.0), "low_rank_lead": wrong.get("lead", 0.0)}
+        result["first_layer"] = 0.0
+        result["later_layers"] = 0.0 if wrong.get("every_layer") else 1.0
+        result["low_rank_first_layer"] = 0.0 if wrong.get("low_rank_keeps") else 1.0
     return result
 
 
@@ -231,20 +243,39 @@ def experiment(
 
 
 def simulate(
-    *, key: Key[Array, ""], trials: int, vectors: int, steps: int = 32, examples: int = 256,
+    *, key: Key[Array, ""], trials: int, vectors: int | None = None, steps: int = 32,
+    examples: int = 256, **arrays: Any,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """Train a prefix and factors of equal size from `trials` starts; look into the last prefix.
+    """One query by the definition, and with `vectors` the training of a prefix and of factors.
 
-    Accuracies are shares of all starts' test sentences, differences are paired; their
-    standard errors are over test sentences. Ranks are the largest over layers, for the first
-    start's prefix.
+    Both are trained from `trials` starts. Accuracies are shares of all starts' test sentences,
+    differences are paired; their standard errors are over test sentences. Ranks are the largest
+    over layers, for the first start's prefix; changes of ratios those of the start and sentence
+    that fit the claim least, or shares of both and of layers.
     """
+    result: dict[str, Estimate] = {}
+    if arrays:
+        result |= pattern_invariance.simulate(key=key, trials=trials, **arrays)
+    if vectors is None:
+        return result
     made = experiment(trials, vectors, steps, examples, key=key)
     right = {n: np.concatenate([x.right[n] for x in made]) for n in made[0].right}
-    found = {f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()}
-    found["prefix_gain"] = mean_estimate(right["prefix"] - right["frozen"])
-    found["low_rank_lead"] = mean_estimate(right["low_rank"] - right["prefix"])
-    return {**found, **_rooms(made[0].adapters["prefix"])}
+    result |= {
+        f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()
+    }
+    result["prefix_gain"] = mean_estimate(right["prefix"] - right["frozen"])
+    result["low_rank_lead"] = mean_estimate(right["low_rank"] - right["prefix"])
+    moved = _changes([x.adapters for x in made])
+    return {
+        **result,
+        **_rooms(made[0].adapters["prefix"]),
+        **exact(
+            trials,
+            first_layer=moved["prefix"][:, 0].max(),
+            later_layers=(moved["prefix"][:, 1:] > CHANGE).mean(),
+            low_rank_first_layer=(moved["low_rank"][:, 0] > CHANGE).mean(),
+        ),
+    }
 
 
 SENTENCES = 16
@@ -327,29 +358,31 @@ def _draws(attention: Any, streams: Array, prefix: Array) -> identity.Draws:
     return jax.vmap(over_sentences)(attention, streams, prefix)
 
 
-def _changes(made: Sequence[Outcome]) -> Iterator[Cell]:
-    """Largest change of a log-ratio from the model with nothing added, in each layer.
+def _changes(
+    adapters: Sequence[Mapping[str, Adapter]],
+) -> dict[str, Float[np.ndarray, "starts L B"]]:
+    """Largest change of a log-ratio from the model with nothing added, by what was added.
 
-    Over heads and queries of a sentence; of all starts and sentences, the one that fits the claim
-    least. In float64.
+    Over the heads and queries of each layer and sentence, in float64.
     """
     with jax.enable_x64(True):
         weights, text = _inputs("float64")
         alone = _patterns(_encode(weights, text, Adapter()))
-        runs = {
-            name: [_patterns(_encode(weights, text, _wide(x.adapters[name], "float64")))
-                   for x in made]
-            for name in ARMS
-        }  # fmt: skip
-    for name, patterns in runs.items():
-        change = np.stack([ratio_change(x, alone) for x in patterns])  # start, layer, B, H, T
-        largest = change.max(axis=(-2, -1))
-        for layer in range(largest.shape[1]):
+
+        def change(adapter: Adapter) -> np.ndarray:
+            found = _patterns(_encode(weights, text, _wide(adapter, "float64")))
+            return ratio_change(found, alone).max(axis=(-2, -1))
+
+        return {name: np.stack([change(x[name]) for x in adapters]) for name in ARMS}
+
+
+def _change_cells(made: Sequence[Outcome], vectors: int) -> Iterator[Cell]:
+    """The same for each layer: of all starts and sentences, the one that fits the claim least."""
+    for name, moved in _changes([x.adapters for x in made]).items():
+        for layer in range(moved.shape[1]):
             pick = np.max if _keeps(layer + 1, name, {}) else np.min
-            yield Cell(
-                {"layer": layer + 1, "added": name},
-                exact(len(made), pattern_change=pick(largest[:, layer])),
-            )
+            found = exact(len(made), pattern_change=pick(moved[:, layer]))
+            yield Cell({"vectors": vectors, "layer": layer + 1, "added": name}, found)
 
 
 def _patterns(encoded: Encoded) -> Float[np.ndarray, "L B H T S"]:
@@ -357,21 +390,23 @@ def _patterns(encoded: Encoded) -> Float[np.ndarray, "L B H T S"]:
 
 
 def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
-    """The training, then the first trained prefix in every layer, in both precisions.
-
-    And its first vector alone.
-    """
-    cells = []
-    for cell in claim.measure_design(claim.designs[profile], key):
-        run = dict(cell.parameters)
-        seeds = cell.estimates["prefix_gain"].trials // TESTS
-        made = experiment(seeds, **run, key=fold_in_parameters(key, run))
+    """The worked example and the training; then the first trained prefix, whole and its first
+    vector alone, in every layer and in both precisions."""
+    cells, design = [], claim.designs[profile]
+    for run in design.runs:
+        if "vectors" not in run:
+            cells.append(Cell(run, claim.simulate(key=key, trials=design.trials, **run)))
+            continue
+        own = {name: value for name, value in run.items() if name != "trials"}
+        cells += claim.measure_design(Design((run,), design.trials), key)
+        seeds = run.get("trials", design.trials)
+        made = experiment(seeds, **own, key=fold_in_parameters(key, own))
         first = made[0].adapters["prefix"]
         assert first.prefix is not None
-        cells += [cell, Cell({"vectors": 1}, _rooms(Adapter(first.prefix[:, :1])))]
+        cells.append(Cell({"vectors": 1}, _rooms(Adapter(first.prefix[:, :1]))))
         for dtype in ("float32", "float64"):
             cells += _layers(first, dtype)
-        cells += _changes(made)
+        cells += _change_cells(made, own["vectors"])
     return cells
 
 
@@ -382,7 +417,7 @@ def compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Com
     """Identities up to rounding, ranks and changes against their limits, accuracies from below."""
     rows = []
     for cell in cells:
-        if "rounding" in cell.parameters:
+        if "content_scores" in cell.parameters:
             rows += identity.compare_rounding(claim, [cell], predict)
             continue
         predicted = predict(**cell.parameters)
@@ -394,14 +429,16 @@ def compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Com
                                  side="lower")
                 )  # fmt: skip
                 continue
-            side = "lower" if name == "pattern_change" and value > KEPT else "upper"
+            share = name in ("later_layers", "low_rank_first_layer")
+            above = name == "pattern_change" and value > KEPT
+            side = "two" if share else "lower" if above else "upper"
             mean = float(estimate.mean)
             rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
     return rows
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
-    """The arrays of a query, or the size of a prefix, or a layer and what was added."""
+    """The arrays of a query, the size of a prefix, or a layer and what was added."""
     if not {"content_scores", "vectors", "layer"} & set(params):
         raise ParameterError(
             "vectors", "(missing)", "an integer ≥ 1", "give it, or a layer, or a query", where
@@ -447,6 +484,10 @@ CLAIM = Claim(
         Quantity("outside", "part of a bias outside the hull: at most", 1e-12),
         Quantity("pattern_change",
                  "largest change of a log-ratio, from the model with nothing added", 0.0),
+        Quantity("first_layer", "the same of a prefix in layer 1: at most", KEPT),
+        Quantity("later_layers", f"share of layers and sentences beyond it that move by {CHANGE}",
+                 1e-9),
+        Quantity("low_rank_first_layer", "share of sentences moved in layer 1 by factors", 1e-9),
         # Chance leaves one half open: differences of less than a fifth decide nothing here.
         Quantity("frozen_accuracy", "the model's own features: at least", 0.2),
         Quantity("prefix_accuracy", "with a trained prefix: at least", 0.2),
@@ -470,9 +511,10 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design(({"vectors": 4, "steps": 32, "examples": 256},), 2),
+        "quick": Design((PAIR, {"vectors": 4, "steps": 32, "examples": 256}), 2),
         "full": Design(
             (
+                PAIR,
                 {"vectors": 4, "steps": 120, "examples": 512},
                 {"vectors": 8, "steps": 120, "examples": 512, "trials": 3},
             ), 8,
@@ -487,6 +529,8 @@ CLAIM = Claim(
         x="layer",
         y="pattern_change",
         series="added",
+        panel="vectors",
+        panel_label="{value} vectors, or as many parameters",
         lines=(1, 2, 3, 4, 5, 6),
         log_y=True,
         steps=True,
