@@ -98,7 +98,7 @@ def _closed_form(
         moved = wrong.get("ratios", 0.0)
         result["log_ratio_change"] = jnp.zeros_like(result["prefix_mass"]) + moved
     if layer is not None:
-        result["pattern_change"] = KEPT if _keeps(layer, added, wrong) else CHANGE
+        result["pattern_change"] = np.where(_keeps(layer, added, wrong), KEPT, CHANGE)
     if vectors is not None:
         result |= prefix_subspace.variant(wrong, vectors=vectors, heads=HEADS, head_width=WIDTH)
         result |= {f"{name}_accuracy": 0.5 for name in ("frozen", *ARMS)}
@@ -109,11 +109,11 @@ def _closed_form(
     return result
 
 
-def _keeps(layer: Any, added: Any, wrong: dict[str, Any]) -> bool:
-    """Whether attention ratios in this layer are those of the model with nothing added."""
+def _keeps(layer: Any, added: str, wrong: dict[str, Any]) -> Any:
+    """Whether attention ratios in these layers are those of the model with nothing added."""
     if added == "low_rank":
-        return bool(wrong.get("low_rank_keeps"))
-    return layer == 1 or bool(wrong.get("every_layer"))
+        return np.equal(layer, 1) & bool(wrong.get("low_rank_keeps"))
+    return np.equal(layer, 1) | bool(wrong.get("every_layer"))
 
 
 # --- training ---
@@ -244,7 +244,7 @@ def experiment(
 
 def simulate(
     *, key: Key[Array, ""], trials: int, vectors: int | None = None, steps: int = 32,
-    examples: int = 256, **arrays: Any,
+    examples: int = 256, layer: int | None = None, added: str | None = None, **arrays: Any,
 ) -> dict[str, Estimate]:  # fmt: skip
     """One query by the definition, and with `vectors` the training of a prefix and of factors.
 
@@ -252,7 +252,15 @@ def simulate(
     differences are paired; their standard errors are over test sentences. Ranks are the largest
     over layers, for the first start's prefix; changes of ratios those of the start and sentence
     that fit the claim least, or shares of both and of layers.
+
+    Raises:
+        ParameterError: a single layer was asked for, or `vectors` has no factors of equal size.
     """
+    if layer is not None:
+        raise ParameterError(
+            "layer", layer, "left out in a simulation", "give `vectors`: all layers are measured",
+            CLAIM.id,
+        )  # fmt: skip
     result: dict[str, Estimate] = {}
     if arrays:
         result |= pattern_invariance.simulate(key=key, trials=trials, **arrays)
@@ -523,7 +531,7 @@ CLAIM = Claim(
     validate=validate,
     measure=measure,
     compare=compare,
-    broadcasts="leading axes of the arrays",
+    broadcasts="leading axes of the arrays; vectors, layer",
     extra=EXTRAS["transformer"],
     figure=Curves(
         x="layer",

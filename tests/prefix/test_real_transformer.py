@@ -165,6 +165,19 @@ def test_parameters_that_say_too_little_are_refused(given, message):
         jp.claim("prefix.real_transformer").predict(**given)
 
 
+@needs_model
+def test_one_layer_is_not_simulated_alone():
+    with pytest.raises(ParameterError, match=r"`layer` = 2: must be left out in a simulation"):
+        jp.claim("prefix.real_transformer").simulate(key=0, trials=2, layer=2, added="prefix")
+
+
+def test_predictions_broadcast():
+    claim = jp.claim("prefix.real_transformer")
+    assert claim.predict(vectors=[1, 4, 50])["rank"].tolist() == [1, 4, 32]
+    limits = claim.predict(layer=[1, 2, 6], added="prefix")["pattern_change"]
+    assert limits.tolist() == [1e-11, 1e-3, 1e-3]
+
+
 def test_without_the_model_the_error_says_how_to_get_it(monkeypatch, capsys, toy_registry):
     absent = Extra(EXTRA.name, ("no_such_model",), EXTRA.adds, EXTRA.command)
     monkeypatch.setitem(EXTRAS, "transformer", absent)
