@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 # XLA runs factorisations of a batch side by side; threads inside each would only compete.
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: verify test test-all coverage lint types figures docs bench lock clean
+.PHONY: verify test test-all test-peers coverage lint types figures docs bench lock clean
 
 verify: $(READY)  ## environment if needed, then the main job: check every claim
 	$(BIN)/jaxprompt check --profile quick --out $(OUT)
@@ -26,6 +26,10 @@ coverage: $(READY)  ## which lines of the package the default tests reach
 	$(BIN)/python -m coverage run -m pytest
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+
+test-peers: $(READY)  ## installs PEFT, transformers, PyTorch, scikit-learn; compares with them
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-build-isolation --editable ".[peers]"
+	$(BIN)/python -m pytest tests/peers
 
 lint: $(READY)
 	$(BIN)/ruff check .

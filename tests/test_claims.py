@@ -29,7 +29,7 @@ each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 def measured(claim, *marks):
     """A claim as a test's parameter, left out where it cannot be measured."""
     if claim.extra and claim.extra.missing():
-        marks += (pytest.mark.skip(reason=f"needs the extra {claim.extra.name}"),)
+        marks += (pytest.mark.skip(reason=f"{claim.id} needs `{claim.extra.command}`"),)
     return pytest.param(claim, marks=marks, id=claim.id)
 
 

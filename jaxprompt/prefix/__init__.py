@@ -13,6 +13,7 @@ from jaxprompt.prefix import (
     no_forgetting,
     pattern_invariance,
     prefix_subspace,
+    real_transformer,
     skill_combination,
     skill_selection,
     soft_prompt,
@@ -33,4 +34,5 @@ CLAIMS: tuple[Claim, ...] = (
     skill_selection.CLAIM,
     skill_combination.CLAIM,
     no_forgetting.CLAIM,
+    real_transformer.CLAIM,
 )

@@ -37,6 +37,7 @@ from jaxprompt.prefix.transformer import (
 
 __all__ = [
     "BLOCK",
+    "MOMENTS",
     "TRAINABLE",
     "Outcome",
     "Recipe",
@@ -321,12 +322,13 @@ def _decay(like: State) -> np.ndarray:
     return np.concatenate(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, like)))
 
 
-_MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
+MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
+"""What a gradient becomes before it is multiplied by the rate."""
 
 
 @jax.jit
 def _fresh(flat: Array) -> Any:
-    return jax.vmap(_MOMENTS.init)(flat)
+    return jax.vmap(MOMENTS.init)(flat)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
@@ -347,7 +349,7 @@ def _block(
             flat, memory = carry
             x, y, rate = data
             value, slope = jax.value_and_grad(loss)(flat, x, y)
-            updates, memory = _MOMENTS.update(slope, memory)
+            updates, memory = MOMENTS.update(slope, memory)
             direction = jnp.asarray(updates) + decay * flat
             return (flat - rate * direction, memory), value
 

@@ -21,7 +21,7 @@ from jaxprompt.prefix.identity import HEAD, PAIR, SINGLE, Draws, Layer, exact, o
 from jaxprompt.prefix.transformer import Added, Config, Trace
 from jaxprompt.stats import Estimate
 
-__all__ = ["CLAIM", "LAYERS", "closed_form", "inside", "simulate"]
+__all__ = ["CLAIM", "LAYERS", "closed_form", "inside", "simulate", "variant"]
 
 STATEMENT = r"""
 Let a softmax head attend to content $x_j$ and to prefix vectors $s_1,\dots,s_n$, with the scores
@@ -59,12 +59,13 @@ def closed_form(
 
     Runs under jit and vmap, in the dtype of the arrays.
     """
-    return _closed_form({}, content_scores=content_scores, content_values=content_values,
-                        prefix_scores=prefix_scores, prefix_values=prefix_values,
-                        visible=visible, layers=layers)  # fmt: skip
+    return variant({}, content_scores=content_scores, content_values=content_values,
+                   prefix_scores=prefix_scores, prefix_values=prefix_values,
+                   visible=visible, layers=layers)  # fmt: skip
 
 
-def _closed_form(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict[str, Any]:
+def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict[str, Any]:
+    """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
     result: dict[str, Any] = {}
     if layers is not None:
         result |= {"own_inputs": 0.0, "first_layer": 0.0, "changed": wrong.get("changed", 1.0)}
@@ -207,9 +208,14 @@ def random_layers(profile: str, key: Key[Array, ""]) -> Iterator[tuple[dict[str,
             layer, scale, DRAWS[profile], key=jax.random.fold_in(key, place)
         )
         label = {"scale": scale, **layer._asdict()}
-        yield {
-            **draws.parameters, "rounding": identity.rounding(layer, scale), "label": label
-        }, draws  # fmt: skip
+        yield (
+            {
+                **draws.parameters,
+                "rounding": identity.rounding(layer.width, layer.heads, layer.dtype, scale),
+                "label": label,
+            },
+            draws,
+        )
 
 
 def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
@@ -256,15 +262,15 @@ CLAIM = Claim(
     ),
     falsifiers=(
         Falsifier("undamped", "adds the bias without damping the content",
-                  functools.partial(_closed_form, {"undamped": True})),
+                  functools.partial(variant, {"undamped": True})),
         Falsifier("uniform", "spreads the mass evenly over the prefix",
-                  functools.partial(_closed_form, {"uniform": True})),
+                  functools.partial(variant, {"uniform": True})),
         Falsifier("strongest", "counts only the strongest prefix token in the mass",
-                  functools.partial(_closed_form, {"strongest": True})),
+                  functools.partial(variant, {"strongest": True})),
         Falsifier("mass +0.1 %", "a mass one per mille too large",
-                  functools.partial(_closed_form, {"mass": 1.001})),
+                  functools.partial(variant, {"mass": 1.001})),
         Falsifier("every layer", "says that layer 2 matches the model without prefix too",
-                  functools.partial(_closed_form, {"changed": 0.0})),
+                  functools.partial(variant, {"changed": 0.0})),
     ),
     closed_form=closed_form,
     simulation=simulate,

@@ -22,10 +22,21 @@ from jaxprompt.attention import attention_head
 from jaxprompt.engine import Cell, Claim, Predictor
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
-from jaxprompt.prefix.layers import Projections, attend
+from jaxprompt.prefix.layers import Projections, attend, normed
 from jaxprompt.stats import Comparison, Estimate
 
-__all__ = ["HEAD", "Draws", "Layer", "compare_rounding", "draw_layer", "one_query", "prefixed"]
+__all__ = [
+    "HEAD",
+    "Draws",
+    "Layer",
+    "allowed",
+    "compare_rounding",
+    "draw_layer",
+    "draws_of",
+    "one_query",
+    "prefixed",
+    "rounding",
+]
 
 HEAD = (
     Parameter("content_scores", "array", "scores of one query on the content, (…, m)", "ℓ_j",
@@ -148,22 +159,22 @@ class Layer(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """Measured on R draws of a layer, at every position i and head h.
+    """Measured on R draws of a layer, at every position i and head h; R may be several axes.
 
     Scores and values are the exact ones of the weights, in float64; patterns and outputs come
     from the layer itself in its dtype, with the prefix and without (`alone`).
     """
 
-    content_scores: Float[Array | np.ndarray, "R H T S"]
-    content_values: Float[Array | np.ndarray, "R H 1 S v"]
-    prefix_scores: Float[Array | np.ndarray, "R H T n"]
-    prefix_values: Float[Array | np.ndarray, "R H 1 n v"]
+    content_scores: Float[Array | np.ndarray, "*R H T S"]
+    content_values: Float[Array | np.ndarray, "*R H 1 S v"]
+    prefix_scores: Float[Array | np.ndarray, "*R H T n"]
+    prefix_values: Float[Array | np.ndarray, "*R H 1 n v"]
     visible: Any
-    output: Float[Array | np.ndarray, "R H T v"]
-    attention: Float[Array | np.ndarray, "R H T S"]
-    prefix_attention: Float[Array | np.ndarray, "R H T n"]
-    alone: Float[Array | np.ndarray, "R H T S"]
-    alone_output: Float[Array | np.ndarray, "R H T v"]
+    output: Float[Array | np.ndarray, "*R H T v"]
+    attention: Float[Array | np.ndarray, "*R H T S"]
+    prefix_attention: Float[Array | np.ndarray, "*R H T n"]
+    alone: Float[Array | np.ndarray, "*R H T S"]
+    alone_output: Float[Array | np.ndarray, "*R H T v"]
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -215,20 +226,29 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
     kernel, bias, content, prefix = parts(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
     kernel = kernel / np.float32(d**0.5)
     if layer.norm:
-        content, prefix = _normed(3 * content + 1), _normed(3 * prefix + 1)
+        content, prefix = normed(3 * content + 1), normed(3 * prefix + 1)
     content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)
     largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
-    kernel, bias = kernel * column, bias * column
-    content_scores, prefix_scores, *values = _exact(kernel, bias, content, prefix, h)
     run = jnp.dtype(layer.dtype)
-    weights = Projections(kernel.astype(run), bias.astype(run))
-    content, prefix = content.astype(run), prefix.astype(run)
-    with_prefix = attend(weights, content, prefix, heads=h, causal=layer.causal)
-    alone = attend(weights, content, heads=h, causal=layer.causal)
+    weights = Projections((kernel * column).astype(run), (bias * column).astype(run))
+    return draws_of(weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal)
+
+
+def draws_of(
+    weights: Projections, content: Array, prefix: Array, *, heads: int, causal: bool
+) -> Draws:
+    """What a layer makes of one content (T, d) and prefix (n, d) in their dtype, without leading R.
+
+    Scores and values are recomputed in float64, so 64-bit types must be on. `visible` is None
+    where every position sees all.
+    """
+    content_scores, prefix_scores, *values = _exact(*weights, content, prefix, heads)
+    with_prefix = attend(weights, content, prefix, heads=heads, causal=causal)
+    alone = attend(weights, content, heads=heads, causal=causal)
     seen = None
-    if layer.causal:
-        seen = jnp.broadcast_to(jnp.tri(t, dtype=jnp.int32), content_scores.shape)
+    if causal:
+        seen = jnp.broadcast_to(jnp.tri(len(content), dtype=jnp.int32), content_scores.shape)
     return Draws(
         content_scores,
         values[0][:, None],
@@ -241,11 +261,6 @@ def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
         alone.content,
         alone.output.swapaxes(0, 1),
     )
-
-
-def _normed(x: Array) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / jnp.sqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + 1e-5)
 
 
 def _exact(
@@ -296,16 +311,21 @@ def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) ->
         label = cell.parameters.get("label", summary(given))
         for name, estimate in cell.estimates.items():
             expected, measured = np.broadcast_arrays(predicted[name], np.asarray(estimate.mean))
-            allowed = claim.quantity(name).tolerance
+            tolerance = claim.quantity(name).tolerance
             if rounding is not None:
-                size = max(1.0, float(np.abs(expected).max()))
-                allowed = rounding["terms"] ** 0.5 * float(np.finfo(rounding["dtype"]).eps) * size
-                allowed *= 1.0 + rounding["largest"]
+                tolerance = allowed(rounding, expected)
             worst = np.unravel_index(_worst(expected, measured), expected.shape)
             rows.append(
-                Comparison(name, label, float(expected[worst]), float(measured[worst]), allowed)
+                Comparison(name, label, float(expected[worst]), float(measured[worst]), tolerance)
             )
     return rows
+
+
+def allowed(rounding: Mapping[str, Any], values: np.ndarray) -> float:
+    """The tolerance of :func:`compare_rounding` for an array of these values."""
+    size = max(1.0, float(np.abs(values).max()))
+    eps = float(np.finfo(rounding["dtype"]).eps)
+    return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
 
 
 def _worst(expected: np.ndarray, measured: np.ndarray) -> int:
@@ -318,10 +338,9 @@ def summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {n: v if np.ndim(v) == 0 else f"array{np.shape(v)}" for n, v in parameters.items()}
 
 
-def rounding(layer: Layer, scale: float) -> dict[str, Any]:
+def rounding(width: int, heads: int, dtype: str, scale: float) -> dict[str, Any]:
     """What :func:`compare_rounding` needs to know of a layer: a score has d + d + d_h terms."""
-    terms = 2 * layer.width + layer.width // layer.heads
-    return {"terms": terms, "largest": scale, "dtype": layer.dtype}
+    return {"terms": 2 * width + width // heads, "largest": scale, "dtype": dtype}
 
 
 def exact(trials: int, **values: Any) -> dict[str, Estimate]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["Attended", "Projections", "attend", "dense", "visible"]
+__all__ = ["Attended", "Projections", "attend", "dense", "normed", "visible"]
 
 
 class Projections(NamedTuple):
@@ -59,6 +59,12 @@ def dense(
     return flat.reshape(*x.shape[:-1], -1)
 
 
+def normed(x: Float[Array, "*batch d"], epsilon: float = 1e-5) -> Float[Array, "*batch d"]:
+    """The rows of x with mean 0 and variance 1; `epsilon` is added to the variance."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
+
+
 def attend(
     weights: Projections,
     content: Float[Array, "*batch S d"],
@@ -67,13 +73,14 @@ def attend(
     heads: int,
     causal: bool,
     queries: int | None = None,
+    present: Bool[Array | np.ndarray, "*batch S"] | None = None,
 ) -> Attended:
     """Attention of the last `queries` rows (default: all) over the prefix and the content.
 
     Every query sees the whole prefix; a causal mask governs the content only. The joint softmax
     runs over the concatenated scores, which is the definition and not the identity. Computes in
     the dtype of its arguments; masked scores are −∞. Leading axes are independent sequences,
-    which share the prefix.
+    which share the prefix. Content that is not `present` (default: all is) is seen by no query.
     """
     size, width = content.shape[-2:]
     rows = size if queries is None else queries
@@ -99,6 +106,9 @@ def attend(
         )
         pairs = jnp.concatenate([own, pairs], axis=-4)
         seen = jnp.concatenate([jnp.ones((rows, count), bool), seen], axis=1)
+    if present is not None:
+        there = jnp.pad(present, [(0, 0)] * (present.ndim - 1) + [(count, 0)], constant_values=True)
+        seen = seen & there[..., None, None, :]
     key, value = pairs[..., 0, :, :], pairs[..., 1, :, :]
     query = query / np.sqrt(query.shape[-1]).astype(query.dtype)
     scores = jnp.einsum("...thk,...shk->...hts", query, key)

@@ -29,7 +29,7 @@ from jaxprompt.prefix.layers import Projections, attend
 from jaxprompt.prefix.transformer import Added, Config, Trace
 from jaxprompt.stats import Estimate
 
-__all__ = ["CLAIM", "closed_form", "measured", "simulate"]
+__all__ = ["CLAIM", "closed_form", "measured", "room", "simulate", "summary", "variant"]
 
 STATEMENT = r"""
 Through a head of width $d_h$, a prefix of $n$ vectors adds at position $i$ a bias in
@@ -54,12 +54,11 @@ _TOKENS, _INPUTS = 12, 16
 def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
     """Upper bounds on ranks, on the move of log-odds relative to its limit, and on what lies
     outside the hull; numbers broadcast."""
-    return _closed_form({}, vectors=vectors, heads=heads, head_width=head_width)
+    return variant({}, vectors=vectors, heads=heads, head_width=head_width)
 
 
-def _closed_form(
-    wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any
-) -> dict[str, Any]:
+def variant(wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
+    """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
     room = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
     shape = np.broadcast_shapes(np.shape(vectors), np.shape(heads), np.shape(head_width))
     joined = room if wrong.get("one_direction") else np.multiply(heads, room)
@@ -82,26 +81,30 @@ def simulate(
     the exponential of the entropy of a head's squared singular values, as shares of their sum.
     """
     with jax.enable_x64(True):
-        return _summary(*measured(vectors, heads, head_width, trials, key=key))
+        return summary(*measured(vectors, heads, head_width, trials, key=key))
 
 
-def _summary(bias: Array, found: dict[str, Array]) -> dict[str, Estimate]:
-    """Largest values over the layers whose biases (R, B, T, H, v) these are."""
+def summary(bias: Array, found: dict[str, Array], noise: float = 0.0) -> dict[str, Estimate]:
+    """Largest values over the layers whose biases (R, B, T, H, v) these are.
+
+    Where entries are known up to `noise` only, singular values that noise of that size can have
+    are no dimensions.
+    """
     trials, heads, width = bias.shape[0], *bias.shape[-2:]
     flat = np.asarray(bias).reshape(trials, -1, heads, width)
     single = np.linalg.svd(flat.swapaxes(1, 2), compute_uv=False)
     joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
     return exact(
         trials,
-        rank=_ranks(single).max(),
-        joined_rank=_ranks(joined).max(),
+        rank=_ranks(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
+        joined_rank=_ranks(joined, noise * np.sqrt(flat[0].size)).max(),
         effective_rank=_effective(single).max(),
         **{name: float(np.asarray(value).max()) for name, value in found.items()},
     )
 
 
-def _ranks(singular: np.ndarray) -> np.ndarray:
-    return (singular > 1e-9 * singular[..., :1]).sum(axis=-1)
+def _ranks(singular: np.ndarray, least: float) -> np.ndarray:
+    return (singular > np.maximum(1e-9 * singular[..., :1], least)).sum(axis=-1)
 
 
 def _effective(singular: np.ndarray) -> np.ndarray:
@@ -129,15 +132,19 @@ def measured(
 
 
 def room(
-    weights: Projections, content: Float[Array, "B T d"], prefix: Float[Array, "n d"], heads: int
+    weights: Projections,
+    content: Float[Array, "B T d"],
+    prefix: Float[Array, "n d"],
+    heads: int,
+    causal: bool = True,
 ) -> tuple[Float[Array, "B T H v"], dict[str, Float[Array, ""]]]:
-    """Biases of a causal layer, read off as the change of its output beyond the damping.
+    """Biases of a layer, read off as the change of its output beyond the damping.
 
     And the largest move of log-odds as a share of its limit (`odds_move`), and the largest part of
     a bias that the hull does not explain (`outside`). In the dtype of the arguments.
     """
     width = content.shape[-1] // heads
-    run = functools.partial(attend, weights, heads=heads, causal=True)
+    run = functools.partial(attend, weights, heads=heads, causal=causal)
     full, alone = run(content, prefix), run(content)
     mass = full.prefix.sum(axis=-1).swapaxes(-1, -2)[..., None]
     bias = full.output - (1 - mass) * alone.output
@@ -185,7 +192,7 @@ def _trained(plan: lab.Plan, made: lab.Trained, digits: Array) -> dict[str, Esti
     with jax.enable_x64(True):
         stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float64), *layers)
         every = jax.vmap(functools.partial(room, heads=plan.config.heads))
-        return _summary(*jax.jit(every, compiler_options=ONCE)(*stacked))
+        return summary(*jax.jit(every, compiler_options=ONCE)(*stacked))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -214,7 +221,7 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _wrong(**changes: Any) -> Any:
-    return functools.partial(_closed_form, changes)
+    return functools.partial(variant, changes)
 
 
 _SIZES = ((1, 1, 16), (1, 4, 8), (3, 2, 8), (12, 2, 8))

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt import random
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix.layers import Attended, Projections, attend, dense
+from jaxprompt.prefix.layers import Attended, Projections, attend, dense, normed
 
 __all__ = [
     "Added",
@@ -157,9 +157,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """The rows of x with mean 0 and variance 1, scaled and shifted."""
-        centred = x - x.mean(axis=-1, keepdims=True)
-        variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-        return centred * jax.lax.rsqrt(variance + 1e-5) * self.scale[...] + self.shift[...]
+        return normed(x) * self.scale[...] + self.shift[...]
 
 
 class Dense(nnx.Module):

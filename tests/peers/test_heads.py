@@ -1,0 +1,89 @@
+"""Heads on pooled features against scikit-learn's linear models."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_head
+from jaxprompt.contextual.ridge import Chunks, ridge_path
+
+from .conftest import peer
+
+linear = peer("sklearn.linear_model")
+svm = peer("sklearn.svm")
+
+SAMPLES, DIM = 60, 8
+
+
+def data(*, shift=0.5, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice([-1.0, 1.0], SAMPLES)
+    return rng.normal(size=(SAMPLES, DIM)) + shift * labels[:, None], labels
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.1, 2.0])
+def test_ridge(ridge):
+    """Ours is theirs with ``alpha = n·λ`` and no intercept."""
+    features, labels = data()
+    theirs = linear.Ridge(alpha=SAMPLES * ridge, fit_intercept=False, solver="svd")
+    theirs.fit(features, labels)
+    rows = jnp.asarray(features * labels[:, None])
+    sizes = np.array([SAMPLES], np.uint32)
+
+    def draw(first, count):
+        return jnp.take(rows, first + jnp.arange(count), axis=0, mode="fill", fill_value=0.0)
+
+    path = ridge_path(
+        draw, DIM, jnp.asarray(sizes[:0]), jnp.asarray(sizes), jnp.asarray([ridge]),
+        chunks=Chunks.for_sizes([SAMPLES], DIM),
+    )  # fmt: skip
+    np.testing.assert_allclose(path[0, 0], theirs.coef_, rtol=1e-10, atol=1e-12)
+    square, _ = convex_heads(rows, ridge, "square")
+    np.testing.assert_allclose(square, theirs.coef_, rtol=1e-7, atol=1e-8)
+
+
+def reach(ridge):
+    """How far a head may be from the minimiser, by its certified duality gap."""
+    return np.sqrt(2 * GAP / ridge)
+
+
+@pytest.mark.parametrize("ridge", [1e-2, 0.1, 1.0])
+def test_logistic_regression(ridge):
+    """Ours is theirs with ``C = 1/(n·λ)`` and no intercept."""
+    features, labels = data()
+    theirs = linear.LogisticRegression(
+        C=1 / (SAMPLES * ridge), fit_intercept=False, tol=1e-12, max_iter=10_000, solver="lbfgs"
+    ).fit(features, labels)
+    head, gap = convex_heads(jnp.asarray(features * labels[:, None]), ridge, "logistic")
+    assert gap <= GAP
+    np.testing.assert_allclose(head, theirs.coef_[0], rtol=0, atol=reach(ridge))
+
+
+@pytest.mark.parametrize("ridge", [1e-2, 0.1, 1.0])
+def test_linear_svc(ridge):
+    """The hinge loss: theirs with ``C = 1/(n·λ)`` and no intercept."""
+    features, labels = data()
+    theirs = svm.LinearSVC(
+        C=1 / (SAMPLES * ridge), loss="hinge", fit_intercept=False, tol=1e-10, max_iter=10**6,
+        random_state=0,
+    ).fit(features, labels)  # fmt: skip
+    rows = jnp.asarray(features * labels[:, None])
+    head, gap = jax.jit(convex_heads, static_argnums=2)(rows, ridge, "hinge")
+    assert gap <= GAP
+    np.testing.assert_allclose(head, theirs.coef_[0], rtol=0, atol=2 * reach(ridge))
+
+
+def test_max_margin():
+    """Theirs at a ridge so small that no multiplier reaches its limit."""
+    features, labels = data(shift=3.0)
+    theirs = svm.LinearSVC(
+        C=1e4, loss="hinge", fit_intercept=False, tol=1e-10, max_iter=10**6, random_state=0
+    ).fit(features, labels)
+    head, gap = jax.jit(max_margin_head)(jnp.asarray(features * labels[:, None]))
+    assert gap <= GAP
+    size = float(jnp.linalg.norm(head))
+    # A relative gap g of |w|²/2 leaves the head within √g of its own length.
+    np.testing.assert_allclose(head, theirs.coef_[0], rtol=0, atol=2 * size * np.sqrt(GAP))
