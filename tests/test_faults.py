@@ -66,7 +66,9 @@ def shown(monkeypatch):
     return use
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(e, marks=pytest.mark.slow) for e in ("latin-1", "cp1252"))]
+)
 def test_every_card_is_legible_on_a_terminal_without_its_letters(shown, encoding):
     code, text, errors = shown(encoding, "list")
     assert (code, errors) == (0, "")
@@ -266,7 +268,7 @@ def test_durations_come_from_clocks_that_only_go_forward():
 def test_a_clock_that_jumps_changes_no_result(toy, monkeypatch, tmp_path):
     from jaxprompt import sweep as sweeps
 
-    job = sweeps.Sweep("contextual.toy", {"level": (1.0, 2.0), "size": (4, 8)}, {}, 20, 1)
+    job = sweeps.Sweep("contextual.toy", {"level": (1.0, 2.0, 3.0)}, {"size": 4}, 20, 1)
     alone = sweeps.run(job, tmp_path / "alone").dataset
     jumps = iter(range(10**6))
 

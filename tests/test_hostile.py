@@ -43,7 +43,7 @@ fuzz = load_fuzz()
 CLAIMS = jp.claims()
 
 bounded = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     database=None,
@@ -57,8 +57,11 @@ DEAR = {
     *("contextual.best_ridge", "contextual.conditional_error", "contextual.convex_head"),
     *("contextual.prompt_error", "contextual.sample_complexity", "contextual.three_steps"),
     *("contextual.training", "universal.circle_error", "universal.optimal_values"),
+    *("contextual.context_gain", "contextual.separation", "universal.random_centres"),
+    *("universal.sphere_limit", "universal.kernel_head"),
 }
-"""Claims whose prediction is a quadrature or a search; their ends are tried in the slow tests."""
+"""Claims whose prediction takes a quadrature, a search or seconds to compile; their ends are tried
+in the slow tests."""
 
 each_claim = pytest.mark.parametrize("claim", CLAIMS, ids=lambda c: c.id)
 
@@ -320,7 +323,7 @@ def test_statistics_refuse_in_one_line(call):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("size", [0.0, 1.0, 1e4, -1e4])
+@pytest.mark.parametrize("size", [1e4, -1e4])
 def test_heads_at_extreme_scores(x64, dtype, size):
     chance = np.random.default_rng(3)
     queries, keys = np.array([[size]], dtype), chance.normal(size=(4, 1)).astype(dtype)

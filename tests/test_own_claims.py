@@ -124,7 +124,7 @@ def test_worker_processes_learn_the_claims_first(mine, tmp_path):
     task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),), ((0,),))
     with cli._executor(options) as pool:
         assert pool is not None
-        _, prepare = pool._initargs
+        prepare = pool._prepare
     assert "unknown claim 'mine.mean'" in sweep.compute(task)
     prepare()
     (cell,) = sweep.compute(task)

@@ -425,6 +425,8 @@ _FIGURE = Curves(
     caption="beyond γ = √(2 log T)/(2σQ) the largest weight takes over: the limit fails",
 )
 
+_BEYOND = "beyond the largest float64"
+
 CLAIM = Claim(
     id="contextual.context_gain",
     title="What the context is worth",
@@ -445,8 +447,21 @@ CLAIM = Claim(
     accepted=MODEL,
     quantities=(
         Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
-        Quantity("spread", "T times the sum of squared irrelevant weights", 0.02, True, "T p₂"),
-        Quantity("snr_gain", "squared signal-to-noise ratio over that of gain 0", 0.02, True),
+        Quantity(
+            "spread",
+            "T times the sum of squared irrelevant weights",
+            0.02,
+            True,
+            "T p₂",
+            infinite=_BEYOND,
+        ),
+        Quantity(
+            "snr_gain",
+            "squared signal-to-noise ratio over that of gain 0",
+            0.02,
+            True,
+            infinite=_BEYOND,
+        ),
         Quantity(
             "best_gain",
             "gain with the largest signal-to-noise ratio",
@@ -461,6 +476,7 @@ CLAIM = Claim(
             0.02,
             True,
             ignores=("gain",),
+            infinite=_BEYOND,
         ),
     ),
     falsifiers=(
