@@ -56,7 +56,7 @@ REDUCED = {
     # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
     # has one that tells.
     "contextual.best_ridge": Reduction(0.4, why="the saving needs all trials to be conclusive"),
-    "contextual.conditional_error": Reduction(runs=(1, 4)),
+    "contextual.conditional_error": Reduction(0.5, (1, 4)),
     "contextual.context_gain": Reduction(0.25, (3, 4, 5, 6, 7, 8)),
     "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
@@ -89,7 +89,7 @@ REDUCED = {
 
 SMALL = {
     "contextual.best_ridge": Reduction(0.06),
-    "contextual.conditional_error": Reduction(0.1),
+    "contextual.conditional_error": Reduction(0.05),
     "contextual.context_gain": Reduction(0.125, (3, 4, 5)),
     "contextual.convex_head": Reduction(0.1, (3, 4, 5)),
     "contextual.first_step": Reduction(0.02),
