@@ -22,6 +22,8 @@ than ``--most`` places, evenly spaced ones are taken, in the order of the source
 * *equivalent* when no row's prediction moves by more than 1e-12 of itself: it is not counted;
 * *weaker* when it only moves bounds to where the claim implies them (an upper bound raised);
 * *crashed* when it raises, gives a number that is not finite, or does not end within two minutes;
+* *negligible* when the check does not refute it and it moves no row by more than a hundredth of
+  that row's tolerance: less than anyone would mind, and than any check of this kind can see;
 * *refuted* or *survived* by the verdict of the check.
 
 The share refuted is of those refuted or survived: a crash is a refusal, but no measurement's
@@ -64,6 +66,9 @@ DEAR = {
     "universal.random_centres": 24, "universal.sphere_limit": 24,
 }  # fmt: skip
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
+
+NEGLIGIBLE = 0.01
+"""Share of a row's tolerance that nobody would mind."""
 
 PATIENCE = 120.0
 """Seconds after which a mutant that says nothing is given up."""
@@ -504,7 +509,9 @@ def implied(right: Comparison, wrong: Comparison) -> bool:
 def shift(right: Comparison, wrong: Comparison) -> float:
     """How far the difference of prediction and measurement moved, in tolerances."""
     moved = abs((wrong.simulated - wrong.predicted) - (right.simulated - right.predicted))
-    return moved / right.tolerance if right.tolerance else math.inf * bool(moved)
+    if right.tolerance:
+        return moved / right.tolerance
+    return math.inf if moved else 0.0
 
 
 # --- the run: one worker, which is replaced when a mutant hangs ---
@@ -592,20 +599,25 @@ def read(path: Path, most: int) -> dict[str, list[Fate]]:
 
 def table(found: Mapping[str, Sequence[Fate]]) -> str:
     """Counts for each claim, in Markdown, and every survivor."""
-    kinds = ("equivalent", "weaker", "crashed", "refuted", "survived")
-    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 8 + "|"]
+    kinds = ("equivalent", "weaker", "negligible", "crashed", "refuted", "survived")
+    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 9 + "|"]
     for id, each in sorted(found.items()):
-        count = {kind: sum(x.fate == kind for x in each) for kind in kinds}
+        count = {kind: sum(kind_of(x) == kind for x in each) for kind in kinds}
         judged = count["refuted"] + count["survived"]
         share = f"{100 * count['refuted'] / judged:.0f} %" if judged else "–"
         lines.append(f"| `{id}` | {len(each)} | {' | '.join(map(str, count.values()))} | {share} |")
     return "\n".join(lines)
 
 
+def kind_of(fate: Fate) -> str:
+    """The fate, with survivors that move next to nothing set apart."""
+    return "negligible" if fate.fate == "survived" and fate.moved <= NEGLIGIBLE else fate.fate
+
+
 def survivors(found: Mapping[str, Sequence[Fate]]) -> Iterable[str]:
     for id, each in sorted(found.items()):
         for x in each:
-            if x.fate == "survived":
+            if kind_of(x) == "survived":
                 yield f"{id}: {x.function}:{x.line} {x.kind}: {x.text} (moved {x.moved:.2g})"
 
 

@@ -133,7 +133,7 @@ def test_claims_keep_their_rates(id):
 
 
 REDUCED = {
-    "contextual.conditional_error": {"runs": (1, 4)},
+    "contextual.conditional_error": {"trials": 0.5, "runs": (1, 4)},
     "contextual.first_step": {"trials": 0.5, "runs": (2, 4, 5)},
     "contextual.prompt_step": {"trials": 0.5, "runs": (3, 4)},
     "contextual.context_gain": {"trials": 0.25, "runs": tuple(range(3, 9))},

@@ -427,7 +427,7 @@ the average over $y$ and $\delta$ is exact.
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": Design(_POINTS, 192), "full": Design(_POINTS, 4096)},
+    designs={"quick": Design(_POINTS, 384), "full": Design(_POINTS, 4096)},
     validate=_validate,
     broadcasts="every real parameter",
     traceable=True,
