@@ -4,8 +4,9 @@
 
 Writes real_data_NAME.png for every name below, or those given: `attention`, `theory`,
 `embeddings`, and `accuracy`, which reads the folder `images` that a sweep leaves
-(`jaxprompt sweep examples/images.toml --out images`). The name `rates` prints accuracies on validation scenes, by which the rates
-of `contextual.image_context` were chosen. Everything is seeded.
+(`jaxprompt sweep examples/images.toml --out images`). The name `rates` prints accuracies on
+validation scenes, by which the rates of `contextual.image_context` were chosen. Everything is
+seeded.
 """
 
 from __future__ import annotations

@@ -538,7 +538,7 @@ digits are told apart by the models of `contextual.training`. With $n\le48$ imag
 is ahead of fine-tuning all of a self-attention layer by at least 0.02 of accuracy, and it puts at
 least 0.02 more of its attention on the relevant patches than uniform attention does.
 2. *The whole network, ten digits.* Tuning the prompt that the class token holds in each layer, 64
-of 18378 parameters, makes the class token look more at the relevant patches, by at least 0.02 of
+of 18314 parameters, makes the class token look more at the relevant patches, by at least 0.02 of
 its attention, and raises the accuracy by at least 0.05, for $n\ge300$. Fine-tuning everything is
 ahead of it by at least 0.02 for $n\ge40$.
 3. *Controls.* Tuning the linear head leaves all attention as it was, exactly. Tuning prompt tokens
