@@ -131,7 +131,7 @@ def draw_embeddings(folder: Path) -> None:
         axes[place].set_title(
             {"partial": "one tile among noise", "embedded": "in a photograph"}[kind]
         )
-        style = {"partial": "prompt", "embedded": "fine_tuning"}[kind]
+        style = {"partial": "prompt", "embedded": "input_prompt"}[kind]
         label = {"partial": "among noise", "embedded": "in a photograph"}[kind]
         gains = [f["attention_gain"]._replace(mean=0.25 + f["attention_gain"].mean) for f in found]
         curve(axes[2], sizes, gains, style, label)
@@ -141,7 +141,8 @@ def draw_embeddings(folder: Path) -> None:
     axes[2].set_ylim(0, 1)
     axes[2].legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("accuracy on test images")
-    axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     for axis in axes:
         log_axis(axis, sizes)
     save(figure, folder, "embeddings")
