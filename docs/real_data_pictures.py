@@ -4,8 +4,9 @@
 
 Writes real_data_NAME.png for every name below, or those given: `attention`, `theory`,
 `embeddings`, and `accuracy`, which reads the folder `images` that a sweep leaves
-(`jaxprompt sweep examples/images.toml --out images`). The name `rates` prints accuracies on validation scenes, by which the rates
-of `contextual.image_context` were chosen. Everything is seeded.
+(`jaxprompt sweep examples/images.toml --out images`). The name `rates` prints accuracies on
+validation scenes, by which the rates of `contextual.image_context` were chosen. Everything is
+seeded.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def draw_embeddings(folder: Path) -> None:
         axes[place].set_title(
             {"partial": "one tile among noise", "embedded": "in a photograph"}[kind]
         )
-        style = {"partial": "prompt", "embedded": "fine_tuning"}[kind]
+        style = {"partial": "prompt", "embedded": "input_prompt"}[kind]
         label = {"partial": "among noise", "embedded": "in a photograph"}[kind]
         gains = [f["attention_gain"]._replace(mean=0.25 + f["attention_gain"].mean) for f in found]
         curve(axes[2], sizes, gains, style, label)
@@ -140,7 +141,8 @@ def draw_embeddings(folder: Path) -> None:
     axes[2].set_ylim(0, 1)
     axes[2].legend(frameon=False, fontsize=8)
     axes[0].set_ylabel("accuracy on test images")
-    axes[0].legend(frameon=False, fontsize=8)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     for axis in axes:
         log_axis(axis, sizes)
     save(figure, folder, "embeddings")
