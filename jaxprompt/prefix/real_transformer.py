@@ -54,8 +54,7 @@ $H\min(n,d_h)$, and one vector gives each head one direction. In layer 1, whose 
 can reach, the ratios of content attention are those of the model without a prefix, also after the
 prefix was trained; from layer 2 on the inputs differ, and so do the ratios. Factors of low rank,
 trained with as many parameters, change the ratios in layer 1 too. Trained to tell sentences from
-the same words in reverse order, a prefix does better than the model's own features, and no better
-than factors of equal size.
+the same words in reverse order, both do better than the model's own features.
 """
 
 DERIVATION = r"""
@@ -102,7 +101,7 @@ def _closed_form(
     if vectors is not None:
         result |= prefix_subspace.variant(wrong, vectors=vectors, heads=HEADS, head_width=WIDTH)
         result |= {f"{name}_accuracy": 0.5 for name in ("frozen", *ARMS)}
-        result |= {"prefix_gain": wrong.get("gain", 0.0), "low_rank_lead": wrong.get("lead", 0.0)}
+        result |= {f"{arm}_gain": wrong.get(f"{arm}_gain", 0.0) for arm in ARMS}
         result["first_layer"] = 0.0
         result["later_layers"] = 0.0 if wrong.get("every_layer") else 1.0
         result["low_rank_first_layer"] = 0.0 if wrong.get("low_rank_keeps") else 1.0
@@ -119,9 +118,9 @@ def _keeps(layer: Any, added: str, wrong: dict[str, Any]) -> Any:
 # --- training ---
 
 
-ARMS = {"prefix": 3e-2, "low_rank": 1e-2}
-"""Ways to adapt the model, and their learning rates; these and two lower or higher ones were tried,
-on splits of their own."""
+ARMS = {"prefix": 1e-1, "low_rank": 1e-2}
+"""Ways to adapt the model, and the best learning rates of 0.01, 0.03, 0.1, 0.3 and of 0.003, 0.01,
+0.03, in 60 steps on two splits of their own."""
 
 
 def start(arm: str, vectors: int, *, key: Key[Array, ""]) -> Adapter:
@@ -271,8 +270,7 @@ def simulate(
     result |= {
         f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()
     }
-    result["prefix_gain"] = mean_estimate(right["prefix"] - right["frozen"])
-    result["low_rank_lead"] = mean_estimate(right["low_rank"] - right["prefix"])
+    result |= {f"{arm}_gain": mean_estimate(right[arm] - right["frozen"]) for arm in ARMS}
     moved = _changes([x.adapters for x in made])
     return {
         **result,
@@ -501,7 +499,7 @@ CLAIM = Claim(
         Quantity("prefix_accuracy", "with a trained prefix: at least", 0.2),
         Quantity("low_rank_accuracy", "with factors of equal size: at least", 0.2),
         Quantity("prefix_gain", "prefix less the model's own features: at least", 0.2),
-        Quantity("low_rank_lead", "factors of equal size less prefix: at least", 0.2),
+        Quantity("low_rank_gain", "factors less the model's own features: at least", 0.2),
     ),
     falsifiers=(
         Falsifier("undamped", "adds the bias without damping the content",
@@ -513,20 +511,14 @@ CLAIM = Claim(
         Falsifier("factors keep too", "factors of low rank keep the ratios in layer 1",
                   _wrong(low_rank_keeps=True)),
         Falsifier("n − 1 dimensions", "min(n, d_h) − 1 in each head", _wrong(fewer=1)),
-        Falsifier("half more", "the prefix reads half of all sentences more", _wrong(gain=0.5)),
-        Falsifier("far behind", "the prefix stays behind by half of all", _wrong(lead=0.5)),
+        Falsifier("half more", "the prefix reads half of all sentences more",
+                  _wrong(prefix_gain=0.5)),
     ),
     closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design((PAIR, {"vectors": 4, "steps": 32, "examples": 256}), 2),
-        "full": Design(
-            (
-                PAIR,
-                {"vectors": 4, "steps": 120, "examples": 512},
-                {"vectors": 8, "steps": 120, "examples": 512, "trials": 3},
-            ), 8,
-        ),
+        "full": Design((PAIR, {"vectors": 4, "steps": 120, "examples": 512}), 5),
     },
     validate=validate,
     measure=measure,
