@@ -146,8 +146,10 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
         columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
         rows = -(-len(labels) // columns)
         room = _frame(figure, spec.title, _caption(spec, tables.points), rows=rows)
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, room)}
-        figure.legend(handles, labels, ncols=columns, borderaxespad=0, **place)
+        figure.legend(
+            handles, labels, ncols=columns, borderaxespad=0,
+            loc="lower center", bbox_to_anchor=(0.5, room),
+        )  # fmt: skip
     return figure
 
 
