@@ -91,7 +91,7 @@ def _require_formulas(figure: Figure) -> None:
 
     parser: Any = MathTextParser("path")
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and "$" in text.get_text():
+        if "$" in text.get_text():
             try:
                 parser.parse(text.get_text())
             except ValueError:
