@@ -17,7 +17,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -500,7 +500,7 @@ def _resume(options: argparse.Namespace, out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _executor(options: argparse.Namespace) -> Iterator[Any]:
+def _executor(options: argparse.Namespace) -> Generator[Any]:
     if options.workers:
         from jaxprompt.sweep import process_pool
 
@@ -646,7 +646,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], shown: Sequenc
 @contextlib.contextmanager
 def _progress(
     title: str, unit: str = "runs", trials: int = 0
-) -> Iterator[Callable[[int, int], None]]:
+) -> Generator[Callable[[int, int], None]]:
     """A bar with the time left on a terminal; a plain line every few seconds otherwise.
 
     Where a unit stands for a number of `trials`, trials a second are shown too.

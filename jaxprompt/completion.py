@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxprompt.engine import PROFILES
 from jaxprompt.registry import FAMILIES
@@ -36,7 +36,8 @@ def script(shell: str, parser: argparse.ArgumentParser, names: Sequence[str]) ->
 
 
 def _commands(parser: argparse.ArgumentParser, names: Sequence[str]) -> list[_Command]:
-    (group,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    group: Any  # argparse has no public name for the class of what holds the subcommands
+    (group,) = (a for a in parser._actions if a.nargs == argparse.PARSER)
     helps = {choice.dest: choice.help or "" for choice in group._choices_actions}
     commands = []
     for name, sub in group.choices.items():

@@ -15,8 +15,8 @@ from jaxprompt.extras import EXTRAS, Extra
 
 __all__ = ["Finding", "examine"]
 
-_CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "zarr", "rich")
-_CORE += ("jinja2", "latex2mathml", "jaxtyping")
+_CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "zarr", "rich",
+         "jinja2", "latex2mathml", "jaxtyping")  # fmt: skip
 
 
 class Finding(NamedTuple):

@@ -437,7 +437,7 @@ class Claim:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
             NumericalError: a mean or a standard error is not finite.
         """
-        if not isinstance(trials, int | np.integer) or not 2 <= trials <= MOST_TRIALS:
+        if not _is_whole(trials) or not 2 <= trials <= MOST_TRIALS:
             raise ParameterError(
                 "trials",
                 trials,
@@ -818,6 +818,11 @@ def as_key(key: jax.Array | int) -> jax.Array:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key
     return jax.random.wrap_key_data(key, impl="threefry2x32")
+
+
+def _is_whole(value: object) -> bool:
+    """Whether it is an integer, of Python or NumPy: who does not check types may bring anything."""
+    return isinstance(value, int | np.integer)
 
 
 def canonical(parameters: Mapping[str, Any]) -> str:

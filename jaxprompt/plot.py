@@ -91,7 +91,7 @@ def _require_formulas(figure: Figure) -> None:
 
     parser: Any = MathTextParser("path")
     for text in figure.findobj(Text):
-        if isinstance(text, Text) and "$" in text.get_text():
+        if "$" in text.get_text():
             try:
                 parser.parse(text.get_text())
             except ValueError:
@@ -146,8 +146,10 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
         columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
         rows = -(-len(labels) // columns)
         room = _frame(figure, spec.title, _caption(spec, tables.points), rows=rows)
-        place = {"loc": "lower center", "bbox_to_anchor": (0.5, room)}
-        figure.legend(handles, labels, ncols=columns, borderaxespad=0, **place)
+        figure.legend(
+            handles, labels, ncols=columns, borderaxespad=0,
+            loc="lower center", bbox_to_anchor=(0.5, room),
+        )  # fmt: skip
     return figure
 
 

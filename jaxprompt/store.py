@@ -16,7 +16,7 @@ import os
 import platform
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -482,7 +482,7 @@ def _old(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Generator[Path]:
     """A place for a folder that becomes `path` when it is complete, and vanishes if it fails."""
     part, old = _part(path), _old(path)
     shutil.rmtree(part, ignore_errors=True)
@@ -500,7 +500,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Generator[None]:
     """Keep other sweeps out of `folder` as long as this process is at work, however it ends.
 
     Raises:

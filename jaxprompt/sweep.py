@@ -14,7 +14,7 @@ import json
 import math
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,7 +67,7 @@ class Sweep:
     """A validated sweep: every cell of the grid has been checked against the claim."""
 
     claim: str
-    grid: Mapping[str, tuple[Any, ...]]
+    grid: Mapping[str, Sequence[Any]]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     trials: int = 64
     seed: int = 0

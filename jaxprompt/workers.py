@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
@@ -91,7 +91,7 @@ class WorkerPool(Executor):
 
 
 @contextlib.contextmanager
-def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Iterator[WorkerPool]:
+def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Generator[WorkerPool]:
     """Worker processes that share this machine's cores; they end with this process, however it
     ends, and drop what they compute when the context is left by an exception. Each calls
     `prepare`, which must pickle, before its first task. A sweep replaces those that die."""

@@ -16,7 +16,7 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
     checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     # The modules whose annotations hold at run time; a family joins once its own do.
     names = ("attention", "contextual", "engine", "parameters", "plot", "prefix", "random")
-    names += ("registry", "report", "stats", "store", "sweep", "tables")
+    names += ("registry", "report", "stats", "store", "sweep", "tables", "universal")
     install_import_hook([f"jaxprompt.{name}" for name in names], checker)
 
 import jax

@@ -113,7 +113,7 @@ def _expected_error(
     shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
     gap = (1 + shift_context) * g.prompt_context
     # A prompt that is orthogonal to the signal for certain gives both labels the same weights.
-    if not (isinstance(g.prompt_signal, float) and g.prompt_signal == 0):
+    if not (isinstance(g.prompt_signal, float) and g.prompt_signal == 0.0):
         gap = gap + (1 + shift_signal) * label * g.prompt_signal
     scale = setting.noise * jnp.asarray(g.prompt_norm, dtype)
     m = law.moments(gap.astype(dtype), scale, setting.relevant, scalars)

@@ -47,15 +47,15 @@ __all__ = [
 ]
 
 
-class Head(nnx.Variable):
+class Head(nnx.Variable[jax.Array]):
     """The read-out of the class token."""
 
 
-class Reader(nnx.Variable):
+class Reader(nnx.Variable[jax.Array]):
     """The class token (layers, width): where it starts, and what each later layer adds to it."""
 
 
-class Prompt(nnx.Variable):
+class Prompt(nnx.Variable[jax.Array]):
     """Prompt vectors (layers, prompts, width)."""
 
 

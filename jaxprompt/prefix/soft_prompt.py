@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
@@ -44,12 +45,14 @@ CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
 Rounding takes the last few: a logit is a sum of some hundred products over a few layers."""
 
 
-def closed_form(*, layers, prompt) -> dict[str, Any]:
+def closed_form(*, layers: ArrayLike, prompt: ArrayLike) -> dict[str, Any]:
     """What the runs must show, for any depth and number of prompt vectors."""
     return _closed_form({}, layers=layers, prompt=prompt)
 
 
-def _closed_form(wrong: dict[str, float], *, layers: Any, prompt: Any) -> dict[str, Any]:
+def _closed_form(
+    wrong: dict[str, float], *, layers: ArrayLike, prompt: ArrayLike
+) -> dict[str, Any]:
     zero = np.zeros(np.broadcast_shapes(np.shape(layers), np.shape(prompt)))
     right = {"soft": 0.0, "hard": 0.0, "unmasked": 1.0, "first_stream": 1.0}
     return {name: zero + value for name, value in {**right, **wrong}.items()}

@@ -41,19 +41,19 @@ __all__ = [
 ]
 
 
-class Prefix(nnx.Variable):
+class Prefix(nnx.Variable[jax.Array]):
     """Prefix vectors (L, n, d), one set for each layer."""
 
 
-class SoftPrompt(nnx.Variable):
+class SoftPrompt(nnx.Variable[jax.Array]):
     """Vectors (n, d) in front of the embeddings."""
 
 
-class Suffix(nnx.Variable):
+class Suffix(nnx.Variable[jax.Array]):
     """Vectors (n, d) between the input and the solution."""
 
 
-class LowRank(nnx.Variable):
+class LowRank(nnx.Variable[jax.Array]):
     """Factors of a low-rank change of the two matrices of each MLP."""
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float
 
 __all__ = ["defect", "log_ratio", "ratio"]
 
@@ -31,7 +32,7 @@ START_ERROR_EXPONENT = 40.0
 
 
 @jax.jit  # also when called eagerly: its many small steps would each be dispatched alone
-def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
+def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
     r"""Logarithm of :math:`I_{\mathrm{order}+\mathrm{degree}}(x) / I_{\mathrm{order}}(x)`.
 
     Args:
@@ -51,29 +52,35 @@ def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
     return _log_ratio(order, degree, x)
 
 
-def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
+def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
     """The ratio ρ itself, in [0, 1); arguments, dtype and accuracy as :func:`log_ratio`."""
     return jnp.exp(log_ratio(order, degree, x))
 
 
-def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike):
+def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
     """1 − ρ with the relative accuracy of ρ itself; arguments as :func:`log_ratio`."""
     return -jnp.expm1(log_ratio(order, degree, x))
 
 
 @jax.custom_jvp
-def _log_ratio(order, degree, x):
+def _log_ratio(
+    order: Float[Array, "*n"], degree: Float[Array, "*n"], x: Float[Array, "*n"]
+) -> Float[Array, "*n"]:
     return _sweep(order, degree, x)[0]
 
 
 @_log_ratio.defjvp
-def _log_ratio_jvp(primals, tangents):
+def _log_ratio_jvp(
+    primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
+) -> tuple[Array, Array]:
     value, slope = _sweep(*primals)
     return value, slope * tangents[2]
 
 
 @jax.jit
-def _sweep(order, degree, x):
+def _sweep(
+    order: Float[Array, "*n"], degree: Float[Array, "*n"], x: Float[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """Log-ratio and its derivative in x, by the recurrence run downwards from a safe start.
 
     With r_μ = I_μ/I_{μ−1} and d_μ = 1 − r_μ, one step from μ+1 to μ is
@@ -97,7 +104,7 @@ def _sweep(order, degree, x):
     ]
     zero = jnp.zeros_like(x)
 
-    def step(carry):
+    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
         t, r_next, d_next, s_next, total, slope = carry
         mu2 = 2 * (order + t) / x
         r = 1 / (mu2 + r_next)
@@ -120,14 +127,18 @@ def _sweep(order, degree, x):
     return jnp.where(bad, jnp.nan, total), jnp.where(bad, jnp.nan, slope)
 
 
-def _bound_start(mu, x):
+def _bound_start(
+    mu: Float[Array, "*n"], x: Float[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]:
     """r_μ, 1 − r_μ and dr_μ/dx from Amos's upper bound; the sweep damps its error."""
     low, root = mu - 0.5, jnp.sqrt(x * x + (mu + 0.5) ** 2)
     r = x / (low + root)
     return r, 1 - r, (1 - r * x / root) / (low + root)
 
 
-def _series_start(b, x):
+def _series_start(
+    b: Float[Array, "*n"], x: Float[Array, "*n"]
+) -> tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]:
     r"""r_{b+1}, 1 − r_{b+1} and its derivative from the large-argument series.
 
     With :math:`I_b \propto S_b = \sum_j t_j`, :math:`t_j = t_{j-1}\,

@@ -17,7 +17,7 @@ from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal import head, sphere
 from jaxprompt.universal.prefix_bound import predict as theorem
 from jaxprompt.universal.values import fit_values
-from jaxprompt.universal.wrap import batched, estimate_lipschitz
+from jaxprompt.universal.wrap import Batched, batched, estimate_lipschitz
 
 __all__ = ["METHODS", "Certificate", "Prefix", "build_prefix"]
 
@@ -211,7 +211,16 @@ def build_prefix(
 # --- input ---------------------------------------------------------------------------------------
 
 
-def _check(sphere_dim, accuracy, budget, lipschitz, method, content, value_limit, test_points):
+def _check(
+    sphere_dim: Any,
+    accuracy: object,
+    budget: object,
+    lipschitz: object,
+    method: object,
+    content: object,
+    value_limit: object,
+    test_points: object,
+) -> None:
     def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
         if not ok:
             raise ParameterError(name, value, allowed, remedy, WHERE)
@@ -257,7 +266,16 @@ def _on_sphere(name: str, points: Any, n: int) -> np.ndarray:
     return points
 
 
-def _problem(f, m, accuracy, content, lipschitz, value_limit, seed, test_points) -> _Problem:
+def _problem(
+    f: Batched,
+    m: int,
+    accuracy: float,
+    content: int,
+    lipschitz: float | None,
+    value_limit: float,
+    seed: int,
+    test_points: int,
+) -> _Problem:
     select = _scattered(m, min(4000, test_points), seed + 1)
     values = f(select)
     some = slice(None, None, max(len(select) // 1000, 1))
@@ -350,7 +368,9 @@ def _candidates(problem: _Problem, centres: np.ndarray, method: str) -> Iterator
         yield _measured(problem, used, centres, values, lam)
 
 
-def _measured(problem, method, centres, values, lam) -> _Candidate:
+def _measured(
+    problem: _Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
+) -> _Candidate:
     output = head.estimate(problem.select, centres, values, lam, content=problem.content)
     error = np.linalg.norm(output - problem.select_values, axis=1).max()
     return _Candidate(method, centres, values, float(lam), float(error))
@@ -408,7 +428,9 @@ def _net_bound(problem: _Problem, c: _Candidate, covering: float) -> float:
     return kernel + moved + problem.sup_norm * outside / (1 + outside)
 
 
-def _certify(problem: _Problem, best: _Candidate, test, budget: int, source: str) -> Certificate:
+def _certify(
+    problem: _Problem, best: _Candidate, test: np.ndarray, budget: int, source: str
+) -> Certificate:
     target = problem.f(test)
     output = head.estimate(
         test, best.centres, best.values, best.concentration, content=problem.content
@@ -428,7 +450,9 @@ def _certify(problem: _Problem, best: _Candidate, test, budget: int, source: str
     )  # fmt: skip
 
 
-def _guarantee(problem, best, test, measured: float, value_norm: float) -> float:
+def _guarantee(
+    problem: _Problem, best: _Candidate, test: np.ndarray, measured: float, value_norm: float
+) -> float:
     """The smaller of two proved bounds.
 
     From the test set: between its points the error changes at most by the Lipschitz constants

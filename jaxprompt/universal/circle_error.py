@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Complex, Float, Key
 from scipy import optimize
 
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
@@ -44,7 +47,9 @@ FIRST_DECADES = (-3.5, 0.3)
 # --- the closed form -----------------------------------------------------------------------------
 
 
-def relative_error(centres, concentration, degree, phase) -> np.ndarray:
+def relative_error(
+    centres: ArrayLike, concentration: ArrayLike, degree: ArrayLike, phase: ArrayLike
+) -> Complex[np.ndarray, ...]:
     """1 − h e^{−ikθ}: complex128, of the broadcast shape of the four parameters."""
     arrays = np.broadcast_arrays(centres, concentration, degree, phase)
     shape = arrays[0].shape
@@ -58,13 +63,20 @@ def relative_error(centres, concentration, degree, phase) -> np.ndarray:
     return result.reshape(shape)
 
 
-def _spectral(count, lam, k, psi) -> np.ndarray:
+def _spectral(
+    count: Float[np.ndarray, " n"],
+    lam: Float[np.ndarray, " n"],
+    k: Float[np.ndarray, " n"],
+    psi: Float[np.ndarray, " n"],
+) -> Complex[np.ndarray, " n"]:
     above, below, index = _coefficients(count, lam, k)
     wave = np.exp(1j * index[:, None] * psi)
     return (above * wave).sum(0) / (below * wave).sum(0)
 
 
-def _coefficients(count, lam, k) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _coefficients(
+    count: np.ndarray, lam: np.ndarray, k: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """I_{lN} − I_{k+lN} and I_{lN} over I_0, one row for each l, and the values of l."""
     # Beyond order k + 10 + 9√λ the ratio to I_0 is below e^{-40}.
     # Rounding the number of rows up to a power of two keeps the compiled shapes few.
@@ -95,7 +107,7 @@ def _modulus(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
     return np.abs((wave @ above)[:, 0] / (wave @ below)[:, 0])
 
 
-def supremum(modulus) -> float:
+def supremum(modulus: Callable[[np.ndarray], np.ndarray]) -> float:
     """Largest value over phases in [0, π] of a function that takes arrays of phases."""
     psi = np.linspace(0, np.pi, PHASES)
     while True:
@@ -112,7 +124,7 @@ def supremum(modulus) -> float:
         psi = np.linspace(psi[best - 1], psi[best + 1], 33)
 
 
-def least(sup_error, count: int, k: int) -> tuple[float, float]:
+def least(sup_error: Callable[[float], float], count: int, k: int) -> tuple[float, float]:
     """The concentration that minimises `sup_error(λ)`, and the error there."""
     scale = count**2 * 10.0 ** np.arange(*FIRST_DECADES, 0.1) / max(k, 1)
     coarse = [sup_error(lam) for lam in scale]
@@ -145,7 +157,12 @@ def _best(count: int, k: int) -> tuple[float, float]:
     return least(lambda lam: _sup(count, lam, k), count, k)
 
 
-def predict(centres, degree, concentration=None, phase=None) -> dict[str, Any]:
+def predict(
+    centres: ArrayLike,
+    degree: ArrayLike,
+    concentration: ArrayLike | None = None,
+    phase: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
     """Error at a phase; without `phase` its supremum; without `concentration` the best of those.
 
     The parameters broadcast; float64 arrays of their shape, or floats.
@@ -160,7 +177,13 @@ def predict(centres, degree, concentration=None, phase=None) -> dict[str, Any]:
     return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
 
 
-def _each(names, function, centres, degree, *rest) -> dict[str, Any]:
+def _each(
+    names: Sequence[str],
+    function: Callable[..., tuple[float, ...]],
+    centres: ArrayLike,
+    degree: ArrayLike,
+    *rest: ArrayLike,
+) -> dict[str, np.ndarray | float]:
     arrays = np.broadcast_arrays(centres, degree, *rest)
     columns = np.array(
         [
@@ -177,7 +200,13 @@ def _each(names, function, centres, degree, *rest) -> dict[str, Any]:
 
 
 def simulate(
-    *, key, trials, centres, degree, concentration=None, phase=None
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    centres: int,
+    degree: int,
+    concentration: float | None = None,
+    phase: float | None = None,
 ) -> dict[str, Estimate]:
     """A head with `centres` equispaced keys at an arbitrary offset, queried at the phase.
 
@@ -215,13 +244,17 @@ _core = jax.jit(head.core)
 # --- wrong variants ------------------------------------------------------------------------------
 
 
-def _nodes_only(centres, degree, concentration=None, phase=None):
+def _nodes_only(
+    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
+) -> dict[str, np.ndarray | float]:
     if phase is None and concentration is not None:
         return {"sup_error": predict(centres, degree, concentration, 0.0)["error"]}
     return predict(centres, degree, concentration, None if phase is None else 0 * phase)
 
 
-def _infinite_prefix(centres, degree, concentration=None, phase=None):
+def _infinite_prefix(
+    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
+) -> dict[str, np.ndarray | float]:
     if concentration is None:
         return predict(centres, degree)
     with jax.enable_x64(True):
@@ -231,16 +264,20 @@ def _infinite_prefix(centres, degree, concentration=None, phase=None):
     return {"error": defect, "error_real": defect, "error_imag": 0 * defect}
 
 
-def _wrong_direction(centres, degree, concentration=None, phase=None):
+def _wrong_direction(
+    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
+) -> dict[str, np.ndarray | float]:
     return predict(centres, degree, concentration, None if phase is None else -phase)
 
 
-def _scaled_best(centres, degree, concentration=None, phase=None):
+def _scaled_best(
+    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
+) -> dict[str, np.ndarray | float]:
     result = predict(centres, degree, concentration, phase)
     return {n: v * (1.03 if n.startswith("best") else 1.0) for n, v in result.items()}
 
 
-def _infinite_line(concentration, degree):
+def _infinite_line(concentration: float, degree: int) -> float:
     return float(_infinite_prefix(1, degree, concentration)["sup_error"])
 
 

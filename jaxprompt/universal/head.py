@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
 from scipy.special import expit
 
 __all__ = ["HeadWeights", "apply_blocks", "blocks", "core", "estimate", "worst_case"]
@@ -109,7 +112,13 @@ def apply_blocks(
 # --- the head as a kernel estimator --------------------------------------------------------------
 
 
-def core(query, centres, values, concentration, log_weights=None):
+def core(
+    query: ArrayLike,
+    centres: ArrayLike,
+    values: ArrayLike,
+    concentration: ArrayLike,
+    log_weights: ArrayLike | None = None,
+) -> tuple[Float[Array, ...], Float[Array, ...]]:
     r"""Output of the prefix alone and the log of its total mass, in float64 or as traced.
 
     query (…, n), centres (N, n), values (N, d) or (N,); returns (…, d) or (…,), and (…,):
@@ -137,7 +146,7 @@ def estimate(
     *,
     content: int = 0,
     chunk: int | None = None,
-    dtype=np.float64,
+    dtype: DTypeLike = np.float64,
 ) -> np.ndarray:
     """The head's output at many points of the sphere, in chunks of bounded memory.
 
@@ -169,7 +178,7 @@ def estimate(
     return np.concatenate(parts)
 
 
-def _padded_blocks(query: np.ndarray, chunk: int):
+def _padded_blocks(query: np.ndarray, chunk: int) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of one shape (the last one padded), so that they compile once."""
     for start in range(0, len(query), chunk):
         block = query[start : start + chunk]
@@ -186,13 +195,24 @@ def _squared_distance(query: jax.Array, centres: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _weighted_sums(query, centres, columns, concentration):
+def _weighted_sums(
+    query: Float[Array, "Q n"],
+    centres: Float[Array, "N n"],
+    columns: Float[Array, "N d"],
+    concentration: Float[Array, ""],
+) -> Float[Array, "Q d"]:
     """Sums of the columns under weights that are 1 at distance 0: one pass over the scores."""
     return jnp.exp(-0.5 * concentration * _squared_distance(query, centres)) @ columns
 
 
 @jax.jit
-def _shifted_sums(query, centres, columns, concentration, log_content):
+def _shifted_sums(
+    query: Float[Array, "Q n"],
+    centres: Float[Array, "N n"],
+    columns: Float[Array, "N d"],
+    concentration: Float[Array, ""],
+    log_content: Float[Array, ""],
+) -> tuple[Float[Array, "Q d"], Float[Array, "Q 1"]]:
     """The same for queries far from all centres: scaled to the largest weight or to content."""
     scores = -0.5 * concentration * _squared_distance(query, centres)
     peak = jnp.maximum(scores.max(-1, keepdims=True), log_content)
@@ -232,7 +252,9 @@ def worst_case(
 
 
 @jax.jit
-def _distance_moments(query, centres, concentration):
+def _distance_moments(
+    query: Float[Array, "Q n"], centres: Float[Array, "N n"], concentration: Float[Array, ""]
+) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
     """Σ w d and the log of the prefix's mass Σ e^{λ⟨x,b⟩}."""
     squared = _squared_distance(query, centres)
     scores = -0.5 * concentration * squared

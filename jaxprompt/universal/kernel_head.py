@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 
 from jaxprompt.engine import (
     Agreement,
@@ -49,7 +51,14 @@ a token must be read independently of each other, and each needs $n$ coordinates
 """
 
 
-def predict(query, centres, values, concentration, content=1, log_weights=None) -> dict[str, Any]:
+def predict(
+    query: ArrayLike,
+    centres: ArrayLike,
+    values: ArrayLike,
+    concentration: ArrayLike,
+    content: ArrayLike = 1,
+    log_weights: ArrayLike | None = None,
+) -> dict[str, Array]:
     """Core output (…, d), classical output (…, d) and gate (…) of the head; float64 or as traced.
 
     query (…, n), centres (N, n), values (N, d), log_weights (N). Values (N,) are plain numbers,
@@ -63,7 +72,15 @@ def predict(query, centres, values, concentration, content=1, log_weights=None) 
 
 
 def simulate(
-    *, key, trials, query, centres, values, concentration, content=1, log_weights=None
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    query: np.ndarray,
+    centres: np.ndarray,
+    values: np.ndarray,
+    concentration: float,
+    content: int = 1,
+    log_weights: np.ndarray | None = None,
 ) -> dict[str, Estimate]:
     """The block-matrix head itself, its scores divided by √d_k, on one query.
 
@@ -153,20 +170,20 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
     return rows
 
 
-def _missing_root(*, concentration, centres, **rest):
+def _missing_root(*, concentration: float, centres: ArrayLike, **rest: Any) -> dict[str, Array]:
     return predict(concentration=concentration / math.sqrt(np.shape(centres)[1]), centres=centres,
                    **rest)  # fmt: skip
 
 
-def _one_content_token(*, content=1, **rest):
+def _one_content_token(*, content: int = 1, **rest: Any) -> dict[str, Array]:
     return predict(content=np.minimum(content, 1), **rest)
 
 
-def _ignored_weights(*, log_weights=None, **rest):
+def _ignored_weights(*, log_weights: ArrayLike | None = None, **rest: Any) -> dict[str, Array]:
     return predict(**rest)
 
 
-def _gate_two_per_cent(**params):
+def _gate_two_per_cent(**params: Any) -> dict[str, Array]:
     result = predict(**params)
     return {**result, "gate": 1.02 * result["gate"]}
 

@@ -2,12 +2,15 @@ r"""`universal.optimal_values`: better values than the function's own make the e
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 
-from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
@@ -36,6 +39,9 @@ is $(1-\langle\bar e\rangle)/\langle|1-e|^2\rangle/\rho_k$.
 
 METHODS = ("raw", "deconvolution", "two_term", "least_squares")
 PHASES = 512
+
+Scale = Callable[[str, float, np.ndarray, float, int], tuple[float, complex]]
+"""A function like `_scale`, right or wrong."""
 
 
 class _Circle(NamedTuple):
@@ -67,7 +73,9 @@ def _circle(count: int, lam: float, k: int) -> _Circle:
     return _Circle(float(target[0]), phase, (wave @ above) / (wave @ np.exp(zero)))
 
 
-def _scale(method: str, log_factor: float, error: np.ndarray, lam: float, k: int):
+def _scale(
+    method: str, log_factor: float, error: np.ndarray, lam: float, k: int
+) -> tuple[float, complex]:
     """Value norm c, and 1 − c ρ_k, without cancellation."""
     factor = np.exp(log_factor)
     if method == "raw":
@@ -83,7 +91,9 @@ def _scale(method: str, log_factor: float, error: np.ndarray, lam: float, k: int
     return abs(1 - lack) / factor, lack
 
 
-def predict(centres, concentration, degree, method="deconvolution") -> dict[str, Any]:
+def predict(
+    centres: ArrayLike, concentration: ArrayLike, degree: ArrayLike, method: str = "deconvolution"
+) -> dict[str, np.ndarray | float]:
     """Largest and root-mean-square error over the phase, and the largest value |v|.
 
     `centres`, `concentration` and `degree` broadcast; float64. The target has modulus 1.
@@ -96,7 +106,9 @@ def predict(centres, concentration, degree, method="deconvolution") -> dict[str,
     return dict(zip(("sup_error", "rms_error", "value_norm"), rows, strict=True))
 
 
-def _errors(count: int, lam: float, k: int, method: str, spoil=None) -> tuple[float, float, float]:
+def _errors(
+    count: int, lam: float, k: int, method: str, spoil: Scale | None = None
+) -> tuple[float, float, float]:
     circle = _circle(count, lam, k)
     norm, lack = (spoil or _scale)(method, circle.log_factor, circle.error, lam, k)
     left = np.abs(lack + (1 - lack) * circle.error)
@@ -107,7 +119,13 @@ def _errors(count: int, lam: float, k: int, method: str, spoil=None) -> tuple[fl
 
 
 def simulate(
-    *, key, trials, centres, concentration, degree, method="deconvolution"
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    centres: int,
+    concentration: float,
+    degree: int,
+    method: str = "deconvolution",
 ) -> dict[str, Estimate]:
     """A head with such values on the circle; least squares solves for real values on a grid."""
     if np.ndim(centres) or np.ndim(concentration) or np.ndim(degree):
@@ -152,15 +170,19 @@ def _least_squares(count: int, lam: float, k: int) -> np.ndarray:
     return np.linalg.lstsq(weight, target, rcond=None)[0]
 
 
-def _wrong(spoil):
-    def predict_wrong(centres, concentration, degree, method="deconvolution") -> dict[str, Any]:
+def _wrong(spoil: Scale) -> Predictor:
+    def predict_wrong(
+        centres: int, concentration: float, degree: int, method: str = "deconvolution"
+    ) -> dict[str, float]:
         rows = _errors(int(centres), float(concentration), int(degree), method, spoil)
         return dict(zip(("sup_error", "rms_error", "value_norm"), rows, strict=True))
 
     return predict_wrong
 
 
-def _half_order(method, log_factor, error, lam, k):
+def _half_order(
+    method: str, log_factor: float, error: np.ndarray, lam: float, k: int
+) -> tuple[float, complex]:
     with jax.enable_x64(True):
         other = float(bessel.log_ratio(0.5, k, lam))
     if method != "deconvolution":
@@ -168,19 +190,25 @@ def _half_order(method, log_factor, error, lam, k):
     return np.exp(-other), -np.expm1(log_factor - other)
 
 
-def _double_laplacian(method, log_factor, error, lam, k):
+def _double_laplacian(
+    method: str, log_factor: float, error: np.ndarray, lam: float, k: int
+) -> tuple[float, complex]:
     if method != "two_term":
         return _scale(method, log_factor, error, lam, k)
     c = 1 + k * k / lam
     return c, 1 - c * np.exp(log_factor)
 
 
-def _norm_two_per_cent(method, log_factor, error, lam, k):
+def _norm_two_per_cent(
+    method: str, log_factor: float, error: np.ndarray, lam: float, k: int
+) -> tuple[float, complex]:
     norm, lack = _scale(method, log_factor, error, lam, k)
     return 1.02 * norm, lack
 
 
-def _no_gain(method, log_factor, error, lam, k):
+def _no_gain(
+    method: str, log_factor: float, error: np.ndarray, lam: float, k: int
+) -> tuple[float, complex]:
     return _scale("raw", log_factor, error, lam, k)
 
 

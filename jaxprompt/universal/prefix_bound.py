@@ -3,10 +3,12 @@ r"""`universal.prefix_bound`: how many prefix tokens suffice (a Jackson-type upp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 
 from jaxprompt.engine import (
     Cell,
@@ -57,7 +59,7 @@ class Construction(NamedTuple):
     concentration: float
 
 
-def constant(sphere_dim):
+def constant(sphere_dim: ArrayLike) -> Float[np.ndarray, ...]:
     """C_m = 2 m π^{m−1} A_m / A_{m−1}; float64, elementwise over whole numbers."""
     return np.vectorize(_constant, otypes=[float])(sphere_dim)
 
@@ -66,7 +68,13 @@ def _constant(m: int) -> float:
     return 2 * m * math.pi ** (m - 1) * sphere.area(int(m)) / sphere.area(int(m) - 1)
 
 
-def concentration_for(radius, count, content, sup_norm, accuracy):
+def concentration_for(
+    radius: np.ndarray | float,
+    count: np.ndarray | float,
+    content: ArrayLike,
+    sup_norm: ArrayLike,
+    accuracy: ArrayLike,
+) -> np.ndarray | float:
     """The theorem's λ for a net of `count` centres of that radius; elementwise float64."""
     near = 2 / radius**2 * np.log(np.pi * count / radius)
     with np.errstate(divide="ignore"):
@@ -74,7 +82,13 @@ def concentration_for(radius, count, content, sup_norm, accuracy):
     return np.maximum(near, away)
 
 
-def predict(sphere_dim, lipschitz, accuracy, content=1, sup_norm=1.0) -> dict[str, Any]:
+def predict(
+    sphere_dim: ArrayLike,
+    lipschitz: ArrayLike,
+    accuracy: ArrayLike,
+    content: ArrayLike = 1,
+    sup_norm: ArrayLike = 1.0,
+) -> dict[str, np.ndarray | float]:
     """The theorem's numbers; all parameters broadcast, float64."""
     radius = np.minimum(0.5, np.divide(accuracy, np.multiply(6.0, lipschitz)))
     factor = constant(sphere_dim)
@@ -105,7 +119,14 @@ def construct(
 
 
 def simulate(
-    *, key, trials, sphere_dim, lipschitz, accuracy, content=1, sup_norm=1.0
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    sphere_dim: int,
+    lipschitz: float,
+    accuracy: float,
+    content: int = 1,
+    sup_norm: float = 1.0,
 ) -> dict[str, Estimate]:
     """Size of the certified net, its separation, and the exact worst error found on it."""
     if any(np.ndim(a) for a in (sphere_dim, lipschitz, accuracy, content, sup_norm)):
@@ -149,19 +170,23 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
     return rows
 
 
-def _with(changes):
-    def wrong(**params):
+def _with(
+    changes: Callable[
+        [dict[str, np.ndarray | float], dict[str, Any]], dict[str, np.ndarray | float]
+    ],
+) -> Predictor:
+    def wrong(**params: Any) -> dict[str, np.ndarray | float]:
         result = predict(**params)
         return {**result, **changes(result, params)}
 
     return wrong
 
 
-def _paper_line(accuracy, sphere_dim, lipschitz=1.0):
+def _paper_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
     return float((1 / accuracy) ** (10 + 14 * sphere_dim + 4 * sphere_dim**2))
 
 
-def _needed_line(accuracy, sphere_dim, lipschitz=1.0):
+def _needed_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
     return sphere.packing_bound(sphere_dim, 2 * accuracy)
 
 

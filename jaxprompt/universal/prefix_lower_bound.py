@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 from scipy import optimize
 
-from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
@@ -37,13 +39,18 @@ $\pi L/N$.
 """
 
 
-def predict(lipschitz, accuracy=None, centres=None, concentration=None) -> dict[str, Any]:
+def predict(
+    lipschitz: ArrayLike,
+    accuracy: ArrayLike | None = None,
+    centres: ArrayLike | None = None,
+    concentration: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
     """`centres` needed for an accuracy, `error` unavoidable with so many centres; broadcasts.
 
     At least one of `accuracy` and `centres` must be given; float64 (`centres` a whole number).
     The concentration of the head does not matter.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, np.ndarray | float] = {}
     if accuracy is not None:
         share = np.pi * np.divide(lipschitz, accuracy)
         # An accuracy of πL/(N+1) itself is within reach of the bound for N.
@@ -55,7 +62,13 @@ def predict(lipschitz, accuracy=None, centres=None, concentration=None) -> dict[
 
 
 def simulate(
-    *, key, trials, lipschitz, centres, accuracy=None, concentration=10.0
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    lipschitz: float,
+    centres: int,
+    accuracy: float | None = None,
+    concentration: float = 10.0,
 ) -> dict[str, Estimate]:
     """Least largest error over the values, by linear programme, on N+1 points; and its control.
 
@@ -124,18 +137,28 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def _factor(number: float):
-    def wrong(**params):
+def _factor(number: float) -> Predictor:
+    def wrong(**params: Any) -> dict[str, np.ndarray | float]:
         return {name: number * value for name, value in predict(**params).items()}
 
     return wrong
 
 
-def _points_not_gaps(lipschitz, accuracy=None, centres=None, **rest):
+def _points_not_gaps(
+    lipschitz: ArrayLike,
+    accuracy: ArrayLike | None = None,
+    centres: ArrayLike | None = None,
+    **rest: Any,
+) -> dict[str, np.ndarray | float]:
     return predict(lipschitz, accuracy, None if centres is None else np.subtract(centres, 1))
 
 
-def _chordal(lipschitz, accuracy=None, centres=None, **rest):
+def _chordal(
+    lipschitz: float,
+    accuracy: float | None = None,
+    centres: int | None = None,
+    **rest: Any,
+) -> dict[str, np.ndarray | float]:
     result = predict(lipschitz, accuracy, centres)
     if centres is not None:
         result["error"] = lipschitz * 2 * np.sin(np.pi / (2 * np.add(centres, 1)))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
 from scipy import optimize
 
 from jaxprompt.engine import (
@@ -64,7 +66,12 @@ PROBES = 1500
 # --- the closed form -----------------------------------------------------------------------------
 
 
-def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, Any]:
+def predict(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
     """Exponent of N; with `covering` (radians) also the floor of the error for f(x) = x, which is
     the hull's distance.
 
@@ -73,7 +80,7 @@ def predict(sphere_dim, smoothness, centres=None, covering=None) -> dict[str, An
     `sphere_dim`, `centres` and `covering` broadcast; float64.
     """
     order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
-    result = {"exponent": -order / np.asarray(sphere_dim, float)}
+    result: dict[str, np.ndarray | float] = {"exponent": -order / np.asarray(sphere_dim, float)}
     if centres is not None:
         radius = np.vectorize(sphere.covering_bound, otypes=[float])(sphere_dim, centres)
         result["error"] = radius if smoothness == "lipschitz" else 2 * np.sin(radius / 2) ** 2
@@ -102,7 +109,7 @@ def _design(count: int) -> np.ndarray:
     start = sphere.quasi_uniform(3, count, seed=0)
     with jax.enable_x64(True):
 
-        def value_and_slope(flat):
+        def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = _energy(jnp.asarray(flat.reshape(count, 4)))
             return float(value), np.asarray(slope, np.float64).ravel()
 
@@ -116,7 +123,7 @@ def _design(count: int) -> np.ndarray:
 
 @jax.jit
 @jax.value_and_grad
-def _energy(points):
+def _energy(points: Float[Array, "N 4"]) -> Float[Array, ""]:
     points = points / jnp.linalg.norm(points, axis=1, keepdims=True)
     count = points.shape[0]
     squared = 2 - 2 * points @ points.T + 100 * jnp.eye(count)
@@ -144,13 +151,23 @@ def best_error(centres: np.ndarray) -> tuple[float, float]:
 
 
 @jax.jit
-def _largest_error(query, centres, concentration):
+def _largest_error(
+    query: Float[Array, "Q n"], centres: Float[Array, "N n"], concentration: ArrayLike
+) -> Float[Array, ""]:
     # In float64 the difference loses ten digits at most: errors here are above 1e-7.
     weight = jax.nn.softmax(concentration * (query @ centres.T), axis=-1)
     return jnp.linalg.norm(weight @ centres - query, axis=-1).max()
 
 
-def simulate(*, key, trials, sphere_dim, smoothness, centres, covering=None) -> dict[str, Estimate]:
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    sphere_dim: int,
+    smoothness: str,
+    centres: int,
+    covering: float | None = None,
+) -> dict[str, Estimate]:
     """Best error for a number of centres; for smooth f also the log factor and the floor.
 
     The error of the Lipschitz class is the covering radius, exactly (λ → ∞).
@@ -225,7 +242,9 @@ def _area_row(claim: Claim, cell: Cell, predict: Predictor) -> Comparison:
     )  # fmt: skip
 
 
-def _floor_rows(claim: Claim, cell: Cell, params: dict, predict: Predictor) -> list[Comparison]:
+def _floor_rows(
+    claim: Claim, cell: Cell, params: dict[str, Any], predict: Predictor
+) -> list[Comparison]:
     """The error stays above the floor, and the deepest hole's distance from the hull is it."""
     covering = float(cell.estimates["covering"].mean)
     predicted = predict(**params, covering=covering)
@@ -241,25 +260,40 @@ def _floor_rows(claim: Claim, cell: Cell, params: dict, predict: Predictor) -> l
     return [row("floor", "error", "lower"), row("hull", "hull", "two")]
 
 
-def _exponent(change):
-    def wrong(sphere_dim, smoothness, centres=None, covering=None):
+def _exponent(change: Callable[[np.ndarray, str], np.ndarray | float]) -> Predictor:
+    def wrong(
+        sphere_dim: ArrayLike,
+        smoothness: str,
+        centres: ArrayLike | None = None,
+        covering: ArrayLike | None = None,
+    ) -> dict[str, np.ndarray | float]:
         result = predict(sphere_dim, smoothness, centres, covering)
         return {**result, "exponent": change(np.asarray(sphere_dim, float), smoothness)}
 
     return wrong
 
 
-def _four_per_cent(sphere_dim, smoothness, centres=None, covering=None):
+def _four_per_cent(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
     result = predict(sphere_dim, smoothness, centres, covering)
     return {n: 1.04 * v if n == "error" else v for n, v in result.items()}
 
 
-def _high_floor(sphere_dim, smoothness, centres=None, covering=None):
+def _high_floor(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
     result = predict(sphere_dim, smoothness, centres, covering)
     return {n: result["covering"] if n == "floor" else v for n, v in result.items()}
 
 
-def _runs(sizes):
+def _runs(sizes: Mapping[int, Mapping[str, Sequence[int]]]) -> tuple[dict[str, Any], ...]:
     return tuple(
         {"sphere_dim": m, "smoothness": smoothness, "centres": n}
         for smoothness in ("lipschitz", "smooth")
@@ -268,17 +302,17 @@ def _runs(sizes):
     )
 
 
-def _theorem_line(centres, sphere_dim):
+def _theorem_line(centres: float, sphere_dim: int) -> float:
     """Accuracy that the upper bound gives for L = 1: 6δ with C_m δ^{−m} = N."""
     return 6 * float(constant(sphere_dim) / centres) ** (1 / sphere_dim)
 
 
-def _needed_line(centres, sphere_dim):
+def _needed_line(centres: float, sphere_dim: int) -> float:
     """Error that N keys fixed in advance cannot avoid for L = 1: half a packing distance."""
     return sphere.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
 
 
-def _paper_line(centres, sphere_dim):
+def _paper_line(centres: float, sphere_dim: int) -> float:
     return float(centres) ** (-1 / (10 + 14 * sphere_dim + 4 * sphere_dim**2))
 
 

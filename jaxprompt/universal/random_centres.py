@@ -3,11 +3,12 @@ r"""`universal.random_centres`: the mean squared error with independent random c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, Integer, Key
 
 from jaxprompt.engine import Cell, Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
 from jaxprompt.errors import ParameterError
@@ -40,19 +41,23 @@ BLOCK, BLOCKS_AT_ONCE = 512, 2048
 """Random numbers are drawn in blocks of one size, so that their generator compiles once."""
 
 
-def predict(sphere_dim, centres, concentration) -> dict[str, Any]:
+def predict(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
     """Mean squared error; the parameters broadcast, dtype of `concentration` (float64)."""
     bias, variance, inverse = _parts(sphere_dim, centres, concentration)
     return {"mse": bias**2 + inverse * variance}
 
 
-def variance_scale(sphere_dim, concentration):
+def variance_scale(sphere_dim: ArrayLike, concentration: ArrayLike) -> Float[Array, ...]:
     """R times the squared spread: N times the variance part of the error, for large N."""
     _, variance, ratio = _parts(sphere_dim, 1, concentration)
     return ratio * variance
 
 
-def _parts(m, count, lam, *, pull: float = 1.0):
+def _parts(
+    m: ArrayLike, count: ArrayLike, lam: ArrayLike, *, pull: float = 1.0
+) -> tuple[Array, Array, Array]:
     """Bias, squared spread at 2λ and R/N."""
     m, lam = jnp.asarray(m), jnp.asarray(lam, dtype=float)
     order = (m - 1) / 2
@@ -65,7 +70,9 @@ def _parts(m, count, lam, *, pull: float = 1.0):
     return defect + pull * inverse * (a2 - a), spread, inverse
 
 
-def simulate(*, key, trials, sphere_dim, centres, concentration) -> dict[str, Estimate]:
+def simulate(
+    *, key: Key[Array, ""], trials: int, sphere_dim: int, centres: int, concentration: float
+) -> dict[str, Estimate]:
     """Squared error of the head with random centres, averaged over random queries; float32."""
     if any(np.ndim(a) for a in (sphere_dim, centres, concentration)):
         raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
@@ -88,19 +95,25 @@ def simulate(*, key, trials, sphere_dim, centres, concentration) -> dict[str, Es
 
 
 @jax.jit
-def _normals(key, trial, block):
+def _normals(
+    key: Key[Array, ""], trial: Integer[Array, " b"], block: Integer[Array, " b"]
+) -> Float32[Array, "b BLOCK"]:
     """BLOCK normals for each pair of trial and block: one compiled shape for every run."""
     fold = jax.vmap(lambda t, b: jax.random.fold_in(jax.random.fold_in(key, t), b))
     return jax.vmap(lambda k: jax.random.normal(k, (BLOCK,), jnp.float32))(fold(trial, block))
 
 
 @jax.jit
-def _squared_errors(points, concentration):
+def _squared_errors(
+    points: Float32[Array, "trials points n"], concentration: Float32[Array, ""]
+) -> Float32[Array, " trials"]:
     points = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
     return jax.vmap(lambda p: _one_error(p, concentration))(points)
 
 
-def _one_error(points, concentration):
+def _one_error(
+    points: Float32[Array, "points n"], concentration: Float32[Array, ""]
+) -> Float32[Array, ""]:
     """One trial: one draw of centres, QUERIES queries.
 
     The head is shift-equivariant in its values, so b − x stands for b: the error itself is
@@ -141,19 +154,25 @@ def _scaled(estimate: Estimate, scale: float) -> Estimate:
     return Estimate(estimate.mean * scale, estimate.stderr * scale, estimate.trials)
 
 
-def _no_pull(sphere_dim, centres, concentration):
+def _no_pull(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
     bias, variance, inverse = _parts(sphere_dim, centres, concentration, pull=0.0)
     return {"mse": bias**2 + inverse * variance}
 
 
-def _single_concentration(sphere_dim, centres, concentration):
+def _single_concentration(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
     """Spread under the kernel itself in place of its square."""
     bias, _, inverse = _parts(sphere_dim, centres, concentration)
     a = bessel.ratio((jnp.asarray(sphere_dim) - 1) / 2, 1, jnp.asarray(concentration, float))
     return {"mse": bias**2 + inverse * (1 - a**2)}
 
 
-def _five_per_cent(sphere_dim, centres, concentration):
+def _five_per_cent(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
     bias, variance, inverse = _parts(sphere_dim, centres, concentration)
     return {"mse": bias**2 + 1.05 * inverse * variance}
 

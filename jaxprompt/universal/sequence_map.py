@@ -3,11 +3,12 @@ r"""`universal.sequence_map`: stacked prefixed layers realise maps of whole sequ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 from numpy.polynomial import chebyshev
 from scipy import integrate, special
 
@@ -68,7 +69,7 @@ def _sorted(x: np.ndarray) -> np.ndarray:
 # --- the closed form -----------------------------------------------------------------------------
 
 
-def predict(form, resolution, content=2) -> dict[str, Any]:
+def predict(form: str, resolution: int, content: int = 2) -> dict[str, float]:
     """Errors, depth and prefix tokens of a form. Numbers, float64; nothing broadcasts.
 
     `resolution` is the number of digits K (cantor), of grid points a side n (joint), or the
@@ -122,7 +123,9 @@ def _polynomial_error(degree: int) -> float:
 # --- the layers themselves -----------------------------------------------------------------------
 
 
-def simulate(*, key, trials, form, resolution, content=2) -> dict[str, Estimate]:
+def simulate(
+    *, key: Key[Array, ""], trials: int, form: str, resolution: int, content: int = 2
+) -> dict[str, Estimate]:
     """Build the layers, run sequences through them, and measure; `trials` random sequences."""
     if form == "ridge":
         built = stack.ridge_stack(smooth_target, 2, resolution)
@@ -177,7 +180,10 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    sides = {"edge_error": "lower", "polynomial_error": "upper"}
+    sides: dict[str, Literal["upper", "lower"]] = {
+        "edge_error": "lower",
+        "polynomial_error": "upper",
+    }
     rows = []
     for cell in cells:
         predicted = predict(**cell.parameters)
@@ -190,25 +196,25 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
             else:
                 row = Comparison(
                     name, cell.parameters, value, float(estimate.mean),
-                    allowed.allowance(value), side=sides.get(name, "two"),  # type: ignore[arg-type]
+                    allowed.allowance(value), side=sides.get(name, "two"),
                 )  # fmt: skip
             rows.append(row)
     return rows
 
 
-def _with(**changes):
-    def wrong(form, resolution, content=2):
+def _with(**changes: Callable[[float, int], float]) -> Predictor:
+    def wrong(form: str, resolution: int, content: int = 2) -> dict[str, float]:
         result = predict(form, resolution, content)
         return {n: changes[n](v, resolution) if n in changes else v for n, v in result.items()}
 
     return wrong
 
 
-def _edge_line(resolution, form):
+def _edge_line(resolution: float, form: str) -> float:
     return 0.5 - 0.5 * 2.0**-resolution
 
 
-def _joint_line(resolution, form):
+def _joint_line(resolution: float, form: str) -> float:
     return 0.5 * 2.0**-resolution
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float
 from scipy.optimize import brentq
 from scipy.spatial import ConvexHull, KDTree
 from scipy.special import betainc
@@ -61,7 +63,7 @@ def mean_angle(sphere_dim: jax.Array | int, concentration: jax.Array | float) ->
     It is the worst bias of the infinite prefix over 1-Lipschitz functions. The arguments
     broadcast; dtype of `concentration`; relative accuracy 1e-13 in float64. Derived here.
     """
-    theta, weight, _ = _kernel_quadrature(sphere_dim, concentration)
+    theta, weight, _ = kernel_quadrature(sphere_dim, concentration)
     return (theta * weight).sum(-1) / weight.sum(-1)
 
 
@@ -72,7 +74,7 @@ def log_mean_exp(sphere_dim: jax.Array | int, concentration: jax.Array | float) 
 
     by the same quadrature, so nothing overflows. Arguments and dtype as :func:`mean_angle`.
     """
-    _, weight, peak = _kernel_quadrature(sphere_dim, concentration)
+    _, weight, peak = kernel_quadrature(sphere_dim, concentration)
     m = jnp.asarray(sphere_dim, weight.dtype)
     log_norm = 0.5 * math.log(math.pi) + gammaln(m / 2) - gammaln((m + 1) / 2)
     return jnp.log(weight.sum(-1)) + peak - log_norm
@@ -84,7 +86,9 @@ def _legendre() -> tuple[np.ndarray, np.ndarray]:
 
 
 @jax.jit
-def _kernel_quadrature(sphere_dim, concentration):
+def kernel_quadrature(
+    sphere_dim: ArrayLike, concentration: ArrayLike
+) -> tuple[Float[Array, "*n nodes"], Float[Array, "*n nodes"], Float[Array, "*n"]]:
     """Angles, weights (kernel included, scaled to peak near 1) and the log of that scale."""
     lam = jnp.asarray(concentration)
     lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
@@ -163,7 +167,9 @@ def fibonacci(count: int) -> np.ndarray:
     return np.stack([radius * np.cos(azimuth), radius * np.sin(azimuth), height], axis=1)
 
 
-def uniform(key: jax.Array, count: int, sphere_dim: int, dtype=jnp.float32) -> jax.Array:
+def uniform(
+    key: jax.Array, count: int, sphere_dim: int, dtype: DTypeLike = jnp.float32
+) -> jax.Array:
     """`count` independent uniform points: (count, sphere_dim+1) in `dtype`."""
     normal = jax.random.normal(key, (count, sphere_dim + 1), dtype)
     return normal / jnp.linalg.norm(normal, axis=1, keepdims=True)

@@ -2,10 +2,10 @@ r"""`universal.sphere_limit`: the infinite prefix multiplies harmonics by a Bess
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
 from scipy import special
 
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
@@ -14,7 +14,7 @@ from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal import bessel, sphere
 from jaxprompt.universal.exact import compare_exact, exact
-from jaxprompt.universal.harmonics import eigenvalue, zonal
+from jaxprompt.universal.harmonics import Number, eigenvalue, zonal
 
 __all__ = ["CLAIM", "predict"]
 
@@ -40,7 +40,7 @@ $\pi\,(I_0(\lambda)-e^{-\lambda})/(2\sinh\lambda)$.
 RADIAL_NODES = 220
 
 
-def predict(sphere_dim, degree, concentration) -> dict[str, Any]:
+def predict(sphere_dim: ArrayLike, degree: ArrayLike, concentration: ArrayLike) -> dict[str, Array]:
     """Multiplier, its defect and logarithm, and the mean angle; the parameters broadcast."""
     m, lam = jnp.asarray(sphere_dim), jnp.asarray(concentration)
     lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
@@ -54,7 +54,9 @@ def predict(sphere_dim, degree, concentration) -> dict[str, Any]:
     }
 
 
-def simulate(*, key, trials, sphere_dim, degree, concentration) -> dict[str, Estimate]:
+def simulate(
+    *, key: Key[Array, ""], trials: int, sphere_dim: int, degree: int, concentration: float
+) -> dict[str, Estimate]:
     """A head whose weighted prefix is a quadrature rule fine enough to stand for infinity.
 
     The rule is a fan of circles around the query. A zonal harmonic enters through three
@@ -111,19 +113,19 @@ def _zonal_defect(angle: np.ndarray, m: int, degree: int) -> np.ndarray:
     return here if degree else below
 
 
-def _half_order(sphere_dim, degree, concentration):
+def _half_order(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Array]:
     return {**predict(sphere_dim, degree, concentration),
             **{n: v for n, v in predict(sphere_dim + 1, degree, concentration).items()
                if n != "lipschitz_bias"}}  # fmt: skip
 
 
-def _first_order(sphere_dim, degree, concentration):
+def _first_order(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Number]:
     defect = eigenvalue(sphere_dim, degree) / (2 * concentration)
     return {**predict(sphere_dim, degree, concentration), "defect": defect}
 
 
-def _chordal(sphere_dim, degree, concentration):
-    theta, weight, _ = sphere._kernel_quadrature(sphere_dim, concentration)
+def _chordal(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Array]:
+    theta, weight, _ = sphere.kernel_quadrature(sphere_dim, concentration)
     chord = (2 * jnp.sin(theta / 2) * weight).sum(-1) / weight.sum(-1)
     return {**predict(sphere_dim, degree, concentration), "lipschitz_bias": chord}
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
 __all__ = ["Layer", "Stack", "cantor_code", "cantor_stack", "joint_stack", "ridge_stack"]
 
@@ -76,8 +77,8 @@ class Stack(NamedTuple):
 
 
 @jax.jit
-def _run(layers, states):
-    def one(state):
+def _run(layers: tuple[Layer, ...], states: Float[Array, "B T width"]) -> Float[Array, "B T width"]:
+    def one(state: Float[Array, "T width"]) -> Float[Array, "T width"]:
         for layer in layers:
             state = layer(state)
         return state

@@ -47,7 +47,14 @@ def fit_values(
     return method, _corrected(centres, f(centres), concentration, content, limit, steps)
 
 
-def _corrected(centres, target, concentration, content, limit, steps) -> np.ndarray:
+def _corrected(
+    centres: np.ndarray,
+    target: np.ndarray,
+    concentration: float,
+    content: int,
+    limit: float,
+    steps: int,
+) -> np.ndarray:
     values, best, least = target, target, np.inf
     for step in range(steps + 1):
         missed = target - head.estimate(centres, centres, values, concentration, content=content)
@@ -62,7 +69,14 @@ def _corrected(centres, target, concentration, content, limit, steps) -> np.ndar
     return best if steps > 1 else values
 
 
-def _least_squares(centres, concentration, content, limit, sample, target) -> np.ndarray:
+def _least_squares(
+    centres: np.ndarray,
+    concentration: float,
+    content: int,
+    limit: float,
+    sample: np.ndarray,
+    target: np.ndarray,
+) -> np.ndarray:
     matrix = _attention(sample, centres, concentration, content)
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     projected = left.T @ target
@@ -77,7 +91,9 @@ def _least_squares(centres, concentration, content, limit, sample, target) -> np
     return fitted
 
 
-def _attention(query, centres, concentration, content) -> np.ndarray:
+def _attention(
+    query: np.ndarray, centres: np.ndarray, concentration: float, content: int
+) -> np.ndarray:
     """(Q, N) attention of queries on the prefix, content's share left out."""
     squared = ((query[:, None] - centres[None]) ** 2).sum(-1)
     weight = np.exp(-0.5 * concentration * (squared - squared.min(1, keepdims=True)))

@@ -51,7 +51,7 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
     return evaluate, scalar
 
 
-def _from_batches_of_one(f: Callable, probe: np.ndarray) -> list[Any] | None:
+def _from_batches_of_one(f: Callable[..., Any], probe: np.ndarray) -> list[Any] | None:
     """What `f` returns for each point given as a batch of one; None if it does not take those."""
     try:
         results = [np.asarray(f(point[None])) for point in probe]
@@ -62,7 +62,7 @@ def _from_batches_of_one(f: Callable, probe: np.ndarray) -> list[Any] | None:
     return [result[0] for result in results]
 
 
-def _takes_batches(f: Callable, probe: np.ndarray, single: np.ndarray) -> bool:
+def _takes_batches(f: Callable[..., Any], probe: np.ndarray, single: np.ndarray) -> bool:
     try:
         result = np.asarray(f(probe), np.float64)
     except Exception:  # it is asked whether f takes batches: any failure says no
