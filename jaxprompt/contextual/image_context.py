@@ -625,9 +625,9 @@ float32 in sums of 16 weights, 1e-5.
     simulation=simulate,
     designs={
         "quick": _cells((
-            ({"kind": "partial", "level": "embeddings"}, 24, 112),
-            ({"kind": "partial"}, 40, 10),
-            ({"kind": "partial"}, 300, 8),
+            ({"kind": "partial", "level": "embeddings"}, 24, 128),
+            ({"kind": "partial"}, 40, 20),
+            ({"kind": "partial"}, 300, 10),
             ({"kind": "embedded"}, 300, 12),
         )),
         "full": _full(),
