@@ -40,7 +40,7 @@ class ParameterError(JaxpromptError, ValueError):
     ) -> None:
         prefix = f"{where}: " if where else ""
         super().__init__(
-            f"{prefix}parameter `{name}` = {short(value)}: must be {allowed}; {remedy}"
+            f"{prefix}parameter `{short(name)[1:-1]}` = {short(value)}: must be {allowed}; {remedy}"
         )
         self.name = name
 

@@ -583,13 +583,15 @@ def _table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
             array = _array(group, name, (len(texts),), "int32", 0, whole=True)
             array[...] = np.array([labels.index(t) for t in texts], dtype=np.int32)
             array.attrs["labels"] = json.dumps(labels)
-    group.attrs.update({"schema": SCHEMA, "checksum": _table_sum(_columns(group))})
+    group.attrs.update({"schema": SCHEMA, "checksum": _table_sum(_columns(group, path))})
 
 
-def _columns(group: zarr.Group) -> dict[str, np.ndarray]:
+def _columns(group: zarr.Group, path: Path) -> dict[str, np.ndarray]:
     """A table's columns by name; raises ValueError for what is no such table."""
     columns: dict[str, np.ndarray] = {}
-    for name, array in sorted(group.arrays()):
+    # One by one: of several, zarr reads the others on, and logs what they raise.
+    for name in sorted(part.name for part in path.iterdir() if part.is_dir()):
+        array: Any = group[name]
         shape = array.shape
         _require(len(shape) == 1 and shape[0] <= _MOST_ROWS, f"`{name}` is no column")
         _require_codecs(array, name)
@@ -631,7 +633,7 @@ def load_table(path: Path) -> xarray.Dataset:
         group = _group(Path(path), "r")
         schema, known = group.attrs.get("schema"), group.attrs.get("checksum")
         _require(schema in (2, SCHEMA), f"schema {_brief(schema)}, this version reads {SCHEMA}")
-        columns = _columns(group)
+        columns = _columns(group, Path(path))
         if schema == SCHEMA:
             _require(known == _table_sum(columns), "it holds other numbers than were written")
     except Exception as error:  # whatever a file of unknown origin leads zarr to

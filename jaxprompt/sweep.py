@@ -79,6 +79,8 @@ class Sweep:
         if not self.grid:
             raise UsageError("[grid] is empty: give at least one parameter a list of values")
         for name, value in (*self.fixed.items(), *self.grid.items()):
+            if not name.isidentifier():
+                raise UsageError(f"{short(name)} is no name of a parameter: change or remove it")
             if not _is_value(value):
                 raise UsageError(
                     f"`{name}` = {short(value)}: must be a number, a text or a list of such; "
