@@ -632,7 +632,8 @@ def load_table(path: Path) -> xarray.Dataset:
     try:
         group = _group(Path(path), "r")
         schema, known = group.attrs.get("schema"), group.attrs.get("checksum")
-        _require(schema in (2, SCHEMA), f"schema {_brief(schema)}, this version reads {SCHEMA}")
+        # The first two schemas are tables without a checksum.
+        _require(schema in (1, 2, SCHEMA), f"schema {_brief(schema)}, this version reads {SCHEMA}")
         columns = _columns(group, Path(path))
         if schema == SCHEMA:
             _require(known == _table_sum(columns), "it holds other numbers than were written")
