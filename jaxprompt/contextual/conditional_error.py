@@ -132,7 +132,7 @@ def _expected_error(
     return error @ jnp.asarray(setting.shift_weights, dtype)
 
 
-def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, ...]:
+def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, "*_"]:
     r""":math:`\Phi(-\text{margin}/\text{deviation})`, with its limit where the deviation is 0."""
     safe = jnp.where(deviation > 0, deviation, 1.0)
     certain = jnp.where(margin > 0, 0.0, jnp.where(margin < 0, 1.0, 0.5))

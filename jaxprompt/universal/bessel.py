@@ -32,7 +32,7 @@ START_ERROR_EXPONENT = 40.0
 
 
 @jax.jit  # also when called eagerly: its many small steps would each be dispatched alone
-def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
     r"""Logarithm of :math:`I_{\mathrm{order}+\mathrm{degree}}(x) / I_{\mathrm{order}}(x)`.
 
     Args:
@@ -52,12 +52,12 @@ def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array,
     return _log_ratio(order, degree, x)
 
 
-def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
     """The ratio ρ itself, in [0, 1); arguments, dtype and accuracy as :func:`log_ratio`."""
     return jnp.exp(log_ratio(order, degree, x))
 
 
-def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, ...]:
+def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
     """1 − ρ with the relative accuracy of ρ itself; arguments as :func:`log_ratio`."""
     return -jnp.expm1(log_ratio(order, degree, x))
 

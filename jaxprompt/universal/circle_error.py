@@ -49,7 +49,7 @@ FIRST_DECADES = (-3.5, 0.3)
 
 def relative_error(
     centres: ArrayLike, concentration: ArrayLike, degree: ArrayLike, phase: ArrayLike
-) -> Complex[np.ndarray, ...]:
+) -> Complex[np.ndarray, "*_"]:
     """1 − h e^{−ikθ}: complex128, of the broadcast shape of the four parameters."""
     arrays = np.broadcast_arrays(centres, concentration, degree, phase)
     shape = arrays[0].shape

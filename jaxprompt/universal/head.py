@@ -118,7 +118,7 @@ def core(
     values: ArrayLike,
     concentration: ArrayLike,
     log_weights: ArrayLike | None = None,
-) -> tuple[Float[Array, ...], Float[Array, ...]]:
+) -> tuple[Float[Array, "*_"], Float[Array, "*_"]]:
     r"""Output of the prefix alone and the log of its total mass, in float64 or as traced.
 
     query (…, n), centres (N, n), values (N, d) or (N,); returns (…, d) or (…,), and (…,):

@@ -59,7 +59,7 @@ class Construction(NamedTuple):
     concentration: float
 
 
-def constant(sphere_dim: ArrayLike) -> Float[np.ndarray, ...]:
+def constant(sphere_dim: ArrayLike) -> Float[np.ndarray, "*_"]:
     """C_m = 2 m π^{m−1} A_m / A_{m−1}; float64, elementwise over whole numbers."""
     return np.vectorize(_constant, otypes=[float])(sphere_dim)
 

@@ -49,7 +49,7 @@ def predict(
     return {"mse": bias**2 + inverse * variance}
 
 
-def variance_scale(sphere_dim: ArrayLike, concentration: ArrayLike) -> Float[Array, ...]:
+def variance_scale(sphere_dim: ArrayLike, concentration: ArrayLike) -> Float[Array, "*_"]:
     """R times the squared spread: N times the variance part of the error, for large N."""
     _, variance, ratio = _parts(sphere_dim, 1, concentration)
     return ratio * variance
