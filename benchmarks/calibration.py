@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import sys
@@ -33,6 +32,7 @@ from typing import Any, NamedTuple
 os.environ.setdefault("JAXPROMPT_CACHE", tempfile.mkdtemp(prefix="jaxprompt-calibration-"))
 
 import jax
+import records
 
 import jaxprompt as jp
 from jaxprompt.calibration import Calibration, Outcome, Share, outcomes, reduced
@@ -115,19 +115,9 @@ SAME = {
 
 
 def read(path: Path, wanted: dict[str, Reduction]) -> dict[str, dict[int, Outcome]]:
-    """Outcomes by claim and seed; those of another reduction do not count.
-
-    A last line that a killed run left incomplete is removed from the file.
-    """
+    """Outcomes by claim and seed; those of another reduction do not count."""
     found: dict[str, dict[int, Outcome]] = {id: {} for id in wanted}
-    if not path.exists():
-        return found
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        row = json.loads(line)
+    for row in records.read(path):
         id = row.pop("id")
         if id in wanted and row.pop("reduction") == described(wanted[id]):
             falsifiers = {name: Status(s) for name, s in row.pop("falsifiers").items()}
@@ -141,14 +131,6 @@ def described(reduction: Reduction) -> dict[str, Any]:
     """What of a reduction decides the numbers."""
     runs = None if reduction.runs is None else list(reduction.runs)
     return {"trials": reduction.trials, "runs": runs}
-
-
-def append(path: Path, id: str, reduction: Reduction, outcome: Outcome) -> None:
-    """Write one outcome as one line, complete before the next begins."""
-    row = {"id": id, "reduction": described(reduction), **dataclasses.asdict(outcome)}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
 
 
 # --- the run ---
@@ -171,7 +153,8 @@ def run(wanted: dict[str, Reduction], seeds: int, path: Path) -> None:
                     turn.remove(id)
                     del waiting[id]
                     continue
-                append(path, id, wanted[id], outcome)
+                own = {"id": id, "reduction": described(wanted[id])}
+                records.append(path, {**own, **dataclasses.asdict(outcome)})
                 if outcome.status in (Status.REFUTED, Status.FAILED):
                     print(f"{id}, seed {outcome.seed}: {outcome.status}", flush=True)
 

@@ -39,7 +39,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import json
 import math
 import multiprocessing
 import textwrap
@@ -51,6 +50,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import records
 
 import jaxprompt as jp
 from jaxprompt import stats
@@ -556,7 +556,7 @@ def run(ids: Sequence[str], most: int, path: Path) -> None:
                 hung = Fate(skipped.function, skipped.line, skipped.kind, skipped.text, "crashed",
                             error="did not end")  # fmt: skip
                 left[current] += 1
-                append(path, current, most, hung)
+                keep(path, current, most, hung)
                 break
             id, found = ours.recv()
             if id is None:
@@ -566,7 +566,7 @@ def run(ids: Sequence[str], most: int, path: Path) -> None:
                 del left[id]
             elif found is not None:
                 left[id] += 1
-                append(path, id, most, found)
+                keep(path, id, most, found)
         worker.join(1)
 
 
@@ -574,23 +574,15 @@ def total(id: str, most: int) -> int:
     return len(evenly(mutants(theory(jp.claim(id).closed_form)), cap(id, most)))
 
 
-def append(path: Path, id: str, most: int, fate: Fate) -> None:
-    row = {"id": id, "most": cap(id, most), **vars(fate)}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def keep(path: Path, id: str, most: int, fate: Fate) -> None:
+    """Write one fate as one line."""
+    records.append(path, {"id": id, "most": cap(id, most), **vars(fate)})
 
 
 def read(path: Path, most: int) -> dict[str, list[Fate]]:
-    """Fates by claim; a last line that a killed run left incomplete is removed from the file."""
+    """Fates by claim."""
     found: dict[str, list[Fate]] = {}
-    if not path.exists():
-        return found
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    for line in whole.splitlines():
-        row = json.loads(line)
+    for row in records.read(path):
         id = row.pop("id")
         if row.pop("most") == cap(id, most):
             found.setdefault(id, []).append(Fate(**row))
