@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from drawing import log_axis, panels
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import jaxprompt as jp
@@ -42,23 +42,6 @@ BASE: dict[str, Any] = {
     "tokens": 5, "relevant": 1, "signal": 1.0, "context": 1.2, "noise": 0.8, "ridge": 1e-3,
 }  # fmt: skip
 MILD = {**BASE, "shifts": ((0.0, 0.0), (0.5, 0.3))}
-
-
-def panels(count: int, width: float = 3.0, height: float = 3.1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
-    for axis in axes:
-        axis.grid(color="#dddddd", linewidth=0.5)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def log_axis(axis: Axes, ticks: tuple[float, ...]) -> None:
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, labels=[f"{t:g}" for t in ticks])
-    axis.minorticks_off()
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:

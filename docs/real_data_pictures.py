@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from drawing import log_axis, panels
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -39,24 +40,6 @@ LABELS = {
     "fine_tuning": "full fine-tuning", "linear": "linear", "linear_prompt": "linear prompt",
     "self_attention": "frozen self-attention",
 }  # fmt: skip
-
-
-def panels(count: int, width: float = 3.2, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(1, count, squeeze=False)[0])
-    for axis in axes:
-        axis.grid(color="#dddddd", linewidth=0.5)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def log_axis(axis: Axes, ticks: tuple[int, ...]) -> None:
-    axis.set_xscale("log")
-    axis.set_xticks(ticks, labels=[f"{t:g}" for t in ticks])
-    axis.minorticks_off()
-    axis.set_xlabel("training images n")
 
 
 def save(figure: Figure, folder: Path, name: str) -> None:
@@ -105,6 +88,7 @@ def draw_accuracy(folder: Path) -> None:
     axes[2].set_ylabel("change of the relevant patches' share")
     for axis in axes:
         log_axis(axis, sizes)
+        axis.set_xlabel("training images n")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8,
                   title="what is tuned (parameters)", title_fontsize=8)  # fmt: skip
@@ -145,6 +129,7 @@ def draw_embeddings(folder: Path) -> None:
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
     for axis in axes:
         log_axis(axis, sizes)
+        axis.set_xlabel("training images n")
     save(figure, folder, "embeddings")
 
 
@@ -279,6 +264,7 @@ def draw_theory(folder: Path) -> None:
         for name in ("closed_form", "with_relevant_noise"):
             print("  ", name, np.round(found[name], 3))
         log_axis(axis, (8, 32, 128, 500, 1500))
+        axis.set_xlabel("training images n")
         axis.set_title(title, fontsize=10)
         axis.set_ylim(0, 0.5)
     axes[0].set_ylabel("error of a ridge head, 3 against 8")
