@@ -692,16 +692,10 @@ def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
 
 def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     """Each quantity extrapolated over the size parameter, at otherwise equal parameters."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        rest = {name: value for name, value in cell.parameters.items() if name != claim.size}
-        groups.setdefault(canonical(rest), []).append(cell)
     comparisons, seen = [], set()
-    for members in groups.values():
-        members = sorted(members, key=lambda cell: cell.parameters[claim.size])
+    for rest, members in along(cells, claim.size):
         sizes = [cell.parameters[claim.size] for cell in members]
         at = [predict(**cell.parameters) for cell in members]
-        rest = {n: v for n, v in members[-1].parameters.items() if n != claim.size}
         limit = predict(**rest)
         for name in members[-1].estimates:
             if _repeats(claim.quantity(name), rest, seen):
@@ -721,6 +715,23 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                 )
             )
     return comparisons
+
+
+def along(
+    cells: Sequence[Cell], size: str, least: int = 1
+) -> Iterator[tuple[dict[str, Any], list[Cell]]]:
+    """Cells that differ in the parameter `size` alone, in its order, and what they share.
+
+    Groups of fewer than `least` cells are left out: a comparison that joins sizes says nothing
+    of them.
+    """
+    groups: dict[str, tuple[dict[str, Any], list[Cell]]] = {}
+    for cell in cells:
+        rest = {name: value for name, value in cell.parameters.items() if name != size}
+        groups.setdefault(canonical(rest), (rest, []))[1].append(cell)
+    for rest, members in groups.values():
+        if len(members) >= least:
+            yield rest, sorted(members, key=lambda cell: cell.parameters[size])
 
 
 def _repeats(quantity: Quantity, parameters: Mapping[str, Any], seen: set[str]) -> bool:

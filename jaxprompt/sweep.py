@@ -14,7 +14,7 @@ import json
 import math
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -475,41 +475,82 @@ def _record(
 
 
 def _statuses(sweep: Sweep, store: SweepStore) -> np.ndarray:
-    """Status code of each cell.
+    """Status code of each cell, from the comparison that the claim's check makes.
 
     A claim about a limit, swept over at least three sizes, is judged by extrapolation and every
     cell of a group gets the group's status; at fewer sizes each cell is judged by whether its
     difference lies within the claim's tolerance. Other claims are judged cell by cell. All
-    comparisons share one false-alarm rate.
+    comparisons share one false-alarm rate. A cell that the claim states nothing about, alone or
+    with the others, is inconclusive.
     """
     target = find_claim(sweep.claim)
     done, codes = store.done, np.full(sweep.shape, STATUS_CODES.index(Status.FAILED), dtype=np.int8)
     cells = _cells(target, sweep, store)
     if not cells:
         return codes
-    limit = target.relation is Relation.ASYMPTOTIC
+    limit = target.relation is Relation.ASYMPTOTIC and target.compare is None
     enough = len(sweep.grid.get(target.size, ())) >= 3
     extrapolated = limit and enough and bool(done.all())
-    compare = compare_limit if extrapolated else compare_cells
+    compare = target.compare or (compare_limit if extrapolated else compare_cells)
     try:
         comparisons = compare(target, list(cells.values()), target.predict)
     except NumericalError:  # the limit has no number there: the cells keep theirs, and no verdict
         return codes
     within = limit and not extrapolated
     rows = (stats.decide_within if within else stats.decide)(comparisons, FALSE_ALARM)
-    for index, cell in cells.items():
-        own = [row.verdict for row in rows if _belongs(target, row, cell, extrapolated)]
+    for index, own in _verdicts(target, rows, cells).items():
+        if not own and cells[index].estimates:
+            own = [Status.INCONCLUSIVE]
         codes[index] = STATUS_CODES.index(stats.overall(own))
     return codes
 
 
-def _belongs(target: Claim, row: stats.Row, cell: Cell, extrapolated: bool) -> bool:
-    ignored = {*target.quantity(row.quantity).ignores, *([target.size] if extrapolated else [])}
+def _verdicts(
+    target: Claim, rows: Iterable[stats.Row], cells: Mapping[tuple[int, ...], Cell]
+) -> dict[tuple[int, ...], list[Status]]:
+    """The verdicts of the rows that speak of each cell.
 
-    def rest(parameters: Mapping[str, Any]) -> str:
-        return canonical({n: v for n, v in parameters.items() if n not in ignored})
+    A row names the parameters it speaks of; for one that joins several cells, the values that it
+    joins are a list (of sizes, say) where a cell has a single one.
+    """
+    varying = {
+        name: {_plain(cell.parameters.get(name)) for cell in cells.values()}
+        for name in {name for cell in cells.values() for name in cell.parameters}
+    }
+    # By the names a row tells cells apart by, then by their values.
+    known: dict[tuple[str, ...], dict[tuple[str, ...], list[Status]]] = {}
+    for row in rows:
+        ignored = target.quantity(row.quantity).ignores
+        told = tuple(
+            name
+            for name in row.parameters
+            if len(varying.get(name, ())) > 1 and name not in ignored
+        )
+        choices = [_choices(row.parameters[name], varying[name]) for name in told]
+        by_values = known.setdefault(told, {})
+        for values in itertools.product(*choices):
+            by_values.setdefault(values, []).append(row.verdict)
+    return {
+        index: [
+            verdict
+            for told, by_values in known.items()
+            for verdict in by_values.get(tuple(_plain(cell.parameters.get(n)) for n in told), ())
+        ]
+        for index, cell in cells.items()
+    }
 
-    return rest(row.parameters) == rest(cell.parameters)
+
+def _choices(value: Any, known: Container[str]) -> list[str]:
+    """The value of a row's parameter, or the values it joins."""
+    if _plain(value) in known or not isinstance(value, list | tuple):
+        return [_plain(value)]
+    return [_plain(each) for each in value]
+
+
+def _plain(value: Any) -> str:
+    """One text for equal values: a size may be a float in a row, and an integer in a cell."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return canonical({"": float(value) if number else value})
 
 
 def _cells(target: Claim, sweep: Sweep, store: SweepStore) -> dict[tuple[int, ...], Cell]:

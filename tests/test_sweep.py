@@ -12,7 +12,9 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt import sweep as sweeps
+from jaxprompt.engine import along
 from jaxprompt.errors import JaxpromptError, ParameterError, UsageError
+from jaxprompt.stats import Comparison
 from jaxprompt.store import SweepStore
 from jaxprompt.sweep import Sweep
 
@@ -149,6 +151,41 @@ def test_statuses_tell_true_from_false(toy, tmp_path):
     toy(tolerance=1e-9)
     vague = sweeps.run(toy_sweep(trials=200), tmp_path / "vague").dataset
     assert (vague["status"] == "inconclusive").all()
+
+
+def test_a_sweep_judges_as_the_check_does(tmp_path):
+    """A bound that holds with room is no difference, whatever the tolerance of an equality."""
+    job = Sweep(
+        "universal.prefix_bound",
+        {"accuracy": (0.5, 4.0)},
+        trials=2,
+        fixed={"sphere_dim": 1, "lipschitz": 1.0},
+    )
+    data = sweeps.run(job, tmp_path / "out").dataset
+    room = data["separation"] - data["separation_predicted"]
+    assert (abs(room) > 1e-3).any(), "expected a bound with room, or this shows nothing"
+    assert data["status"].values.tolist() == ["confirmed", "confirmed"]
+
+
+def test_a_comparison_of_several_cells_judges_each_of_them(toy, tmp_path):
+    """Sizes are joined at equal levels; fewer than three of them say nothing."""
+
+    def joined(claim, cells, predict):
+        rows = []
+        for rest, members in along(cells, "size", least=3):
+            mean = float(np.mean([cell.estimates["value"].mean for cell in members]))
+            sizes = [float(cell.parameters["size"]) for cell in members]
+            right = predict(**rest)["value"] + (1.0 if rest["level"] == 2.0 else 0.0)
+            rows.append(Comparison("value", {**rest, "size": sizes}, right, mean, 0.5))
+        return rows
+
+    toy(compare=joined)
+    grid = {"level": (1.0, 2.0, 3.0), "size": (4, 8, 16)}
+    found = sweeps.run(toy_sweep(grid=grid), tmp_path / "three").dataset["status"].values
+    assert found.tolist() == [["confirmed"] * 3, ["refuted"] * 3, ["confirmed"] * 3]
+    grid["size"] = (4, 8)
+    found = sweeps.run(toy_sweep(grid=grid), tmp_path / "two").dataset["status"].values
+    assert (found == "inconclusive").all()
 
 
 # --- resumption and independence ---

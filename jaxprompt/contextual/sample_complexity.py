@@ -37,6 +37,7 @@ from jaxprompt.engine import (
     Predictor,
     Quantity,
     Relation,
+    along,
 )  # fmt: skip
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
@@ -169,8 +170,16 @@ def _measure(claim: Claim, profile: str, key: Any) -> list[Cell]:
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     r"""The exponent s of :math:`\log n = A + s\log d + B/d`, and the limit of n/d."""
-    cells = sorted(cells, key=lambda cell: cell.parameters["dim"])
-    rest = {n: v for n, v in cells[0].parameters.items() if n != "dim"}
+    return [
+        row
+        for rest, members in along(cells, "dim", least=3)
+        for row in _joined(claim, rest, members, predict)
+    ]
+
+
+def _joined(
+    claim: Claim, rest: Mapping[str, Any], cells: Sequence[Cell], predict: Predictor
+) -> list[Comparison]:
     dims = np.array([cell.parameters["dim"] for cell in cells], dtype=np.float64)
     ratios = [cell.estimates["samples_per_dim"] for cell in cells]
     predicted = predict(**rest)

@@ -24,6 +24,7 @@ from jaxprompt.engine import (
     Predictor,
     Quantity,
     Relation,
+    along,
 )
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
@@ -207,16 +208,12 @@ def hull_distance(centres: np.ndarray) -> float:
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    groups: dict[tuple[int, str], list[Cell]] = {}
-    for cell in cells:
-        p = cell.parameters
-        groups.setdefault((p["sphere_dim"], p["smoothness"]), []).append(cell)
     rows = []
-    for (m, smoothness), members in groups.items():
-        params = {"sphere_dim": m, "smoothness": smoothness}
+    for params, members in along(cells, "centres", least=3):
+        smooth = params["smoothness"] == "smooth"
         count = np.array([cell.parameters["centres"] for cell in members], float)
         error = np.array([cell.estimates["error"].mean for cell in members])
-        if smoothness == "smooth":
+        if smooth:
             error = error / np.array([cell.estimates["log_factor"].mean for cell in members])
         fit = slope(np.log(count), np.log(error), np.full(count.size, SPREAD))
         rows.append(
@@ -227,7 +224,7 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
             )
         )  # fmt: skip
         rows += [_area_row(claim, cell, predict) for cell in members]
-        if smoothness == "smooth":
+        if smooth:
             rows += [r for cell in members for r in _floor_rows(claim, cell, params, predict)]
     return rows
 

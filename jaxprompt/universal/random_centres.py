@@ -10,7 +10,17 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Integer, Key
 
-from jaxprompt.engine import Cell, Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.engine import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+    along,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate, compare_asymptotic, mean_estimate
@@ -127,20 +137,15 @@ def _one_error(
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
     """N · (measured − predicted), in units of the variance scale, must vanish as N grows."""
-    groups: dict[tuple[int, float], list[Cell]] = {}
-    for cell in cells:
-        p = cell.parameters
-        groups.setdefault((p["sphere_dim"], p["concentration"]), []).append(cell)
     rows = []
-    for (m, lam), members in groups.items():
-        members = sorted(members, key=lambda cell: cell.parameters["centres"])
+    for rest, members in along(cells, "centres", least=3):
         sizes = [cell.parameters["centres"] for cell in members]
         with jax.enable_x64(True):
-            unit = float(variance_scale(m, lam))
+            unit = float(variance_scale(**rest))
         scale = [n / unit for n in sizes]
         rows.append(
             compare_asymptotic(
-                "mse", {"sphere_dim": m, "concentration": lam, "centres": sizes}, sizes,
+                "mse", {**rest, "centres": sizes}, sizes,
                 [s * predict(**c.parameters)["mse"] for s, c in zip(scale, members, strict=True)],
                 [_scaled(c.estimates["mse"], s) for s, c in zip(scale, members, strict=True)],
                 tolerance=claim.quantity("mse").tolerance,
