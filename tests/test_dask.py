@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.slow
+EXAMPLE = Path(__file__).parents[1] / "examples" / "ridge_risk.py"
 
 CLUSTER = """
 import json, os, signal, sys, threading, time
@@ -65,6 +67,16 @@ def main():
             found["message"] = sweeps.report_failures(result)
         address = cluster.scheduler_address
         from jaxprompt import cli
+        # A user's claim: the workers have to read its file before they can compute.
+        own = folder / "own.toml"
+        own.write_text('claim = "example.ridge_risk"\\ntrials = 6\\n[fixed]\\nnoise = 0.5\\n'
+                       'ridge = 0.1\\n[grid]\\ndim = [8, 16]\\nratio = [0.5, 2.0]\\n')
+        ways = {"own_alone": [], "own_dask": ["--scheduler", address]}
+        found["own_codes"] = [
+            cli.main(["sweep", str(own), "--out", str(folder / name), "--claims", sys.argv[2],
+                      *way])
+            for name, way in ways.items()]
+        found["own_same"] = same(*(jp.load(folder / name) for name in ways))
         path = folder / "job.toml"
         lines = ['claim = "contextual.prompt_error"', "trials = 6", "seed = 3"]
         for name, table in (("fixed", fixed), ("grid", grid)):
@@ -87,7 +99,7 @@ def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
     script = tmp_path / "cluster.py"
     script.write_text(CLUSTER, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
+        [sys.executable, str(script), str(tmp_path), str(EXAMPLE)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
@@ -107,6 +119,9 @@ def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
     assert "--resume" in found["message"]
     assert found["held"] == 20
     assert found["healed"]
+    assert len(set(found["own_codes"])) == 1, "expected one exit code with and without the cluster"
+    assert found["own_codes"][0] in (0, 3), "every cell of the user's claim was computed"
+    assert found["own_same"], "a user's claim gives the same bits on the cluster"
     assert found["code"] == 3, "through the command line the poisoned cells fail too"
     assert "4 cells failed (first: cell 2,0,0: ZeroDivisionError" in done.stderr
 
