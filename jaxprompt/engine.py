@@ -171,7 +171,7 @@ class Curves:
     (default: the claim's size parameter), one panel for each of `panel`. When `series` is the
     claim's size parameter the limit has one line, labelled `limit_label`. `marks` maps quantities
     of the closed form, drawn as vertical lines at their value, to labels. With `steps` lines keep
-    their level around each abscissa, for values that stand apart. Labels are formats of
+    their level around each abscissa, and points stand side by side. Labels are formats of
     ``{value}``; the title and the axes' labels default to the claim's own words.
     """
 

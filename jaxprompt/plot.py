@@ -31,6 +31,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SCALE = 2
 """Pixels of a PNG for each hundredth of an inch (`savefig.dpi` of the style over 100)."""
 
+_ASIDE = 0.12
+"""How far apart the points of two series stand where abscissae are levels, in units of them."""
+
 _WIDTH = 7.0
 """Inches a figure may take: a page's text."""
 
@@ -133,7 +136,8 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
             label = _label(spec.series_label, value)
             theory = [r for r in lines if r["kind"] == "theory"]
             _draw_line(axis, theory, place, label, spec.steps)
-            _draw_points(axis, points, place, "" if lines else label)
+            aside = _ASIDE * (place - (len(series) - 1) / 2) if spec.steps else 0.0
+            _draw_points(axis, points, place, "" if lines else label, aside)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
         _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
     for axis in _left(figure, axes):
@@ -193,10 +197,10 @@ def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: b
         )
 
 
-def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str) -> None:
+def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside: float) -> None:
     half = [sps.t.ppf(0.975, r["trials"] - 1) * r["stderr"] for r in rows]
     axis.errorbar(
-        [r["x"] for r in rows],
+        [r["x"] + aside for r in rows],
         [r["y"] for r in rows],
         yerr=half,
         label=label or "_",
@@ -369,7 +373,7 @@ def _label(pattern: str, value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{value:g}" if isinstance(value, int | float) else str(value).replace("_", " ")
 
 
 def _missing(value: Any) -> bool:
