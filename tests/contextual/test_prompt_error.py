@@ -287,11 +287,9 @@ def test_one_compilation_for_each_shape():
     assert simulate(ratio=[0.4, 3.0]) == 1, "compiled again for another grid of equal length"
     assert simulate(ridge=0.0) == 2, "a system without ridge is solved in float64"
     assert simulate(ridge=1e-5) == 2
-    assert simulate(dim=12) == 3
-    assert simulate(dim=12, gain=0.3) == 3
 
 
-@pytest.mark.parametrize("ratio", [[0.3, 0.6], [1.5, 3.0], 1.0])
+@pytest.mark.parametrize("ratio", [[0.3, 0.6], [1.5, 3.0]])
 def test_sizes_on_one_side_of_the_dimension(ratio):
     found = CLAIM.simulate(key=0, trials=3, **BASE, gain=1.0, dim=8, ratio=ratio, ridge=0.1)
     assert np.shape(found["error"].mean) == np.shape(ratio)
@@ -304,6 +302,7 @@ def test_batches_keep_every_trial(monkeypatch):
     whole = CLAIM.simulate(key=4, trials=trials, **point)["error"]
     monkeypatch.setattr(prompt_error, "_batch", lambda *args: 3)
     found = CLAIM.simulate(key=4, trials=trials, **point)["error"]
+    assert np.shape(whole.mean) == ()
     assert found.mean == pytest.approx(whole.mean, rel=1e-6)
     assert found.stderr == pytest.approx(whole.stderr, rel=1e-4)
 
