@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ MODULES = sorted(
 )
 
 
+@functools.cache
 def imports(module):
     """Modules of the package that `module` imports anywhere, without those for types only."""
     source = (ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8")
