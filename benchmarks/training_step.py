@@ -192,13 +192,13 @@ def _optimiser(count: int, repeats: int) -> float:
     def many(flat: Any, memory: Any) -> Any:
         def one(_: Any, carry: Any) -> Any:
             flat, memory = carry
-            updates, memory = adapt._MOMENTS.update(0.1 * flat, memory)
+            updates, memory = adapt.MOMENTS.update(0.1 * flat, memory)
             return flat - 1e-3 * (updates + 0.1 * flat), memory
 
         return jax.lax.fori_loop(0, _CALLS, one, (flat, memory))
 
     flat = jnp.asarray(np.random.default_rng(0).standard_normal(count, np.float32))
-    memory = adapt._MOMENTS.init(flat)
+    memory = adapt.MOMENTS.init(flat)
     return least(lambda: jax.block_until_ready(many(flat, memory)), repeats, _CALLS)
 
 

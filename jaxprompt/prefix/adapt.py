@@ -341,15 +341,17 @@ def _block(
     def one(
         flat: Array, memory: Any, frozen: State, digits: Array, solutions: Array
     ) -> tuple[Array, Any, Array]:
-        def loss(flat: Array, x: Array, y: Array) -> Array:
-            model = model_of(config, added, nnx.merge_state(shape.part(flat), frozen))
+        def loss(moving: State, x: Array, y: Array) -> Array:
+            model = model_of(config, added, nnx.merge_state(moving, frozen))
             return model_loss(model, x, y).mean()
 
         def step(carry: tuple[Array, Any], data: Any) -> tuple[tuple[Array, Any], Array]:
             flat, memory = carry
             x, y, rate = data
-            value, slope = jax.value_and_grad(loss)(flat, x, y)
-            updates, memory = MOMENTS.update(slope, memory)
+            # Joined here, since the gradient of taking a part is a sum of padded vectors.
+            value, slope = jax.value_and_grad(loss)(shape.part(flat), x, y)
+            joined = jnp.concatenate([part.ravel() for part in jax.tree.leaves(slope)])
+            updates, memory = MOMENTS.update(joined, memory)
             direction = jnp.asarray(updates) + decay * flat
             return (flat - rate * direction, memory), value
 
