@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["Attended", "Projections", "attend", "dense", "normed", "visible"]
+__all__ = ["Attended", "Projections", "attend", "dense", "embedded", "normed", "visible"]
 
 
 class Projections(NamedTuple):
@@ -77,6 +77,28 @@ def _product_pull(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Arra
 
 
 _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_pull)
+
+
+@jax.custom_vjp
+def embedded(tokens: Int[Array, "*batch"], table: Float[Array, "V d"]) -> Float[Array, "*batch d"]:
+    """Each token's row of the table; NaN for a token that is not in it.
+
+    The gradient of the table is a product with ones and zeros, not a slow scatter.
+    """
+    return table.at[tokens].get(mode="fill", fill_value=jnp.nan)
+
+
+def _embedded_pull(
+    saved: tuple[Array, int], slope: Float[Array, "*batch d"]
+) -> tuple[None, Float[Array, "V d"]]:
+    tokens, size = saved
+    ones = jax.nn.one_hot(tokens.ravel(), size, dtype=slope.dtype)
+    return None, ones.T @ slope.reshape(-1, slope.shape[-1])
+
+
+embedded.defvjp(
+    lambda tokens, table: (embedded(tokens, table), (tokens, table.shape[0])), _embedded_pull
+)
 
 
 def normed(x: Float[Array, "*batch d"], epsilon: float = 1e-5) -> Float[Array, "*batch d"]:
@@ -145,9 +167,9 @@ def _mixed(
     query: Float[Array, "*batch T H k"],
     key: Float[Array, "*batch S H k"],
     value: Float[Array, "*batch S H v"],
-    seen: Bool[Array, "*#batch #H T S"],
+    seen: Bool[Array, "*masks T S"],
 ) -> tuple[Float[Array, "*batch T H v"], Float[Array, "*batch H T S"]]:
-    """Outputs and patterns."""
+    """Outputs and patterns; the axes in front of a mask are broadcast."""
     return _mix(query, key, value, seen)[0]
 
 

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt import random
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix.layers import Attended, Projections, attend, dense, normed
+from jaxprompt.prefix.layers import Attended, Projections, attend, dense, embedded, normed
 
 __all__ = [
     "Added",
@@ -246,9 +246,7 @@ class Transformer(nnx.Module):
         vectors (n, d), one array for each layer; `trace` is filled with what each layer saw and
         did.
         """
-        # A product with ones and zeros: its gradient is a product too, not a slow scatter.
-        table = self.embedding[...]
-        stream = dense(jax.nn.one_hot(tokens, table.shape[0], dtype=table.dtype), table)
+        stream = embedded(tokens, self.embedding[...])
         stream = stream + self.position[...][: tokens.shape[-1]]
         if self.suffix is not None:
             cut = self.config.inputs
