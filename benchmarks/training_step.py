@@ -19,8 +19,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Before NumPy loads: one thread, as a step inside a compiled loop has.
+# Before NumPy and JAX load: one thread and one core, so that processor time is that of a step.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +30,7 @@ import numpy as np
 from flax import nnx
 
 from jaxprompt.prefix import adapt, lab, tasks
+from jaxprompt.prefix.layers import embedded
 from jaxprompt.prefix.transformer import Added, Config, Norm
 
 try:
@@ -36,6 +39,8 @@ except ImportError:
     torch = None
 
 BATCH = 64
+STEPS, MORE = 20, 10
+"""Steps of a timed run, and how many more runs: short and many, to find moments of quiet."""
 SIZES = {
     "L1 H1 d48 n6": lab.tiny(6),
     "L2 H4 d32 n4": lab.tiny(4, 2, 4, 32),
@@ -62,7 +67,7 @@ def least(run: Callable[[], object], repeats: int, calls: int = 1) -> float:
 
 
 def ours(config: Config, repeats: int) -> float:
-    """Seconds of a step, from blocks of 250 as training runs them."""
+    """Seconds of a step, from the compiled loop that training runs."""
     keys = jax.random.split(jax.random.key(0), 1)
     starts = jax.vmap(lambda key: adapt.initial(config, key=key))(keys)
     moving, frozen = nnx.split_state(starts, nnx.Param, ...)
@@ -70,7 +75,8 @@ def ours(config: Config, repeats: int) -> float:
     flat, decay, shape = adapt._joined(moving), adapt._decay(like), adapt._Shape.of(like)
     memory, ones = adapt._fresh(flat), jnp.ones((1, 1))
     data = adapt._draw(("asc",), BATCH, config.inputs, ones, 0, keys)
-    rates = np.full(adapt.BLOCK, 1e-3, np.float32)
+    data = [x[:, :STEPS] for x in data]
+    rates = np.full(STEPS, 1e-3, np.float32)
     state = [flat, memory]
 
     def block() -> None:
@@ -79,7 +85,7 @@ def ours(config: Config, repeats: int) -> float:
         )
         loss.block_until_ready()
 
-    return least(block, repeats, adapt.BLOCK)
+    return least(block, MORE * repeats, STEPS)
 
 
 # --- the floor ---
@@ -107,10 +113,10 @@ def products(config: Config) -> list[tuple[int, int, int, int]]:
     return found
 
 
-def floor(config: Config, repeats: int) -> float:
-    """Seconds of all products of a step."""
+def floor(config: Config, repeats: int) -> dict[str, float]:
+    """Seconds of all products of a step: of rows and weights, and inside attention."""
     rng = np.random.default_rng(0)
-    total, known = 0.0, {}
+    total, known = {"dense": 0.0, "attention": 0.0}, {}
     for size in products(config):
         if size not in known:
             copies, rows, inner, columns = size
@@ -119,7 +125,7 @@ def floor(config: Config, repeats: int) -> float:
             if copies == 1:
                 a, b = a[0], b[0]
             known[size] = min(_numpy(a, b, repeats), _xla(a, b, repeats))
-        total += known[size]
+        total["dense" if size[0] == 1 else "attention"] += known[size]
     return total
 
 
@@ -149,26 +155,71 @@ def _xla(a: np.ndarray, b: np.ndarray, repeats: int) -> float:
     return least(lambda: many(x, y).block_until_ready(), repeats, _CALLS)
 
 
-def elementwise(config: Config, repeats: int) -> float:
-    """Seconds of a step's elementwise parts, each compiled alone with its gradient."""
+def rest(config: Config, repeats: int) -> dict[str, float]:
+    """Seconds of a step's other parts, each compiled alone with its gradient."""
     d, content, answer = config.width, config.positions, config.inputs
-    total = 0.0
+    total = dict.fromkeys(("norms", "softmax", "gelu", "biases", "loss"), 0.0)
 
-    def part(function: Callable[..., Any], *shape: int, times: int = 1) -> None:
-        nonlocal total
-        total += times * _with_gradient(function, shape, repeats)
+    def part(name: str, function: Callable[..., Any], *shape: int) -> None:
+        total[name] += _with_gradient(function, shape, repeats)
+
+    def biases(rows: int, *widths: int) -> None:
+        total["biases"] += sum(_bias(rows, width, repeats) for width in widths)
 
     for layer in range(config.layers):
         rows = answer if layer == config.layers - 1 else content
-        part(Norm(d), BATCH, content, d)
-        part(Norm(d), BATCH, rows, d)
-        part(jax.nn.softmax, BATCH * config.heads, rows, content)
-        part(functools.partial(jax.nn.gelu, approximate=True), BATCH, rows, 4 * d)
-    part(Norm(d), BATCH, answer, d)
-    part(jax.nn.log_softmax, BATCH, answer, config.vocabulary)
+        part("norms", Norm(d), BATCH, content, d)
+        part("norms", Norm(d), BATCH, rows, d)
+        part("softmax", jax.nn.softmax, BATCH * config.heads, rows, content)
+        part("gelu", functools.partial(jax.nn.gelu, approximate=True), BATCH, rows, 4 * d)
+        biases(BATCH * content, 2 * d)
+        biases(BATCH * rows, d, d, 4 * d, d)
+    part("norms", Norm(d), BATCH, answer, d)
+    part("loss", jax.nn.log_softmax, BATCH, answer, config.vocabulary)
     like = nnx.eval_shape(lambda: adapt.initial(config, key=jax.random.key(0)))
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(like))
-    return total + _optimiser(count, repeats)
+    return {
+        **total,
+        "embedding": _embedding(config, repeats),
+        "optimiser": _optimiser(count, repeats),
+    }
+
+
+def _bias(rows: int, width: int, repeats: int) -> float:
+    """One pass that adds a row to all rows, and one that sums them, as its gradient does."""
+
+    @jax.jit
+    def many(x: Any, bias: Any) -> Any:
+        def one(_: Any, carry: Any) -> Any:
+            x, bias = carry
+            x = x + bias
+            return x, 1e-9 * x.sum(axis=0)
+
+        return jax.lax.fori_loop(0, _CALLS, one, (x, bias))
+
+    x, bias = jnp.ones((rows, width), jnp.float32), jnp.ones(width, jnp.float32)
+    return least(lambda: jax.block_until_ready(many(x, bias)), repeats, _CALLS)
+
+
+def _embedding(config: Config, repeats: int) -> float:
+    """Rows of the table with positions, and their gradients."""
+    rng = np.random.default_rng(0)
+    tokens = jnp.asarray(rng.integers(0, 8, (BATCH, config.positions)))
+
+    def rows(table: Any, places: Any) -> Any:
+        return embedded(tokens, table) + places
+
+    @jax.jit
+    def many(table: Any, places: Any) -> Any:
+        def one(_: Any, carry: Any) -> Any:
+            value, pull = jax.vjp(rows, *carry)
+            return tuple(x + 1e-9 * slope for x, slope in zip(carry, pull(value), strict=True))
+
+        return jax.lax.fori_loop(0, _CALLS, one, (table, places))
+
+    table = jnp.ones((config.vocabulary, config.width), jnp.float32)
+    places = jnp.ones((config.positions, config.width), jnp.float32)
+    return least(lambda: jax.block_until_ready(many(table, places)), repeats, _CALLS)
 
 
 def _with_gradient(function: Callable[..., Any], shape: tuple[int, ...], repeats: int) -> float:
@@ -248,14 +299,14 @@ def torch_step(config: Config, repeats: int) -> float:
     target = torch.tensor(answer).long().flatten()
 
     def steps() -> None:
-        for _ in range(50):
+        for _ in range(STEPS):
             optimiser.zero_grad()
             loss = f.cross_entropy(model(tokens).flatten(0, 1), target)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
 
-    return least(steps, repeats, 50)
+    return least(steps, MORE * repeats, STEPS)
 
 
 def main() -> None:
@@ -264,17 +315,23 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     print(f"{platform.machine()}, jax {jax.__version__}, processor time of one step, batch {BATCH}")
     for name, config in SIZES.items():
-        own, least_time = ours(config, repeats), floor(config, repeats)
-        line = f"{name:14s} jaxprompt {1e3 * own:6.2f} ms   products {1e3 * least_time:6.2f} ms"
-        line += f"   ratio {own / least_time:4.2f} (target 1.3)"
-        rest = elementwise(config, repeats)
-        line += f"   elementwise {1e3 * rest:5.2f} ms, with it {own / (least_time + rest):4.2f}"
+        own, multiplied = ours(config, repeats), floor(config, repeats)
+        other = rest(config, repeats)
+        products, parts = sum(multiplied.values()), sum(other.values())
+        line = f"{name:14s} jaxprompt {1e3 * own:6.3f} ms"
+        line += f"   products {1e3 * products:6.3f} ms, ratio {own / products:4.2f} (target 1.3)"
+        line += f"   with the other parts {1e3 * (products + parts):6.3f} ms,"
+        line += (
+            f" {1 + parts / products:4.2f} of the products, ratio {own / (products + parts):4.2f}"
+        )
         if torch is not None:
             rival = torch_step(config, repeats)
             line += (
                 f"   PyTorch {torch.__version__} {1e3 * rival:6.2f} ms, {rival / own:4.2f} of ours"
             )
-        print(line, flush=True)
+        print(line)
+        each = (f"{part} {1e6 * spent:.0f}" for part, spent in (multiplied | other).items())
+        print(f"{'':14s} µs: {', '.join(each)}", flush=True)
     if torch is None:
         print("PyTorch is not installed: pip install torch, and run this again to compare")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["Attended", "Projections", "attend", "dense", "embedded", "normed", "visible"]
+__all__ = ["Attended", "Projections", "attend", "dense", "embedded", "mixed", "normed", "visible"]
 
 
 class Projections(NamedTuple):
@@ -152,7 +152,7 @@ def attend(
         there = jnp.pad(present, [(0, 0)] * (present.ndim - 1) + [(count, 0)], constant_values=True)
         seen = seen & there[..., None, None, :]
     key, value = pairs[..., 0, :, :], pairs[..., 1, :, :]
-    output, pattern = _mixed(query, key, value, seen)
+    output, pattern = mixed(query, key, value, seen)
     return Attended(output, pattern[..., :count], pattern[..., count:])
 
 
@@ -163,13 +163,16 @@ def attend(
 
 
 @jax.custom_vjp
-def _mixed(
+def mixed(
     query: Float[Array, "*batch T H k"],
     key: Float[Array, "*batch S H k"],
     value: Float[Array, "*batch S H v"],
     seen: Bool[Array, "*masks T S"],
 ) -> tuple[Float[Array, "*batch T H v"], Float[Array, "*batch H T S"]]:
-    """Outputs and patterns; the axes in front of a mask are broadcast."""
+    """Outputs of all heads and their patterns, exactly 0 where nothing is seen.
+
+    The axes in front of a mask are broadcast. Computes in the dtype of the arguments.
+    """
     return _mix(query, key, value, seen)[0]
 
 
@@ -192,7 +195,7 @@ def _mix_pull(saved: tuple[Array, ...], slopes: tuple[Array, Array]) -> tuple[An
     return (*(_apart(x, batch) for x in found), None)
 
 
-_mixed.defvjp(_mix, _mix_pull)
+mixed.defvjp(_mix, _mix_pull)
 _copied = jax.lax.optimization_barrier
 
 

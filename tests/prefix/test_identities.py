@@ -17,7 +17,7 @@ from jaxprompt.attention import prefixed_head
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import bias_identity, identity
 from jaxprompt.prefix.identity import SINGLE, Layer, draw_layer, prefixed
-from jaxprompt.prefix.layers import Projections, attend, dense, visible
+from jaxprompt.prefix.layers import Projections, attend, dense, embedded, mixed, visible
 from jaxprompt.prefix.pattern_invariance import ratio_change
 
 
@@ -132,6 +132,63 @@ def test_masks_and_dense():
     assert visible(3, 3, False).all()
     x, w = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
     np.testing.assert_array_equal(dense(x, w), x @ w)
+
+
+def plain_attention(query, key, value, seen):
+    """The definition, left to automatic differentiation."""
+    scores = jnp.einsum("...thk,...shk->...hts", query, key) / np.sqrt(query.shape[-1])
+    pattern = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    return jnp.einsum("...hts,...shk->...thk", pattern, value), pattern
+
+
+def pulled(function, slopes, *values):
+    found, pull = jax.vjp(function, *values)
+    return found, pull(slopes)
+
+
+@pytest.mark.parametrize("masks", [(), (3, 1)])
+def test_gradients_of_attention_against_its_definition(masks):
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        query, key, value, slope, other = (
+            jnp.asarray(rng.normal(size=(*masks[:1], *shape)))
+            for shape in ((2, 4, 5), (6, 4, 5), (6, 4, 3), (2, 4, 3), (4, 2, 6))
+        )
+        seen = jnp.asarray(rng.random((*masks, 2, 6)) < 0.7).at[..., 0].set(True)
+        slopes = (slope, other)
+        both = [
+            jax.jit(lambda *x, f=f: pulled(lambda *v: f(*v, seen), slopes, *x))(query, key, value)
+            for f in (mixed, plain_attention)
+        ]
+    for found, expected in zip(*map(jax.tree.leaves, both), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("columns", [3, 9])
+def test_gradients_of_dense_against_a_plain_product(columns):
+    rng = np.random.default_rng(4)
+    with jax.enable_x64(True):
+        x, w, slope = (
+            jnp.asarray(rng.normal(size=s)) for s in ((2, 7, 5), (5, columns), (2, 7, columns))
+        )
+        found, expected = (
+            pulled(f, slope, x, w) for f in (dense, lambda x, w: jnp.einsum("abi,io->abo", x, w))
+        )
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
+
+
+def test_embedding_against_a_product_with_ones_and_zeros():
+    rng = np.random.default_rng(5)
+    tokens, table = jnp.asarray([[0, 3, 3], [1, 0, 3]]), jnp.asarray(rng.normal(size=(4, 2)))
+    slope = jnp.asarray(rng.normal(size=(2, 3, 2)))
+    found, expected = (
+        pulled(f, slope, table)
+        for f in (lambda t: embedded(tokens, t), lambda t: jax.nn.one_hot(tokens, 4) @ t)
+    )
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+    assert np.isnan(embedded(jnp.asarray([4]), table)).all()
 
 
 @pytest.mark.parametrize(
