@@ -26,8 +26,8 @@ WAYS = {
     "model": "whole model",
     "low_rank": "low rank, rank 1",
     "prefix": "prefix, 10 vectors a layer",
-    "soft_prompt": "soft prompt",
-    "suffix": "suffix",
+    "soft_prompt": "soft prompt, {} vectors",
+    "suffix": "suffix, {} vectors",
 }
 
 
@@ -90,7 +90,8 @@ def main() -> None:
     for setting in settings():
         config, tasks = setting.base.config, setting.tasks
         size = f"L{config.layers} H{config.heads} d{config.width}, n = {config.inputs}"
-        print(f"\n| {size}, {setting.name} | parameters | {' | '.join(tasks)} |")
+        header = f"{size}, {setting.name}; {setting.steps} steps"
+        print(f"\n| {header} | parameters | {' | '.join(tasks)} |")
         print("| --- | --- |" + " --- |" * len(tasks))
         own = [cell(setting.base, task) for task in tasks]
         print(f"| not adapted | 0 | {' | '.join(own)} |", flush=True)
@@ -99,7 +100,8 @@ def main() -> None:
         for way, name in WAYS.items():
             count = added(setting, way).size(config) or whole
             cells = [cell(adapted(setting, way, task), task) for task in tasks]
-            print(f"| {name} | {count} | {' | '.join(cells)} |", flush=True)
+            shown = name.format(10 * config.layers)
+            print(f"| {shown} | {count} | {' | '.join(cells)} |", flush=True)
         key = jax.random.key(8)
         least = [lab.constant(task, config.inputs, key=key).mean for task in tasks]
         shown = " | ".join(f"{100 * float(share):.1f}" for share in least)
