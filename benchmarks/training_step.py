@@ -158,7 +158,7 @@ def _xla(a: np.ndarray, b: np.ndarray, repeats: int) -> float:
 def rest(config: Config, repeats: int) -> dict[str, float]:
     """Seconds of a step's other parts, each compiled alone with its gradient."""
     d, content, answer = config.width, config.positions, config.inputs
-    total = dict.fromkeys(("norms", "softmax", "gelu", "biases", "loss"), 0.0)
+    total: dict[str, float] = dict.fromkeys(("norms", "softmax", "gelu", "biases", "loss"), 0.0)
 
     def part(name: str, function: Callable[..., Any], *shape: int) -> None:
         total[name] += _with_gradient(function, shape, repeats)

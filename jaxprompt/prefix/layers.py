@@ -81,7 +81,7 @@ _product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_pull)
 
 @jax.custom_vjp
 def embedded(tokens: Int[Array, "*batch"], table: Float[Array, "V d"]) -> Float[Array, "*batch d"]:
-    """Each token's row of the table; NaN for a token that is not in it.
+    """Each token's row of the table; NaN for a token of V or more.
 
     The gradient of the table is a product with ones and zeros, not a slow scatter.
     """
