@@ -24,8 +24,9 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 # Trained models are shared between claims of one seed, and not worth keeping after.
@@ -43,14 +44,19 @@ ROOT = Path(__file__).parent
 
 
 class Reduction(NamedTuple):
-    """A share of the quick design's trials, the places of its runs that are kept (None: all), and
-    at most how many seeds."""
+    """What :func:`~jaxprompt.calibration.reduced` makes of the quick design: a share of its trials,
+    the places of its runs that are kept (None: all), parameters of the runs and options of the
+    experiment that are changed; at most how many seeds; and what is not as it should be."""
 
     trials: float = 1.0
     runs: tuple[int, ...] | None = None
+    changes: Mapping[str, Any] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
     seeds: int | None = None
     why: str = ""
 
+
+_SHORT = {"length": 3, "steps": 250}
 
 REDUCED = {
     # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
@@ -70,21 +76,20 @@ REDUCED = {
     "prefix.suffix_reads_content": Reduction(),
     "universal.circle_error": Reduction(),
     "universal.kernel_head": Reduction(),
-    "universal.prefix_bound": Reduction(seeds=20, why="only the content tokens are random"),
     "universal.prefix_lower_bound": Reduction(),
     "universal.random_centres": Reduction(0.6, (6, 7, 8)),
     "universal.sequence_map": Reduction(0.35, (0, 1, 2, 3, 4, 7)),
-    # Seconds a seed, whatever the design: fewer seeds.
-    "contextual.separation": Reduction(runs=(0, 1), seeds=20, why="searches from many starts"),
-    "prefix.pattern_invariance": Reduction(seeds=20, why="ten thousand draws a layer"),
-    "prefix.prefix_subspace": Reduction(0.3, seeds=20, why="trains models"),
-    "prefix.bias_identity": Reduction(seeds=10, why="ten thousand draws a layer"),
-    "prefix.token_selection": Reduction(0.05, seeds=10, why="exhaustive but for two runs"),
-    "contextual.training": Reduction(seeds=10, why="trains models"),
-    "prefix.skill_selection": Reduction(seeds=10, why="trains models"),
-    "prefix.skill_combination": Reduction(seeds=10, why="trains models"),
-    "prefix.new_task_limit": Reduction(seeds=10, why="trains models"),
-    "prefix.no_forgetting": Reduction(seeds=10, why="trains models"),
+    # Identities and bounds, met by every draw: fewer draws, and points at which falsifiers tell.
+    "contextual.separation": Reduction(
+        runs=(0, 1), changes={"sparsity": [0.3, 0.45, 0.75], "shift": [0.8, 2.2, 5.2]}
+    ),
+    "prefix.bias_identity": Reduction(0.25, options={"draws": 1000}),
+    "prefix.pattern_invariance": Reduction(options={"draws": 1000}),
+    "prefix.token_selection": Reduction(0.25, (0, 13, 15, 16)),
+    # Trained models: shorter inputs and fewer steps, the same for all that start from one model.
+    "prefix.new_task_limit": Reduction(changes=_SHORT),
+    "prefix.no_forgetting": Reduction(changes=_SHORT),
+    "prefix.prefix_subspace": Reduction(0.2, options={"trained": _SHORT}),
 }
 
 SMALL = {
@@ -104,6 +109,7 @@ SMALL = {
 cannot be conclusive and falsifiers may pass."""
 
 SAME = {
+    "universal.prefix_bound": "certified nets and probes of a seed of their own",
     "universal.optimal_values": "equispaced centres and given harmonics",
     "universal.prefix_rate": "evenly spread centres; the spread of its slopes is assumed",
     "universal.sphere_limit": "two evaluations of one integral",
@@ -128,9 +134,10 @@ def read(path: Path, wanted: dict[str, Reduction]) -> dict[str, dict[int, Outcom
 
 
 def described(reduction: Reduction) -> dict[str, Any]:
-    """What of a reduction decides the numbers."""
+    """What of a reduction decides the numbers, as JSON gives it back."""
     runs = None if reduction.runs is None else list(reduction.runs)
-    return {"trials": reduction.trials, "runs": runs}
+    more = {"changes": dict(reduction.changes), "options": dict(reduction.options)}
+    return {"trials": reduction.trials, "runs": runs, **{n: v for n, v in more.items() if v}}
 
 
 # --- the run ---
@@ -161,7 +168,10 @@ def run(wanted: dict[str, Reduction], seeds: int, path: Path) -> None:
 
 def smaller(id: str, reduction: Reduction) -> Claim:
     """The claim with its reduced design."""
-    return reduced(jp.claim(id), trials=reduction.trials, runs=reduction.runs)
+    return reduced(
+        jp.claim(id), trials=reduction.trials, runs=reduction.runs, changes=reduction.changes,
+        options=reduction.options,
+    )  # fmt: skip
 
 
 def same(id: str) -> bool:
@@ -176,7 +186,7 @@ def same(id: str) -> bool:
 def table(found: Iterable[Calibration]) -> str:
     """The outcomes as a table in Markdown."""
     head = (
-        "claim", "seeds", "refuted", "refuted at 0.05", "inconclusive", "failed",
+        "claim", "seeds", "not confirmed", "refuted", "refuted at 0.05", "inconclusive", "failed",
         "falsifier refuted least", "s a seed",
     )  # fmt: skip
     lines = [" | ".join(head), " | ".join("---" for _ in head)]
@@ -184,8 +194,8 @@ def table(found: Iterable[Calibration]) -> str:
         least = min(c.falsifiers.items(), key=lambda item: item[1].value)
         seconds = sorted(o.seconds for o in c.outcomes)[len(c.outcomes) // 2]
         cells = (
-            f"`{c.id}`" + ("" if c.sound else " (!)"), str(len(c.outcomes)), percent(c.refuted),
-            percent(c.loose), str(c.inconclusive.hits), str(c.failed.hits),
+            f"`{c.id}`" + ("" if c.sound else " (!)"), str(len(c.outcomes)),
+            percent(c.unconfirmed), percent(c.refuted), percent(c.loose), str(c.inconclusive.hits), str(c.failed.hits),
             f"{least[0]}: {percent(least[1])}", f"{seconds:.2g}",
         )  # fmt: skip
         lines.append(" | ".join(cells))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,15 +137,21 @@ def reduced(
     trials: float = 1.0,
     least: int = 8,
     runs: Sequence[int] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
     profile: str = "quick",
 ) -> Claim:
     """The claim with a smaller design at `profile`: the same experiment, at less cost.
 
     `trials` multiplies every number of trials, which stays at `least` or above (and is never
-    raised); `runs` are the places of the runs that are kept, by default all.
+    raised); `runs` are the places of the runs that are kept, by default all. `changes` are
+    parameters that every run kept takes in place of its own or of the default: fewer training
+    steps, shorter inputs, fewer grid points. `options` are keyword arguments for the claim's own
+    experiment (:attr:`~jaxprompt.engine.Claim.measure`), where it has one that takes them.
 
     Raises:
-        ParameterError: `trials` is not in (0, 1], `least` below 2, or a place does not exist.
+        ParameterError: `trials` is not in (0, 1], `least` below 2, a place does not exist, the
+            claim has no parameter of a name in `changes`, or no experiment that takes `options`.
     """
     if not 0 < trials <= 1:
         raise ParameterError("trials", trials, "in (0, 1]", "give a share of them", claim.id)
@@ -158,15 +165,30 @@ def reduced(
                 "runs", place, f"below {len(design.runs)}", "name runs of the design", claim.id
             )
 
+    changes, options = dict(changes or {}), dict(options or {})
+    known = [p.name for p in (*claim.accepted, *claim.parameters)]
+    for name in changes:
+        if name not in known:
+            allowed = f"one of {', '.join(known)}"
+            raise ParameterError("changes", name, allowed, "name a parameter", claim.id)
+    measure = claim.measure
+    taken = [] if measure is None else list(inspect.signature(measure).parameters)[3:]
+    for name in options:
+        if name not in taken:
+            allowed = f"one of {', '.join(taken)}" if taken else "nothing"
+            raise ParameterError("options", name, allowed, "see its `measure`", claim.id)
+    if measure is not None and options:
+        measure = functools.partial(measure, **options)
+
     def fewer(count: int) -> int:
         return min(count, max(least, round(trials * count)))
 
     kept = tuple(
-        {**run, **({"trials": fewer(run["trials"])} if "trials" in run else {})}
+        {**run, **changes, **({"trials": fewer(run["trials"])} if "trials" in run else {})}
         for run in (design.runs[place] for place in places)
     )
-    smaller = Design(kept, fewer(design.trials))
-    return dataclasses.replace(claim, designs={**claim.designs, profile: smaller})
+    smaller = {**claim.designs, profile: Design(kept, fewer(design.trials))}
+    return dataclasses.replace(claim, designs=smaller, measure=measure)
 
 
 def outcomes(claim: Claim, seeds: Iterable[int], *, profile: str = "quick") -> Iterator[Outcome]:

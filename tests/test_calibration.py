@@ -104,7 +104,31 @@ def test_reduced_keeps_the_experiment(toy_claim):
     assert reduced(claim, runs=(0,)).designs["full"] == claim.designs["full"]
 
 
-@pytest.mark.parametrize("wrong", [{"trials": 0}, {"trials": 1.5}, {"least": 1}, {"runs": (2,)}])
+def test_reduced_changes_parameters_and_the_experiment(toy_claim):
+    seen = {}
+
+    def measure(claim, profile, key, draws=100):
+        seen["draws"] = draws
+        return list(claim.measure_design(claim.designs[profile], key))
+
+    claim = toy_claim(measure=measure)
+    small = reduced(claim, changes={"size": 3}, options={"draws": 7})
+    cells = small.check("quick", 0).cells
+    assert [cell.parameters["size"] for cell in cells] == [3] * len(claim.designs["quick"].runs)
+    assert [cell.parameters["level"] for cell in cells] == [
+        run["level"] for run in claim.designs["quick"].runs
+    ]
+    assert seen["draws"] == 7
+    assert claim.measure is measure, "the claim itself is as it was"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"trials": 0}, {"trials": 1.5}, {"least": 1}, {"runs": (2,)}, {"changes": {"width": 3}},
+        {"options": {"draws": 7}},
+    ],
+)  # fmt: skip
 def test_reduced_refuses(toy_claim, wrong):
     with pytest.raises(ParameterError, match=next(iter(wrong))):
         reduced(toy_claim(), **wrong)

@@ -198,36 +198,42 @@ LAYERS = {
 """Random layers of each profile, shared with `prefix.pattern_invariance`."""
 
 
-def random_layers(profile: str, key: Key[Array, ""]) -> Iterator[tuple[dict[str, Any], Draws]]:
-    """A cell's parameters and its draws, for every layer and scale of a profile."""
+def random_layers(
+    profile: str, key: Key[Array, ""], draws: int | None = None
+) -> Iterator[tuple[dict[str, Any], Draws]]:
+    """A cell's parameters and its draws, for every layer and scale of a profile.
+
+    `draws` of each, by default :data:`DRAWS` of the profile.
+    """
+    count = DRAWS[profile] if draws is None else draws
     # In `quick` each layer meets every other scale: together they meet all, in both dtypes.
     step = 1 if profile == "full" else 2
     chosen = [(x, s) for i, x in enumerate(LAYERS[profile]) for s in SCALES[i % step :: step]]
     for place, (layer, scale) in enumerate(chosen):
-        draws = identity.draw_layer(
-            layer, scale, DRAWS[profile], key=jax.random.fold_in(key, place)
-        )
+        found = identity.draw_layer(layer, scale, count, key=jax.random.fold_in(key, place))
         label = {"scale": scale, **layer._asdict()}
         yield (
             {
-                **draws.parameters,
+                **found.parameters,
                 "rounding": identity.rounding(layer.width, layer.heads, layer.dtype, scale),
                 "label": label,
             },
-            draws,
+            found,
         )
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
+) -> list[Cell]:
     """Every draw of every layer: its exact scores and values, and what the layer made of them."""
     cells = []
-    for parameters, draws in random_layers(profile, key):
+    for parameters, drawn in random_layers(profile, key, draws):
         found = exact(
-            len(draws.output),
-            output=draws.output,
-            attention=draws.attention,
-            prefix_attention=draws.prefix_attention,
-            prefix_mass=draws.prefix_attention.sum(axis=-1),
+            len(drawn.output),
+            output=drawn.output,
+            attention=drawn.attention,
+            prefix_attention=drawn.prefix_attention,
+            prefix_mass=drawn.prefix_attention.sum(axis=-1),
         )
         cells.append(Cell(parameters, found))
     return [*cells, *identity.measure_runs(claim, profile, key)]

@@ -78,15 +78,17 @@ def simulate(*, key: Key[Array, ""], trials: int, **arrays: Any) -> dict[str, Es
     return exact(trials, **found, log_ratio_change=ratio_change(found["attention"], alone))
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
+) -> list[Cell]:
     """The patterns of every random layer, run with its prefix and without."""
     cells = []
-    for parameters, draws in random_layers(profile, key):
+    for parameters, drawn in random_layers(profile, key, draws):
         found = exact(
-            len(draws.output),
-            attention=draws.attention,
-            prefix_mass=draws.prefix_attention.sum(axis=-1),
-            log_ratio_change=ratio_change(np.asarray(draws.attention), np.asarray(draws.alone)),
+            len(drawn.output),
+            attention=drawn.attention,
+            prefix_mass=drawn.prefix_attention.sum(axis=-1),
+            log_ratio_change=ratio_change(np.asarray(drawn.attention), np.asarray(drawn.alone)),
         )
         cells.append(Cell(parameters, found))
     return [*cells, *identity.measure_runs(claim, profile, key)]

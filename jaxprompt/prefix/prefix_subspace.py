@@ -3,6 +3,7 @@ r"""Claim ``prefix.prefix_subspace``: the room a prefix has for its bias."""
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -165,15 +166,17 @@ def room(
     return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], trained: Mapping[str, Any] | None = None
+) -> list[Cell]:
     """The design's random layers, and the trained prefixes of ten vectors.
 
     The last are those of `prefix.new_task_limit` at the same profile and seed, on their own test
-    inputs.
+    inputs; with `trained`, those of a run with these parameters.
     """
     cells = list(claim.measure_design(claim.designs[profile], key))
     design = new_task_limit.CLAIM.designs[profile]
-    run = {n: v for n, v in design.runs[0].items() if n != "trials"}
+    run = {n: v for n, v in design.runs[0].items() if n != "trials"} | dict(trained or {})
     copies = design.runs[0].get("trials", design.trials)
     own = fold_in_parameters(key, run)
     plan = new_task_limit.plans(**run, copies=copies, seed=lab.seeds(own))["prefix_ten"]
