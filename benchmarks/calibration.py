@@ -90,6 +90,9 @@ REDUCED = {
     "prefix.new_task_limit": Reduction(changes=_SHORT),
     "prefix.no_forgetting": Reduction(changes=_SHORT),
     "prefix.prefix_subspace": Reduction(0.2, options={"trained": _SHORT}),
+    "prefix.skill_selection": Reduction(changes={"steps": 1500}),
+    "prefix.skill_combination": Reduction(changes={"steps": 1500}),
+    "contextual.training": Reduction(runs=(0, 2)),
 }
 
 SMALL = {
@@ -195,7 +198,8 @@ def table(found: Iterable[Calibration]) -> str:
         seconds = sorted(o.seconds for o in c.outcomes)[len(c.outcomes) // 2]
         cells = (
             f"`{c.id}`" + ("" if c.sound else " (!)"), str(len(c.outcomes)),
-            percent(c.unconfirmed), percent(c.refuted), percent(c.loose), str(c.inconclusive.hits), str(c.failed.hits),
+            percent(c.unconfirmed), percent(c.refuted), percent(c.loose),
+            str(c.inconclusive.hits), str(c.failed.hits),
             f"{least[0]}: {percent(least[1])}", f"{seconds:.2g}",
         )  # fmt: skip
         lines.append(" | ".join(cells))

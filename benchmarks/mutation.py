@@ -4,7 +4,8 @@
 
 The source of a claim's closed form, and of every function of the package that it calls, is parsed;
 each place below gives one or two mutants, and each mutant is a prediction to be refuted by the
-claim's own check (profile quick, seed 0), whose measurements are made once.
+claim's own check (profile quick, seed 0; some with fewer runs, :data:`DESIGNS`), whose
+measurements are made once.
 
 =============  ===================================================================================
 constant       a number times 1.05; an int only where it is an operand, an argument of arithmetic
@@ -19,9 +20,11 @@ comparison     a < b becomes a >= b (and the like); maximum and minimum are exch
 Left out are docstrings, annotations, errors, subscripts, shapes, axes, types and counts. From more
 than ``--most`` places, evenly spaced ones are taken, in the order of the source. A mutant is
 
+* a *convention* when the place is a number that the statement sets by definition and no theory
+  gives (:data:`CONVENTIONS`, each with its reason), whatever the check says: it is not counted;
 * *equivalent* when no row's prediction moves by more than 1e-12 of itself: it is not counted;
 * *weaker* when it only moves bounds to where the claim implies them (an upper bound raised);
-* *crashed* when it raises, gives a number that is not finite, or does not end within two minutes;
+* *crashed* when it raises, gives a number that is not finite, or does not end within some minutes;
 * *negligible* when the check does not refute it and it moves no row by more than a hundredth of
   that row's tolerance: less than anyone would mind, and than any check of this kind can see;
 * *refuted* or *survived* by the verdict of the check.
@@ -39,6 +42,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import json
 import math
 import multiprocessing
 import textwrap
@@ -54,24 +58,53 @@ import records
 
 import jaxprompt as jp
 from jaxprompt import stats
+from jaxprompt.calibration import reduced
 from jaxprompt.engine import FALSE_ALARM, Cell, Claim
 from jaxprompt.stats import Comparison, Status
 
 MOST = 60
 DEAR = {
-    "contextual.best_ridge": 40, "contextual.conditional_error": 24, "contextual.context_gain": 24,
+    "contextual.best_ridge": 24, "contextual.conditional_error": 24, "contextual.context_gain": 24,
     "contextual.convex_head": 24, "contextual.prompt_error": 30, "contextual.separation": 24,
-    "contextual.sample_complexity": 16, "contextual.three_steps": 16, "contextual.training": 16,
-    "prefix.bias_identity": 16, "prefix.pattern_invariance": 16, "universal.circle_error": 16,
-    "universal.random_centres": 24, "universal.sphere_limit": 24,
+    "contextual.sample_complexity": 24, "contextual.training": 24, "universal.circle_error": 40,
 }  # fmt: skip
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
+
+DESIGNS: dict[str, dict[str, Any]] = {
+    "contextual.context_gain": {"runs": (3, 4, 5)},
+    "contextual.convex_head": {"runs": (3, 4, 5)},
+    "contextual.three_steps": {"runs": (1,)},
+    "prefix.bias_identity": {"options": {"draws": 500}},
+    "prefix.pattern_invariance": {"options": {"draws": 500}},
+    "universal.random_centres": {"runs": (6, 7, 8)},
+}
+"""What :func:`~jaxprompt.calibration.reduced` makes of the quick design of claims whose predictions
+are dear: fewer points or draws than the check has, and never more."""
+
+CONVENTIONS = {
+    ("prefix.new_task_limit", "LEARNS"): "from what accuracy a task counts as learned",
+    ("prefix.new_task_limit", "FAILS"): "up to what accuracy it counts as not learned",
+    ("prefix.new_task_limit", "RELAXED"): "how many nats are *far above*",
+    ("prefix.no_forgetting", "LEARNS"): "from what accuracy a task counts as kept",
+    ("prefix.no_forgetting", "FAILS"): "up to what accuracy it counts as lost",
+    ("prefix.skill_combination", "LEARNS"): "from what gain a task counts as learned",
+    ("prefix.skill_combination", "FAILS"): "up to what gain it counts as not learned",
+    (
+        "prefix.skill_combination",
+        "0.0",
+    ): "gains are counted from a constant answer, whose gain is 0",
+    ("prefix.skill_selection", "LEARNS"): "from what accuracy a task counts as selected",
+}
+"""Numbers that a statement sets by definition, by claim and place, and what they define.
+
+Trained models keep such limits with room, so another number makes another statement, which is true
+of them as well; there is no number that would be right."""
 
 NEGLIGIBLE = 0.01
 """Share of a row's tolerance that nobody would mind."""
 
-PATIENCE = 120.0
-"""Seconds after which a mutant that says nothing is given up."""
+PATIENCE = 300.0
+"""Seconds after which a mutant that says nothing is given up, on a machine that has other work."""
 
 NOT_THEORY = ("engine", "errors", "parallel", "parameters", "random", "stats", "cache",
               "contextual.setting", "contextual.descent", "prefix.lab", "prefix.adapt",
@@ -524,7 +557,7 @@ def cap(id: str, most: int) -> int:
 
 def work(jobs: Sequence[tuple[str, int]], most: int, pipe: Any) -> None:
     for id, first in jobs:
-        claim = jp.claim(id)
+        claim = reduced(jp.claim(id), **DESIGNS.get(id, {}))
         cells = claim.check("quick", 0).cells
         pipe.send((id, None))
         for fate in fates(claim, cells, cap(id, most), first):
@@ -550,7 +583,8 @@ def run(ids: Sequence[str], most: int, path: Path) -> None:
             # Measuring takes as long as the check does.
             if not ours.poll(None if measuring else PATIENCE):
                 worker.kill()
-                skipped = evenly(mutants(theory(jp.claim(current).closed_form)), most)[
+                tried = cap(current, most)
+                skipped = evenly(mutants(theory(jp.claim(current).closed_form)), tried)[
                     left[current]
                 ]
                 hung = Fate(skipped.function, skipped.line, skipped.kind, skipped.text, "crashed",
@@ -576,7 +610,14 @@ def total(id: str, most: int) -> int:
 
 def keep(path: Path, id: str, most: int, fate: Fate) -> None:
     """Write one fate as one line."""
-    records.append(path, {"id": id, "most": cap(id, most), **vars(fate)})
+    records.append(path, {"id": id, **settings(id, most), **vars(fate)})
+
+
+def settings(id: str, most: int) -> dict[str, Any]:
+    """What decides a claim's mutants and what they are set beside, as JSON gives it back."""
+    design = DESIGNS.get(id)
+    own = {"design": json.loads(json.dumps(design))} if design else {}
+    return {"most": cap(id, most), **own}
 
 
 def read(path: Path, most: int) -> dict[str, list[Fate]]:
@@ -584,32 +625,40 @@ def read(path: Path, most: int) -> dict[str, list[Fate]]:
     found: dict[str, list[Fate]] = {}
     for row in records.read(path):
         id = row.pop("id")
-        if row.pop("most") == cap(id, most):
+        made = {name: row.pop(name) for name in ("most", "design") if name in row}
+        if made == settings(id, most):
             found.setdefault(id, []).append(Fate(**row))
     return found
 
 
 def table(found: Mapping[str, Sequence[Fate]]) -> str:
     """Counts for each claim, in Markdown, and every survivor."""
-    kinds = ("equivalent", "weaker", "negligible", "crashed", "refuted", "survived")
-    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 9 + "|"]
+    kinds = ("convention", "equivalent", "weaker", "negligible", "crashed", "refuted", "survived")
+    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 10 + "|"]
     for id, each in sorted(found.items()):
-        count = {kind: sum(kind_of(x) == kind for x in each) for kind in kinds}
+        count = {kind: sum(kind_of(id, x) == kind for x in each) for kind in kinds}
         judged = count["refuted"] + count["survived"]
         share = f"{100 * count['refuted'] / judged:.0f} %" if judged else "–"
         lines.append(f"| `{id}` | {len(each)} | {' | '.join(map(str, count.values()))} | {share} |")
     return "\n".join(lines)
 
 
-def kind_of(fate: Fate) -> str:
-    """The fate, with survivors that move next to nothing set apart."""
+def kind_of(id: str, fate: Fate) -> str:
+    """The fate, with conventions and survivors that move next to nothing set apart."""
+    place = fate.text.split(" → ")[0].split(" = ")[0]
+    if (
+        fate.function.startswith(f"{id}.")
+        and fate.kind == "constant"
+        and (id, place) in CONVENTIONS
+    ):
+        return "convention"
     return "negligible" if fate.fate == "survived" and fate.moved <= NEGLIGIBLE else fate.fate
 
 
 def survivors(found: Mapping[str, Sequence[Fate]]) -> Iterable[str]:
     for id, each in sorted(found.items()):
         for x in each:
-            if kind_of(x) == "survived":
+            if kind_of(id, x) == "survived":
                 yield f"{id}: {x.function}:{x.line} {x.kind}: {x.text} (moved {x.moved:.2g})"
 
 

@@ -200,8 +200,14 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
     return mean_estimate(np.mean(each, axis=0))
 
 
+LEARNS, FAILS = 0.5, 0.05
+"""What the statements call learned: half of all sequences wholly right; and not: below 5 %."""
+
 CONSTANT = 2**19
 """Most inputs behind the share of a constant answer: a standard error of 4e-4 at 8 %."""
+
+COUNTED = ("constant_answer", "entropy", "one_answer")
+"""Quantities of the tasks alone, which are counted over all inputs."""
 
 
 def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
@@ -212,10 +218,32 @@ def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
     count = tasks.DIGITS**length
     if count > CONSTANT:
         return share(int(_constant(task, length, key)), CONSTANT)
-    digits = np.arange(count)[:, None] // tasks.DIGITS ** np.arange(length) % tasks.DIGITS
-    solved = np.asarray(tasks.solved(task, jnp.asarray(digits, jnp.int32)), np.int64)
-    answers = solved @ tasks.SYMBOLS ** np.arange(length)
-    return Estimate(float(np.bincount(answers).max()) / count, 0.0, count)
+    return Estimate(float(np.bincount(_answers(task, length)).max()) / count, 0.0, count)
+
+
+def _answers(task: str, length: int) -> np.ndarray:
+    """The solution of every input, as one number each."""
+    places = np.arange(length)
+    every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**places % tasks.DIGITS
+    solved = np.asarray(tasks.solved(task, jnp.asarray(every, jnp.int32)), np.int64)
+    return solved @ tasks.SYMBOLS**places
+
+
+def told_apart(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
+    """What the tasks of an even mixture leave open to a model that is not told which it is.
+
+    `entropy` of the solution given the input, in nats a symbol, and `one_answer`, the share of the
+    tasks that the best single answer solves: both counted over all inputs, hence exact. Nothing
+    where there are more inputs than :data:`CONSTANT`.
+    """
+    count = tasks.DIGITS**length
+    if count > CONSTANT:
+        return {}
+    answers = np.stack([_answers(task, length) for task in mixture])
+    # How many tasks have the answer that this one has: a share of these is its probability.
+    alike = (answers[:, None] == answers).sum(axis=1) / len(mixture)
+    found = {"entropy": -np.log(alike).mean() / length, "one_answer": alike.max(axis=0).mean()}
+    return {name: Estimate(float(value), 0.0, count) for name, value in found.items()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -254,10 +282,9 @@ def compare_limits(
 ) -> list[Comparison]:
     """Accuracies against limits: at most the prediction if it is below ½, else at least it.
 
-    Quantities named in `at_least` have a lower limit whatever its value. The share of a constant
-    answer is known exactly and must be met from both sides, to rounding where it was counted over
-    all inputs. A loss is compared with its least
-    value, so it must not undercut it.
+    Quantities named in `at_least` have a lower limit whatever its value. Those in :data:`COUNTED`
+    are values and must be met from both sides, to rounding where all inputs were counted. A loss
+    is compared with its least value, so it must not undercut it.
 
     Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
     next to 0, and not undercut it otherwise.
@@ -267,7 +294,7 @@ def compare_limits(
         predicted = predict(**cell.parameters)
         for name, estimate in cell.estimates.items():
             value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
-            if estimate.stderr == 0 and name.startswith("constant"):
+            if estimate.stderr == 0 and name in COUNTED:
                 mean = float(estimate.mean)
                 rows.append(compare_identity(name, cell.parameters, value, mean))
                 continue
@@ -278,7 +305,7 @@ def compare_limits(
                 continue
             lower = value >= 0.5 or name.endswith("loss") or name in at_least
             side = "lower" if lower else "upper"
-            side = "two" if name.startswith("constant") else side
+            side = "two" if name in COUNTED else side
             rows.append(
                 compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
             )

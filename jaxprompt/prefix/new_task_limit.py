@@ -17,7 +17,7 @@ from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, tasks
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.baseline import constant_answer
-from jaxprompt.prefix.lab import Plan, Trained
+from jaxprompt.prefix.lab import FAILS, LEARNS, Plan, Trained
 from jaxprompt.prefix.transformer import Added, Config, Trace, Transformer
 from jaxprompt.stats import Estimate
 
@@ -44,9 +44,6 @@ starts, among them the bias of the trained prefix itself; a search finds the min
 the bound is as good as the search, and a longer one lowers it. The best constant answer solves
 $n!\,/\prod_dc_d!$ of the $8^n$ inputs, with counts $c_d$ as level as can be.
 """
-
-LEARNS, FAILS = 0.5, 0.05
-"""Learned: half of all sequences wholly right. Not learned: below 5 %."""
 
 RELAXED = 0.5
 """Nats a symbol that the relaxation stays above the fine-tuned model: a symbol in e^-½ = 61 %."""

@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
-from jaxprompt.prefix.lab import Trained
+from jaxprompt.prefix.lab import FAILS, LEARNS, Trained
 from jaxprompt.prefix.transformer import Added
 from jaxprompt.stats import Estimate
 
@@ -43,7 +43,7 @@ def closed_form(*, length: Any, steps: Any = None) -> dict[str, Any]:
 def _closed_form(wrong: dict[str, float], **unused: Any) -> dict[str, Any]:
     right = {
         "prefix_removed": 0.0, "low_rank_removed": 0.0, "added_matters": 1.0,
-        "old_task_tuned": 0.05, "old_task_kept": 0.5,
+        "old_task_tuned": FAILS, "old_task_kept": LEARNS,
     }  # fmt: skip
     return {**right, **wrong}
 
@@ -122,8 +122,8 @@ CLAIM = Claim(
         Quantity("old_task_kept", "asc after training and removing a prefix: at least", 0.05),
     ),
     falsifiers=(
-        Falsifier("fine-tuning keeps", "asc survives fine-tuning", _wrong(old_task_tuned=0.5)),
-        Falsifier("prefix forgets", "asc is lost with the prefix", _wrong(old_task_kept=0.05)),
+        Falsifier("fine-tuning keeps", "asc survives fine-tuning", _wrong(old_task_tuned=LEARNS)),
+        Falsifier("prefix forgets", "asc is lost with the prefix", _wrong(old_task_kept=FAILS)),
         Falsifier("nothing added", "the additions change nothing", _wrong(added_matters=0.0)),
         Falsifier("traces stay", "removal leaves a change of 1e-6", _wrong(prefix_removed=1e-6)),
     ),

@@ -13,7 +13,7 @@ from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, skill_selection
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.baseline import constant_answer
-from jaxprompt.prefix.lab import Plan
+from jaxprompt.prefix.lab import FAILS, LEARNS, Plan
 from jaxprompt.prefix.transformer import Added
 from jaxprompt.stats import Estimate
 
@@ -41,9 +41,6 @@ identity alone does not decide, and the experiment does.
 
 TASKS = ("asc_add1", "double_hist")
 """The combination of two known skills, and the new one."""
-
-LEARNS, FAILS = 0.5, 0.05
-"""Gains over the constant answer that count as learned, and below which nothing was."""
 
 
 def closed_form(**params: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab
 from jaxprompt.prefix.adapt import Recipe
-from jaxprompt.prefix.lab import Plan
+from jaxprompt.prefix.lab import LEARNS, Plan
 from jaxprompt.prefix.transformer import Added
 from jaxprompt.stats import Estimate
 
@@ -23,20 +23,22 @@ __all__ = ["CLAIM", "KNOWN", "closed_form", "plans", "simulate"]
 
 STATEMENT = r"""
 A transformer pretrained on an even mixture of $t$ tasks without being told which cannot know the
-task before the first symbol. Its loss is at least the entropy of the choice, spread over $n$
-symbols,
-$$\frac{\log t}{n},$$
+task before the first symbol. Where two of the tasks sort upwards and downwards and no others ever
+agree, its loss is at least the entropy of the solution given the input, spread over $n$ symbols,
+$$\frac1n\Big(\log t-8^{1-n}\,\frac2t\log2\Big),$$
 (0.13863 for four tasks and $n=10$, 0.23105 for $n=6$), and since it writes one answer where the
-tasks want $t$ different ones, it solves $1/t$ of all at most, averaged over tasks. With one prefix
-vector, trained on one of the tasks, it solves that task, and each other one no more than by chance.
+tasks want $t$ different ones, it solves $(1+8^{1-n})/t$ of all at most, averaged over tasks. With
+one prefix vector, trained on one of the tasks, it solves that task, and each other one no more than
+by chance.
 """
 
 DERIVATION = r"""
 The chain rule: the mean loss over $n$ symbols is the entropy of the solution given the input over
-$n$. Ascending and descending order, $+1$ and $+2$ give four different answers but for constant
-inputs ($8^{1-n}$ of all), so that entropy is $\log t$ up to $8^{1-n}\log 2/4$, and accuracies
-add up to $1+8^{1-n}$ at most. Selection needs no
-new attention pattern: a bias that names the task is enough for the layers after it.
+$n$ at least. Ascending and descending order, $+1$ and $+2$ give four different answers but for
+inputs of equal digits ($8^{1-n}$ of all), which both orders leave as they are. There one answer has
+the probability $2/t$ and the entropy is $\log t-\frac2t\log2$, and accuracies add up to
+$1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Selection needs
+no new attention pattern: a bias that names the task is enough for the layers after it.
 """
 
 MODELS: dict[str, Any] = {
@@ -54,20 +56,22 @@ KNOWN = ("asc", "desc", "add1", "add2")
 
 
 def closed_form(*, tasks: Any, length: Any, steps: Any = None, model: Any = None) -> dict[str, Any]:
-    """`mixture_loss`; and where accuracies must lie (below ½: at most, above: at least)."""
+    """`mixture_loss`, at least; where accuracies must lie (below ½: at most, above: at least);
+    and what `entropy` and `one_answer` are."""
     return _closed_form({}, tasks=tasks, length=length)
 
 
 def _closed_form(
     wrong: dict[str, Any], *, tasks: Any, length: Any, **unused: Any
 ) -> dict[str, Any]:
-    best = np.log(tasks) / np.asarray(length, float)
-    base = wrong.get("mixture_loss", best)
-    zero = np.zeros(np.shape(best))
-    chance = (1 + 8.0 ** (1 - np.asarray(length, float))) / tasks
-    rest = {"selected": 0.5, "others": chance, "unselected": chance}
-    rest |= {n: v for n, v in wrong.items() if n in rest}
-    return {"mixture_loss": base, **{n: zero + v for n, v in rest.items()}}
+    symbols = np.asarray(length, float)
+    alike = 8.0 ** (1 - symbols)
+    best = (np.log(tasks) - alike * np.log(2.0) * 2 / tasks) / symbols
+    chance = (1 + alike) / tasks
+    found = {"mixture_loss": best, "entropy": best, "selected": LEARNS}
+    found |= dict.fromkeys(("others", "unselected", "one_answer"), chance)
+    found |= {n: v for n, v in wrong.items() if n in found}
+    return {name: np.broadcast_to(value, np.shape(best)) for name, value in found.items()}
 
 
 def plans(
@@ -101,7 +105,8 @@ def simulate(
 ) -> dict[str, Estimate]:
     """Train once; accuracies of the worst pair of task and prefix, errors over test inputs.
 
-    `mixture_loss` is the pretrained model's own on test inputs, and must not undercut the bound.
+    `mixture_loss` is the pretrained model's own on test inputs, and must not undercut the bound;
+    `entropy` and `one_answer` are counted over all inputs of up to six digits.
 
     Raises:
         ParameterError: for another number of tasks than the experiment's four.
@@ -129,6 +134,7 @@ def simulate(
             float(np.hypot.reduce([float(e.stderr) for e in alone]) / len(alone)),
             alone[0].trials,
         ),
+        **lab.told_apart(KNOWN, length),
     }
 
 
@@ -149,7 +155,7 @@ CLAIM = Claim(
     relation=Relation.EXISTENCE,
     source="Petrov et al., ICLR 2024; loss of the mixture derived here",
     parameters=(
-        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=1,
+        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=2,
                   default=4),
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "steps of pretraining; a third for each prefix",
@@ -162,6 +168,8 @@ CLAIM = Claim(
         Quantity("selected", "the task of the prefix, worst of them: at least", 0.05),
         Quantity("others", "any other task with that prefix: at most", 0.05),
         Quantity("unselected", "mean over tasks without prefix: at most", 0.05),
+        Quantity("entropy", "of the solution given the input, nats a symbol", 0.0),
+        Quantity("one_answer", "share of tasks that one answer solves", 0.0),
     ),
     falsifiers=(
         Falsifier("twice the loss", "2 log t / n", _double),
