@@ -1,6 +1,7 @@
 """Mutation of the theory: every constant and term of each closed form changed, one at a time.
 
-    python benchmarks/mutation.py [--claims ID ...] [--most 60] [--out FILE] [--table]
+    python benchmarks/mutation.py [--claims ID ...] [--most 60] [--out FILE]
+                                  [--elsewhere | --table]
 
 The source of a claim's closed form, and of every function of the package that it calls, is parsed;
 each place below gives one or two mutants, and each mutant is a prediction to be refuted by the
@@ -31,7 +32,9 @@ than ``--most`` places, evenly spaced ones are taken, in the order of the source
 
 The share refuted is of those refuted or survived: a crash is a refusal, but no measurement's
 doing. Survivors are listed with how far the worst row's difference moved, in units of that row's
-tolerance.
+tolerance; beyond 1 a check should have seen it. A function that several claims call need not show
+in each: ``--elsewhere`` sets survivors before the checks of up to two other claims that call it,
+and *by any check* counts those that one of them refutes.
 """
 
 from __future__ import annotations
@@ -113,9 +116,11 @@ METHODS = (
     "contextual.ridge_limit._lowest", "contextual.features.FeatureLaw.thinned",
     "contextual.convex_limit._solve", "contextual.convex_limit._with_jacobian",
     "contextual.ceilings._descend", "contextual.ceilings._starts",
-    "universal.sphere._kernel_quadrature", "universal.sphere._legendre",
+    "contextual.prompt_step._laguerre", "universal.sphere._kernel_quadrature",
+    "universal.sphere._legendre", "universal.bessel._bound_start",
+    "universal.bessel._series_start",
 )  # fmt: skip
-"""Nodes, searches and iterations: a change there moves the accuracy, not the theory."""
+"""Nodes, searches, iterations and their starts: a change moves the accuracy, not the theory."""
 
 
 # --- the functions behind a closed form ---
@@ -503,26 +508,36 @@ def fates(claim: Claim, cells: Sequence[Cell], most: int = MOST, first: int = 0)
     found = theory(claim.closed_form)
     right = claim.compared(cells)
     for mutant in evenly(mutants(found), most)[first:]:
-        place = (mutant.function, mutant.line, mutant.kind, mutant.text)
-        try:
-            with applied(found, mutant), warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                wrong = claim.compared(cells)
-                status = stats.overall(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
-        except Exception as error:  # whatever a wrong formula runs into
-            yield Fate(*place, "crashed", error=f"{type(error).__name__}: {error}"[:200])
-            continue
-        if len(wrong) != len(right) or status is Status.FAILED:
-            yield Fate(*place, "crashed", error=f"{len(wrong)} rows, {status}")
-        elif all(map(equal, right, wrong)):
-            yield Fate(*place, "equivalent", 0.0)
-        else:
-            fate = "survived"
-            if status is Status.REFUTED:
-                fate = "refuted"
-            elif all(map(implied, right, wrong)):
-                fate = "weaker"
-            yield Fate(*place, fate, max(map(shift, right, wrong)))
+        yield fate_of(mutant, found, claim, cells, right)
+
+
+def fate_of(
+    mutant: Mutant, found: Theory, claim: Claim, cells: Sequence[Cell], right: Sequence[Comparison]
+) -> Fate:
+    """What the check makes of one mutant; `right` are its rows without one."""
+    place = place_of(mutant)
+    try:
+        with applied(found, mutant), warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            wrong = claim.compared(cells)
+            status = stats.overall(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
+    except Exception as error:  # whatever a wrong formula runs into
+        return Fate(*place, "crashed", error=f"{type(error).__name__}: {error}"[:200])
+    if len(wrong) != len(right) or status is Status.FAILED:
+        return Fate(*place, "crashed", error=f"{len(wrong)} rows, {status}")
+    if all(map(equal, right, wrong)):
+        return Fate(*place, "equivalent", 0.0)
+    fate = "survived"
+    if status is Status.REFUTED:
+        fate = "refuted"
+    elif all(map(implied, right, wrong)):
+        fate = "weaker"
+    return Fate(*place, fate, max(map(shift, right, wrong)))
+
+
+def place_of(item: Mutant | Fate) -> tuple[str, int, str, str]:
+    """What tells one mutant from all others."""
+    return item.function, item.line, item.kind, item.text
 
 
 def equal(right: Comparison, wrong: Comparison) -> bool:
@@ -601,6 +616,49 @@ def run(ids: Sequence[str], most: int, path: Path) -> None:
         worker.join(1)
 
 
+def run_elsewhere(ids: Sequence[str], most: int, path: Path) -> None:
+    """Set survivors before the checks of the other claims that call the same function."""
+    theories = {c.id: theory(c.closed_form) for c in jp.claims() if c.extra is None}
+    measured: dict[str, tuple[Claim, Sequence[Cell], Sequence[Comparison]]] = {}
+    known = read_elsewhere(path)
+    for id, each in read(path, most).items():
+        for fate in each if id in ids else ():
+            if kind_of(id, fate) != "survived" or (id, *place_of(fate)) in known:
+                continue
+            for judge in judges(id, fate.function, theories):
+                if judge not in measured:
+                    claim = reduced(jp.claim(judge), **DESIGNS.get(judge, {}))
+                    cells = claim.check("quick", 0).cells
+                    measured[judge] = claim, cells, claim.compared(cells)
+                found = theories[judge]
+                same = [m for m in mutants(found) if place_of(m) == place_of(fate)]
+                verdict = fate_of(same[0], found, *measured[judge]).fate if same else "absent"
+                place = dict(zip(PLACE, place_of(fate), strict=True))
+                row = {"id": id, **place, "judge": judge, "verdict": verdict}
+                records.append(path, row)
+                if verdict == "refuted":
+                    break
+
+
+PLACE = ("function", "line", "kind", "text")
+
+
+def judges(id: str, function: str, theories: Mapping[str, Theory]) -> list[str]:
+    """Other claims that reach a function, the one it belongs to first."""
+    found = [c for c, theory in theories.items() if c != id and function in theory.functions]
+    return sorted(found, key=lambda c: (not function.startswith(f"{c}."), c))[:2]
+
+
+def read_elsewhere(path: Path) -> dict[tuple[Any, ...], str]:
+    """For each survivor that was set before other checks: the claim that refuted it, or none."""
+    found: dict[tuple[Any, ...], str] = {}
+    for row in records.read(path):
+        if "judge" in row:
+            place = (row["id"], *(row[name] for name in PLACE))
+            found[place] = row["judge"] if row["verdict"] == "refuted" else found.get(place, "")
+    return found
+
+
 def total(id: str, most: int) -> int:
     return len(evenly(mutants(theory(jp.claim(id).closed_form)), cap(id, most)))
 
@@ -621,6 +679,8 @@ def read(path: Path, most: int) -> dict[str, list[Fate]]:
     """Fates by claim."""
     found: dict[str, list[Fate]] = {}
     for row in records.read(path):
+        if "judge" in row:
+            continue
         id = row.pop("id")
         made = {name: row.pop(name) for name in ("most", "design") if name in row}
         if made == settings(id, most):
@@ -628,15 +688,24 @@ def read(path: Path, most: int) -> dict[str, list[Fate]]:
     return found
 
 
-def table(found: Mapping[str, Sequence[Fate]]) -> str:
+def table(found: Mapping[str, Sequence[Fate]], elsewhere: Mapping[tuple[Any, ...], str]) -> str:
     """Counts for each claim, in Markdown, and every survivor."""
     kinds = ("convention", "equivalent", "weaker", "negligible", "crashed", "refuted", "survived")
-    lines = [f"| claim | mutants | {' | '.join(kinds)} | share refuted |", "| --- " * 10 + "|"]
+    more = ("beyond tolerance", "refuted elsewhere")
+    heads = ("claim", "mutants", *kinds, *more, "share refuted", "by any check")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for id, each in sorted(found.items()):
         count = {kind: sum(kind_of(id, x) == kind for x in each) for kind in kinds}
+        left = [x for x in each if kind_of(id, x) == "survived"]
+        beyond = sum(x.moved > 1 for x in left)
+        others = sum(bool(elsewhere.get((id, *place_of(x)))) for x in left)
         judged = count["refuted"] + count["survived"]
-        share = f"{100 * count['refuted'] / judged:.0f} %" if judged else "–"
-        lines.append(f"| `{id}` | {len(each)} | {' | '.join(map(str, count.values()))} | {share} |")
+        shares = [
+            f"{100 * hits / judged:.0f} %" if judged else "–"
+            for hits in (count["refuted"], count["refuted"] + others)
+        ]
+        cells = (f"`{id}`", len(each), *count.values(), beyond, others, *shares)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
 
@@ -652,11 +721,16 @@ def kind_of(id: str, fate: Fate) -> str:
     return "negligible" if fate.fate == "survived" and fate.moved <= NEGLIGIBLE else fate.fate
 
 
-def survivors(found: Mapping[str, Sequence[Fate]]) -> Iterable[str]:
+def survivors(
+    found: Mapping[str, Sequence[Fate]], elsewhere: Mapping[tuple[Any, ...], str]
+) -> Iterable[str]:
+    """Every survivor, how far it moved the worst row, and whose check refutes it."""
     for id, each in sorted(found.items()):
         for x in each:
             if kind_of(id, x) == "survived":
-                yield f"{id}: {x.function}:{x.line} {x.kind}: {x.text} (moved {x.moved:.2g})"
+                other = elsewhere.get((id, *place_of(x)))
+                end = f"; refuted by {other}" if other else ""
+                yield f"{id}: {x.function}:{x.line} {x.kind}: {x.text} (moved {x.moved:.2g}{end})"
 
 
 def main() -> None:
@@ -664,14 +738,19 @@ def main() -> None:
     parser.add_argument("--claims", nargs="*", metavar="ID")
     parser.add_argument("--most", type=int, default=MOST, help="mutants of one claim")
     parser.add_argument("--out", type=Path, default=Path("mutation.jsonl"))
+    parser.add_argument("--elsewhere", action="store_true",
+                        help="set survivors before other claims' checks")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     args = parser.parse_args()
     ids = args.claims or [c.id for c in jp.claims()]
-    if not args.table:
+    if args.elsewhere:
+        run_elsewhere(ids, args.most, args.out)
+    elif not args.table:
         run(ids, args.most, args.out)
     found = {id: each for id, each in read(args.out, args.most).items() if id in ids}
-    print(table(found))
-    print("\n".join(survivors(found)))
+    elsewhere = read_elsewhere(args.out)
+    print(table(found, elsewhere))
+    print("\n".join(survivors(found, elsewhere)))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ INNER_NODES = 128
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
-    """`error` and `final_error` with standard errors, for arrays of `dim` and `samples`."""
+    """Errors and alignments with standard errors, for arrays of `dim` and `samples`."""
     return _closed_form({}, **params)
 
 
@@ -64,21 +64,21 @@ def _closed_form(
 ) -> dict[str, Any]:
     setting = Setting.make(**params, where=CLAIM.id)
     dims, counts = np.broadcast_arrays(dim, samples)
-    out = {n: np.empty(dims.shape) for n in _NAMES}
+    out = {f"{n}{end}": np.empty(dims.shape) for end in ("", "_stderr") for n in _NAMES}
     for index in np.ndindex(dims.shape):
-        errors = _errors(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
-        for name, replicates in zip(("error", "final_error"), errors, strict=True):
+        found = _averages(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
+        for name, replicates in zip(_NAMES, found, strict=True):
             out[name][index], out[f"{name}_stderr"][index] = law.pooled(replicates)
     return {name: value[()] for name, value in out.items()}
 
 
-_NAMES = ("error", "final_error", "error_stderr", "final_error_stderr")
+_NAMES = ("error", "final_error", "prompt_alignment", "head_alignment")
 
 
-def _errors(
+def _averages(
     setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
 ) -> np.ndarray:
-    """Both errors for each replicate of the rule: shape (2, replicate)."""
+    """Both errors and both alignments for each replicate of the rule: shape (4, replicate)."""
     fixed = wrong.get("fluctuation", 1.0) == 0
     outer = law.normal_nodes(13)[:, : 1 if fixed else OUTER_NODES]
     replicates = outer.shape[0]
@@ -93,8 +93,10 @@ def _errors(
     each = np.repeat(np.arange(replicates), outer.shape[1])
     scale = fluctuation[2] / np.sqrt(samples)
     moves = nodes[:, 8:12] * scale
-    errors = _final_errors(setting, heads, prompts, moves, chi / samples, inner, each)
-    return np.asarray(errors).T.reshape(2, replicates, -1).mean(axis=-1)
+    after = np.asarray(_last_step(setting, heads, prompts, moves, chi / samples, inner, each))
+    aligned = prompts[:, 1] * setting.context / prompt_norm
+    every = np.stack([after[:, 0], after[:, 1], aligned, after[:, 2]])
+    return every.reshape(4, replicates, -1).mean(axis=-1)
 
 
 def limit_error(
@@ -104,7 +106,7 @@ def limit_error(
     dim = 10**8
     samples = max(round(ratio * dim), 1)
     still = {**(wrong or {}), "fluctuation": 0.0}
-    return _errors(setting, dim, samples, float(prompt_norm), still)[1]
+    return _averages(setting, dim, samples, float(prompt_norm), still)[1]
 
 
 def _inner_nodes(count: int, replicates: int, most: int) -> np.ndarray:
@@ -164,11 +166,12 @@ def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
 
 
 @jax.jit
-def _final_errors(
+def _last_step(
     setting: Setting, heads: Array, prompts: Array, moves: Array, chi: Array, inner: Array,
     each: Array,
-) -> Float[Array, "M 2"]:  # fmt: skip
-    """Test errors after steps 2 and 3, for each node of the order parameters."""
+) -> Float[Array, "M 3"]:  # fmt: skip
+    """Test errors after steps 2 and 3, and the last head's alignment, for each node of the order
+    parameters."""
 
     def one(args: tuple[Array, ...]) -> Array:
         head, prompt, move, rest, replicate = args
@@ -181,9 +184,16 @@ def _final_errors(
         second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
         third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
-        return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+        errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+        return jnp.append(errors, _share(third.head_signal, third.head_norm))
 
     return jax.lax.map(one, (heads, prompts, moves, chi, each), batch_size=64)
+
+
+def _share(product: Array | float, norm: Array | float) -> Array:
+    """A product with a unit vector; 0 where there is no vector."""
+    size = jnp.asarray(norm)
+    return product / jnp.where(size > 0, size, 1.0)
 
 
 def _geometry(setting: Setting, head: Array, prompt: Array, norm: Array, both: Array) -> Geometry:
@@ -235,14 +245,15 @@ def simulate(
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
     setting = Setting.make(**params, where=CLAIM.id)
     errors = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
-    return {"error": mean_estimate(errors[:, 0]), "final_error": mean_estimate(errors[:, 1])}
+    return {name: mean_estimate(errors[:, i]) for i, name in enumerate(_NAMES)}
 
 
 def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
     *, key: Key[Array, ""],
-) -> Float[np.ndarray, "trials 2"]:  # fmt: skip
-    """Errors after steps 2 and 3 of every trial; one compilation serves every count, d and n."""
+) -> Float[np.ndarray, "trials 4"]:  # fmt: skip
+    """Errors after steps 2 and 3, then the alignments of the prompt and of the last head, of every
+    trial; one compilation serves every count, d and n."""
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
     threads = min(cores(), -(-trials // BLOCK))
     together = BLOCK * threads
@@ -260,7 +271,7 @@ def simulate_trials(
 @jax.jit
 def _simulate(
     setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
-) -> Float[Array, "block 1 2"]:
+) -> Float[Array, "block 1 4"]:
     def trial(index: Array) -> Array:
         own = jax.random.fold_in(key, index)
         train_key, test_key, length_key = jax.random.split(own, 3)
@@ -268,7 +279,10 @@ def _simulate(
         steps = reduced_steps(setting, samples, prompt_norm, lengths, key=train_key)
         scalars = fresh_scores(setting.irrelevant, key=test_key)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
-        return jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+        errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+        prompt = _share(steps[0].prompt_context, steps[0].prompt_norm)
+        head = _share(steps[1].head_signal, steps[1].head_norm)
+        return jnp.append(errors, jnp.stack([prompt, head]))
 
     return loop(lambda row: trial(row[0])[None], indices)
 
@@ -313,8 +327,10 @@ Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each ste
 along each other are sample means of independent terms with explicit means $\mu$ and covariances
 $\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
 $\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
-the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law. It
-depends on $d$ and $n$ through $d/n$ up to fluctuations of order $1/n$.
+the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
+so are the alignments $\langle q,q_\star\rangle/|q|$ of the prompt and
+$\langle w,w_\star\rangle/|w|$ of the last head. They depend on $d$ and $n$ through $d/n$ up to
+fluctuations of order $1/n$.
 """,
     derivation=r"""
 *Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
@@ -349,6 +365,9 @@ over scores are taken by randomised quasi-Monte Carlo.
     quantities=(
         Quantity("error", "probability of a wrong sign after step 2", 0.01),
         Quantity("final_error", "probability of a wrong sign after step 3", 0.01),
+        # About a hundredth of |w⋆| and |q⋆|, which is the most there can be.
+        Quantity("prompt_alignment", "mean of ⟨q, q⋆⟩/|q| after step 2", 0.02),
+        Quantity("head_alignment", "mean of ⟨w, w⋆⟩/|w| after step 3", 0.02),
     ),
     falsifiers=(
         Falsifier("no_fluctuations", "order parameters at their means", _wrong(fluctuation=0.0)),

@@ -92,6 +92,7 @@ def test_without_noise_nothing_is_wrong():
     clean = {**REFERENCE, "shifts": [[0.0, 0.0]], "noise": 0.0}
     found = CLAIM.predict(**clean, dim=50, samples=2000)
     assert found["error"] == found["final_error"] == 0
+    assert found["head_alignment"] == pytest.approx(REFERENCE["signal"], rel=0.01)
 
 
 @pytest.mark.slow
@@ -104,11 +105,13 @@ def test_prediction_against_full_gradient_descent():
         train, test = jax.random.split(jax.random.fold_in(jax.random.key(6), index))
         steps = descent.token_steps(setting, 200, 400, 4.0, key=train)
         scalars = jax.random.normal(test, (256, 8), jnp.float32)
-        return jnp.stack([conditional_error(setting, g, scalars) for g in steps])
+        aligned = steps.second.prompt_context / steps.second.prompt_norm
+        turned = steps.third.head_signal / steps.third.head_norm
+        return jnp.stack([*(conditional_error(setting, g, scalars) for g in steps), aligned, turned])
 
     errors = np.asarray(jax.lax.map(trial, jnp.arange(300, dtype=jnp.uint32)))
     predicted = CLAIM.predict(**REFERENCE, dim=200, samples=400)
-    for column, name in enumerate(("error", "final_error")):
+    for column, name in enumerate(three_steps._NAMES):
         found = mean_estimate(errors[:, column])
         assert abs(found.mean - predicted[name]) < 4 * found.stderr, name
 
