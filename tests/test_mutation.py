@@ -111,6 +111,44 @@ def test_a_weaker_bound_is_no_survivor(mutation, toy_claim, monkeypatch):
     assert fates["level + 0.5 → level"] in ("survived", "refuted")
 
 
+def test_conventions_are_counted_apart(mutation):
+    def fate(text, kind="constant", fate="survived", moved=0.5):
+        return mutation.Fate("prefix.skill_selection._closed_form", 7, kind, text, fate, moved)
+
+    id = "prefix.skill_selection"
+    assert mutation.kind_of(id, fate("LEARNS = 0.5 → 0.525")) == "convention"
+    assert mutation.kind_of(id, fate("LEARNS = 0.5 → 0.525", fate="refuted")) == "convention"
+    assert mutation.kind_of("prefix.soft_prompt", fate("LEARNS = 0.5 → 0.525")) == "survived"
+    assert mutation.kind_of(id, fate("2 → 2.1")) == "survived"
+    assert mutation.kind_of(id, fate("2 → 2.1", moved=0.001)) == "negligible"
+    for claim, place in mutation.CONVENTIONS:
+        found = mutation.mutants(mutation.theory(jp.claim(claim).closed_form))
+        assert any(m.text.startswith((f"{place} →", f"{place} = ")) for m in found), (claim, place)
+
+
+def test_survivors_before_other_checks(mutation, toy_claim, monkeypatch, tmp_path):
+    """Two mutants of a function that two claims share; the second claim refutes one of them."""
+    claims = {f"a.{n}": toy_claim(id=f"a.{n}", closed_form=linear) for n in ("loose", "sharp")}
+    found = mutation.Theory({"t": linear}, {"t": set()}, {"t": []})
+    monkeypatch.setattr(mutation, "theory", lambda _: found)
+    monkeypatch.setattr(mutation.jp, "claims", lambda: [*claims.values()])
+    monkeypatch.setattr(mutation.jp, "claim", lambda id: claims[id])
+    small = next(m for m in mutation.mutants(found) if m.text == "0 → 0.05")
+    kept = mutation.Fate(*mutation.place_of(small), "survived", 0.25)
+    level = next(m for m in mutation.mutants(found) if m.text.endswith(" → 0 * level"))
+    strong = mutation.Fate(*mutation.place_of(level), "survived", 0.3)
+    path = tmp_path / "fates.jsonl"
+    for fate in (kept, strong):
+        mutation.keep(path, "a.loose", 60, fate)
+    mutation.run_elsewhere(["a.loose"], 60, path)
+    found = mutation.read_elsewhere(path)
+    assert found["a.loose", *mutation.place_of(kept)] == ""
+    assert found["a.loose", *mutation.place_of(strong)] == "a.sharp"
+    assert len(mutation.read(path, 60)["a.loose"]) == 2, "the judgements are no fates"
+    row = mutation.table(mutation.read(path, 60), found).splitlines()[-1]
+    assert row.startswith("| `a.loose` | 2 |")
+
+
 SHARES = {"universal.prefix_lower_bound": 0.9, "universal.prefix_bound": 0.9}
 SLOW = {"contextual.first_step": 0.9, "contextual.prompt_step": 0.85, "prefix.soft_prompt": 0.9}
 

@@ -107,7 +107,9 @@ def test_prediction_against_full_gradient_descent():
         scalars = jax.random.normal(test, (256, 8), jnp.float32)
         aligned = steps.second.prompt_context / steps.second.prompt_norm
         turned = steps.third.head_signal / steps.third.head_norm
-        return jnp.stack([*(conditional_error(setting, g, scalars) for g in steps), aligned, turned])
+        return jnp.stack(
+            [*(conditional_error(setting, g, scalars) for g in steps), aligned, turned]
+        )
 
     errors = np.asarray(jax.lax.map(trial, jnp.arange(300, dtype=jnp.uint32)))
     predicted = CLAIM.predict(**REFERENCE, dim=200, samples=400)

@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix import adapt, lab, tasks
+from jaxprompt.prefix import adapt, lab, skill_selection, tasks
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.baseline import commonest, constant_answer
 from jaxprompt.prefix.transformer import Added, Config, LowRank, Prefix
@@ -93,6 +93,27 @@ def test_constant_answers_are_counted_or_drawn(task, length, monkeypatch):
 def test_constant_answer_of_six_counts():
     # 8·7·6·5·4·3 / 8⁶: all six digits differ.
     assert constant_answer("double_hist", 6) == 20160 / 8**6
+
+
+def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch):
+    """Entropy and best single answer, by plain lists for two digits and counted for three."""
+    names, claim = skill_selection.KNOWN, jp.claim("prefix.skill_selection")
+    entropy, share = 0.0, 0.0
+    for x in itertools.product(range(8), repeat=2):
+        answers = [tuple(plain_solution(task, x)) for task in names]
+        alike = [answers.count(answer) / 4 for answer in answers]
+        entropy -= sum(np.log(alike)) / 4 / 64 / 2
+        share += max(alike) / 64
+    for length in (2, 3):
+        predicted = claim.predict(tasks=4, length=length)
+        found = lab.told_apart(names, length)
+        assert found["entropy"].mean == pytest.approx(predicted["entropy"], rel=1e-13)
+        assert found["one_answer"].mean == pytest.approx(predicted["one_answer"], rel=1e-13)
+        if length == 2:
+            assert entropy == pytest.approx(predicted["mixture_loss"], rel=1e-12)
+            assert share == pytest.approx(predicted["unselected"], rel=1e-12)
+    monkeypatch.setattr(lab, "CONSTANT", 8**3 - 1)
+    assert lab.told_apart(names, 3) == {}, "too many inputs to count are not counted"
 
 
 def test_greedy_decoding_and_one_pass_agree():

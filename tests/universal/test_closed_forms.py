@@ -1,5 +1,7 @@
 """Closed forms of the family against brute force that shares no code with them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,9 @@ import pytest
 from scipy import integrate, special
 
 import jaxprompt as jp
-from jaxprompt.universal import prefix_lower_bound, sequence_map, sphere, stack
+from jaxprompt.engine import Cell
+from jaxprompt.stats import Estimate, decide
+from jaxprompt.universal import prefix_lower_bound, random_centres, sequence_map, sphere, stack
 from jaxprompt.universal.prefix_rate import hull_distance
 
 
@@ -61,6 +65,24 @@ def test_random_centres_by_the_delta_method():
         sphere_dim=1, centres=count, concentration=lam
     )
     assert found["mse"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_wrong_bias_of_random_centres_is_refuted(monkeypatch):
+    """N times a wrong bias grows with N, which no line in 1/N fits: its own row must tell."""
+    monkeypatch.setattr(random_centres, "variance_scale", lambda m, lam: 2.0)
+    claim, cells = jp.claim("universal.random_centres"), []
+
+    def error(centres, bias=0.1, **_):
+        return {"mse": bias**2 + 2.0 / centres}
+
+    for count in (100, 200, 400):
+        point = {"sphere_dim": 1, "concentration": 20.0, "centres": count}
+        mse = error(count)["mse"]
+        cells.append(Cell(point, {"mse": Estimate(mse, 0.001 * mse, 4000)}))
+    right = decide(claim.compare(claim, cells, error), 1e-3)
+    assert [row.verdict for row in right] == ["confirmed"] * 2
+    wrong = decide(claim.compare(claim, cells, functools.partial(error, bias=0.0)), 1e-3)
+    assert wrong[1].verdict == "refuted", f"what remains as N grows: {wrong[1]}"
 
 
 def test_sphere_limit_by_quadrature():
