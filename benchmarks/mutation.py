@@ -1,7 +1,7 @@
 """Mutation of the theory: every constant and term of each closed form changed, one at a time.
 
     python benchmarks/mutation.py [--claims ID ...] [--most 60] [--out FILE]
-                                  [--elsewhere | --table]
+                                  [--elsewhere | --tests | --table]
 
 The source of a claim's closed form, and of every function of the package that it calls, is parsed;
 each place below gives one or two mutants, and each mutant is a prediction to be refuted by the
@@ -34,7 +34,8 @@ The share refuted is of those refuted or survived: a crash is a refusal, but no 
 doing. Survivors are listed with how far the worst row's difference moved, in units of that row's
 tolerance; beyond 1 a check should have seen it. A function that several claims call need not show
 in each: ``--elsewhere`` sets survivors before the checks of up to two other claims that call it,
-and *by any check* counts those that one of them refutes.
+and *by any check* counts those that one of them refutes. What is left can be set before the fast
+unit tests of its module and claim (``--tests``).
 """
 
 from __future__ import annotations
@@ -640,6 +641,42 @@ def run_elsewhere(ids: Sequence[str], most: int, path: Path) -> None:
                     break
 
 
+def run_tests(ids: Sequence[str], most: int, path: Path) -> None:
+    """Set survivors that no check refutes before the fast tests of their module and their claim."""
+    import pytest
+
+    known, ended = read_elsewhere(path), (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    for id, each in read(path, most).items():
+        left = [x for x in each if kind_of(id, x) == "survived"] if id in ids else []
+        for fate in left:
+            if known.get((id, *place_of(fate))):
+                continue
+            found = theory(jp.claim(id).closed_form)
+            mutant = next(m for m in mutants(found) if place_of(m) == place_of(fate))
+            for file in tests_of(id, fate.function):
+                with applied(found, mutant), np.errstate(all="ignore"):
+                    code = pytest.main([*["-q", "-x", "-p", "no:cacheprovider", "--assert=plain"],
+                                        "-m", "not slow", str(file)])  # fmt: skip
+                if code not in ended:
+                    raise RuntimeError(f"{file}: pytest ended with {code!r}")
+                verdict = "refuted" if code == pytest.ExitCode.TESTS_FAILED else "survived"
+                place = dict(zip(PLACE, place_of(fate), strict=True))
+                judge = str(file.relative_to(TESTS.parent))
+                records.append(path, {"id": id, **place, "judge": judge, "verdict": verdict})
+                if verdict == "refuted":
+                    break
+
+
+TESTS = Path(__file__).parents[1] / "tests"
+
+
+def tests_of(id: str, function: str) -> list[Path]:
+    """The test files of a function's module and of a claim, where there are such."""
+    family, module = function.split(".")[:2]
+    files = [TESTS / family / f"test_{name}.py" for name in (module, id.split(".")[1])]
+    return [file for file in dict.fromkeys(files) if file.exists()]
+
+
 PLACE = ("function", "line", "kind", "text")
 
 
@@ -650,7 +687,7 @@ def judges(id: str, function: str, theories: Mapping[str, Theory]) -> list[str]:
 
 
 def read_elsewhere(path: Path) -> dict[tuple[Any, ...], str]:
-    """For each survivor that was set before other checks: the claim that refuted it, or none."""
+    """For each survivor that was set before other checks and tests: what refuted it, or nothing."""
     found: dict[tuple[Any, ...], str] = {}
     for row in records.read(path):
         if "judge" in row:
@@ -691,20 +728,22 @@ def read(path: Path, most: int) -> dict[str, list[Fate]]:
 def table(found: Mapping[str, Sequence[Fate]], elsewhere: Mapping[tuple[Any, ...], str]) -> str:
     """Counts for each claim, in Markdown, and every survivor."""
     kinds = ("convention", "equivalent", "weaker", "negligible", "crashed", "refuted", "survived")
-    more = ("beyond tolerance", "refuted elsewhere")
+    more = ("beyond tolerance", "other checks", "tests")
     heads = ("claim", "mutants", *kinds, *more, "share refuted", "by any check")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for id, each in sorted(found.items()):
         count = {kind: sum(kind_of(id, x) == kind for x in each) for kind in kinds}
         left = [x for x in each if kind_of(id, x) == "survived"]
         beyond = sum(x.moved > 1 for x in left)
-        others = sum(bool(elsewhere.get((id, *place_of(x)))) for x in left)
+        by = [elsewhere.get((id, *place_of(x)), "") for x in left]
+        tests = sum(judge.startswith("tests") for judge in by)
+        others = sum(map(bool, by)) - tests
         judged = count["refuted"] + count["survived"]
         shares = [
             f"{100 * hits / judged:.0f} %" if judged else "–"
             for hits in (count["refuted"], count["refuted"] + others)
         ]
-        cells = (f"`{id}`", len(each), *count.values(), beyond, others, *shares)
+        cells = (f"`{id}`", len(each), *count.values(), beyond, others, tests, *shares)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
 
@@ -740,11 +779,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mutation.jsonl"))
     parser.add_argument("--elsewhere", action="store_true",
                         help="set survivors before other claims' checks")  # fmt: skip
+    parser.add_argument("--tests", action="store_true",
+                        help="set what no check refutes before the unit tests")  # fmt: skip
     parser.add_argument("--table", action="store_true", help="print what the file holds")
     args = parser.parse_args()
     ids = args.claims or [c.id for c in jp.claims()]
     if args.elsewhere:
         run_elsewhere(ids, args.most, args.out)
+    elif args.tests:
+        run_tests(ids, args.most, args.out)
     elif not args.table:
         run(ids, args.most, args.out)
     found = {id: each for id, each in read(args.out, args.most).items() if id in ids}
