@@ -69,7 +69,7 @@ def test_random_centres_by_the_delta_method():
 
 def test_a_wrong_bias_of_random_centres_is_refuted(monkeypatch):
     """N times a wrong bias grows with N, which no line in 1/N fits: its own row must tell."""
-    monkeypatch.setattr(random_centres, "variance_scale", lambda m, lam: 2.0)
+    monkeypatch.setattr(random_centres, "variance_scale", lambda **_: 2.0)
     claim, cells = jp.claim("universal.random_centres"), []
 
     def error(centres, bias=0.1, **_):
