@@ -643,28 +643,38 @@ def run_elsewhere(ids: Sequence[str], most: int, path: Path) -> None:
 
 def run_tests(ids: Sequence[str], most: int, path: Path) -> None:
     """Set survivors that no check refutes before the fast tests of their module and their claim."""
-    import pytest
-
-    known, ended = read_elsewhere(path), (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    known = read_elsewhere(path)
+    # A child for each run: what one mutant compiled or remembered must not reach the next. It is
+    # forked before anything is computed, so that it need not import the package again.
+    context = multiprocessing.get_context("fork")
     for id, each in read(path, most).items():
         left = [x for x in each if kind_of(id, x) == "survived"] if id in ids else []
         for fate in left:
             if known.get((id, *place_of(fate))):
                 continue
-            found = theory(jp.claim(id).closed_form)
-            mutant = next(m for m in mutants(found) if place_of(m) == place_of(fate))
             for file in tests_of(id, fate.function):
-                with applied(found, mutant), np.errstate(all="ignore"):
-                    code = pytest.main([*["-q", "-x", "-p", "no:cacheprovider", "--assert=plain"],
-                                        "-m", "not slow", str(file)])  # fmt: skip
-                if code not in ended:
-                    raise RuntimeError(f"{file}: pytest ended with {code!r}")
-                verdict = "refuted" if code == pytest.ExitCode.TESTS_FAILED else "survived"
+                child = context.Process(target=tested, args=(id, place_of(fate), file))
+                child.start()
+                child.join()
+                if child.exitcode not in (0, 1):
+                    raise RuntimeError(f"{file}: pytest ended with {child.exitcode}")
+                verdict = "refuted" if child.exitcode else "survived"
                 place = dict(zip(PLACE, place_of(fate), strict=True))
                 judge = str(file.relative_to(TESTS.parent))
                 records.append(path, {"id": id, **place, "judge": judge, "verdict": verdict})
                 if verdict == "refuted":
                     break
+
+
+def tested(id: str, place: tuple[str, int, str, str], file: Path) -> None:
+    """Run a file's fast tests under one mutant; the exit status is pytest's."""
+    import pytest
+
+    found = theory(jp.claim(id).closed_form)
+    mutant = next(m for m in mutants(found) if place_of(m) == place)
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--assert=plain", "-m", "not slow"]
+    with applied(found, mutant):
+        raise SystemExit(int(pytest.main([*options, str(file)])))
 
 
 TESTS = Path(__file__).parents[1] / "tests"
