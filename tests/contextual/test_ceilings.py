@@ -33,9 +33,12 @@ def sample(setting, dim, count, seed):
     return tokens, label
 
 
-def test_linear_prompt_error_against_brute_force():
-    rng = np.random.default_rng(1)
-    head, prompt = rng.normal(size=(2, 4))
+@pytest.mark.parametrize(("head", "prompt"), [
+    tuple(np.random.default_rng(1).normal(size=(2, 4))),
+    # Close to each other, and to the tokens' mean: what they share is a fair part of each.
+    (np.array([1.0, 0.2, 0.8, 0.0]), np.array([0.3, 1.0, 0.9, 0.0])),
+], ids=["random", "close"])  # fmt: skip
+def test_linear_prompt_error_against_brute_force(head, prompt):
     tokens, label = sample(MILD, 4, 400_000, 2)
     outputs = np.einsum("nti,i,ntj,j->n", tokens, head, tokens, prompt)
     wrong = (outputs * label < 0).mean()
