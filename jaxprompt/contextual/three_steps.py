@@ -379,5 +379,8 @@ over scores are taken by randomised quasi-Monte Carlo.
     designs={"quick": _design(512), "full": _design(8192)},
     validate=learnable,
     broadcasts="dim and samples",
-    figure=Agreement(title="Test error after three steps", label="probability of a wrong sign"),
+    figure=Agreement(
+        title="Test error and alignments after three steps",
+        label="error or alignment",
+    ),
 )
