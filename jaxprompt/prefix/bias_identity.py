@@ -178,7 +178,9 @@ def _deep(layers: int, draws: int, key: Array) -> dict[str, Estimate]:
     )
 
 
-DRAWS = {"quick": 10_000, "full": 40_000}
+DRAWS = 10_000
+"""Random draws of a layer at one scale; all of them stay in memory until they are compared, some
+100 MB a layer and scale."""
 SCALES = (10.0, 100.0, 1e3, 1e4)
 """Largest scores; at ±1e4 the softmax saturates, and nothing may overflow."""
 
@@ -203,12 +205,11 @@ def random_layers(
 ) -> Iterator[tuple[dict[str, Any], Draws]]:
     """A cell's parameters and its draws, for every layer and scale of a profile.
 
-    `draws` of each, by default :data:`DRAWS` of the profile.
+    `draws` of each, by default :data:`DRAWS`.
     """
-    count = DRAWS[profile] if draws is None else draws
-    # In `quick` each layer meets every other scale: together they meet all, in both dtypes.
-    step = 1 if profile == "full" else 2
-    chosen = [(x, s) for i, x in enumerate(LAYERS[profile]) for s in SCALES[i % step :: step]]
+    count = DRAWS if draws is None else draws
+    # Each layer meets every other scale: together they meet all, in both dtypes.
+    chosen = [(x, s) for i, x in enumerate(LAYERS[profile]) for s in SCALES[i % 2 :: 2]]
     for place, (layer, scale) in enumerate(chosen):
         found = identity.draw_layer(layer, scale, count, key=jax.random.fold_in(key, place))
         label = {"scale": scale, **layer._asdict()}
