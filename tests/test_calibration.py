@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -175,3 +176,9 @@ def test_the_module_says_what_it_exports():
     assert set(calibration.__all__) >= {"calibrate", "reduced", "Calibration"}
     assert all(hasattr(calibration, name) for name in calibration.__all__)
     assert Status.REFUTED in Status
+
+
+def test_no_seed_says_nothing():
+    none = Share.made(0, 0)
+    assert (none.low, none.high) == (0.0, 1.0)
+    assert math.isnan(none.value)

@@ -13,6 +13,7 @@ import textwrap
 import tomllib
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -355,6 +356,17 @@ def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with cli._progress("some work", "cells", trials=10) as progress:
+        progress(0, 3)
+        progress(2, 3)
+    shown = capsys.readouterr().err
+    assert "some work" in shown
+    assert "2/3" in shown, f"the bar tells how much is done: {shown!r}"
+
+
 # --- bad input ---
 
 
@@ -504,6 +516,37 @@ def test_doctor_finds_what_is_wrong(run, monkeypatch):
     assert "Permission denied" in found["working folder"]["found"]
     assert found["extra odd"]["state"] == "absent"
     assert found["extra odd"]["remedy"] == '`pip install -e ".[odd]"` in a clone adds something odd'
+
+
+def test_doctor_tells_a_broken_installation(monkeypatch):
+    assert doctor._package("no-such-package").state == "problem"
+
+    def refused():
+        raise RuntimeError("no such backend\nand more")
+
+    monkeypatch.setattr(jax, "devices", refused)
+    found = doctor._devices()
+    assert (found.state, found.found) == ("problem", "no such backend and more")
+    monkeypatch.setattr(jax, "jit", lambda f: lambda x: 0.0)
+    assert doctor._float64().found == "float64 is rounded"
+
+    def broken(f):
+        raise ImportError("libxla")
+
+    monkeypatch.setattr(jax, "jit", broken)
+    assert "libxla" in doctor._float64().found
+
+
+def test_doctor_tells_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path / "new" / "cache"))
+    assert doctor._cache().state == "ok"
+    assert "not made yet" in doctor._cache().found
+
+    def full(dir):
+        raise PermissionError(13, "not allowed")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", full)
+    assert doctor._cache().state == "absent", "without a cache everything runs, only slower"
 
 
 def test_doctor_knows_every_extra():

@@ -14,7 +14,6 @@ from jaxtyping import Array, Complex, Float, Key
 from scipy import optimize
 
 from jaxprompt.engine import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
-from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal import bessel, head, sphere
@@ -212,8 +211,6 @@ def simulate(
 
     Suprema and the best concentration are searched on the head's own errors.
     """
-    if any(np.ndim(a) for a in (centres, degree, concentration or 0.0, phase or 0.0)):
-        raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
 
     def sup_error(lam: float) -> float:
         return supremum(lambda psi: np.abs(_head_error(centres, lam, degree, psi)))

@@ -11,7 +11,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key
 
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
-from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal import bessel, circle_error, head, sphere
@@ -128,8 +127,6 @@ def simulate(
     method: str = "deconvolution",
 ) -> dict[str, Estimate]:
     """A head with such values on the circle; least squares solves for real values on a grid."""
-    if np.ndim(centres) or np.ndim(concentration) or np.ndim(degree):
-        raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
     angle = 2 * np.pi * np.arange(centres) / centres
     theta = 2 * np.pi * np.arange(PHASES) / PHASES / centres
     query = np.stack([np.cos(theta), np.sin(theta)], axis=1)

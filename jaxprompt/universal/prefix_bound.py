@@ -21,7 +21,6 @@ from jaxprompt.engine import (
     Quantity,
     Relation,
 )
-from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate
 from jaxprompt.universal import head, sphere
@@ -129,8 +128,6 @@ def simulate(
     sup_norm: float = 1.0,
 ) -> dict[str, Estimate]:
     """Size of the certified net, its separation, and the exact worst error found on it."""
-    if any(np.ndim(a) for a in (sphere_dim, lipschitz, accuracy, content, sup_norm)):
-        raise ParameterError("accuracy", accuracy, "one number", "call simulate for each", CLAIM.id)
     cover, concentration = construct(sphere_dim, lipschitz, accuracy, content, sup_norm)
     error = head.worst_case(
         probes(cover.centres), cover.centres, concentration, content=content,

@@ -74,8 +74,6 @@ def simulate(
 
     Keys are random directions, the hardest function is found from the head itself.
     """
-    if np.ndim(centres) or np.ndim(lipschitz) or np.ndim(concentration):
-        raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
     points = sphere.equispaced(centres + 1)
     jitter = np.asarray(jax.random.uniform(key, (centres + 1,)), np.float64)
     angle = 2 * np.pi * (np.arange(centres + 1) + 0.5 * jitter) / (centres + 1)

@@ -173,10 +173,8 @@ def simulate(
 
     The error of the Lipschitz class is the covering radius, exactly (λ → ∞).
     """
-    if np.ndim(sphere_dim) or np.ndim(centres) or sphere_dim > 3:
-        raise ParameterError(
-            "sphere_dim", sphere_dim, "1, 2 or 3, one at a time", "call simulate for each", CLAIM.id
-        )
+    if sphere_dim > 3:
+        raise ParameterError("sphere_dim", sphere_dim, "1, 2 or 3", "lower it", CLAIM.id)
     points = centre_family(sphere_dim, centres)
     radius = sphere.covering_radius(points)
     if smoothness == "lipschitz":

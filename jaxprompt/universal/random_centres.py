@@ -91,8 +91,6 @@ def simulate(
     *, key: Key[Array, ""], trials: int, sphere_dim: int, centres: int, concentration: float
 ) -> dict[str, Estimate]:
     """Squared error of the head with random centres, averaged over random queries; float32."""
-    if any(np.ndim(a) for a in (sphere_dim, centres, concentration)):
-        raise ParameterError("centres", centres, "one number", "call simulate for each", CLAIM.id)
     per_trial = -(-(centres + QUERIES) * (sphere_dim + 1) // BLOCK)
     batch = BLOCKS_AT_ONCE // per_trial
     if not batch:

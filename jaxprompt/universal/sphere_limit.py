@@ -9,7 +9,6 @@ from jaxtyping import Array, Key
 from scipy import special
 
 from jaxprompt.engine import Claim, Curves, Design, Falsifier, Quantity, Relation
-from jaxprompt.errors import ParameterError
 from jaxprompt.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal import bessel, sphere
@@ -62,10 +61,6 @@ def simulate(
     The rule is a fan of circles around the query. A zonal harmonic enters through three
     coordinates only (along the query, along its pole, and the rest), so centres have three.
     """
-    if np.ndim(sphere_dim) or np.ndim(degree) or np.ndim(concentration):
-        raise ParameterError(
-            "concentration", concentration, "one number", "call simulate for each point", CLAIM.id
-        )
     centres, log_weights, angle = _fan(sphere_dim, degree, concentration)
     tilt = 0.4 / (1 + degree)  # close enough to the query for the harmonic to be large there
     pole = np.array([np.cos(tilt), np.sin(tilt), 0.0])
