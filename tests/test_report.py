@@ -193,3 +193,28 @@ def test_unreadable_reports(tmp_path):
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1}))
     with pytest.raises(UsageError, match="lacks"):
         report.read_report(tmp_path)
+
+
+DAMAGE = (
+    (lambda entry: entry.update(id=5), "the id of a claim"),
+    (lambda entry: entry.update(id="../away"), "the id of a claim"),
+    (lambda entry: entry.update(status="odd"), ".status"),
+    (lambda entry: entry.update(claim=[1]), ".claim"),
+    (lambda entry: entry.update(origin=4), ".origin"),
+    (lambda entry: entry.update(rows=[3]), ".rows[0]"),
+    (lambda entry: entry["rows"][0].update(predicted="much"), ".rows[0].predicted"),
+    (lambda entry: entry["falsifiers"].append(3), ".falsifiers["),
+    (lambda entry: entry["claim"]["falsifiers"].append(3), ".claim.falsifiers["),
+)
+
+
+def test_a_damaged_report_is_refused_by_the_place(written):
+    path = written / "report.json"
+    whole = path.read_text(encoding="utf-8")
+    for change, named in DAMAGE:
+        told = json.loads(whole)
+        change(told["claims"][0])
+        path.write_text(json.dumps(told), encoding="utf-8")
+        with pytest.raises(UsageError) as caught:
+            report.read_report(written)
+        assert named in str(caught.value), f"expected {named} in: {caught.value}"
