@@ -61,16 +61,14 @@ _SHORT = {"length": 3, "steps": 250}
 REDUCED = {
     # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
     # has one that tells.
-    "contextual.best_ridge": Reduction(0.4, why="the saving needs all trials to be conclusive"),
+    "contextual.best_ridge": Reduction(0.6, changes={"ratio": [0.5, 2.0]}),
     "contextual.conditional_error": Reduction(0.5, (1, 4)),
     "contextual.context_gain": Reduction(0.25, (3, 4, 5, 6, 7, 8)),
     "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
-    "contextual.prompt_error": Reduction(
-        0.125, (9, 10, 11), why="the weakest rows need all trials"
-    ),
+    "contextual.prompt_error": Reduction(0.7, (9, 10, 11), changes={"ratio": [0.5, 2.0]}),
     "contextual.prompt_step": Reduction(0.5, (3, 4)),
-    "contextual.sample_complexity": Reduction(0.5, why="both rows need more than half the trials"),
+    "contextual.sample_complexity": Reduction(0.8),
     "contextual.three_steps": Reduction(0.8, (1,)),
     "prefix.soft_prompt": Reduction(0.1),
     "prefix.suffix_reads_content": Reduction(),
