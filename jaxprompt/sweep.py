@@ -462,6 +462,8 @@ def _record(
     for index, predicted, estimates in results:
         numbers = {}
         for name, estimate in estimates.items():
+            if name not in predicted:  # a number that only the claim's own comparison uses
+                continue
             if task.first:
                 estimate = stats.combine([starts[index][name], estimate])
             numbers[f"{name}_predicted"] = float(predicted[name])

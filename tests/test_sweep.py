@@ -167,6 +167,19 @@ def test_a_sweep_judges_as_the_check_does(tmp_path):
     assert data["status"].values.tolist() == ["confirmed", "confirmed"]
 
 
+@pytest.mark.parametrize(
+    ("smoothness", "said"), [("lipschitz", "inconclusive"), ("smooth", "confirmed")]
+)
+def test_a_sweep_of_a_rate_is_judged_by_what_is_stored(smoothness, said, tmp_path):
+    """The check's own numbers beside the declared quantities are not in the store: the slope of the
+    smooth case is not judged. Three sizes do not fix the other's slope to its tolerance."""
+    fixed = {"sphere_dim": 1, "smoothness": smoothness}
+    job = Sweep("universal.prefix_rate", {"centres": (16, 32, 64)}, trials=2, fixed=fixed)
+    data = sweeps.run(job, tmp_path / "out").dataset
+    assert (data["status"] == said).all(), data["status"].values
+    assert np.isfinite(data["error"]).all()
+
+
 def test_a_comparison_of_several_cells_judges_each_of_them(toy, tmp_path):
     """Sizes are joined at equal levels; fewer than three of them say nothing."""
 

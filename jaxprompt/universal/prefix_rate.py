@@ -206,25 +206,36 @@ def hull_distance(centres: np.ndarray) -> float:
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """The slope over sizes; each size above the bound; and for smooth f the floor.
+
+    A sweep stores declared quantities alone: without the factor and the covering radius of a
+    smooth f there is no slope and no floor to compare, as with fewer than three sizes no slope.
+    """
     rows = []
-    for params, members in along(cells, "centres", least=3):
+    for params, members in along(cells, "centres"):
         smooth = params["smoothness"] == "smooth"
-        count = np.array([cell.parameters["centres"] for cell in members], float)
-        error = np.array([cell.estimates["error"].mean for cell in members])
-        if smooth:
-            error = error / np.array([cell.estimates["log_factor"].mean for cell in members])
-        fit = slope(np.log(count), np.log(error), np.full(count.size, SPREAD))
-        rows.append(
-            compare_rate(
-                "exponent", {**params, "centres": count.astype(int).tolist()},
-                float(predict(**params)["exponent"]), fit,
-                tolerance=claim.quantity("exponent").tolerance,
-            )
-        )  # fmt: skip
+        known = not smooth or all("log_factor" in cell.estimates for cell in members)
+        if known and len(members) >= 3:
+            rows.append(_exponent_row(claim, params, members, predict))
         rows += [_area_row(claim, cell, predict) for cell in members]
-        if smooth:
+        if smooth and known:
             rows += [r for cell in members for r in _floor_rows(claim, cell, params, predict)]
     return rows
+
+
+def _exponent_row(
+    claim: Claim, params: Mapping[str, Any], members: Sequence[Cell], predict: Predictor
+) -> Comparison:
+    count = np.array([cell.parameters["centres"] for cell in members], float)
+    error = np.array([cell.estimates["error"].mean for cell in members])
+    if params["smoothness"] == "smooth":
+        error = error / np.array([cell.estimates["log_factor"].mean for cell in members])
+    return compare_rate(
+        "exponent", {**params, "centres": count.astype(int).tolist()},
+        float(predict(**params)["exponent"]),
+        slope(np.log(count), np.log(error), np.full(count.size, SPREAD)),
+        tolerance=claim.quantity("exponent").tolerance,
+    )  # fmt: skip
 
 
 def _area_row(claim: Claim, cell: Cell, predict: Predictor) -> Comparison:
