@@ -6,7 +6,7 @@ Both minimise the limiting error of `contextual.prompt_error`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
+from jaxprompt.contextual.convex_limit import convex_limit
 from jaxprompt.contextual.data import row_stream
 from jaxprompt.contextual.features import FeatureLaw, feature_law
 from jaxprompt.contextual.ridge_limit import best_gain, best_ridge, ridge_limit
@@ -39,9 +40,20 @@ from jaxprompt.contextual.setting import (
     sample_counts,
     to_simulate,
 )  # fmt: skip
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+    along,
+    compare_limit,
+)
 from jaxprompt.parameters import REQUIRED
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Comparison, Estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate"]
 
@@ -198,6 +210,27 @@ def _jackknife(value: np.ndarray, left: np.ndarray, scalar: bool) -> Estimate:
     return Estimate(centre, stderr, trials)
 
 
+# --- the comparison ------------------------------------------------------------------------------
+
+_SOLVED = 1e-7
+"""Share to which two solutions of one fixed point agree."""
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Measured errors extrapolated over d; and the least error by another derivation."""
+    rows = compare_limit(claim, cells, predict)
+    for rest, _ in along(cells, claim.size):
+        predicted, given = predict(**rest), claim.validated(rest)
+        features = feature_law(**{n: given[n] for n in SETTING_NAMES})
+        ratio, ridge = float(given["ratio"]), float(predicted["best_ridge"])
+        again = float(convex_limit(features, ratio, ridge, "square").limit.error.mean())
+        value = float(predicted["error"])
+        rows.append(
+            Comparison("error", rest, value, again, _SOLVED * value, note="any loss's fixed point")
+        )
+    return rows
+
+
 # --- the claim -----------------------------------------------------------------------------------
 
 
@@ -244,7 +277,8 @@ The prompt is known, so the head is kept orthogonal to it.
 
 Minima are found on a scan and refined. The simulation learns heads at nine ridges, takes the
 minimum of a polynomial in $\log\lambda$ through the mean errors, and the check extrapolates in
-$1/d$.
+$1/d$. At the best ridge the limit is also solved as the fixed point of any convex loss
+(`contextual.convex_head`), here the square loss, in which it is a root in three unknowns.
 
 *Tolerances.* 0.005 of the least error: choosing the ridge by validation costs as much. 0.01 of the
 saving, whose other part is the error without ridge, as in `contextual.prompt_error`. The place of
@@ -284,6 +318,7 @@ the minimum is not measured: the error is too flat there.
         "full": _design(((48, 4096), (96, 2048), (192, 1024), (288, 512))),
     },
     validate=_validate,
+    compare=_compare,
     shared=("ratio",),
     size="dim",
     broadcasts="signal, context, noise, gain and ratio",

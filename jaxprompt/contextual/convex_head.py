@@ -7,7 +7,7 @@ the training set is separable, and the max-margin head as the ridge vanishes the
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,12 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
+from jaxprompt.contextual.convex_definition import applied_once
 from jaxprompt.contextual.convex_limit import (
     LOSSES,
     Solution,
     separability_threshold,
+    solved_law,
     varied_convex_limit,
 )
 from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_head
@@ -49,17 +51,29 @@ from jaxprompt.contextual.setting import (
     optional,
     sample_counts,
 )  # fmt: skip
-from jaxprompt.engine import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.engine import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+    along,
+    compare_limit,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.parallel import map_trials
 from jaxprompt.parameters import Parameter
-from jaxprompt.stats import Estimate, mean_estimate
+from jaxprompt.stats import Comparison, Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate"]
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
-    """`error`, `head_signal` and `head_noise` in the limit with standard errors, and `threshold`.
+    """`error`, `head_signal`, `head_noise` and `spread` in the limit with standard errors, and
+    `threshold`.
 
     Raises:
         ArithmeticError: the fixed point did not converge; nothing is returned in its place.
@@ -70,7 +84,8 @@ def closed_form(**params: Any) -> dict[str, Any]:
 def _predict(wrong: Mapping[str, Any], *, loss: str, **params: Any) -> dict[str, Any]:
     names = ("signal", "context", "noise", "gain", "ridge", "ratio")
     values = np.broadcast_arrays(*(params[name] for name in names))
-    out = {q + s: np.empty(values[0].shape) for q in Limit._fields for s in ("", "_stderr")}
+    names_out = (*Limit._fields, "spread")
+    out = {q + s: np.empty(values[0].shape) for q in names_out for s in ("", "_stderr")}
     out["threshold"] = np.empty(values[0].shape)
     for index in np.ndindex(values[0].shape):
         at = {name: float(v[index]) for name, v in zip(names, values, strict=True)}
@@ -84,7 +99,7 @@ def _predict(wrong: Mapping[str, Any], *, loss: str, **params: Any) -> dict[str,
                 f"contextual.convex_head: the fixed point at {at} left {found.residual:.1e}"
             )
         out["threshold"][index] = threshold
-        for name, replicates in found.limit._asdict().items():
+        for name, replicates in {**found.limit._asdict(), "spread": found.spread}.items():
             finite = np.isfinite(replicates).all()
             pair = law.pooled(replicates) if finite else (replicates[0], 0.0)
             out[name][index], out[f"{name}_stderr"][index] = pair
@@ -215,6 +230,40 @@ def _errors(
     return jax.vmap(one)(jnp.asarray(heads), first + jnp.arange(_JUDGED, dtype=jnp.uint32))
 
 
+# --- the comparison ------------------------------------------------------------------------------
+
+_FIXED = 0.002
+"""Share by which a prediction may miss its own equations: what their quadrature resolves, and a
+fortieth of what matters."""
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Measured heads extrapolated over d; and that a prediction solves the stated equations."""
+    rows = compare_limit(claim, cells, predict)
+    for rest, _ in along(cells, claim.size):
+        rows += _by_definition(rest, claim.validated(rest), predict(**rest))
+    return rows
+
+
+def _by_definition(
+    parameters: Mapping[str, Any], given: Mapping[str, Any], predicted: Mapping[str, Any]
+) -> Iterator[Comparison]:
+    """The stated equations applied once to a predicted point, which has to stay; `parameters` name
+    the row, and `given` has the defaults too."""
+    names = ("spread", "head_signal", "head_noise")
+    point = [float(predicted[name]) for name in names]
+    if not np.isfinite(point[1:]).all():
+        return
+    loss, ratio, ridge = given["loss"], float(given["ratio"]), float(given["ridge"])
+    features = feature_law(**{n: given[n] for n in SETTING_NAMES})
+    after = applied_once(solved_law(features, loss), ratio, ridge, loss, *point)
+    for name, before, now in zip(names, point, after, strict=True):
+        if np.isfinite(before):
+            yield Comparison(
+                name, parameters, before, now, _FIXED * abs(before), note="its own equation"
+            )
+
+
 # --- the claim -----------------------------------------------------------------------------------
 
 
@@ -287,6 +336,8 @@ $c=E[\alpha(1-\omega)_+/\tau^2]/\kappa$ and $\rho^2=E[(1-\omega)_+^2/\tau^2]/\ka
 by its noise level keeps its sign, so separability depends on $\alpha/\tau$ only, and the smallest
 squared distance of the rows' span from the positive cone gives $\kappa_\star$. Expectations over
 $Z$ are explicit for the square and hinge losses and by the trapezoid rule for the logistic loss.
+The check also puts each predicted $(V,c,\rho)$ into the stated equations, with proximal points and
+expectations as they are defined, and asks that it stays where it is.
 
 *Tolerances.* The error's is 0.01. A relative change $x$ of $\rho$ or of $c$ changes the argument of
 $\Phi$ by the share $\rho^2/(c^2+\rho^2)$ of $x$, here about one half, and $z\varphi(z)\le0.242$: so
@@ -326,6 +377,12 @@ CLAIM = Claim(
         Quantity(
             "head_noise", "norm of the head away from w⋆", 0.08, True, "ρ", infinite=_UNBOUNDED
         ),
+        Quantity(
+            "spread",
+            "V, limit of the trace of the inverse Hessian over n",
+            symbol="V",
+            infinite=_UNBOUNDED,
+        ),
         Quantity("threshold", "d/n beyond which the training set is separable", symbol="κ⋆"),
     ),
     falsifiers=(
@@ -341,6 +398,7 @@ CLAIM = Claim(
         "full": _design(((32, 4096), (64, 2048), (128, 1024), (256, 512))),
     },
     validate=_validate,
+    compare=_compare,
     size="dim",
     broadcasts="signal, context, noise, gain, ridge and ratio",
     figure=Agreement(title="Heads learned by convex losses", label="error and head coordinates"),

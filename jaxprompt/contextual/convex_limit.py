@@ -21,15 +21,20 @@ from scipy import optimize, special
 from jaxprompt.contextual.features import FeatureLaw
 from jaxprompt.contextual.ridge_limit import Limit, resolvent, ridge_limit
 
-__all__ = ["LOSSES", "Solution", "convex_limit", "separability_threshold", "varied_convex_limit"]
+__all__ = [
+    "LOSSES", "Solution", "convex_limit", "separability_threshold", "solved_law",
+    "varied_convex_limit",
+]  # fmt: skip
 
 LOSSES = ("square", "logistic", "hinge")
 
 
 class Solution(NamedTuple):
-    """A fixed point: its limits, the last Newton step's size, and whether it converged."""
+    """A fixed point: its limits, V (infinite for a vanishing ridge beyond separability), what it
+    leaves of its equations, and whether it converged."""
 
     limit: Limit
+    spread: np.ndarray
     residual: float
     converged: bool
 
@@ -222,10 +227,9 @@ def varied_convex_limit(
     if wrong.get("averaged"):
         features = features.averaged()
     if loss == "square" and ridge == 0 and ratio >= 1:
-        return Solution(ridge_limit(features, ratio, 0.0), 0.0, True)
-    every = features
-    if loss == "logistic":  # its nodes multiply with those over Z
-        features = features.thinned(_FEWER_NODES)
+        limit = ridge_limit(features, ratio, 0.0)
+        return Solution(limit, np.full_like(limit.error, np.inf), 0.0, True)
+    every, features = features, solved_law(features, loss)
     with jax.enable_x64(True):
         ratio_, ridge_ = jnp.float64(ratio), jnp.float64(ridge)
         if ridge == 0 and ratio >= separability_threshold(features) and loss != "square":
@@ -234,8 +238,12 @@ def varied_convex_limit(
         x, residual = _solve(
             lambda x: _equations(loss, jnp.asarray(x), features, ratio_, ridge_), start
         )
-    c, rho2 = x[:, 1], np.exp(x[:, 2])
-    return _solution(every, c, rho2, residual, wrong)
+    return _solution(every, np.exp(x[:, 0]), x[:, 1], np.exp(x[:, 2]), residual, wrong)
+
+
+def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
+    """The nodes on which the equations are solved: fewer where they multiply with those over Z."""
+    return features.thinned(_FEWER_NODES) if loss == "logistic" else features
 
 
 def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarray:
@@ -256,20 +264,22 @@ def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
         x = start
         for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
             x, residual = solve(factor, x)
-    found = _solution(features, x[:, 0], np.exp(x[:, 1]), residual, {})
+    endless = np.full_like(x[:, 0], np.inf)
+    found = _solution(features, endless, x[:, 0], np.exp(x[:, 1]), residual, {})
     if infinite:
-        away = np.full_like(x[:, 0], np.inf)
-        limit = Limit(found.limit.error, np.copysign(away, x[:, 0]), away)
+        limit = Limit(found.limit.error, np.copysign(endless, x[:, 0]), endless)
         return found._replace(limit=limit)
     return found
 
 
 def _solution(
-    f: FeatureLaw, c: np.ndarray, rho2: np.ndarray, residual: float, wrong: Mapping[str, Any]
-) -> Solution:
+    f: FeatureLaw, spread: np.ndarray, c: np.ndarray, rho2: np.ndarray, residual: float,
+    wrong: Mapping[str, Any],
+) -> Solution:  # fmt: skip
     norm = np.sqrt(c**2 * wrong.get("own", 1.0) + rho2)[:, None]
     error = (f.weights * special.ndtr(-f.alpha * c[:, None] / (f.tau * norm))).sum(axis=1)
-    return Solution(Limit(error, c, np.sqrt(rho2)), residual, bool(residual < _CONVERGED))
+    limit = Limit(error, c, np.sqrt(rho2))
+    return Solution(limit, spread, residual, bool(residual < _CONVERGED))
 
 
 _CONVERGED = 1e-9
