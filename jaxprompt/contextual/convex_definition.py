@@ -16,16 +16,19 @@ from jaxprompt.contextual.features import FeatureLaw
 
 __all__ = ["applied_once", "proximal_force"]
 
-_STEP = 1.0
-"""Step of the trapezoid rule over Z. An analytic integrand is exact to 1e-8; the error at a kink
-depends on where it falls between two nodes, which differs from sequence to sequence and averages
-out."""
+_STEP = 0.5
+"""Step of the trapezoid rule over Z. An analytic integrand is exact to rounding; the error at a
+kink depends on where it falls between two nodes, which differs from sequence to sequence and
+averages out."""
+
+_REACH = 18
+"""Steps from the middle of the grid to its ends."""
 
 _HALVINGS = 40
 
 
 def proximal_force(
-    loss: str, omega: Float[np.ndarray, "*s"], step: Float[np.ndarray, "*s"]
+    loss: str, omega: Float[np.ndarray, "*s"], step: Float[np.ndarray, "*#s"]
 ) -> Float[np.ndarray, "*s"]:
     r"""Minus the slope of `loss` at its proximal point :math:`\mathrm{prox}_{v\ell}(\omega)`.
 
@@ -76,7 +79,7 @@ def _nodes(
     """Nodes of the law, in rows, and a grid of Z for each, shifted by a part of a step."""
     alpha, tau, weights = (np.ravel(x)[:, None] for x in features)
     offsets = np.random.default_rng(0).uniform(size=alpha.shape)
-    z = _STEP * (np.arange(-9, 9) + offsets)
+    z = _STEP * (np.arange(-_REACH, _REACH) + offsets)
     density = np.exp(-np.square(z) / 2)
     shares = density / density.sum(axis=1, keepdims=True)
     return alpha, tau, weights / weights.sum() * shares, z
