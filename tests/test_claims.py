@@ -67,6 +67,70 @@ def test_mathematics_converts(claim, part):
         assert "<math" in page
 
 
+def clear_caches():
+    """Empty every ``lru_cache`` of the package, so that nothing computed before can serve."""
+    for item in gc.get_objects():
+        if isinstance(item, functools._lru_cache_wrapper):
+            home = getattr(item, "__module__", "") or ""
+            if home.startswith("jaxprompt") and item.__name__ not in ("_table", "_mathml"):
+                item.cache_clear()
+
+
+def samplers():
+    """Every public function of the modules that draw, and the families' data modules."""
+    modules = [jax.random, importlib.import_module("jaxprompt.random")]
+    for family in FAMILIES:
+        package = importlib.import_module(f"jaxprompt.{family}")
+        modules += [
+            importlib.import_module(f"jaxprompt.{family}.{found.name}")
+            for found in pkgutil.iter_modules(package.__path__)
+            if found.name
+            in ("data", "models", "transformer", "tasks", "descent", "images", "vision")
+        ]
+    return modules
+
+
+@pytest.fixture(scope="module")
+def nothing_computed():
+    """No prediction from before this module, traced or kept, serves in it."""
+    jax.clear_caches()
+    clear_caches()
+
+
+# Before the tests that predict too: what is compiled here serves them all.
+@each_claim
+def test_predict_never_samples(claim, nothing_computed, monkeypatch):
+    point = golden.first_point(claim)
+
+    def caught(*args, **kwargs):
+        raise AssertionError("a prediction reached a sampler")
+
+    originals = set()
+    for module in samplers():
+        for name, item in list(vars(module).items()):
+            if name.startswith("_") or inspect.isclass(item) or not callable(item):
+                continue
+            if module is not jax.random and item.__module__ != module.__name__:
+                continue  # imported there
+            originals.add(id(item))
+            monkeypatch.setattr(module, name, caught)
+    patch_references(monkeypatch, originals, caught)
+    monkeypatch.setattr(engine, "as_key", caught)
+    found = claim.predict(**point)
+    assert all(np.isfinite(value).all() for value in found.values())
+
+
+def patch_references(monkeypatch, originals, replacement):
+    """Replace the functions also where other modules of the package imported them by name."""
+    for found in pkgutil.walk_packages(jaxprompt.__path__, "jaxprompt."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        for name, item in list(vars(module).items()):
+            if id(item) in originals:
+                monkeypatch.setattr(module, name, replacement)
+
+
 @each_claim
 def test_predict_gives_declared_quantities(claim):
     found = claim.predict(**golden.first_point(claim))
@@ -102,66 +166,6 @@ def points(claim):
         for ends in itertools.product(*((run[n][0], run[n][-1]) for n in lists)):
             point = {**run, **dict(zip(lists, ends, strict=True))}
             yield {n: v for n, v in point.items() if n != "trials"}
-
-
-def clear_caches():
-    """Empty every ``lru_cache`` of the package, so that nothing computed before can serve."""
-    for item in gc.get_objects():
-        if isinstance(item, functools._lru_cache_wrapper):
-            home = getattr(item, "__module__", "") or ""
-            if home.startswith("jaxprompt") and item.__name__ not in ("_table", "_mathml"):
-                item.cache_clear()
-
-
-def samplers():
-    """Every public function of the modules that draw, and the families' data modules."""
-    modules = [jax.random, importlib.import_module("jaxprompt.random")]
-    for family in FAMILIES:
-        package = importlib.import_module(f"jaxprompt.{family}")
-        modules += [
-            importlib.import_module(f"jaxprompt.{family}.{found.name}")
-            for found in pkgutil.iter_modules(package.__path__)
-            if found.name
-            in ("data", "models", "transformer", "tasks", "descent", "images", "vision")
-        ]
-    return modules
-
-
-@each_claim
-def test_predict_never_samples(claim, monkeypatch):
-    point = golden.first_point(claim)
-
-    def caught(*args, **kwargs):
-        raise AssertionError("a prediction reached a sampler")
-
-    originals = set()
-    for module in samplers():
-        for name, item in list(vars(module).items()):
-            if name.startswith("_") or inspect.isclass(item) or not callable(item):
-                continue
-            if module is not jax.random and item.__module__ != module.__name__:
-                continue  # imported there
-            originals.add(id(item))
-            monkeypatch.setattr(module, name, caught)
-    patch_references(monkeypatch, originals, caught)
-    monkeypatch.setattr(engine, "as_key", caught)
-    jax.clear_caches()
-    clear_caches()
-    found = claim.predict(**point)
-    assert all(np.isfinite(value).all() for value in found.values())
-    jax.clear_caches()
-    clear_caches()
-
-
-def patch_references(monkeypatch, originals, replacement):
-    """Replace the functions also where other modules of the package imported them by name."""
-    for found in pkgutil.walk_packages(jaxprompt.__path__, "jaxprompt."):
-        if found.name.endswith("__main__"):
-            continue
-        module = importlib.import_module(found.name)
-        for name, item in list(vars(module).items()):
-            if id(item) in originals:
-                monkeypatch.setattr(module, name, replacement)
 
 
 @pytest.fixture(scope="module")
