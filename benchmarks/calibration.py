@@ -90,7 +90,7 @@ REDUCED = {
     "prefix.prefix_subspace": Reduction(0.2, options={"trained": _SHORT}),
     "prefix.skill_selection": Reduction(changes={"steps": 2250}),
     "prefix.skill_combination": Reduction(changes={"steps": 1500}),
-    "contextual.training": Reduction(runs=(0, 2)),
+    "contextual.training": Reduction(0.75, (1, 2)),
 }
 
 SMALL = {

@@ -83,6 +83,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
 be compared with thousands of draws: fewer of them."""
 
 CONVENTIONS = {
+    ("contextual.training", "0"): "*not behind* is a lead of at least 0",
     ("prefix.new_task_limit", "LEARNS"): "from what accuracy a task counts as learned",
     ("prefix.new_task_limit", "FAILS"): "up to what accuracy it counts as not learned",
     ("prefix.new_task_limit", "RELAXED"): "how many nats are *far above*",

@@ -131,8 +131,23 @@ def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """The least error of `model` over all heads and prompts, and weights that have it; float64.
 
     The error comes once for each replicate of the law of the scores. The weights are the head's
-    coordinates along w⋆, q⋆ and two orthogonal directions, then the prompt's.
+    coordinates along w⋆, q⋆ and two orthogonal directions, then the prompt's. Both are found once
+    for equal settings, and read-only.
     """
+    numbers = (float(x) for x in (setting.signal, setting.context, setting.noise))
+    shifts = tuple((float(a), float(b)) for a, b in setting.shifts)
+    weights = tuple(float(x) for x in setting.shift_weights)
+    return _least(model, setting.tokens, setting.relevant, *numbers, shifts, weights)
+
+
+@functools.lru_cache(maxsize=512)
+def _least(
+    model: str, tokens: int, relevant: int, signal: float, context: float, noise: float,
+    shifts: tuple[tuple[float, float], ...], shift_weights: tuple[float, ...],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    setting = Setting(
+        tokens, relevant, signal, context, noise, 0.0, np.array(shifts), np.array(shift_weights)
+    )
     nodes = law.normal_nodes(setting.irrelevant)
     with jax.enable_x64(True):
         few = jnp.asarray(nodes[0, :_SEARCH_NODES])
@@ -144,7 +159,10 @@ def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
         found = _evaluate(rule, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
         point = np.array(best)
     point[:4] /= np.linalg.norm(point[:4])
-    return np.asarray(found), point
+    errors = np.array(found)
+    for array in (errors, point):
+        array.setflags(write=False)
+    return errors, point
 
 
 def _starts(setting: Setting) -> np.ndarray:

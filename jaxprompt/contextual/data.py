@@ -26,7 +26,9 @@ from jaxtyping import Array, Float, Int, Integer, Key
 from jaxprompt import random
 from jaxprompt.contextual.setting import Setting
 
-__all__ = ["Sequence", "pooled_rows", "row_stream", "sample_sequence", "shift_index"]
+__all__ = [
+    "Sequence", "pooled_rows", "row_stream", "sample_sequence", "sequence_rows", "shift_index",
+]  # fmt: skip
 
 
 class Sequence(NamedTuple):
@@ -44,14 +46,45 @@ def sample_sequence(
     label_key, shift_key, noise_key = jax.random.split(key, 3)
     label = jax.random.rademacher(label_key, (), dtype=dtype)
     shift = shift_index(setting, jax.random.uniform(shift_key, (), dtype=jnp.float32))
+    noise = jax.random.normal(noise_key, (setting.irrelevant, dim), dtype=dtype)
+    return Sequence(_tokens(setting, label, shift, noise), label, shift)
+
+
+def sequence_rows(
+    setting: Setting, dim: int, first: int | Array, rows: int, *, key: Key[Array, ""]
+) -> Sequence:
+    """Sequences ``first …`` of a stream, token by token, in float32; `rows` is the leading axis.
+
+    Their law is that of :func:`sample_sequence`, at half its cost and less. Sequence `i` is the
+    same whatever chunk it is drawn in.
+    """
+    noise_key, choice_key = jax.random.split(key)
+    label, shift = _choices(setting, first, rows, choice_key)
+    noise = random.normals(noise_key, first, rows, setting.irrelevant * dim)
+    noise = noise.reshape(rows, setting.irrelevant, dim)
+    tokens = jax.vmap(functools.partial(_tokens, setting))(label, shift, noise)
+    return Sequence(tokens, label, shift)
+
+
+def _tokens(setting: Setting, label: Array, shift: Array, noise: Float[Array, "N d"]) -> Array:
+    """A sequence's tokens from its label, its shift's index and standard normals; their dtype."""
+    dtype, dim = noise.dtype, noise.shape[-1]
     signal = jnp.asarray(setting.signal, dtype) * jnp.eye(1, dim, 0, dtype=dtype)[0]
     context = jnp.asarray(setting.context, dtype) * jnp.eye(1, dim, 1, dtype=dtype)[0]
     shift_context, shift_signal = jnp.asarray(setting.shifts, dtype)[shift]
-    noise = jax.random.normal(noise_key, (setting.irrelevant, dim), dtype=dtype)
     relevant = jnp.broadcast_to(context + label * signal, (setting.relevant, dim))
     irrelevant = -shift_context * context - shift_signal * label * signal
     irrelevant = irrelevant + jnp.asarray(setting.noise, dtype) * noise
-    return Sequence(jnp.concatenate([relevant, irrelevant]), label, shift)
+    return jnp.concatenate([relevant, irrelevant])
+
+
+def _choices(
+    setting: Setting, first: int | Array, rows: int, key: Array
+) -> tuple[Float[Array, " rows"], Int[Array, " rows"]]:
+    """Labels, and indices of the shifts, of sequences ``first …`` of a stream."""
+    choice = random.uniforms(key, first, rows, 2)
+    label = jnp.where(choice[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
+    return label, shift_index(setting, choice[:, 1])
 
 
 def pooled_rows(
@@ -68,9 +101,8 @@ def pooled_rows(
     whatever chunk it is drawn in, so sample sizes on a grid share one stream.
     """
     scalar_key, noise_key, choice_key = jax.random.split(key, 3)
-    choice = random.uniforms(choice_key, first, rows, 2)
-    label = jnp.where(choice[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
-    shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, choice[:, 1])]
+    label, index = _choices(setting, first, rows, choice_key)
+    shift = jnp.asarray(setting.shifts, jnp.float32)[index]
     scalars = random.normals(scalar_key, first, rows, setting.irrelevant)
     # The sampler's own softmax, over all T tokens: the closed forms use another route.
     context, noise = (jnp.asarray(x, jnp.float32) for x in (setting.context, setting.noise))

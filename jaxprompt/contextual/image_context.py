@@ -382,9 +382,7 @@ def _learned(
     Raises:
         ArithmeticError: the training had not converged.
     """
-    model = small_models.MODELS[name]
-    moves = np.float32(1), np.float32(model.prompt), np.float32(model.matrix)
-    weights, left = _best_run(model.architecture, tokens, labels, moves, key)
+    weights, left = _best_run(small_models.MODELS[name], tokens, labels, key)
     if not float(left) <= _LEFT:
         raise ArithmeticError(
             f"{CLAIM.id}: {name} had not converged: the last tenth of its steps still gained "
@@ -395,11 +393,10 @@ def _learned(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _best_run(
-    architecture: str, tokens: Array, labels: Array, moves: tuple[Array, Array, Array], key: Array
+    model: small_models.Model, tokens: Array, labels: Array, key: Array
 ) -> tuple[small_models.Weights, Array]:
     batch, count = Batch(tokens, labels), jnp.int32(labels.shape[0])
-    moving = small_models.Weights(*moves)
-    return small_models.best_run(architecture, batch, count, jnp.float32(RIDGE), moving, key=key)
+    return small_models.best_run(model, batch, count, jnp.float32(RIDGE), key=key)
 
 
 @functools.partial(jax.jit, static_argnums=0)

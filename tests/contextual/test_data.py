@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations_with_replacement
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from scipy import stats as sps
 
 from jaxprompt.attention import prompt_attention
-from jaxprompt.contextual.data import pooled_rows, sample_sequence, shift_index
+from jaxprompt.contextual.data import pooled_rows, sample_sequence, sequence_rows, shift_index
 from jaxprompt.contextual.setting import Setting
 
 DIM, COUNT = 5, 20_000
@@ -94,9 +96,18 @@ def test_rows_are_the_same_in_every_chunk():
         np.testing.assert_allclose(chunk, whole[first : first + rows], rtol=1e-5, atol=1e-6)
 
 
-def test_sequences_follow_the_definition():
+def single(s, dim, key):
+    return sample_sequence(s, dim, key=key)
+
+
+def from_table(s, dim, key):
+    return jax.tree.map(lambda x: x[0], sequence_rows(s, dim, 0, 1, key=key))
+
+
+@pytest.mark.parametrize("draw", [single, from_table])
+def test_sequences_follow_the_definition(draw):
     s = setting(gain=1.0, noise=0.0, shifts=[[0.5, 0.3]])
-    sequence = sample_sequence(s, 4, key=jax.random.key(0))
+    sequence = draw(s, 4, jax.random.key(0))
     y = float(sequence.label)
     assert y in (-1.0, 1.0)
     np.testing.assert_allclose(sequence.tokens[:2], [[1.2 * y, 1.5, 0, 0]] * 2, rtol=1e-6)
@@ -105,14 +116,47 @@ def test_sequences_follow_the_definition():
     )
 
 
-def test_labels_and_shifts_have_their_odds():
-    s = setting(gain=0.0, shifts=[[0, 0], [1, 0], [0, 1]], shift_weights=[0.2, 0.5, 0.3])
+def many(s, dim):
     keys = jax.random.split(jax.random.key(9), COUNT)
-    found = jax.vmap(lambda key: sample_sequence(s, 2, key=key))(keys)
+    return jax.vmap(lambda key: sample_sequence(s, dim, key=key))(keys)
+
+
+def table(s, dim):
+    return jax.jit(sequence_rows, static_argnums=(1, 3))(s, dim, 0, COUNT, key=jax.random.key(10))
+
+
+@pytest.mark.parametrize("draw", [many, table])
+def test_labels_and_shifts_have_their_odds(draw):
+    s = setting(gain=0.0, shifts=[[0, 0], [1, 0], [0, 1]], shift_weights=[0.2, 0.5, 0.3])
+    found = draw(s, 2)
     p = sps.chisquare(np.bincount(found.shift, minlength=3), COUNT * s.shift_weights).pvalue
     assert p > 1e-4, f"shifts: p = {p:.1e}"
     assert abs(float(found.label.mean())) < 4.5 / np.sqrt(COUNT)
     assert abs(np.corrcoef(found.label, found.shift)[0, 1]) < 4.5 / np.sqrt(COUNT)
+
+
+def test_tokens_of_many_sequences_have_the_law_of_one():
+    """Mean and covariance of all coordinates of all tokens, label among them."""
+    s = setting(**POINTS["shifted"])
+    one, two = (
+        np.column_stack([np.reshape(x.tokens, (COUNT, -1)), x.label]).astype(np.float64)
+        for x in (many(s, 3), table(s, 3))
+    )
+    for power in (1, 2):
+        a, b = (
+            np.stack([np.prod(p, axis=0) for p in combinations_with_replacement(x.T, power)])
+            for x in (one, two)
+        )
+        error = np.sqrt((a.var(axis=1) + b.var(axis=1)) / COUNT) + 1e-6
+        z = np.abs(a.mean(axis=1) - b.mean(axis=1)) / error
+        assert z.max() < 5, f"order {power}: moments differ by {z.max():.1f} standard errors"
+
+
+def test_sequences_are_the_same_in_every_chunk():
+    s, key = setting(**POINTS["shifted"]), jax.random.key(0)
+    whole, chunk = (sequence_rows(s, 3, *rows, key=key) for rows in ((0, 60), (53, 7)))
+    np.testing.assert_array_equal(chunk.shift, whole.shift[53:])
+    np.testing.assert_allclose(chunk.tokens, whole.tokens[53:], rtol=1e-5, atol=1e-6)
 
 
 def test_shift_index_at_the_edges():

@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 from scipy import optimize
 
+from jaxprompt import stats
 from jaxprompt.contextual import models, training
+from jaxprompt.contextual.ceilings import least_error
 from jaxprompt.contextual.descent import Batch
-from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.training import CLAIM
+from jaxprompt.contextual.setting import LAW_NAMES, Setting
+from jaxprompt.contextual.training import BEST, CLAIM
+from jaxprompt.engine import Cell, as_key, fold_in_parameters
+from jaxprompt.stats import Estimate
 
-POINT = {n: v for n, v in CLAIM.designs["quick"].runs[0].items() if n != "trials"}
-SETTING = Setting.make(**{n: v for n, v in POINT.items() if n not in ("ridge", "dim", "samples")})
+POINT, OPPOSED = (
+    {n: v for n, v in run.items() if n != "trials"} for run in CLAIM.designs["quick"].runs[:2]
+)
+SETTING = Setting.make(**{n: POINT[n] for n in LAW_NAMES})
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,67 @@ def test_no_trained_model_beats_its_ceiling():
     for name in ("linear", "linear_prompt", "prompt"):
         # Each trial's scores are few; 0.01 is four times the rule's own error.
         assert found[name].max() < ceilings[name] + 0.01
+
+
+@pytest.fixture(scope="module")
+def attained():
+    setting = Setting.make(**{n: OPPOSED[n] for n in LAW_NAMES})
+    return training.attained(setting, 4, key=jax.random.key(6))
+
+
+def test_the_best_weights_reach_what_is_predicted(attained):
+    predicted = CLAIM.predict(**OPPOSED)
+    for model, name in BEST.items():
+        assert predicted[name] == predicted[model]
+        found = attained[name]
+        assert found.trials == 4 * training.SEQUENCES
+        off = (found.mean - predicted[name]) / np.hypot(found.stderr, predicted[f"{name}_stderr"])
+        assert abs(off) < 4.5, f"{name}: {found.mean} is {off:.1f} standard errors off"
+
+
+def test_more_trials_keep_the_sequences_of_the_first(attained):
+    setting = Setting.make(**{n: OPPOSED[n] for n in LAW_NAMES})
+    hits = {}
+    for trials in (3, 4):
+        found = training.attained(setting, trials, key=jax.random.key(6))["linear_best"]
+        hits[trials] = found.mean * found.trials
+    assert 0 < hits[4] - hits[3] < training.SEQUENCES
+    assert hits[4] == attained["linear_best"].mean * attained["linear_best"].trials
+
+
+def test_wrong_formulas_are_refuted_by_the_best_weights_alone(attained):
+    """At a size of which statements 2 and 3 say nothing."""
+    cell = Cell({**OPPOSED, "samples": 60}, {**attained})
+
+    def status(predict=None):
+        rows = CLAIM.compared([cell], predict)
+        assert [row.quantity for row in rows] == list(BEST.values())
+        return stats.overall(row.verdict for row in stats.decide(rows, 1e-3))
+
+    assert status() != "refuted"
+    assert {f.name: status(f.predict) for f in CLAIM.falsifiers} == {
+        f.name: "refuted" for f in CLAIM.falsifiers
+    }
+
+
+def test_a_share_without_errors_has_a_standard_error():
+    count = 2 * training.SEQUENCES
+    found = training._share(np.full(2, training.SEQUENCES, np.float32), count)
+    assert found == Estimate(1.0, pytest.approx(1 / count, rel=1e-3), count)
+
+
+def test_the_best_weights_are_found_once():
+    first, second = (least_error("linear", SETTING) for _ in range(2))
+    assert first[1] is second[1]
+    with pytest.raises(ValueError, match="read-only"):
+        first[1][0] = 0.0
+
+
+def test_no_prompt_is_left_at_a_poor_start():
+    """A set of which three starts in four end at a prompt along w⋆, and all eight once did."""
+    key = fold_in_parameters(as_key(22), POINT, ())
+    found = training.accuracies(SETTING, 6, 192, 1e-3, 8, key=key)["prompt"]
+    assert found.min() > 0.88, f"accuracies {found}: one of them is far behind"
 
 
 def test_predictions_broadcast():
