@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 # Trained models are shared between claims of one seed, and not worth keeping after.
 os.environ.setdefault("JAXPROMPT_CACHE", tempfile.mkdtemp(prefix="jaxprompt-calibration-"))
 
+import installed
 import jax
 import records
 
@@ -91,6 +92,8 @@ REDUCED = {
     "prefix.skill_selection": Reduction(changes={"steps": 2250}),
     "prefix.skill_combination": Reduction(changes={"steps": 1500}),
     "contextual.training": Reduction(0.75, (1, 2)),
+    "contextual.image_context": Reduction(runs=(0, 1, 2), changes={"steps": 100}),
+    "prefix.real_transformer": Reduction(changes={"steps": 16, "examples": 128}),
 }
 
 SMALL = {
@@ -224,7 +227,8 @@ def main() -> None:
         sys.exit(f"calibration: {unknown or args.seeds}: name claims of {', '.join(designs)}")
     wanted = {id: designs[id] for id in args.claims or designs}
     if not args.table:
-        run(wanted, args.seeds, args.out)
+        here = installed.measurable(wanted)
+        run({id: wanted[id] for id in here}, args.seeds, args.out)
     done = [
         Calibration(id, tuple(by_seed[s] for s in sorted(by_seed)))
         for id, by_seed in sorted(read(args.out, wanted).items())

@@ -57,6 +57,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import installed
 import numpy as np
 import records
 
@@ -76,13 +77,19 @@ DEAR = {
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
 
 DESIGNS: dict[str, dict[str, Any]] = {
+    "contextual.image_context": {"runs": (0, 1, 2), "changes": {"steps": 100}},
     "prefix.bias_identity": {"options": {"draws": 500}},
     "prefix.pattern_invariance": {"options": {"draws": 500}},
+    "prefix.real_transformer": {"changes": {"steps": 16, "examples": 128}},
 }
 """What :func:`~jaxprompt.calibration.reduced` makes of the quick design, where every mutant would
-be compared with thousands of draws: fewer of them."""
+be compared with thousands of draws, or training takes long: fewer of them, and shorter ones."""
 
 CONVENTIONS = {
+    ("contextual.image_context", "ATTENTION"): "by how much attention is to rise",
+    ("contextual.image_context", "GAIN"): "by how much accuracy is to rise",
+    ("contextual.image_context", "LEAD"): "by how much fine-tuning is to be ahead",
+    ("contextual.image_context", "SMALL_LEAD"): "by how much prompts are to be ahead",
     ("contextual.training", "0"): "*not behind* is a lead of at least 0",
     ("prefix.new_task_limit", "LEARNS"): "from what accuracy a task counts as learned",
     ("prefix.new_task_limit", "FAILS"): "up to what accuracy it counts as not learned",
@@ -800,7 +807,7 @@ def main() -> None:
     elif args.tests:
         run_tests(ids, args.most, args.out)
     elif not args.table:
-        run(ids, args.most, args.out)
+        run(installed.measurable(ids), args.most, args.out)
     found = {id: each for id, each in read(args.out, args.most).items() if id in ids}
     elsewhere = read_elsewhere(args.out)
     print(table(found, elsewhere))
