@@ -115,7 +115,7 @@ def _prompts(count: int, dim: int, key: Array) -> Float[Array, "restarts d"]:
 def _run(
     model: Model, batch: Batch, used: Array, ridge: Array, start: Weights
 ) -> tuple[Weights, Array, Array]:
-    trained = Weights(True, model.prompt, model.matrix)
+    trained = (True, model.prompt, model.matrix)
 
     def features(weights: Weights) -> Array:
         return jax.vmap(functools.partial(feature, model.architecture, weights))(batch.tokens)
@@ -132,7 +132,8 @@ def _run(
 
     def step(state: tuple[Weights, Any], _: None) -> tuple[Any, Array]:
         value, slope = jax.value_and_grad(objective)(state[0])
-        slope = jax.tree.map(lambda on, x: x if on else jnp.zeros_like(x), trained, slope)
+        own = (x if on else jnp.zeros_like(x) for on, x in zip(trained, slope, strict=True))
+        slope = Weights(*own)
         updates, rest = optimiser.update(slope, state[1])
         return (optax.apply_updates(state[0], updates), rest), value
 

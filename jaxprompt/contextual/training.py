@@ -164,8 +164,8 @@ def attained(setting: Setting, trials: int, *, key: Key[Array, ""]) -> dict[str,
     """
     weights = {}
     for model in CEILINGS:
-        point = np.float32(least_error(model, setting)[1])
-        weights[model] = models.Weights(point[:4], point[4:], np.zeros((4, 4), np.float32))
+        point = jnp.asarray(least_error(model, setting)[1], jnp.float32)
+        weights[model] = models.Weights(point[:4], point[4:], jnp.zeros((4, 4), jnp.float32))
     right = map_trials(functools.partial(_right, setting, weights, key), trials, loops=True)
     return {BEST[model]: _share(hits, SEQUENCES * hits.size) for model, hits in right.items()}
 
