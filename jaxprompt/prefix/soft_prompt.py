@@ -45,6 +45,10 @@ CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
 Rounding takes the last few: a logit is a sum of some hundred products over a few layers."""
 
 
+_TOGETHER = 500
+"""Models held at once; 10⁴ of eight layers would take more than 18 GiB."""
+
+
 def closed_form(*, layers: ArrayLike, prompt: ArrayLike) -> dict[str, Any]:
     """What the runs must show, for any depth and number of prompt vectors."""
     return _closed_form({}, layers=layers, prompt=prompt)
@@ -112,7 +116,7 @@ def deviations(
             "first_stream": compare(first=True),
         }
 
-    return jax.vmap(one)(jax.random.split(key, draws))
+    return jax.lax.map(one, jax.random.split(key, draws), batch_size=_TOGETHER)
 
 
 def _wrong(**values: float) -> Any:
