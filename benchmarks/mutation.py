@@ -23,7 +23,8 @@ than ``--most`` places, evenly spaced ones are taken, in the order of the source
 
 * a *convention* when the place is a number that the statement sets by definition and no theory
   gives (:data:`CONVENTIONS`, each with its reason), whatever the check says: it is not counted;
-* *equivalent* when no row's prediction moves by more than 1e-12 of itself: it is not counted;
+* *equivalent* when no row's prediction moves by more than 1e-12 of itself, or when it turns the
+  sign of a variable of symmetric law (:data:`SYMMETRIC`): it is not counted;
 * *weaker* when it only moves bounds to where the claim implies them (an upper bound raised);
 * *crashed* when it raises, gives a number that is not finite, or does not end within some minutes;
 * *negligible* when the check does not refute it and it moves no row by more than a hundredth of
@@ -108,6 +109,14 @@ CONVENTIONS = {
 
 Trained models keep such limits with room, so another number makes another statement, which is true
 of them as well; there is no number that would be right."""
+
+SYMMETRIC = {
+    ("contextual.three_steps._first_heads", "mean[:2] + moved"): "moved is Gaussian with mean 0",
+    ("contextual.three_steps._prompts", "moments.mean + moved"): "moved is Gaussian with mean 0",
+    ("contextual.three_steps._last_step", "mean + moved"): "moved is Gaussian with mean 0",
+}
+"""Sums with a variable of symmetric law that is independent of all else, by function and place:
+with the other sign what is predicted is the same, and only its quadrature's error is another."""
 
 NEGLIGIBLE = 0.01
 """Share of a row's tolerance that nobody would mind."""
@@ -767,7 +776,7 @@ def table(found: Mapping[str, Sequence[Fate]], elsewhere: Mapping[tuple[Any, ...
 
 
 def kind_of(id: str, fate: Fate) -> str:
-    """The fate, with conventions and survivors that move next to nothing set apart."""
+    """The fate, with conventions, symmetries and survivors that move next to nothing set apart."""
     place = fate.text.split(" → ")[0].split(" = ")[0]
     if (
         fate.function.startswith(f"{id}.")
@@ -775,6 +784,8 @@ def kind_of(id: str, fate: Fate) -> str:
         and (id, place) in CONVENTIONS
     ):
         return "convention"
+    if fate.kind == "sign" and (fate.function, place) in SYMMETRIC:
+        return "equivalent"
     return "negligible" if fate.fate == "survived" and fate.moved <= NEGLIGIBLE else fate.fate
 
 

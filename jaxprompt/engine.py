@@ -201,11 +201,13 @@ class Agreement:
     """A figure of measured against predicted values, one point for each row of the check.
 
     Where the rows are `limits` to keep to, not values to equal, one line for each row shows both.
+    `quantities` names those shown; all if it is empty.
     """
 
     title: str
     label: str
     limits: bool = False
+    quantities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -332,6 +334,14 @@ class Claim:
             raise ValueError(f"claim {self.id}: an asymptotic claim names its `size` parameter")
         if isinstance(self.figure, Curves):
             object.__setattr__(self, "figure", _completed(self, self.figure))
+        if isinstance(self.figure, Agreement):
+            known = [q.name for q in self.quantities]
+            for name in self.figure.quantities:
+                if name not in known:
+                    raise ValueError(
+                        f"claim {self.id}: the figure's quantity {name!r} must be one of "
+                        f"{', '.join(known)}{suggest(name, known, most=1)}"
+                    )
 
     @property
     def family(self) -> str:

@@ -51,7 +51,9 @@ def figure_tables(
         return None
     if isinstance(claim.figure, Regions):
         return FigureTables(*_regions(claim, claim.figure, verdict))
-    return FigureTables(_agreement(verdict), []) if isinstance(claim.figure, Agreement) else None
+    if isinstance(claim.figure, Agreement):
+        return FigureTables(_agreement(claim.figure, verdict), [])
+    return None
 
 
 def _curve_cells(
@@ -63,7 +65,7 @@ def _curve_cells(
     return [cell for cell in verdict.cells if spec.y in cell.estimates]
 
 
-def _agreement(verdict: Verdict) -> list[Row]:
+def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
     return [
         {
             "quantity": row.quantity,
@@ -75,6 +77,7 @@ def _agreement(verdict: Verdict) -> list[Row]:
             "parameters": canonical(row.parameters),
         }
         for row in verdict.rows
+        if not spec.quantities or row.quantity in spec.quantities
     ]
 
 

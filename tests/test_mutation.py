@@ -126,6 +126,16 @@ def test_conventions_are_counted_apart(mutation):
         assert any(m.text.startswith((f"{place} →", f"{place} = ")) for m in found), (claim, place)
 
 
+def test_the_sign_of_a_symmetric_variable_is_no_survivor(mutation):
+    for function, place in mutation.SYMMETRIC:
+        id = ".".join(function.split(".")[:2])
+        found = mutation.mutants(mutation.theory(jp.claim(id).closed_form))
+        own = [m for m in found if m.function == function and m.text.startswith(f"{place} →")]
+        fates = [mutation.Fate(*mutation.place_of(m), "survived", 0.5) for m in own]
+        kinds = {f.kind: mutation.kind_of(id, f) for f in fates}
+        assert kinds == {"sign": "equivalent", "dropped": "survived"}, (function, place)
+
+
 def test_survivors_before_other_checks(mutation, toy_claim, monkeypatch, tmp_path):
     """Two mutants of a function that two claims share; the second claim refutes one of them."""
     claims = {f"a.{n}": toy_claim(id=f"a.{n}", closed_form=linear) for n in ("loose", "sharp")}

@@ -73,6 +73,13 @@ def tables_of(claim):
     return figure_tables(claim, verdict, as_key(0))
 
 
+def test_an_agreement_shows_the_quantities_it_names(toy_claim):
+    figure = Agreement(title="Toy", label="value", quantities=("value",))
+    assert tables_of(toy_claim(figure=figure)) == tables_of(toy_claim(figure=Agreement("Toy", "")))
+    with pytest.raises(ValueError, match="quantity 'valve' must be one of value"):
+        toy_claim(figure=Agreement(title="Toy", label="value", quantities=("valve",)))
+
+
 def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):
     tables = tables_of(figure_claim)
     for name in ("one", "two"):

@@ -30,8 +30,8 @@ from jaxprompt.contextual.data import sample_sequence, shift_index
 from jaxprompt.contextual.setting import Setting
 
 __all__ = [
-    "Batch", "Steps", "head_step", "orthogonal_lengths", "prompt_step", "reduced_steps",
-    "sample_batch", "square_loss", "token_steps",
+    "Batch", "Steps", "Terms", "head_step", "orthogonal_lengths", "prompt_step", "reduced_steps",
+    "reduced_steps_and_terms", "sample_batch", "square_loss", "token_steps",
 ]  # fmt: skip
 
 
@@ -134,6 +134,19 @@ def orthogonal_lengths(dim: int | Array, *, key: Key[Array, ""]) -> Float[Array,
     return jnp.sqrt(lax.fori_loop(np.uint32(0), chunks, add, jnp.zeros(3, jnp.float32)))
 
 
+class Terms(NamedTuple):
+    """One sequence's terms in a step, as its batch shows them: sample means and sample variances.
+
+    Entries are the coordinates along w⋆, q⋆ and the rest of what the step was given (nothing in
+    step 1, the head in step 2, the prompt in step 3), then the variance of an orthogonal
+    coordinate given the sequence's scalars (0 in step 1, where it is the same for all). The
+    variances of fewer than two sequences mean nothing.
+    """
+
+    mean: Float[Array, " 4"]
+    variance: Float[Array, " 4"]
+
+
 def reduced_steps(
     setting: Setting,
     samples: int | Array,
@@ -146,23 +159,35 @@ def reduced_steps(
 
     `lengths` comes from :func:`orthogonal_lengths`, through which d enters.
     """
+    return reduced_steps_and_terms(setting, samples, prompt_norm, lengths, key=key)[0]
+
+
+def reduced_steps_and_terms(
+    setting: Setting,
+    samples: int | Array,
+    prompt_norm: float | Array,
+    lengths: Float[Array, " 3"],
+    *,
+    key: Key[Array, ""],
+) -> tuple[Steps, tuple[Terms, Terms, Terms]]:
+    """:func:`reduced_steps`, and the terms whose means the three steps were."""
     keys = jax.random.split(key, 3)
-    head = _first(setting, samples, lengths[0], keys[0])
-    prompt = _second(setting, samples, head, lengths[1], keys[1])
+    head, first = _first(setting, samples, lengths[0], keys[0])
+    prompt, second = _second(setting, samples, head, lengths[1], keys[1])
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
     # of the prompt's rest, with the new head's rest as a fourth direction.
-    second = _geometry(setting, jnp.append(head, 0.0), prompt)
+    known = _geometry(setting, jnp.append(head, 0.0), prompt)
     framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3]), 0.0])
-    third = _third(setting, samples, framed, lengths[2], keys[2])
-    return Steps(second, _geometry(setting, third, framed))
+    last, third = _third(setting, samples, framed, lengths[2], keys[2])
+    return Steps(known, _geometry(setting, last, framed)), (first, second, third)
 
 
-def _mean_rows(
+def _terms(
     setting: Setting, samples: int | Array, columns: int, key: Array,
     row: Callable[[Array, Array, Array, Array], Array],
-) -> Array:  # fmt: skip
-    """Mean over `samples` sequences of ``row(label, own, other, normals)``.
+) -> Terms:  # fmt: skip
+    """Mean and variance over `samples` sequences of ``row(label, own, other, normals)``.
 
     `own` and `other` are the relevant and the mean irrelevant token along w⋆ and q⋆, `normals` has
     `columns` standard normals for each sequence.
@@ -170,7 +195,7 @@ def _mean_rows(
     size = jnp.array([setting.signal, setting.context], jnp.float32)
     count = jnp.asarray(samples, jnp.uint32)
 
-    def add(chunk: Array, total: Array) -> Array:
+    def add(chunk: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         first = chunk * np.uint32(CHUNK)
         uniform = random.uniforms(key, first, CHUNK, columns + 2)
         label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
@@ -178,31 +203,44 @@ def _mean_rows(
         own = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
         normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
         rows = row(label, own, -shift[:, ::-1] * own, normals)
-        kept = (first + jnp.arange(CHUNK, dtype=jnp.uint32) < count)[:, None]
-        return total + jnp.where(kept, rows, 0.0).sum(axis=0)
+        # Powers are summed about the first row: about 0, rounding would hide a small variance.
+        start = jnp.where(chunk == 0, rows[0], state[0])
+        away = rows - start
+        kept = (first + jnp.arange(CHUNK, dtype=jnp.uint32) < count)[:, None, None]
+        powers = jnp.stack([away, jnp.square(away)], axis=1)
+        return start, state[1] + jnp.where(kept, powers, 0.0).sum(axis=0)
 
-    zero = jnp.zeros(4, jnp.float32)
+    state = jnp.zeros(4, jnp.float32), jnp.zeros((2, 4), jnp.float32)
     chunks = (count + np.uint32(CHUNK - 1)) // np.uint32(CHUNK)
-    return lax.fori_loop(np.uint32(0), chunks, add, zero) / count.astype(jnp.float32)
+    start, total = lax.fori_loop(np.uint32(0), chunks, add, state)
+    number = count.astype(jnp.float32)
+    away, square = total / number
+    mean = start + away
+    variance = (square - jnp.square(away)) * (number / (number - 1))
+    # Rows that are equal in exact arithmetic differ by some units in the last place.
+    rounding = jnp.square(16 * jnp.finfo(jnp.float32).eps * mean)
+    return Terms(mean, jnp.where(variance > rounding, variance, 0.0))
 
 
-def _first(setting: Setting, samples: int | Array, length: Array, key: Array) -> Array:
+def _first(
+    setting: Setting, samples: int | Array, length: Array, key: Array
+) -> tuple[Array, Terms]:
     """Head of step 1 along w⋆, q⋆ and its own rest: uniform attention has Gaussian noise."""
-    noise_key, rows_key = jax.random.split(key)
     share = setting.relevant / setting.tokens
+    level = setting.noise * jnp.sqrt(jnp.float32(setting.irrelevant)) / setting.tokens
 
-    def row(label: Array, own: Array, other: Array, _: Array) -> Array:
-        return jnp.pad(label[:, None] * (share * own + (1 - share) * other), ((0, 0), (0, 2)))
+    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
+        plane = label[:, None] * (share * own + (1 - share) * other) + level * normals
+        return jnp.pad(plane, ((0, 0), (0, 2)))
 
-    mean = _mean_rows(setting, samples, 0, rows_key, row)[:2]
-    level = setting.noise * jnp.sqrt(setting.irrelevant / samples) / setting.tokens
-    noise = jax.random.normal(noise_key, (2,), jnp.float32)
-    return jnp.append(mean + level * noise, level * length)
+    terms = _terms(setting, samples, 2, key, row)
+    rest = level / jnp.sqrt(jnp.asarray(samples, jnp.float32)) * length
+    return jnp.append(terms.mean[:2], rest), terms
 
 
 def _second(
     setting: Setting, samples: int | Array, head: Array, length: Array, key: Array
-) -> Array:
+) -> tuple[Array, Terms]:
     """Prompt of step 2 along w⋆, q⋆, the head's rest, and its own rest."""
     count = setting.irrelevant
 
@@ -220,13 +258,13 @@ def _second(
         level = jnp.square(miss) * jnp.square(scores[:, setting.relevant :]).sum(axis=1)
         return jnp.column_stack([plane, jnp.square(setting.noise / setting.tokens) * level])
 
-    mean = _mean_rows(setting, samples, 3 * count, key, row)
-    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)
+    terms = _terms(setting, samples, 3 * count, key, row)
+    return _with_rest(terms, samples, length), terms
 
 
 def _third(
     setting: Setting, samples: int | Array, prompt: Array, length: Array, key: Array
-) -> Array:
+) -> tuple[Array, Terms]:
     """Head of step 3 along w⋆, q⋆, the prompt's rest, and its own rest."""
     norm = jnp.linalg.norm(prompt)
     unit = prompt[:3] / norm
@@ -247,5 +285,10 @@ def _third(
         feature = mean + jnp.sqrt(energy)[:, None] * away
         return jnp.column_stack([label[:, None] * feature, energy])
 
-    mean = _mean_rows(setting, samples, setting.irrelevant + 3, key, row)
-    return mean.at[3].set(jnp.sqrt(mean[3] / samples) * length)
+    terms = _terms(setting, samples, setting.irrelevant + 3, key, row)
+    return _with_rest(terms, samples, length), terms
+
+
+def _with_rest(terms: Terms, samples: int | Array, length: Array) -> Array:
+    """A step's coordinates, the last of them along what is orthogonal to the others."""
+    return terms.mean.at[3].set(jnp.sqrt(terms.mean[3] / samples) * length)

@@ -18,7 +18,7 @@ from scipy import special, stats
 
 from jaxprompt.contextual import law
 from jaxprompt.contextual.conditional_error import Geometry, conditional_error
-from jaxprompt.contextual.descent import orthogonal_lengths, reduced_steps
+from jaxprompt.contextual.descent import orthogonal_lengths, reduced_steps_and_terms
 from jaxprompt.contextual.first_step import pooled_coefficients
 from jaxprompt.contextual.prompt_step import prompt_moments
 from jaxprompt.contextual.scores import fresh_scores
@@ -72,31 +72,70 @@ def _closed_form(
     return {name: value[()] for name, value in out.items()}
 
 
-_NAMES = ("error", "final_error", "prompt_alignment", "head_alignment")
+_OUTCOMES = ("error", "final_error", "prompt_alignment", "head_alignment")
+_DIRECTIONS = ("signal", "context", "rest", "orthogonal")
+_TERMS = {
+    "step1_signal_variance": "variance of a term of step 1 along w⋆",
+    "step1_context_variance": "variance of a term of step 1 along q⋆",
+    "step2_context_mean": "mean of a term of step 2 along q⋆",
+    "step2_orthogonal_mean": "mean of D in step 2",
+    "step2_signal_variance": "variance of a term of step 2 along w⋆",
+    "step2_context_variance": "variance of a term of step 2 along q⋆",
+    "step2_rest_variance": "variance of a term of step 2 along the rest of the head",
+    "step2_orthogonal_variance": "variance of D in step 2",
+    "step3_signal_mean": "mean of a term of step 3 along w⋆",
+    "step3_orthogonal_mean": "mean of D in step 3",
+    "step3_signal_variance": "variance of a term of step 3 along w⋆",
+    "step3_context_variance": "variance of a term of step 3 along q⋆",
+    "step3_rest_variance": "variance of a term of step 3 along the rest of the prompt",
+    "step3_orthogonal_variance": "variance of D in step 3",
+}
+"""What is told of the steps' terms: variances, and the means that are not 0 by symmetry."""
+
+_NAMES = (*_OUTCOMES, *_TERMS)
+
+
+def _of_terms(step: int, mean: Any, variance: Any) -> dict[str, Any]:
+    """Means and variances of a step's terms (last axis: :data:`_DIRECTIONS`) by name."""
+    found = {}
+    for i, name in enumerate(_DIRECTIONS):
+        found[f"step{step}_{name}_mean"] = mean[..., i]
+        found[f"step{step}_{name}_variance"] = variance[..., i]
+    return {name: value for name, value in found.items() if name in _TERMS}
 
 
 def _averages(
     setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
 ) -> np.ndarray:
-    """Both errors and both alignments for each replicate of the rule: shape (4, replicate)."""
+    """Every quantity for each replicate of the rule: shape (quantity, replicate)."""
     fixed = wrong.get("fluctuation", 1.0) == 0
     outer = law.normal_nodes(13)[:, : 1 if fixed else OUTER_NODES]
     replicates = outer.shape[0]
     nodes = outer.reshape(-1, 13)
     fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
     fluctuation[1:] *= wrong.get("later", 1.0)
-    heads = _first_heads(setting, dim, samples, nodes[:, :3], fluctuation[0])
-    prompts = _prompts(setting, dim, samples, heads, nodes[:, 3:8], fluctuation[1], wrong)
+    scales = fluctuation / np.sqrt(samples)
+    heads, first = _first_heads(setting, dim, samples, nodes[:, :3], scales[0], wrong)
+    prompts, second = _prompts(setting, dim, samples, heads, nodes[:, 3:8], scales[1], wrong)
     prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
     chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
-    inner = _inner_nodes(setting.irrelevant, replicates, 8 * INNER_NODES if fixed else INNER_NODES)
-    each = np.repeat(np.arange(replicates), outer.shape[1])
-    scale = fluctuation[2] / np.sqrt(samples)
-    moves = nodes[:, 8:12] * scale
-    after = np.asarray(_last_step(setting, heads, prompts, moves, chi / samples, inner, each))
-    aligned = prompts[:, 1] * setting.context / prompt_norm
-    every = np.stack([after[:, 0], after[:, 1], aligned, after[:, 2]])
-    return every.reshape(4, replicates, -1).mean(axis=-1)
+    inner, each = _inner_nodes(
+        setting.irrelevant, outer.shape[:2], 8 * INNER_NODES if fixed else INNER_NODES
+    )
+    last = _last_step(
+        setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
+    )
+    after, *third = map(np.asarray, last)
+    outcomes = (*after[:, :2].T, prompts[:, 1] * setting.context / prompt_norm, after[:, 2])
+    found = dict(zip(_OUTCOMES, outcomes, strict=True))
+    for step, (mean, spread) in enumerate((first, second, third), start=1):
+        # n times the variance that the step's coordinates are given: that of one term. What
+        # rounding leaves of a variance that is 0 is none.
+        variance = samples * np.square(spread).sum(axis=2)
+        variance = np.where(variance > 1e-13 * np.square(mean), variance, 0.0)
+        found |= _of_terms(step, mean, variance)
+    every = np.stack([found[name] for name in _NAMES])
+    return every.reshape(len(every), replicates, -1).mean(axis=-1)
 
 
 def limit_error(
@@ -106,13 +145,20 @@ def limit_error(
     dim = 10**8
     samples = max(round(ratio * dim), 1)
     still = {**(wrong or {}), "fluctuation": 0.0}
-    return _averages(setting, dim, samples, float(prompt_norm), still)[1]
+    found = _averages(setting, dim, samples, float(prompt_norm), still)
+    return found[_NAMES.index("final_error")]
 
 
-def _inner_nodes(count: int, replicates: int, most: int) -> np.ndarray:
-    """Nodes for the scores; a sequence without irrelevant tokens needs one empty node."""
-    nodes = law.normal_nodes(count)[:, :most]
-    return np.broadcast_to(nodes[:1], (replicates, *nodes.shape[1:])) if count == 0 else nodes
+def _inner_nodes(count: int, outer: tuple[int, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes for the scores in parts of at most `most`, and the part for each outer node.
+
+    The outer nodes of a replicate take turns over its parts, so that all nodes are used.
+    """
+    replicates, times = outer
+    nodes = law.normal_nodes(count)
+    parts = nodes.reshape(replicates, -1, min(most, nodes.shape[1]), count)
+    each = np.arange(replicates)[:, None] * parts.shape[1] + np.arange(times) % parts.shape[1]
+    return parts.reshape(-1, *parts.shape[2:]), each.reshape(-1)
 
 
 def _chi(nodes: np.ndarray, freedom: int, fluctuation: float) -> np.ndarray:
@@ -122,33 +168,42 @@ def _chi(nodes: np.ndarray, freedom: int, fluctuation: float) -> np.ndarray:
     return stats.chi2.ppf(special.ndtr(nodes), freedom)
 
 
+Law = tuple[np.ndarray, np.ndarray]
+"""Mean and square root of the covariance of a step's coordinates, for each node."""
+
+
 def _first_heads(
-    setting: Setting, dim: int, samples: int, nodes: np.ndarray, fluctuation: float
-) -> np.ndarray:
+    setting: Setting, dim: int, samples: int, nodes: np.ndarray, scale: float,
+    wrong: Mapping[str, float],
+) -> tuple[np.ndarray, Law]:  # fmt: skip
     """Step 1: coordinates of the head along w⋆, q⋆ and its own rest, for each node."""
-    mean, variance, square = pooled_coefficients(
+    along, variance, square = pooled_coefficients(
         setting.tokens, setting.relevant, setting.shifts, setting.shift_weights
     )
     noise = setting.noise**2 * setting.irrelevant / setting.tokens**2
     own = np.array([variance * setting.signal**2, square * setting.context**2])
-    spread = np.sqrt((own + noise) / samples)
-    plane = np.array([mean * setting.signal, 0.0]) + fluctuation * spread * nodes[:, :2]
-    rest = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, fluctuation))
-    return np.column_stack([plane, rest])
+    mean = np.array([along * setting.signal, 0.0, 0.0, noise])
+    spread = np.diag([*np.sqrt(own + noise * wrong.get("pooled", 1.0)), 0.0, 0.0]) * scale
+    moved = nodes[:, :2] @ spread[:2, :2]
+    plane = mean[:2] + moved
+    rest = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, scale))
+    each = len(nodes)
+    moments = np.broadcast_to(mean, (each, 4)), np.broadcast_to(spread, (each, 4, 4))
+    return np.column_stack([plane, rest]), moments
 
 
 def _prompts(
     setting: Setting, dim: int, samples: int, heads: np.ndarray, nodes: np.ndarray,
-    fluctuation: float, wrong: Mapping[str, float],
-) -> np.ndarray:  # fmt: skip
+    scale: float, wrong: Mapping[str, float],
+) -> tuple[np.ndarray, Law]:  # fmt: skip
     """Step 2: coordinates of the prompt along w⋆, q⋆, the head's rest and its own rest."""
     moments = prompt_moments(setting, heads)
-    root = np.asarray(_root(jnp.asarray(moments.covariance)))
-    moved = np.einsum("mij,mj->mi", root, nodes[:, :4]) * fluctuation / np.sqrt(samples)
+    spread = np.asarray(_root(jnp.asarray(moments.covariance))) * scale
+    moved = np.einsum("mij,mj->mi", spread, nodes[:, :4])
     found = moments.mean + moved
     level = np.maximum(found[:, 3], 0.0) / samples * wrong.get("orthogonal", 1.0)
-    rest = np.sqrt(level * _chi(nodes[:, 4], dim - 3, fluctuation))
-    return np.column_stack([found[:, :3], rest])
+    rest = np.sqrt(level * _chi(nodes[:, 4], dim - 3, scale))
+    return np.column_stack([found[:, :3], rest]), (moments.mean, spread)
 
 
 def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
@@ -167,27 +222,29 @@ def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
 
 @jax.jit
 def _last_step(
-    setting: Setting, heads: Array, prompts: Array, moves: Array, chi: Array, inner: Array,
-    each: Array,
-) -> Float[Array, "M 3"]:  # fmt: skip
-    """Test errors after steps 2 and 3, and the last head's alignment, for each node of the order
-    parameters."""
+    setting: Setting, heads: Array, prompts: Array, nodes: Array, scale: Array, chi: Array,
+    inner: Array, each: Array,
+) -> tuple[Float[Array, "M 3"], Float[Array, "M 4"], Float[Array, "M 4 4"]]:  # fmt: skip
+    """Step 3, for each node of the order parameters: test errors after steps 2 and 3 and the last
+    head's alignment; mean and square root of the covariance of its coordinates."""
 
-    def one(args: tuple[Array, ...]) -> Array:
-        head, prompt, move, rest, replicate = args
-        scalars = jnp.asarray(inner)[replicate]
+    def one(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        head, prompt, node, rest, part = args
+        scalars = jnp.asarray(inner)[part]
         # Frame: along w⋆, q⋆, and all of the prompt's rest.
         framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
         mean, covariance = _third_moments(setting, framed, scalars)
-        found = mean + _root(covariance) @ move
+        spread = _root(covariance) * scale
+        moved = spread @ node
+        found = mean + moved
         energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
         second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
         third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
         errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
-        return jnp.append(errors, _share(third.head_signal, third.head_norm))
+        return jnp.append(errors, _share(third.head_signal, third.head_norm)), mean, spread
 
-    return jax.lax.map(one, (heads, prompts, moves, chi, each), batch_size=64)
+    return jax.lax.map(one, (heads, prompts, nodes, chi, each), batch_size=64)
 
 
 def _share(product: Array | float, norm: Array | float) -> Array:
@@ -244,16 +301,19 @@ def simulate(
 ) -> dict[str, Estimate]:
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
     setting = Setting.make(**params, where=CLAIM.id)
-    errors = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
-    return {name: mean_estimate(errors[:, i]) for i, name in enumerate(_NAMES)}
+    found = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
+    # One sequence shows no variance.
+    told = [name for name in _NAMES if samples > 1 or not name.endswith("variance")]
+    return {name: mean_estimate(found[:, _NAMES.index(name)]) for name in told}
 
 
 def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
     *, key: Key[Array, ""],
-) -> Float[np.ndarray, "trials 4"]:  # fmt: skip
-    """Errors after steps 2 and 3, then the alignments of the prompt and of the last head, of every
-    trial; one compilation serves every count, d and n."""
+) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
+    """Errors after steps 2 and 3, the alignments of the prompt and of the last head, then what its
+    sequences show of the steps' terms, of every trial; one compilation serves every count, d and n.
+    """
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
     threads = min(cores(), -(-trials // BLOCK))
     together = BLOCK * threads
@@ -271,18 +331,23 @@ def simulate_trials(
 @jax.jit
 def _simulate(
     setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
-) -> Float[Array, "block 1 4"]:
+) -> Float[Array, "block 1 quantity"]:
     def trial(index: Array) -> Array:
         own = jax.random.fold_in(key, index)
         train_key, test_key, length_key = jax.random.split(own, 3)
         lengths = orthogonal_lengths(dim, key=length_key)
-        steps = reduced_steps(setting, samples, prompt_norm, lengths, key=train_key)
+        steps, terms = reduced_steps_and_terms(
+            setting, samples, prompt_norm, lengths, key=train_key
+        )
         scalars = fresh_scores(setting.irrelevant, key=test_key)
         both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
         errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
         prompt = _share(steps[0].prompt_context, steps[0].prompt_norm)
         head = _share(steps[1].head_signal, steps[1].head_norm)
-        return jnp.append(errors, jnp.stack([prompt, head]))
+        shown: dict[str, Array] = {}
+        for step, each in enumerate(terms, start=1):
+            shown |= _of_terms(step, *each)
+        return jnp.stack([*errors, prompt, head, *(shown[name] for name in _TERMS)])
 
     return loop(lambda row: trial(row[0])[None], indices)
 
@@ -301,9 +366,19 @@ _OTHER = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
     "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
 }  # fmt: skip
+_WIDE = {
+    "tokens": 3, "relevant": 1, "signal": 1.2, "context": 1.1, "noise": 0.8,
+    "shifts": ((0.0, 0.0), (0.8, 0.6)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
+}  # fmt: skip
+_STRONG = {
+    "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
+    "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
+}  # fmt: skip
 _SIZES = (
-    (_BASE, 200, 400, 4), (_BASE, 300, 600, 2), (_BASE, 300, 3000, 1), (_OTHER, 200, 400, 2),
-    (_OTHER, 400, 1600, 1),
+    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (_OTHER, 200, 400, 2), (_OTHER, 400, 1600, 1),
+    # With three tokens every part of the moments is a fair share of them; so many sequences show
+    # 0.03 of one. The head is short in the first, and long in the second.
+    (_WIDE, 1500, 1500, 8), (_STRONG, 3000, 3000, 4),
 )  # fmt: skip
 """Setting, dim, samples, and trials in units: fewer where an error fluctuates less."""
 
@@ -330,7 +405,8 @@ $\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. 
 the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
 so are the alignments $\langle q,q_\star\rangle/|q|$ of the prompt and
 $\langle w,w_\star\rangle/|w|$ of the last head. They depend on $d$ and $n$ through $d/n$ up to
-fluctuations of order $1/n$.
+fluctuations of order $1/n$. Averaged over the head or prompt that a step is given, $\mu$, the
+diagonal of $\Sigma$, $\bar D$ and the variance of $D$ are the means and variances of single terms.
 """,
     derivation=r"""
 *Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
@@ -346,6 +422,15 @@ $\mu=s(q_\star+yw_\star)-(1-s)(\delta_qq_\star+\delta_wyw_\star)+\bar u\,q/|q|^2
 $D=\sigma^2p_2$. The mean of a smooth function of a sample mean depends on its law beyond mean and
 covariance only at order $n^{-2}$, through the third cumulant. Averages over order parameters and
 over scores are taken by randomised quasi-Monte Carlo.
+
+*Measured terms.* The $n$ terms of a step share the head or prompt it is given and are independent
+given that, so their sample mean and sample variance are unbiased for $\mu$ and for the diagonal of
+$\Sigma$ there; a trial's mean over what it was given is the prediction's. The variances are
+predicted from the law that the errors are averaged over, as $n$ times its variances.
+
+*Tolerances.* 0.01 in an error, and a hundredth of the most that an alignment can be. 5 % of a
+term's mean, and 10 % of a variance, which is 5 % of a fluctuation's size: all fluctuations together
+move the errors by one to four hundredths.
 """,
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
@@ -368,19 +453,25 @@ over scores are taken by randomised quasi-Monte Carlo.
         # About a hundredth of |w⋆| and |q⋆|, which is the most there can be.
         Quantity("prompt_alignment", "mean of ⟨q, q⋆⟩/|q| after step 2", 0.02),
         Quantity("head_alignment", "mean of ⟨w, w⋆⟩/|w| after step 3", 0.02),
+        *(
+            Quantity(name, meaning, 0.1 if name.endswith("variance") else 0.05, True)
+            for name, meaning in _TERMS.items()
+        ),
     ),
     falsifiers=(
         Falsifier("no_fluctuations", "order parameters at their means", _wrong(fluctuation=0.0)),
         Falsifier("first_only", "only the first step fluctuates", _wrong(later=0.0)),
+        Falsifier("no_pooled_noise", "step 1's variances without s²", _wrong(pooled=0.0)),
         Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", _wrong(orthogonal=0.8)),
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": _design(512), "full": _design(8192)},
+    designs={"quick": _design(256), "full": _design(4096)},
     validate=learnable,
     broadcasts="dim and samples",
     figure=Agreement(
         title="Test error and alignments after three steps",
         label="error or alignment",
+        quantities=_OUTCOMES,
     ),
 )

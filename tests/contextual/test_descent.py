@@ -75,13 +75,71 @@ def test_samples_beyond_one_chunk_are_averaged_once():
         return jnp.column_stack([label, own, normals[:, 0]])
 
     at = {
-        n: np.asarray(descent._mean_rows(SETTING, n, 1, jax.random.key(3), row))
+        n: np.asarray(descent._terms(SETTING, n, 1, jax.random.key(3), row).mean)
         for n in (1, descent.CHUNK, descent.CHUNK + 1, 3 * descent.CHUNK)
     }
     assert abs(at[1][0]) == 1
     # One more row than a chunk: the means differ by that row alone.
     extra = (descent.CHUNK + 1) * at[descent.CHUNK + 1] - descent.CHUNK * at[descent.CHUNK]
     assert abs(extra[0]) == pytest.approx(1, abs=1e-4)
+
+
+def moments(rows):
+    """Means and variances of columns, and the standard errors of both."""
+    mean, centred = rows.mean(axis=0), rows - rows.mean(axis=0)
+    squares = centred**2
+    spread = squares.std(axis=0) / np.sqrt(len(rows))
+    return mean, squares.mean(axis=0), rows.std(axis=0) / np.sqrt(len(rows)), spread
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_terms_equal_those_of_tokens(step):
+    """Gradients of single sequences by tokens and autodiff, in five coordinates: their means and
+    variances along w⋆, q⋆ and the rest, and a fifth coordinate's variance."""
+    count, dim = 20_000, 5
+    given = np.array([0.4, 0.3, 0.5]) if step == 2 else np.array([0.6, 0.9, 0.7])
+    vector, zero = jnp.zeros(dim).at[:3].set(given), jnp.zeros(dim)
+    gradient = {
+        1: lambda one: descent.head_step(zero, zero, one),
+        2: lambda one: descent.prompt_step(vector, zero, one),
+        3: lambda one: descent.head_step(zero, vector, one),
+    }[step]
+    batch = descent.sample_batch(SETTING, dim, count, key=jax.random.key(7))
+    single = jax.tree.map(lambda a: a[:, None], batch)
+    rows = np.asarray(jax.jit(jax.vmap(gradient))(single), np.float64)
+    key, length = jax.random.key(8), jnp.float32(1)
+    if step == 1:
+        _, terms = descent._first(SETTING, count, length, key)
+    elif step == 2:
+        _, terms = descent._second(SETTING, count, vector[:3], length, key)
+    else:
+        _, terms = descent._third(SETTING, count, vector[:4], length, key)
+    coordinates = 2 if step == 1 else 3
+    mean, variance, mean_error, variance_error = moments(rows[:, :coordinates])
+    found = [np.asarray(part)[:coordinates] for part in terms]
+    # The reduced terms are as many and fluctuate as much: √2 on each error.
+    assert np.all(np.abs(found[0] - mean) < 4.5 * np.sqrt(2) * mean_error)
+    assert np.all(np.abs(found[1] - variance) < 4.5 * np.sqrt(2) * variance_error)
+    if step > 1:  # D is the variance of the last coordinate given the rest: E[x²] = E[D]
+        _, level, _, error = moments(rows[:, 4:])
+        fourth = moments(rows[:, 4:] ** 4 / 3)  # E[x⁴] = 3 E[D²]
+        square = terms.variance[3] + terms.mean[3] ** 2
+        assert abs(terms.mean[3] - level[0]) < 4.5 * np.sqrt(2) * error[0]
+        assert abs(square - fourth[0][0]) < 4.5 * np.sqrt(2) * fourth[2][0]
+
+
+def test_rows_that_are_equal_have_no_variance():
+    """Equal numbers whose squares' sum is not exact in float32, and numbers that are nearly so."""
+
+    def row(label, own, other, normals):
+        return jnp.column_stack([jnp.full_like(label, 0.1), 1e3 + 1e-1 * label, normals])
+
+    found = descent._terms(SETTING, 3000, 2, jax.random.key(3), row)
+    mean, variance = (np.asarray(part, np.float64) for part in found)
+    assert variance[0] == 0
+    assert mean[0] == np.float32(0.1)
+    assert variance[1] == pytest.approx(1e-2, rel=2e-3), "a small spread far from 0"
+    assert np.all(np.abs(variance[2:] - 1) < 5 * np.sqrt(2 / 3000))
 
 
 def test_lengths_are_chi():

@@ -77,6 +77,37 @@ def test_third_moments_against_brute_force():
     assert np.all(np.abs(products.mean(axis=0) - covariance) < 5 * error)
 
 
+def test_predicted_terms_are_those_of_many_trials():
+    """The variances that the law of the steps is given are those of single terms, and their means
+    over heads and prompts are those over trials: at a size where neither is near its limit."""
+    few = {**REFERENCE, "dim": 60, "samples": 90}
+    predicted, found = CLAIM.predict(**few), CLAIM.simulate(key=3, trials=1000, **few)
+    assert list(found) == list(three_steps._NAMES)
+    for name in three_steps._TERMS:
+        error = np.hypot(found[name].stderr, predicted[f"{name}_stderr"])
+        missed = abs(found[name].mean - predicted[name]) / error
+        assert missed < 4.5, (
+            f"{name}: {found[name].mean} for {predicted[name]}, {missed:.1f} errors"
+        )
+
+
+def test_one_sequence_shows_no_variance():
+    found = CLAIM.simulate(key=0, trials=2, **REFERENCE, dim=20, samples=1)
+    assert not any(name.endswith("variance") for name in found)
+    assert {"error", "step2_context_mean", "step3_orthogonal_mean"} <= set(found)
+
+
+def test_every_score_node_has_its_turn():
+    parts, each = three_steps._inner_nodes(3, (16, 128), 128)
+    nodes = three_steps.law.normal_nodes(3)
+    for replicate, used in enumerate(np.split(each, 16)):
+        turns = np.bincount(used, minlength=len(parts))
+        assert turns.max() == 128 * 128 // nodes.shape[1] == turns[turns > 0].min()
+        np.testing.assert_array_equal(
+            parts[np.unique(used)].reshape(-1, 3), nodes[replicate], strict=True
+        )
+
+
 def test_root_is_a_square_root():
     rng = np.random.default_rng(2)
     factor = rng.normal(size=(5, 4, 4))
@@ -89,10 +120,13 @@ def test_root_is_a_square_root():
 
 
 def test_without_noise_nothing_is_wrong():
-    clean = {**REFERENCE, "shifts": [[0.0, 0.0]], "noise": 0.0}
+    clean = {**REFERENCE, "shifts": [[0.0, 0.0]] * 2, "noise": 0.0}
     found = CLAIM.predict(**clean, dim=50, samples=2000)
     assert found["error"] == found["final_error"] == 0
     assert found["head_alignment"] == pytest.approx(REFERENCE["signal"], rel=0.01)
+    measured = CLAIM.simulate(key=0, trials=8, **clean, dim=50, samples=2000)
+    for name in ("step1_signal_variance", "step2_orthogonal_mean", "step3_orthogonal_variance"):
+        assert found[name] == measured[name].mean == measured[name].stderr == 0, name
 
 
 @pytest.mark.slow
@@ -113,7 +147,7 @@ def test_prediction_against_full_gradient_descent():
 
     errors = np.asarray(jax.lax.map(trial, jnp.arange(300, dtype=jnp.uint32)))
     predicted = CLAIM.predict(**REFERENCE, dim=200, samples=400)
-    for column, name in enumerate(three_steps._NAMES):
+    for column, name in enumerate(three_steps._OUTCOMES):
         found = mean_estimate(errors[:, column])
         assert abs(found.mean - predicted[name]) < 4 * found.stderr, name
 
@@ -121,4 +155,8 @@ def test_prediction_against_full_gradient_descent():
 @pytest.mark.slow
 def test_confirmed_and_falsifiers_refuted():
     assert CLAIM.check().status == "confirmed"
-    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}
+    told = CLAIM.falsify()
+    assert {v.status for v in told.values()} == {"refuted"}
+    for name, verdict in told.items():  # by what the statement is about, not by the terms alone
+        rows = {row.quantity for row in verdict.rows if row.verdict == "refuted"}
+        assert rows & {"error", "final_error"}, name
