@@ -125,9 +125,8 @@ def _averages(
     last = _last_step(
         setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
     )
-    after, *third = map(np.asarray, last)
-    outcomes = (*after[:, :2].T, prompts[:, 1] * setting.context / prompt_norm, after[:, 2])
-    found = dict(zip(_OUTCOMES, outcomes, strict=True))
+    outcomes, *third = map(np.asarray, last)
+    found = dict(zip(_OUTCOMES, outcomes.T, strict=True))
     for step, (mean, spread) in enumerate((first, second, third), start=1):
         # n times the variance that the step's coordinates are given: that of one term. What
         # rounding leaves of a variance that is 0 is none.
@@ -224,9 +223,9 @@ def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
 def _last_step(
     setting: Setting, heads: Array, prompts: Array, nodes: Array, scale: Array, chi: Array,
     inner: Array, each: Array,
-) -> tuple[Float[Array, "M 3"], Float[Array, "M 4"], Float[Array, "M 4 4"]]:  # fmt: skip
-    """Step 3, for each node of the order parameters: test errors after steps 2 and 3 and the last
-    head's alignment; mean and square root of the covariance of its coordinates."""
+) -> tuple[Float[Array, "M outcome"], Float[Array, "M 4"], Float[Array, "M 4 4"]]:  # fmt: skip
+    """Step 3, for each node of the order parameters: outcomes; mean and square root of the
+    covariance of the head's coordinates."""
 
     def one(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
         head, prompt, node, rest, part = args
@@ -240,11 +239,20 @@ def _last_step(
         energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
         second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
         third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
-        errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
-        return jnp.append(errors, _share(third.head_signal, third.head_norm)), mean, spread
+        return _outcomes(setting, second, third, scalars), mean, spread
 
     return jax.lax.map(one, (heads, prompts, nodes, chi, each), batch_size=64)
+
+
+def _outcomes(
+    setting: Setting, second: Geometry, third: Geometry, scalars: Float[Array, "M N"]
+) -> Float[Array, " outcome"]:
+    """:data:`_OUTCOMES` of one head and prompt after step 2, and of those after step 3."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
+    errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+    prompt = _share(second.prompt_context, second.prompt_norm)
+    head = _share(third.head_signal, third.head_norm)
+    return jnp.append(errors, jnp.stack([prompt, head]))
 
 
 def _share(product: Array | float, norm: Array | float) -> Array:
@@ -311,9 +319,8 @@ def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
     *, key: Key[Array, ""],
 ) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
-    """Errors after steps 2 and 3, the alignments of the prompt and of the last head, then what its
-    sequences show of the steps' terms, of every trial; one compilation serves every count, d and n.
-    """
+    """Both errors and alignments, then what its sequences show of the steps' terms, of every trial;
+    one compilation serves every count, d and n."""
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
     threads = min(cores(), -(-trials // BLOCK))
     together = BLOCK * threads
@@ -340,14 +347,11 @@ def _simulate(
             setting, samples, prompt_norm, lengths, key=train_key
         )
         scalars = fresh_scores(setting.irrelevant, key=test_key)
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b]), *steps)
-        errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
-        prompt = _share(steps[0].prompt_context, steps[0].prompt_norm)
-        head = _share(steps[1].head_signal, steps[1].head_norm)
+        outcomes = _outcomes(setting, *steps, scalars)
         shown: dict[str, Array] = {}
         for step, each in enumerate(terms, start=1):
             shown |= _of_terms(step, *each)
-        return jnp.stack([*errors, prompt, head, *(shown[name] for name in _TERMS)])
+        return jnp.concatenate([outcomes, jnp.stack([shown[name] for name in _TERMS])])
 
     return loop(lambda row: trial(row[0])[None], indices)
 
