@@ -126,7 +126,7 @@ def _averages(
         setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
     )
     outcomes, *third = map(np.asarray, last)
-    found = dict(zip(_OUTCOMES, outcomes.T, strict=True))
+    found: dict[str, Any] = dict(zip(_OUTCOMES, outcomes.T, strict=True))
     for step, (mean, spread) in enumerate((first, second, third), start=1):
         # n times the variance that the step's coordinates are given: that of one term. What
         # rounding leaves of a variance that is 0 is none.
