@@ -134,7 +134,7 @@ METHODS = (
     "contextual.ridge_limit._lowest", "contextual.features.FeatureLaw.thinned",
     "contextual.convex_limit._solve", "contextual.convex_limit._with_jacobian",
     "contextual.ceilings._descend", "contextual.ceilings._starts",
-    "contextual.prompt_step._laguerre", "universal.sphere._kernel_quadrature",
+    "contextual.prompt_step._laguerre", "contextual.three_steps._quadrature", "universal.sphere._kernel_quadrature",
     "universal.sphere._legendre", "universal.bessel._bound_start",
     "universal.bessel._series_start",
 )  # fmt: skip

@@ -108,9 +108,7 @@ def _averages(
     setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
 ) -> np.ndarray:
     """Every quantity for each replicate of the rule: shape (quantity, replicate)."""
-    fixed = wrong.get("fluctuation", 1.0) == 0
-    outer = law.normal_nodes(13)[:, : 1 if fixed else OUTER_NODES]
-    replicates = outer.shape[0]
+    outer, inner, each = _quadrature(setting.irrelevant, wrong.get("fluctuation", 1.0) != 0)
     nodes = outer.reshape(-1, 13)
     fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
     fluctuation[1:] *= wrong.get("later", 1.0)
@@ -119,9 +117,6 @@ def _averages(
     prompts, second = _prompts(setting, dim, samples, heads, nodes[:, 3:8], scales[1], wrong)
     prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
     chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
-    inner, each = _inner_nodes(
-        setting.irrelevant, outer.shape[:2], 8 * INNER_NODES if fixed else INNER_NODES
-    )
     last = _last_step(
         setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
     )
@@ -134,7 +129,7 @@ def _averages(
         variance = np.where(variance > 1e-13 * np.square(mean), variance, 0.0)
         found |= _of_terms(step, mean, variance)
     every = np.stack([found[name] for name in _NAMES])
-    return every.reshape(len(every), replicates, -1).mean(axis=-1)
+    return every.reshape(len(every), *outer.shape[:2]).mean(axis=-1)
 
 
 def limit_error(
@@ -148,16 +143,20 @@ def limit_error(
     return found[_NAMES.index("final_error")]
 
 
-def _inner_nodes(count: int, outer: tuple[int, ...], most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes for the scores in parts of at most `most`, and the part for each outer node.
+def _quadrature(count: int, moving: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes for the order parameters, (replicate, node, 13); nodes for `count` scores, in parts,
+    (part, node, score); and the part for each node of the order parameters.
 
-    The outer nodes of a replicate take turns over its parts, so that all nodes are used.
+    The nodes of a replicate take turns over its parts, so that all scores' nodes are used. Order
+    parameters that do not move need one node, which can have more scores.
     """
-    replicates, times = outer
-    nodes = law.normal_nodes(count)
-    parts = nodes.reshape(replicates, -1, min(most, nodes.shape[1]), count)
+    outer = law.normal_nodes(13)[:, : OUTER_NODES if moving else 1]
+    replicates, times = outer.shape[:2]
+    scores = law.normal_nodes(count)
+    most = min(INNER_NODES if moving else 8 * INNER_NODES, scores.shape[1])
+    parts = scores.reshape(replicates, -1, most, count)
     each = np.arange(replicates)[:, None] * parts.shape[1] + np.arange(times) % parts.shape[1]
-    return parts.reshape(-1, *parts.shape[2:]), each.reshape(-1)
+    return outer, parts.reshape(-1, most, count), each.reshape(-1)
 
 
 def _chi(nodes: np.ndarray, freedom: int, fluctuation: float) -> np.ndarray:

@@ -98,7 +98,7 @@ def test_one_sequence_shows_no_variance():
 
 
 def test_every_score_node_has_its_turn():
-    parts, each = three_steps._inner_nodes(3, (16, 128), 128)
+    _, parts, each = three_steps._quadrature(3, moving=True)
     nodes = three_steps.law.normal_nodes(3)
     for replicate, used in enumerate(np.split(each, 16)):
         turns = np.bincount(used, minlength=len(parts))
