@@ -134,9 +134,9 @@ METHODS = (
     "contextual.ridge_limit._lowest", "contextual.features.FeatureLaw.thinned",
     "contextual.convex_limit._solve", "contextual.convex_limit._with_jacobian",
     "contextual.ceilings._descend", "contextual.ceilings._starts",
-    "contextual.prompt_step._laguerre", "contextual.three_steps._quadrature", "universal.sphere._kernel_quadrature",
-    "universal.sphere._legendre", "universal.bessel._bound_start",
-    "universal.bessel._series_start",
+    "contextual.prompt_step._laguerre", "contextual.three_steps._quadrature",
+    "universal.sphere._kernel_quadrature", "universal.sphere._legendre",
+    "universal.bessel._bound_start", "universal.bessel._series_start",
 )  # fmt: skip
 """Nodes, searches, iterations and their starts: a change moves the accuracy, not the theory."""
 
