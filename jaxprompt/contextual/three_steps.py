@@ -378,7 +378,8 @@ _STRONG = {
     "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
 }  # fmt: skip
 _SIZES = (
-    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (_OTHER, 200, 400, 2), (_OTHER, 400, 1600, 1),
+    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (_OTHER, 400, 1600, 1),
+    (_WIDE, 100, 200, 4),  # d so small that d − 3 tells itself from d
     # With three tokens every part of the moments is a fair share of them; so many sequences show
     # 0.03 of one. The head is short in the first, and long in the second.
     (_WIDE, 1500, 1500, 8), (_STRONG, 3000, 3000, 4),
