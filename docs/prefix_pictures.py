@@ -132,8 +132,9 @@ def draw_accuracy(folder: Path) -> None:
     plans = skill_selection.plans(run["length"], run["steps"], lab.seeds(key))
     base, prefixed = map(lab.run, plans)
     known = list(skill_selection.KNOWN)
-    rows = [("nothing", base, 0), *((f"prefix of 1\non {x}", prefixed, i)
-            for i, x in enumerate(known))]  # fmt: skip
+    chosen = skill_selection.best_runs(prefixed)
+    rows = [("nothing", base, 0), *((f"prefix of 1\non {x}", prefixed, run)
+            for x, run in zip(known, chosen, strict=True))]  # fmt: skip
     title = f"pretrained on all four (2 layers, n = {run['length']})"
     table(right, rows, known, title)
     save(figure, folder, "prefix_accuracy")

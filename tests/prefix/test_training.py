@@ -116,6 +116,14 @@ def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch):
     assert lab.told_apart(names, 3) == {}, "too many inputs to count are not counted"
 
 
+def test_of_several_starts_the_least_training_loss_counts():
+    _, plan = skill_selection.plans(4, 1500, (0, 0))
+    assert [own[0] for own in plan.runs] == 2 * list(skill_selection.KNOWN)
+    final = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.3, 0.1, 0.5])
+    losses = np.stack([np.flip(final), final], axis=1)  # what was before does not matter
+    assert skill_selection.best_runs(lab.Trained(plan, None, losses)) == [4, 1, 6, 3]
+
+
 def test_greedy_decoding_and_one_pass_agree():
     state = adapt.initial(SMALL, key=jax.random.key(0))
     state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
