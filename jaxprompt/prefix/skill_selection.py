@@ -44,7 +44,7 @@ counts.
 """
 
 MODELS: dict[str, Any] = {
-    "small": lambda length: (lab.tiny(length, layers=2, heads=4, width=32), 4e-3),
+    "small": lambda length: (lab.tiny(length, layers=2, heads=4, width=32), 8e-3),
     "published": lambda length: (
         dataclasses.replace(lab.tiny(length, heads=4, width=256), first_norm=False), 1e-3,
     ),
