@@ -250,7 +250,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design(({"length": 6, "steps": 750},), 2),
+        "quick": Design(({"length": 6, "steps": 500},), 2),
         # The second has the sizes of the published experiment.
         "full": Design(
             (

@@ -130,7 +130,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design(({"length": 6, "steps": 750},), 2),
+        "quick": Design(({"length": 6, "steps": 500},), 2),
         "full": Design(({"length": 6, "steps": 5000},), 8),
     },
     compare=lab.compare_limits,
