@@ -39,7 +39,7 @@ def test_reference_simulation_free_of_d(samples, value, stderr):
 def test_fluctuations_are_worth_one_to_four_hundredths():
     """What leaving them out misses, at d = 300 and n from 300 to 3000."""
     still = CLAIM.falsifier("no_fluctuations").predict
-    for samples, least in ((300, 0.01), (1000, 0.01), (3000, 0.005)):
+    for samples, least in ((300, 0.01), (3000, 0.005)):
         point = CLAIM.validated({**REFERENCE, "dim": 300, "samples": samples})
         missed = CLAIM.predict(**point)["error"] - still(**point)["error"]
         assert least < missed < 0.04

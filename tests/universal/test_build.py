@@ -29,9 +29,9 @@ def sphere_points(m, count=3000, seed=99):
     ("f", "m", "accuracy"),
     [
         (lambda x: x, 1, 1e-4),
-        (lambda x: abs(x[0]), 1, 0.02),
+        (lambda x: abs(x[0]), 1, 0.04),
         (smooth, 2, 1e-2),
-        (lambda x: x**2, 3, 0.05),
+        (lambda x: x**2, 3, 0.1),
         (lambda x: 3.0, 2, 1e-3),
         (lambda x: np.linalg.norm(x - 0.1), 2, 0.01),
     ],

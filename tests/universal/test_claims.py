@@ -10,8 +10,14 @@ from jaxprompt.universal import CLAIMS
 IDS = [claim.id for claim in CLAIMS]
 
 
-# These take 10 s and more; `make verify` checks them too.
-LONG = {f"universal.{n}" for n in ("circle_error", "kernel_head", "prefix_rate", "random_centres")}
+# These take 5 s and more; `make verify` checks them too.
+LONG = {
+    f"universal.{n}"
+    for n in (
+        "circle_error", "kernel_head", "optimal_values", "prefix_rate", "random_centres",
+        "sequence_map", "sphere_limit",
+    )
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
