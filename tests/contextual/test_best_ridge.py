@@ -67,3 +67,15 @@ def test_judged_by_the_conditional_error():
 def test_confirmed_and_falsifiers_refuted():
     assert CLAIM.check().status == "confirmed"
     assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8, 1.0, 2.0, 5.0])
+def test_the_least_error_between_nine_ridges(ratio):
+    """Of the limit's own curve, which has no noise: what the simulation's interpolation misses."""
+    features = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
+    ridges = (0.0, *best_ridge._RIDGES, limits.best_ridge(features, ratio))
+    *curve, least = (ridge_limit(features, ratio, x).error.mean() for x in ridges)
+    found = best_ridge._least(np.array(curve)[:, None])
+    for name, exact in (("error", least), ("saving", curve[0] - least)):
+        off = abs(found[name][0] - exact)
+        assert off < 3e-5, f"{name} at d/n = {ratio} is {off:.1e} off, of a standard error of 2e-4"
