@@ -38,7 +38,7 @@ content up to $i$, which is what a prefix with those rows offers it. Content kee
 numbers, so both runs are the same model.
 """
 
-_WIDTH, _HEADS, _TOKENS = 24, 2, 8
+_WIDTH, _HEADS, _TOKENS, _SYMBOLS = 24, 2, 8, 8
 CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
 """Relative change of the logits that counts as another function: half the digits, 1.5e-8.
 
@@ -88,10 +88,10 @@ def deviations(
 
     def one(key: Array) -> dict[str, Array]:
         model_key, token_key = jax.random.split(key)
-        tokens = jax.random.randint(token_key, (_TOKENS + prompt,), 0, 8)
+        tokens = jax.random.randint(token_key, (_TOKENS + prompt,), 0, _SYMBOLS)
 
         def model(causal: bool, hard: bool) -> Transformer:
-            config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, 8, causal=causal)
+            config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, _SYMBOLS, causal=causal)
             built = grown(config, Added(soft_prompt=prompt), key=model_key)
             if hard and built.soft_prompt is not None:
                 words = built.embedding[...][tokens[_TOKENS:]]
@@ -101,8 +101,8 @@ def deviations(
         def compare(causal: bool = True, hard: bool = False, first: bool = False) -> Array:
             built, trace = model(causal, hard), Trace([], [])
             right = built(tokens[:_TOKENS], _TOKENS)
-            # A prefix is fixed: its streams come from a run on other content.
-            built(tokens[::-1][:_TOKENS], _TOKENS, trace=trace)
+            # A prefix is fixed: its streams come from a run on content that differs at every token.
+            built((tokens[:_TOKENS] + 1) % _SYMBOLS, _TOKENS, trace=trace)
             streams = [stream[:prompt] for stream in trace.streams]
             built.soft_prompt = None
             streams = streams[:1] * layers if first else streams

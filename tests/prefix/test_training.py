@@ -12,7 +12,7 @@ from flax import nnx
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix import adapt, lab, skill_selection, tasks
+from jaxprompt.prefix import adapt, lab, skill_selection, soft_prompt, tasks
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.baseline import commonest, constant_answer
 from jaxprompt.prefix.transformer import Added, Config, LowRank, Prefix
@@ -122,6 +122,18 @@ def test_of_several_starts_the_least_training_loss_counts():
     final = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.3, 0.1, 0.5])
     losses = np.stack([np.flip(final), final], axis=1)  # what was before does not matter
     assert skill_selection.best_runs(lab.Trained(plan, None, losses)) == [4, 1, 6, 3]
+
+
+def test_the_other_content_of_a_soft_prompt_is_other(monkeypatch):
+    """Also where all tokens are one: with equal content nothing changes, mask or not."""
+    ones = lambda key, shape, low, high: jnp.ones(shape, jnp.int32)  # noqa: E731
+    monkeypatch.setattr(jax.random, "randint", ones)
+    soft_prompt.deviations.clear_cache()
+    with jax.enable_x64(True):
+        found = soft_prompt.deviations(2, 1, 3, key=jax.random.key(0))
+    soft_prompt.deviations.clear_cache()
+    assert (np.asarray(found["unmasked"]) > soft_prompt.CHANGE).all()
+    assert (np.asarray(found["soft"]) < 1e-12).all()
 
 
 def test_greedy_decoding_and_one_pass_agree():
