@@ -635,9 +635,13 @@ class Claim:
                 raise
             return self._failure(profile, seed, seconds, traceback.format_exc(), falsifier)
         seconds += time.perf_counter() - started
-        noisy = [row for row in rows if math.isfinite(row.detectable)]
+        seen = [row for row in rows if math.isfinite(row.detectable)]
+        # Exact rows see no less than their tolerance: they say nothing of what sampling can show.
+        noisy = [row for row in seen if row.stderr or row.predicted_stderr]
         least = max(
-            noisy, key=lambda r: r.detectable / r.tolerance if r.tolerance else 0.0, default=None
+            noisy or seen,
+            key=lambda r: r.detectable / r.tolerance if r.tolerance else 0.0,
+            default=None,
         )
         return Verdict(
             self.id,

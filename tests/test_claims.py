@@ -146,15 +146,17 @@ def test_predict_gives_declared_quantities(claim):
 
 @each_claim
 def test_falsifiers_give_the_same_quantities_and_other_values(claim):
+    # Each right prediction is made once, and not at all where no falsifier gets that far.
+    given = [claim.validated(point) for point in points(claim)]
+    right = functools.cache(lambda place: claim._evaluate(claim.closed_form, given[place]))
     for falsifier in claim.falsifiers:
-        assert any(differs(claim, falsifier, point) for point in points(claim)), (
+        assert any(differs(claim, falsifier, x, right(i)) for i, x in enumerate(given)), (
             f"falsifier {falsifier.name} predicts what the claim does"
         )
 
 
-def differs(claim, falsifier, point):
-    right = claim._evaluate(claim.closed_form, claim.validated(point))
-    wrong = claim._evaluate(falsifier.predict, claim.validated(point))
+def differs(claim, falsifier, point, right):
+    wrong = claim._evaluate(falsifier.predict, point)
     assert set(wrong) == set(right), falsifier.name
     return any(np.any(wrong[n] != right[n]) for n in right if not n.endswith("_stderr"))
 

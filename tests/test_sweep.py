@@ -32,7 +32,7 @@ gain = 1.0
 [grid]
 dim = [8, 12]
 ratio = [0.5, 2.0]
-ridge = [0.05, 0.0]
+ridge = [0.05, 0.02]
 """
 
 
@@ -78,7 +78,7 @@ def test_dimensions_are_the_grid_in_file_order(finished):
     data = jp.load(finished[1])
     assert list(data.sizes.items()) == [("dim", 2), ("ratio", 2), ("ridge", 2)]
     assert data["dim"].values.tolist() == [8, 12]
-    assert data["ridge"].values.tolist() == [0.05, 0.0]
+    assert data["ridge"].values.tolist() == [0.05, 0.02]
 
 
 def test_variables_and_attributes(finished):
@@ -110,12 +110,14 @@ def test_cells_equal_direct_calls(finished):
     claim = jp.claim("contextual.prompt_error")
     fixed = json.loads(data.attrs["config_fixed"])
     for ratio in (0.5, 2.0):
-        for ridge in (0.05, 0.0):
+        for ridge in (0.05, 0.02):
             found = claim.predict(**fixed, dim=12, ratio=ratio, ridge=ridge)
             cell = data.sel(dim=12, ratio=ratio, ridge=ridge)
             assert float(cell["error_predicted"]) == found["error"]
     key = sweeps.fold_in_parameters(sweeps.as_key(3), {**fixed, "dim": 12})
-    direct = claim.simulate(key=key, trials=4, **fixed, dim=12, ratio=[0.5, 2.0], ridge=[0.05, 0.0])
+    direct = claim.simulate(
+        key=key, trials=4, **fixed, dim=12, ratio=[0.5, 2.0], ridge=[0.05, 0.02]
+    )
     measured = data.sel(dim=12)["error"].transpose("ridge", "ratio").values
     np.testing.assert_array_equal(measured, direct["error"].mean)
 
@@ -349,11 +351,11 @@ def test_progress_counts_cells(toy, tmp_path):
         ("relevant = 2", "relevant = 7", "`relevant` = 7"),
         ("noise = 1.0", "noise = -1.0", "`noise` = -1.0"),
         ("gain = 1.0", "gain = 1.0\nshift_weights = [0.5]", "`shift_weights`"),
-        ("ridge = [0.05, 0.0]", "ridge = [0.05, -1.0]", "`ridge` = -1.0"),
-        ("ridge = [0.05, 0.0]", "ridge = 0.05", "`ridge` = 0.05: must be a list"),
-        ("ridge = [0.05, 0.0]", "ridge = []", "`ridge` = .*must be a list"),
-        ("ridge = [0.05, 0.0]", "ridge = [0.05, 0.05]", "repeats"),
-        ("ridge = [0.05, 0.0]", "ridge = [0.05]\ngain = [1.0]", "`gain` stands in"),
+        ("ridge = [0.05, 0.02]", "ridge = [0.05, -1.0]", "`ridge` = -1.0"),
+        ("ridge = [0.05, 0.02]", "ridge = 0.05", "`ridge` = 0.05: must be a list"),
+        ("ridge = [0.05, 0.02]", "ridge = []", "`ridge` = .*must be a list"),
+        ("ridge = [0.05, 0.02]", "ridge = [0.05, 0.05]", "repeats"),
+        ("ridge = [0.05, 0.02]", "ridge = [0.05]\ngain = [1.0]", "`gain` stands in"),
         ("dim = [8, 12]\n", "", "`dim` = .*missing"),
         ("dim = [8, 12]", "dim = [8, 12.5]", "`dim` = 12.5"),
         ("[grid]", "[grid", "is not TOML"),
