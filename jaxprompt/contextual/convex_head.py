@@ -401,5 +401,9 @@ CLAIM = Claim(
     compare=_compare,
     size="dim",
     broadcasts="signal, context, noise, gain, ridge and ratio",
-    figure=Agreement(title="Heads learned by convex losses", label="error and head coordinates"),
+    figure=Agreement(
+        title="Heads learned by convex losses",
+        label="error and head coordinates",
+        quantities=("error", "head_signal", "head_noise"),
+    ),
 )
