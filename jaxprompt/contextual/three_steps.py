@@ -55,7 +55,8 @@ INNER_NODES = 128
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
-    """Errors and alignments with standard errors, for arrays of `dim` and `samples`."""
+    """Errors, alignments, and means and variances of the steps' terms, with standard errors, for
+    arrays of `dim` and `samples`."""
     return _closed_form({}, **params)
 
 
