@@ -42,7 +42,10 @@ from jaxprompt.parallel import cores, loop, map_trials
 from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = ["CLAIM", "PROMPT_NORM", "closed_form", "limit_error", "simulate", "simulate_trials"]
+__all__ = [
+    "CLAIM", "MEANS", "NAMES", "PROMPT_NORM", "closed_form", "limits", "simulate",
+    "simulate_trials",
+]  # fmt: skip
 
 
 # --- the closed form -----------------------------------------------------------------------------
@@ -65,10 +68,10 @@ def _closed_form(
 ) -> dict[str, Any]:
     setting = Setting.make(**params, where=CLAIM.id)
     dims, counts = np.broadcast_arrays(dim, samples)
-    out = {f"{n}{end}": np.empty(dims.shape) for end in ("", "_stderr") for n in _NAMES}
+    out = {f"{n}{end}": np.empty(dims.shape) for end in ("", "_stderr") for n in NAMES}
     for index in np.ndindex(dims.shape):
         found = _averages(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
-        for name, replicates in zip(_NAMES, found, strict=True):
+        for name, replicates in zip(NAMES, found, strict=True):
             out[name][index], out[f"{name}_stderr"][index] = law.pooled(replicates)
     return {name: value[()] for name, value in out.items()}
 
@@ -93,7 +96,11 @@ _TERMS = {
 }
 """What is told of the steps' terms: variances, and the means that are not 0 by symmetry."""
 
-_NAMES = (*_OUTCOMES, *_TERMS)
+NAMES = (*_OUTCOMES, *_TERMS)
+"""All that a trial shows and the closed form predicts."""
+
+MEANS = {name: meaning for name, meaning in _TERMS.items() if name.endswith("mean")}
+_STILL = (*_OUTCOMES, *MEANS)
 
 
 def _of_terms(step: int, mean: Any, variance: Any) -> dict[str, Any]:
@@ -129,19 +136,20 @@ def _averages(
         variance = samples * np.square(spread).sum(axis=2)
         variance = np.where(variance > 1e-13 * np.square(mean), variance, 0.0)
         found |= _of_terms(step, mean, variance)
-    every = np.stack([found[name] for name in _NAMES])
+    every = np.stack([found[name] for name in NAMES])
     return every.reshape(len(every), *outer.shape[:2]).mean(axis=-1)
 
 
-def limit_error(
+def limits(
     setting: Setting, ratio: float, prompt_norm: float, wrong: Mapping[str, float] | None = None
-) -> np.ndarray:
-    """Final error as n, d → ∞ with n/d = `ratio`, for each replicate: nothing fluctuates."""
+) -> dict[str, np.ndarray]:
+    """Errors, alignments and means of the terms as n, d → ∞ with n/d = `ratio`, for each replicate
+    of the rule: nothing fluctuates."""
     dim = 10**8
     samples = max(round(ratio * dim), 1)
     still = {**(wrong or {}), "fluctuation": 0.0}
     found = _averages(setting, dim, samples, float(prompt_norm), still)
-    return found[_NAMES.index("final_error")]
+    return {name: row for name, row in zip(NAMES, found, strict=True) if name in _STILL}
 
 
 def _quadrature(count: int, moving: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -311,8 +319,8 @@ def simulate(
     setting = Setting.make(**params, where=CLAIM.id)
     found = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
     # One sequence shows no variance.
-    told = [name for name in _NAMES if samples > 1 or not name.endswith("variance")]
-    return {name: mean_estimate(found[:, _NAMES.index(name)]) for name in told}
+    told = [name for name in NAMES if samples > 1 or not name.endswith("variance")]
+    return {name: mean_estimate(found[:, NAMES.index(name)]) for name in told}
 
 
 def simulate_trials(

@@ -1,40 +1,54 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from jaxprompt.contextual import sample_complexity, three_steps
 from jaxprompt.contextual.sample_complexity import CLAIM
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.stats import Estimate
+from jaxprompt.contextual.three_steps import MEANS
 
 BASE = sample_complexity._BASE
 
 
 def test_limit_solves_the_three_steps_error():
     """The crossing of the finite-size closed form at large d, without the limit's shortcut."""
-    ratio = CLAIM.predict(**BASE)["samples_per_dim"]
+    limit = CLAIM.predict(**BASE)
+    ratio = limit["samples_per_dim"]
     model = {n: v for n, v in BASE.items() if n != "target"}
     dim = 10**6
     at = three_steps.CLAIM.predict(**model, dim=dim, samples=round(ratio * dim))
     assert abs(at["final_error"] - BASE["target"]) < 4 * at["final_error_stderr"]
+    for name in MEANS:
+        error = math.hypot(at[f"{name}_stderr"], limit[f"{name}_stderr"])
+        assert abs(at[name] - limit[name]) < 4 * error, (name, at[name], limit[name], error)
 
 
 def test_crossing_of_a_known_curve(monkeypatch):
-    """An exact error curve in place of the simulation: the search finds its crossing."""
+    """Exact curves in place of the simulation: the search finds the crossing and the terms."""
+    noise = np.linspace(-1, 1, 32)
 
-    def error(setting, dim, *, samples, prompt_norm, trials, key):
-        return Estimate(0.3 * (dim / samples) ** 0.7, 1e-5, trials)
+    def trials_(setting, dim, *, samples, prompt_norm, trials, key):
+        error = 0.3 * (dim / samples) ** 0.7 * (1 + 1e-4 * noise[:trials])
+        # The term follows the error, trial by trial: at a fixed error it does not vary.
+        return {"final_error": error, **{name: 5 + np.log(error) for name in MEANS}}
 
-    monkeypatch.setattr(sample_complexity, "_error", error)
+    monkeypatch.setattr(sample_complexity, "_trials", trials_)
     setting = Setting.make(**{n: v for n, v in BASE.items() if n not in ("target", "prompt_norm")})
-    exact = 500 * (0.3 / 0.03) ** (1 / 0.7)
+    exact = (0.3 / 0.03) ** (1 / 0.7)
     key = sample_complexity.jax.random.key(0)
     for guess in (50.0, 500.0, 50_000.0):
         found = sample_complexity._crossing(setting, 500, guess, 0.03, 2.5, 32, key)
-        assert found.mean == pytest.approx(exact, rel=1e-6)
+        ratio = found["samples_per_dim"]
+        assert ratio.mean == pytest.approx(exact, rel=1e-4)
         # The error's own error over the slope of the log.
-        assert found.stderr / found.mean == pytest.approx(1e-5 / 0.03 / 0.7, rel=1e-2)
+        spread = 1e-4 * noise.std(ddof=1) / math.sqrt(32) / 0.7
+        assert ratio.stderr / ratio.mean == pytest.approx(spread, rel=1e-2)
+        for name in MEANS:
+            assert found[name].mean == pytest.approx(5 + math.log(0.03), rel=1e-4)
+            assert found[name].stderr < 0.1 * spread
 
 
 def test_unreachable_target_is_refused():

@@ -82,7 +82,7 @@ def test_predicted_terms_are_those_of_many_trials():
     over heads and prompts are those over trials: at a size where neither is near its limit."""
     few = {**REFERENCE, "dim": 60, "samples": 90}
     predicted, found = CLAIM.predict(**few), CLAIM.simulate(key=3, trials=1000, **few)
-    assert list(found) == list(three_steps._NAMES)
+    assert list(found) == list(three_steps.NAMES)
     for name in three_steps._TERMS:
         error = np.hypot(found[name].stderr, predicted[f"{name}_stderr"])
         missed = abs(found[name].mean - predicted[name]) / error
