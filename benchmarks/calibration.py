@@ -93,7 +93,7 @@ REDUCED = {
     "prefix.skill_combination": Reduction(changes={"steps": 2250}),
     "contextual.training": Reduction(0.75, (1, 2)),
     "contextual.image_context": Reduction(runs=(0, 1, 2), changes={"steps": 100}),
-    "prefix.real_transformer": Reduction(changes={"steps": 16, "examples": 128}),
+    "prefix.real_transformer": Reduction(changes={"steps": 8, "examples": 64}),
 }
 
 SMALL = {
