@@ -238,8 +238,6 @@ _BASE = {
     "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
     "target": 0.03,
 }  # fmt: skip
-
-
 _STRONG = {
     "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
     "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
