@@ -72,8 +72,7 @@ MOST = 60
 DEAR = {
     "contextual.best_ridge": 40, "contextual.conditional_error": 24, "contextual.context_gain": 40,
     "contextual.convex_head": 40, "contextual.prompt_error": 30, "contextual.separation": 24,
-    "contextual.sample_complexity": 60, "contextual.three_steps": 40, "contextual.training": 30,
-    "universal.circle_error": 30,
+    "contextual.training": 30, "universal.circle_error": 30,
 }  # fmt: skip
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
 
