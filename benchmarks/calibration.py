@@ -89,11 +89,11 @@ REDUCED = {
     "prefix.new_task_limit": Reduction(changes=_SHORT),
     "prefix.no_forgetting": Reduction(changes=_SHORT),
     "prefix.prefix_subspace": Reduction(0.2, options={"trained": _SHORT}),
-    "prefix.skill_selection": Reduction(changes={"steps": 2250}),
+    "prefix.skill_selection": Reduction(),
     "prefix.skill_combination": Reduction(changes={"steps": 2250}),
     "contextual.training": Reduction(0.75, (1, 2)),
     "contextual.image_context": Reduction(runs=(0, 1, 2), changes={"steps": 100}),
-    "prefix.real_transformer": Reduction(changes={"steps": 8, "examples": 64}),
+    "prefix.real_transformer": Reduction(changes={"steps": 4, "examples": 48}),
 }
 
 SMALL = {

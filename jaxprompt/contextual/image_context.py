@@ -624,8 +624,8 @@ float32 in sums of 16 weights, 1e-5.
         "quick": _cells((
             ({"kind": "partial", "level": "embeddings"}, 24, 128),
             ({"kind": "partial"}, 40, 20),
-            ({"kind": "partial"}, 300, 10),
-            ({"kind": "embedded"}, 300, 12),
+            ({"kind": "partial"}, 300, 16),
+            ({"kind": "embedded"}, 300, 16),
         )),
         "full": _full(),
     },

@@ -39,8 +39,7 @@ inputs of equal digits ($8^{1-n}$ of all), which both orders leave as they are. 
 the probability $2/t$ and the entropy is $\log t-\frac2t\log2$, and accuracies add up to
 $1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Selection needs
 no new attention pattern: a bias that names the task is enough for the layers after it. A small
-model's prefixes are trained from two starts each, and the one with the smaller training loss
-counts.
+model's prefixes are trained from four starts each, and the one with the least training loss counts.
 """
 
 MODELS: dict[str, Any] = {
@@ -56,9 +55,13 @@ MODELS: dict[str, Any] = {
 KNOWN = ("asc", "desc", "add1", "add2")
 """The tasks of the mixture."""
 
-STARTS = {"small": 2, "published": 1, "deep": 1}
-"""Trainings of each prefix from different starts, of which the one with the least loss counts: a
-small model that is barely trained leaves some of them in a poor minimum."""
+STARTS = {"small": 4, "published": 1, "deep": 1}
+"""Trainings of each prefix from different starts, of which the one with the least loss counts: with
+a small model that is barely trained up to half of them end in a poor minimum, whatever their rate
+and length."""
+
+PART = {"small": 6, "published": 3, "deep": 3}
+"""Each training of a prefix has this part of pretraining's steps."""
 
 
 def closed_form(*, tasks: Any, length: Any, steps: Any = None, model: Any = None) -> dict[str, Any]:
@@ -86,7 +89,7 @@ def plans(
     """Pretraining on the mixture, and one prefix vector for each task from each start: run
     ``t + 4 s`` is for task t from start s."""
     config, rate = MODELS[model](length)
-    rounded = adapt.BLOCK * max(steps // (3 * adapt.BLOCK), 1)
+    rounded = adapt.BLOCK * max(steps // (PART[model] * adapt.BLOCK), 1)
     base = lab.pretrained(config, KNOWN, Recipe(steps, rate, falling=True), 1, seed)
     runs = tuple((name,) for name in KNOWN) * STARTS[model]
     prefix = Plan(
@@ -173,8 +176,8 @@ CLAIM = Claim(
         Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=2,
                   default=4),
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
-        Parameter("steps", "integer", "steps of pretraining; a third for each prefix",
-                  low=adapt.BLOCK, default=3000),
+        Parameter("steps", "integer", "steps of pretraining; a sixth of them, or with larger "
+                  "models a third, for each training of a prefix", low=adapt.BLOCK, default=3000),
         Parameter("model", "choice", "sizes of the model", choices=tuple(MODELS), default="small"),
     ),
     quantities=(

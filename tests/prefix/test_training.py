@@ -118,10 +118,10 @@ def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch):
 
 def test_of_several_starts_the_least_training_loss_counts():
     _, plan = skill_selection.plans(4, 1500, (0, 0))
-    assert [own[0] for own in plan.runs] == 2 * list(skill_selection.KNOWN)
-    final = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.3, 0.1, 0.5])
+    assert [own[0] for own in plan.runs] == 4 * list(skill_selection.KNOWN)
+    final = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.3, 0.1, 0.5, *[0.6] * 4, 0.7, 0.6, 0.5, 0.05])
     losses = np.stack([np.flip(final), final], axis=1)  # what was before does not matter
-    assert skill_selection.best_runs(lab.Trained(plan, None, losses)) == [4, 1, 6, 3]
+    assert skill_selection.best_runs(lab.Trained(plan, None, losses)) == [4, 1, 6, 15]
 
 
 def test_the_other_content_of_a_soft_prompt_is_other(monkeypatch):
