@@ -103,6 +103,7 @@ CONVENTIONS = {
         "0.0",
     ): "gains are counted from a constant answer, whose gain is 0",
     ("prefix.skill_selection", "LEARNS"): "from what accuracy a task counts as selected",
+    ("prefix.real_transformer", "CHANGE"): "from what size on a log-ratio counts as changed",
 }
 """Numbers that a statement sets by definition, by claim and place, and what they define.
 
