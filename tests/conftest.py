@@ -39,6 +39,22 @@ def x64():
 
 
 @pytest.fixture
+def all_refuted_by_simulation():
+    """Asserts that simulated rows refute each falsifier, without those that need no simulation."""
+    from jaxprompt import stats
+    from jaxprompt.engine import FALSE_ALARM
+
+    def check(claim, verdict):
+        for falsifier in claim.falsifiers:
+            compared = claim.compared(verdict.cells, falsifier.predict)
+            rows = [row for row in compared if row.stderr > 0]
+            found = stats.overall(row.verdict for row in stats.decide(rows, FALSE_ALARM))
+            assert found == "refuted", f"{falsifier.name}: {found} by {len(rows)} simulated rows"
+
+    return check
+
+
+@pytest.fixture
 def toy_claim():
     """A maker of small, fast claims: the mean of normals around `level`."""
     return make_toy

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special
 
-from jaxprompt import stats
 from jaxprompt.contextual import convex_definition, convex_head
 from jaxprompt.contextual import convex_limit as limits
 from jaxprompt.contextual.convex_head import CLAIM
@@ -16,7 +15,6 @@ from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_hea
 from jaxprompt.contextual.features import feature_law
 from jaxprompt.contextual.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.engine import FALSE_ALARM
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
 LAW = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
@@ -290,12 +288,8 @@ def test_bad_input_is_one_clear_line():
 
 
 @pytest.mark.slow
-def test_confirmed_and_falsifiers_refuted():
+def test_confirmed_and_falsifiers_refuted(all_refuted_by_simulation):
     verdict = CLAIM.check()
     assert verdict.status == "confirmed"
     assert {v.status for v in CLAIM.falsify_cells(verdict).values()} == {"refuted"}
-    # Also by what was simulated alone, without the rows that need no simulation.
-    for falsifier in CLAIM.falsifiers:
-        rows = [row for row in CLAIM.compared(verdict.cells, falsifier.predict) if row.stderr > 0]
-        found = stats.overall(row.verdict for row in stats.decide(rows, FALSE_ALARM))
-        assert found == "refuted", f"{falsifier.name}: {found} by {len(rows)} simulated rows"
+    all_refuted_by_simulation(CLAIM, verdict)
