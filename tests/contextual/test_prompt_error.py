@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -245,23 +246,20 @@ def test_simulation_against_token_level_numpy(samples, ridge):
         assert abs(z) < 4.2, f"{name}: {fast[name].mean:.4f}, token by token {z:+.1f} s.e. away"
 
 
-# With a ridge: systems without one are solved in float64, which takes longer to compile. Tests of
-# one size, grid and number of ridges share what the first of them compiles.
-SMALL = {**BASE, "gain": 1.0, "dim": 8, "ratio": [0.5, 2.0], "ridge": 0.1}
-
-
 def test_grids_share_a_stream_and_keep_each_entry():
-    grid = CLAIM.simulate(
-        key=1, trials=6, **{**SMALL, "ratio": [0.5, 0.8, 2], "ridge": [0.02, 0.1]}
-    )
+    point = {**BASE, "gain": 1.0, "dim": 24}
+    # With a ridge: systems without one are solved in float64, which takes longer to compile.
+    grid = CLAIM.simulate(key=1, trials=6, ratio=[0.4, 0.8, 1.5], ridge=[0.02, 0.1], **point)
     assert grid["error"].mean.shape == (2, 3)
-    for name, estimate in CLAIM.simulate(key=1, trials=6, **SMALL).items():
+    fewer = CLAIM.simulate(key=1, trials=6, ratio=[0.4, 1.5], ridge=[0.02, 0.1], **point)
+    for name, estimate in fewer.items():
         # The same rows, summed in other chunks.
-        np.testing.assert_allclose(grid[name].mean[1, [0, 2]], estimate.mean, rtol=1e-5)
+        np.testing.assert_allclose(grid[name].mean[:, [0, 2]], estimate.mean, rtol=1e-5)
 
 
 def test_simulation_serves_repeated_sample_sizes():
-    found = CLAIM.simulate(key=1, trials=3, **{**SMALL, "ratio": [2.0, 2.01, 0.5]})
+    point = {**BASE, "gain": 1.0, "dim": 8}
+    found = CLAIM.simulate(key=1, trials=3, ratio=[2.0, 2.01, 0.5], ridge=0.1, **point)
     assert found["error"].mean[0] == found["error"].mean[1]
 
 
@@ -275,29 +273,24 @@ def test_finite_size_agrees_with_the_limit():
 
 
 def test_one_compilation_for_each_shape():
-    def simulate(**changes):
-        CLAIM.simulate(key=changes.get("gain", 0) and 1, trials=2, **{**SMALL, **changes})
-        return prompt_error._trials._cache_size()
-
-    once = simulate()
-    assert once >= 1
-    for changes in ({"gain": 0.5}, {"signal": 2.0}, {"ridge": 0.2}, {"noise": 0.5}):
-        assert simulate(**changes) == once, f"compiled again for {changes}"
-    assert simulate(shifts=[[0.5, 0.2]]) == once, "compiled again for another shift of equal shape"
-    assert simulate(ratio=[0.6, 1.8]) == once, "compiled again for another grid of equal length"
-
-
-@pytest.mark.slow  # float64 solvers take 5 s to compile
-def test_a_system_without_ridge_is_solved_in_float64():
     jitted = prompt_error._trials
     jitted.clear_cache()
-    for ridge in (0.0, 1e-5, 0.0):
-        point = {**BASE, "gain": 1.0, "dim": 10, "ratio": [0.5, 2.0], "ridge": ridge}
-        CLAIM.simulate(key=1, trials=2, **point)
-        assert jitted._cache_size() == 1, f"compiled again for the ridge {ridge}"
+
+    def simulate(**changes):
+        point = {**BASE, "gain": 1.0, "dim": 10, "ratio": [0.5, 2.0], "ridge": 0.1, **changes}
+        CLAIM.simulate(key=changes.get("gain", 0) and 1, trials=2, **point)
+        return jitted._cache_size()
+
+    assert simulate() == 1
+    for changes in ({"gain": 0.5}, {"signal": 2.0}, {"ridge": 0.2}, {"noise": 0.5}):
+        assert simulate(**changes) == 1, f"compiled again for {changes}"
+    assert simulate(shifts=[[0.5, 0.2]]) == 1, "compiled again for another shift of equal shape"
+    assert simulate(ratio=[0.4, 3.0]) == 1, "compiled again for another grid of equal length"
+    assert simulate(ridge=0.0) == 2, "a system without ridge is solved in float64"
+    assert simulate(ridge=1e-5) == 2
 
 
-@pytest.mark.parametrize("ratio", [[0.3, 0.6], pytest.param([1.5, 3.0], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ratio", [[0.3, 0.6], [1.5, 3.0]])
 def test_sizes_on_one_side_of_the_dimension(ratio):
     found = CLAIM.simulate(key=0, trials=3, **BASE, gain=1.0, dim=8, ratio=ratio, ridge=0.1)
     assert np.shape(found["error"].mean) == np.shape(ratio)
@@ -305,12 +298,14 @@ def test_sizes_on_one_side_of_the_dimension(ratio):
 
 
 def test_batches_keep_every_trial(monkeypatch):
-    whole = CLAIM.simulate(key=4, trials=7, **SMALL)["error"]
+    trials = 7
+    point = {**BASE, "gain": 1.0, "dim": 8, "ratio": 0.5, "ridge": 0.1}
+    whole = CLAIM.simulate(key=4, trials=trials, **point)["error"]
     monkeypatch.setattr(prompt_error, "_batch", lambda *args: 3)
-    found = CLAIM.simulate(key=4, trials=7, **SMALL)["error"]
-    assert np.shape(whole.mean) == (2,)
-    np.testing.assert_allclose(found.mean, whole.mean, rtol=1e-6)
-    np.testing.assert_allclose(found.stderr, whole.stderr, rtol=1e-4)
+    found = CLAIM.simulate(key=4, trials=trials, **point)["error"]
+    assert np.shape(whole.mean) == ()
+    assert found.mean == pytest.approx(whole.mean, rel=1e-6)
+    assert found.stderr == pytest.approx(whole.stderr, rel=1e-4)
 
 
 @pytest.mark.slow  # by default one system at a time, in test_ridge.py
@@ -332,8 +327,12 @@ def test_memory_does_not_grow_with_trials_or_samples():
 
 def test_padding_the_shifts_changes_nothing():
     """One shift and the same one padded with a second of weight 0 give the same bits."""
-    one = CLAIM.simulate(key=3, trials=4, shifts=[[0.4, 0.2]], **SMALL)
-    both = {"shifts": [[0.4, 0.2], [9.0, 9.0]], "shift_weights": [1.0, 0.0]}
-    padded = CLAIM.simulate(key=3, trials=4, **both, **SMALL)
+    shape = {"dim": 32, "trials": 4, "ratio": [0.5, 2.0], "ridge": 0.05, "tokens": 6, "relevant": 2}
+    shape |= {"signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 0.7}
+    claim, key = jp.claim("contextual.prompt_error"), jax.random.key(3)
+    one = claim.simulate(key=key, shifts=[[0.4, 0.2]], **shape)
+    padded = claim.simulate(
+        key=key, shifts=[[0.4, 0.2], [9.0, 9.0]], shift_weights=[1.0, 0.0], **shape
+    )
     for name, estimate in one.items():
         assert np.array_equal(estimate.mean, padded[name].mean), name
