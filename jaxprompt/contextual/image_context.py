@@ -623,7 +623,7 @@ float32 in sums of 16 weights, 1e-5.
     designs={
         "quick": _cells((
             ({"kind": "partial", "level": "embeddings"}, 24, 128),
-            ({"kind": "partial"}, 40, 20),
+            ({"kind": "partial"}, 40, 28),
             ({"kind": "partial"}, 300, 16),
             ({"kind": "embedded"}, 300, 16),
         )),
