@@ -198,11 +198,10 @@ def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: b
 
 
 def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside: float) -> None:
-    half = [sps.t.ppf(0.975, r["trials"] - 1) * r["stderr"] for r in rows]
     axis.errorbar(
         [r["x"] + aside for r in rows],
         [r["y"] for r in rows],
-        yerr=half,
+        yerr=_half_widths(rows),
         label=label or "_",
         color=_colour(place),
         marker=_MARKERS[place % 7],
@@ -212,6 +211,14 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside:
         elinewidth=0.8,
         zorder=3,
     )
+
+
+def _half_widths(rows: Sequence[Row]) -> list[float]:
+    """Half widths of Student's 95 % intervals; 0 for what has no sampling error."""
+    return [
+        float(sps.t.ppf(0.975, r["trials"] - 1)) * r["stderr"] if r["stderr"] > 0 else 0.0
+        for r in rows
+    ]
 
 
 def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
@@ -244,7 +251,7 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     left.plot([low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality")
     for place, quantity in enumerate(_distinct(points, "quantity")):
         own = [r for r in points if r["quantity"] == quantity]
-        half = [1.96 * r["stderr"] for r in own]
+        half = _half_widths(own)
         x, y = [r["predicted"] for r in own], [r["simulated"] for r in own]
         left.errorbar(x, y, yerr=half, label=quantity, capsize=2, zorder=3, **_marker(place))
         for axis in rest:
@@ -255,9 +262,9 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     left.set_ylabel(f"measured {spec.label}")
     left.legend(loc="upper left")
     for axis in rest:
-        _finish_residuals(axis, f"predicted {spec.label}")
-    note = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
-    _frame(figure, spec.title, note)
+        _finish_residuals(axis, f"predicted {spec.label}", noisy)
+    what = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
+    _frame(figure, spec.title, _counted(points, what))
     return figure
 
 
@@ -268,7 +275,7 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     axis.errorbar(
         [r["simulated"] for r in points],
         places,
-        xerr=[1.96 * r["stderr"] for r in points],
+        xerr=_half_widths(points),
         label="measured",
         capsize=2,
         zorder=3,
@@ -280,7 +287,7 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel(spec.label)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _frame(figure, spec.title, "bars: 95 %")
+    _frame(figure, spec.title, _counted(points, "bars: 95 %"))
     return figure
 
 
@@ -338,13 +345,14 @@ def _marker(place: int) -> dict[str, Any]:
     }
 
 
-def _finish_residuals(axis: Axes, label: str) -> None:
-    axis.axhspan(-1.96, 1.96, color="#eeeeee", zorder=0)
+def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:
+    band = max(_half_widths([{**r, "stderr": 1.0} for r in noisy]))
+    axis.axhspan(-band, band, color="#eeeeee", zorder=0)
     axis.axhline(0, color="#777777", linewidth=1)
     axis.set_xlabel(label)
     axis.set_ylabel("difference / its standard error")
     found = [abs(v) * 1.1 for line in axis.lines for v in np.asarray(line.get_ydata())]
-    reach = max([3.0, *found])
+    reach = max([3.0, 1.1 * band, *found])
     axis.set_ylim(-reach, reach)
 
 
@@ -358,14 +366,22 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
         and name not in (spec.x, spec.series, spec.panel)
     }
     if any(r["stderr"] > 0 for r in points):
-        trials = sorted({int(r["trials"]) for r in points})
-        count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
-        measured = f"mean of {count} trials with 95 % interval"
+        measured = f"mean of {_count(points)} trials with 95 % interval"
     else:
         measured = "exact evaluation"
     named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
     text = "; ".join(filter(None, [f"lines: theory; points: {measured}", named]))
     return f"{text}\n{spec.caption}" if spec.caption else text
+
+
+def _counted(points: Sequence[Row], what: str) -> str:
+    noisy = [r for r in points if r["stderr"] > 0]
+    return f"means of {_count(noisy)} trials; {what}" if noisy else what
+
+
+def _count(points: Sequence[Row]) -> str:
+    trials = sorted({int(r["trials"]) for r in points})
+    return f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
 
 
 def _label(pattern: str, value: Any) -> str:

@@ -6,12 +6,13 @@ figure can always be redrawn from what was stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxprompt import stats
 from jaxprompt.engine import Agreement, Cell, Claim, Curves, Regions, Verdict, canonical
 
 __all__ = ["FigureTables", "figure_tables", "shows_check"]
@@ -72,6 +73,7 @@ def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
             "predicted": row.predicted,
             "simulated": row.simulated,
             "stderr": float(np.hypot(row.stderr, row.predicted_stderr)),
+            "trials": _trials(row, verdict.cells),
             "verdict": row.verdict.value,
             "note": row.note,
             "parameters": canonical(row.parameters),
@@ -79,6 +81,33 @@ def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
         for row in verdict.rows
         if not spec.quantities or row.quantity in spec.quantities
     ]
+
+
+def _trials(row: stats.Row, cells: Sequence[Cell]) -> int:
+    """Fewest trials of the cells that a row was made from; 0 without sampling error.
+
+    A fit joins several cells: what it runs over stands in the row's parameters as the list of its
+    values. A row that names no cell's parameters counts as made from all.
+    """
+    if row.stderr == row.predicted_stderr == 0:
+        return 0
+    own = [cell for cell in cells if _joined(row.parameters, cell.parameters)] or cells
+    return min(
+        estimate.trials
+        for cell in own
+        for name, estimate in cell.estimates.items()
+        if name == row.quantity or row.quantity not in cell.estimates
+    )
+
+
+def _joined(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+    return all(_covers(row[name], cell[name]) for name in row.keys() & cell.keys())
+
+
+def _covers(named: Any, value: Any) -> bool:
+    """Whether a row's value, or one of those it runs over, is a cell's; values may be arrays."""
+    among = [named, *(named if isinstance(named, list | tuple) else ())]
+    return canonical({"": value}) in [canonical({"": one}) for one in among]
 
 
 def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:

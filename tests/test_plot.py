@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.stats
 
 import jaxprompt as jp
 from jaxprompt import plot, report, store
-from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, Regions, as_key
+from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, Regions, Relation, as_key
 from jaxprompt.tables import FigureTables, figure_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,6 +80,26 @@ def test_an_agreement_shows_the_quantities_it_names(toy_claim):
     assert tables_of(toy_claim(figure=figure)) == tables_of(toy_claim(figure=Agreement("Toy", "")))
     with pytest.raises(ValueError, match="quantity 'valve' must be one of value"):
         toy_claim(figure=Agreement(title="Toy", label="value", quantities=("valve",)))
+
+
+def test_an_agreement_says_how_many_trials_and_how_wide_their_intervals_are(toy_claim):
+    runs = [{"level": 1.0, "size": size, "trials": n} for size, n in ((4, 40), (8, 10), (16, 20))]
+    design = Design(tuple(runs), 40)
+    figure = Agreement(title="Toy", label="value", limits=True)
+
+    apart = toy_claim(designs={"quick": design}, figure=figure)
+    tables = tables_of(apart)
+    assert [r["trials"] for r in tables.points] == [40, 10, 20]
+    drawn = plot.draw(apart, tables)
+    assert any("means of 10 to 40 trials" in text.get_text() for text in drawn.texts)
+    (bars,) = drawn.axes[0].containers
+    for path, r in zip(bars[2][0].get_paths(), tables.points, strict=True):
+        half = np.ptp(path.vertices[:, 0]) / 2
+        assert half == pytest.approx(scipy.stats.t.ppf(0.975, r["trials"] - 1) * r["stderr"])
+
+    changes = {"relation": Relation.ASYMPTOTIC, "size": "size"}
+    fitted = toy_claim(designs={"quick": design}, figure=figure, **changes)
+    assert [r["trials"] for r in tables_of(fitted).points] == [10], "the least of what it joins"
 
 
 def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):

@@ -32,6 +32,8 @@ from jaxprompt.contextual.three_steps import (
     MEANS,
     NAMES,
     PROMPT_NORM,
+    THREE_TOKENS,
+    UNEVEN_SHIFTS,
     limits,
     simulate_trials,
 )  # fmt: skip
@@ -233,16 +235,8 @@ def _joined(
 
 # --- the claim -----------------------------------------------------------------------------------
 
-_BASE = {
-    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
-    "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
-    "target": 0.03,
-}  # fmt: skip
-_STRONG = {
-    "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
-    "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
-    "target": 0.06,
-}  # fmt: skip
+_BASE = {**UNEVEN_SHIFTS, "target": 0.03}
+_STRONG = {**THREE_TOKENS, "target": 0.06}
 """With three tokens every part of the steps' moments is a fair share of them, and n/d is a quarter
 of the other's."""
 

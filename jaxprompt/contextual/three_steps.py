@@ -43,8 +43,8 @@ from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
-    "CLAIM", "MEANS", "NAMES", "PROMPT_NORM", "closed_form", "limits", "simulate",
-    "simulate_trials",
+    "CLAIM", "MEANS", "NAMES", "PROMPT_NORM", "THREE_TOKENS", "UNEVEN_SHIFTS", "closed_form",
+    "limits", "simulate", "simulate_trials",
 ]  # fmt: skip
 
 
@@ -374,7 +374,7 @@ _BASE = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
     "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "prompt_norm": 4.0,
 }  # fmt: skip
-_OTHER = {
+UNEVEN_SHIFTS = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
     "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
 }  # fmt: skip
@@ -382,16 +382,16 @@ _WIDE = {
     "tokens": 3, "relevant": 1, "signal": 1.2, "context": 1.1, "noise": 0.8,
     "shifts": ((0.0, 0.0), (0.8, 0.6)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
 }  # fmt: skip
-_STRONG = {
+THREE_TOKENS = {
     "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
     "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
 }  # fmt: skip
 _SIZES = (
-    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (_OTHER, 400, 1600, 1),
+    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (UNEVEN_SHIFTS, 400, 1600, 1),
     (_WIDE, 100, 200, 4),  # d so small that d − 3 tells itself from d
     # With three tokens every part of the moments is a fair share of them; so many sequences show
     # 0.03 of one. The head is short in the first, and long in the second.
-    (_WIDE, 1500, 1500, 8), (_STRONG, 3000, 3000, 4),
+    (_WIDE, 1500, 1500, 8), (THREE_TOKENS, 3000, 3000, 4),
 )  # fmt: skip
 """Setting, dim, samples, and trials in units: fewer where an error fluctuates less."""
 
