@@ -283,12 +283,29 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     )
     limits = [r["predicted"] for r in points]
     axis.plot(limits, places, "|", color="C1", markersize=11, mew=2, label="limit or prediction")
-    axis.set_yticks(places, [r["quantity"] + (r["note"] and f", {r['note']}") for r in points])
+    axis.set_yticks(places, _names(points))
     axis.invert_yaxis()
     axis.set_xlabel(spec.label)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     _frame(figure, spec.title, _counted(points, "bars: 95 %"))
     return figure
+
+
+def _names(points: Sequence[Row]) -> list[str]:
+    """Quantity and note of each row; of rows that share them also what tells them apart."""
+    names = [r["quantity"] + (r["note"] and f", {r['note']}") for r in points]
+    tables = [json.loads(r["parameters"]) for r in points]
+    columns = {n: [_text(t.get(n)) for t in tables] for table in tables for n in table}
+    # Short values first: where they tell all apart, long ones are left out.
+    for name, values in sorted(columns.items(), key=lambda c: (max(map(len, c[1])), c[0])):
+        alike = [
+            {v for v, other in zip(values, names, strict=True) if other == own} for own in names
+        ]
+        names = [
+            f"{own}, {name} {value}" if len(found) > 1 else own
+            for own, value, found in zip(names, values, alike, strict=True)
+        ]
+    return names
 
 
 def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
