@@ -93,7 +93,7 @@ def test_an_agreement_says_how_many_trials_and_how_wide_their_intervals_are(toy_
     drawn = plot.draw(apart, tables)
     assert any("means of 10 to 40 trials" in text.get_text() for text in drawn.texts)
     names = [text.get_text() for text in drawn.axes[0].get_yticklabels()]
-    assert names == ["value, size 4", "value, size 8", "value, size 16"], "rows alike are told apart"
+    assert names == ["value, size 4", "value, size 8", "value, size 16"]
     (bars,) = drawn.axes[0].containers
     for path, r in zip(bars[2][0].get_paths(), tables.points, strict=True):
         half = np.ptp(path.vertices[:, 0]) / 2

@@ -2,6 +2,7 @@ r"""Limits of a ridge head over pooled features, at any ratio and ridge, and the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -132,20 +133,28 @@ def best_gain(
     `features` gives the law at a gain. With `ridge` None each gain has its own best ridge.
     """
 
-    def error(gain: float) -> float:
-        thin = features(gain).thinned(_SEARCHED, 2)
-        used = _best_ridge(thin, ratio, 12) if ridge is None else ridge
-        return float(ridge_limit(thin, ratio, used).error.mean())
+    def error(gain: float, nodes: int | None = _SEARCHED) -> float:
+        law = features(gain) if nodes is None else features(gain).thinned(nodes, 2)
+        used = _best_ridge(law, ratio, 12) if ridge is None else ridge
+        return float(ridge_limit(law, ratio, used).error.mean())
 
-    return _lowest(error, 0.0, most, 13)
+    scan = np.linspace(0.0, most, 13)
+    bordered = np.array([np.inf, *(error(float(gain)) for gain in scan), np.inf])
+    valleys = scan[(bordered[1:-1] < bordered[:-2]) & (bordered[1:-1] <= bordered[2:])]
+    found = [_refined(error, float(start), scan) for start in valleys]
+    # Few nodes find each valley's place, but of two equally deep ones not always the deeper.
+    return min(found, key=functools.partial(error, nodes=None)) if len(found) > 1 else found[0]
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float, scanned: int) -> float:
     """Place of a function's least value: the lowest of a scan, refined between its neighbours."""
     scan = np.linspace(low, high, scanned)
-    start = float(scan[int(np.argmin([function(float(x)) for x in scan]))])
+    return _refined(function, float(scan[int(np.argmin([function(float(x)) for x in scan]))]), scan)
+
+
+def _refined(function: Callable[[float], float], start: float, scan: np.ndarray) -> float:
     step = float(scan[1] - scan[0])
-    ends = max(start - step, low), min(start + step, high)
+    ends = max(start - step, float(scan[0])), min(start + step, float(scan[-1]))
     # The function is flat at its least: a place to 1e-3 gives its value to about 1e-7.
     found: Any = optimize.minimize_scalar(
         function, bounds=ends, method="bounded", options={"xatol": 1e-3}
