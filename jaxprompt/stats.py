@@ -46,6 +46,7 @@ __all__ = [
     "interval",
     "mean_estimate",
     "overall",
+    "share_estimate",
     "slope",
     "weighted_fit",
 ]
@@ -180,6 +181,12 @@ def mean_estimate(values: np.ndarray, axis: int = 0) -> Estimate:
     if mean.ndim == 0:
         return Estimate(float(mean), float(stderr), trials)
     return Estimate(mean, stderr, trials)
+
+
+def share_estimate(successes: float, trials: int) -> Estimate:
+    """A share of independent trials; its standard error adds half of each kind, to be no 0."""
+    near = (successes + 0.5) / (trials + 1)
+    return Estimate(successes / trials, math.sqrt(near * (1 - near) / trials), trials)
 
 
 def combine(parts: Sequence[Estimate]) -> Estimate:

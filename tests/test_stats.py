@@ -417,6 +417,18 @@ def test_combine_arrays():
     np.testing.assert_allclose(combined.stderr, pooled.stderr, rtol=1e-12)
 
 
+def test_a_share_has_an_error_even_where_all_or_none_succeed():
+    middle = stats.share_estimate(3000, 10_000)
+    assert middle.mean == 0.3
+    assert middle.trials == 10_000
+    assert middle.stderr == pytest.approx(math.sqrt(0.3 * 0.7 / 10_000), rel=1e-4)
+    none, every = stats.share_estimate(0, 100), stats.share_estimate(100, 100)
+    assert (none.mean, every.mean) == (0.0, 1.0)
+    assert none.stderr == pytest.approx(every.stderr)
+    # What never happened in 100 trials has a share below 3 % with a chance of 95 %.
+    assert 0.003 < none.stderr < 0.03
+
+
 def test_mean_estimate():
     values = np.array([1.0, 2.0, 4.0, 5.0])
     found = stats.mean_estimate(values)

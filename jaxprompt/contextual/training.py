@@ -167,13 +167,10 @@ def attained(setting: Setting, trials: int, *, key: Key[Array, ""]) -> dict[str,
         point = jnp.asarray(least_error(model, setting)[1], jnp.float32)
         weights[model] = models.Weights(point[:4], point[4:], jnp.zeros((4, 4), jnp.float32))
     right = map_trials(functools.partial(_right, setting, weights, key), trials, loops=True)
-    return {BEST[model]: _share(hits, SEQUENCES * hits.size) for model, hits in right.items()}
-
-
-def _share(hits: np.ndarray, count: int) -> Estimate:
-    """A share of `count` sequences; its standard error has one more of each kind, to be no 0."""
-    share, near = hits.sum(dtype=np.float64) / count, (hits.sum() + 1) / (count + 2)
-    return Estimate(float(share), float(np.sqrt(near * (1 - near) / count)), count)
+    return {
+        BEST[model]: stats.share_estimate(float(hits.sum(dtype=np.float64)), SEQUENCES * hits.size)
+        for model, hits in right.items()
+    }
 
 
 @jax.jit

@@ -27,7 +27,14 @@ from jaxprompt.prefix import adapt, tasks
 from jaxprompt.prefix.adapt import Recipe
 from jaxprompt.prefix.baseline import commonest
 from jaxprompt.prefix.transformer import Added, Config
-from jaxprompt.stats import Comparison, Estimate, compare_identity, compare_mean, mean_estimate
+from jaxprompt.stats import (
+    Comparison,
+    Estimate,
+    compare_identity,
+    compare_mean,
+    mean_estimate,
+    share_estimate,
+)
 
 __all__ = [
     "Plan",
@@ -184,7 +191,7 @@ def accuracy(
         trained.plan.config, trained.plan.added, trained.run(place), digits,
         tasks.solved(task, digits),
     )  # fmt: skip
-    return share(int(right.sum()), tests)
+    return share_estimate(int(right.sum()), tests)
 
 
 def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
@@ -217,7 +224,7 @@ def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
     """
     count = tasks.DIGITS**length
     if count > CONSTANT:
-        return share(int(_constant(task, length, key)), CONSTANT)
+        return share_estimate(int(_constant(task, length, key)), CONSTANT)
     return Estimate(float(np.bincount(_answers(task, length)).max()) / count, 0.0, count)
 
 
@@ -257,12 +264,6 @@ def _constant(task: str, length: int, key: jax.Array) -> jax.Array:
         digits = tasks.inputs(count, length, key=own, test=test)
         right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
     return right
-
-
-def share(successes: int, trials: int) -> Estimate:
-    """A proportion with a standard error that is never 0."""
-    smooth = (successes + 0.5) / (trials + 1)
-    return Estimate(successes / trials, float(np.sqrt(smooth * (1 - smooth) / trials)), trials)
 
 
 def seeds(key: jax.Array) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from jaxprompt.parameters import Parameter
 from jaxprompt.prefix import adapt, lab, new_task_limit, tasks
 from jaxprompt.prefix.lab import FAILS, LEARNS, Trained
 from jaxprompt.prefix.transformer import Added
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, share_estimate
 
 __all__ = ["CLAIM", "closed_form", "restored", "simulate"]
 
@@ -94,7 +94,7 @@ def _kept(adapted: Trained, place: int, digits: Array) -> Estimate:
     right = adapt.exact_match(
         adapted.plan.config, Added(), state, digits, tasks.solved("asc", digits)
     )
-    return lab.share(int(right.sum()), digits.shape[0])
+    return share_estimate(int(right.sum()), digits.shape[0])
 
 
 def _wrong(**values: float) -> Any:

@@ -40,7 +40,7 @@ from jaxprompt.prefix import (
 from jaxprompt.prefix.bert import HEADS, Adapter, Encoded, Text, Weights
 from jaxprompt.prefix.identity import HEAD, PAIR, exact
 from jaxprompt.prefix.pattern_invariance import ratio_change
-from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
+from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate, share_estimate
 
 __all__ = ["ARMS", "CLAIM", "Outcome", "closed_form", "experiment", "simulate", "start"]
 
@@ -268,7 +268,7 @@ def simulate(
     made = experiment(trials, vectors, steps, examples, key=key)
     right = {n: np.concatenate([x.right[n] for x in made]) for n in made[0].right}
     result |= {
-        f"{name}_accuracy": lab.share(int(own.sum()), len(own)) for name, own in right.items()
+        f"{name}_accuracy": share_estimate(int(own.sum()), len(own)) for name, own in right.items()
     }
     result |= {f"{arm}_gain": mean_estimate(right[arm] - right["frozen"]) for arm in ARMS}
     moved = _changes([x.adapters for x in made])

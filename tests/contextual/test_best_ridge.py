@@ -49,7 +49,7 @@ def test_the_deeper_of_two_valleys_is_the_best_gain():
     best = limits.best_gain(features, 0.8, 0.0, most=4.0)
     found = ridge_limit(features(best), 0.8, 0.0).error.mean()
     # The place comes from few nodes, which costs less than a thousandth of the error.
-    assert found <= 1.001 * min(errors.values()), f"gain {best:.3f} has {found}, and there are {errors}"
+    assert found <= 1.001 * min(errors.values()), f"gain {best:.3f}: {found}; {errors}"
 
 
 def test_equal_noise_wants_the_mean_row():

@@ -128,12 +128,6 @@ def test_wrong_formulas_are_refuted_by_the_best_weights_alone(attained):
     }
 
 
-def test_a_share_without_errors_has_a_standard_error():
-    count = 2 * training.SEQUENCES
-    found = training._share(np.full(2, training.SEQUENCES, np.float32), count)
-    assert found == Estimate(1.0, pytest.approx(1 / count, rel=1e-3), count)
-
-
 def test_the_best_weights_are_found_once():
     first, second = (least_error("linear", SETTING) for _ in range(2))
     assert first[1] is second[1]
