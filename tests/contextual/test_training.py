@@ -13,7 +13,6 @@ from jaxprompt.contextual.descent import Batch
 from jaxprompt.contextual.setting import LAW_NAMES, Setting
 from jaxprompt.contextual.training import BEST, CLAIM
 from jaxprompt.engine import Cell, as_key, fold_in_parameters
-from jaxprompt.stats import Estimate
 
 POINT, OPPOSED = (
     {n: v for n, v in run.items() if n != "trials"} for run in CLAIM.designs["quick"].runs[:2]
