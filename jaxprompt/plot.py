@@ -216,9 +216,14 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside:
 def _half_widths(rows: Sequence[Row]) -> list[float]:
     """Half widths of Student's 95 % intervals; 0 for what has no sampling error."""
     return [
-        float(sps.t.ppf(0.975, r["trials"] - 1)) * r["stderr"] if r["stderr"] > 0 else 0.0
+        float(sps.t.ppf(0.975, _trials(r) - 1)) * r["stderr"] if r["stderr"] > 0 else 0.0
         for r in rows
     ]
+
+
+def _trials(row: Row) -> float:
+    """Trials of a point; infinite where a table of an earlier version does not say."""
+    return row.get("trials", math.inf)
 
 
 def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
@@ -392,7 +397,7 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
 
 
 def _counted(points: Sequence[Row], what: str) -> str:
-    noisy = [r for r in points if r["stderr"] > 0]
+    noisy = [r for r in points if r["stderr"] > 0 and math.isfinite(_trials(r))]
     return f"means of {_count(noisy)} trials; {what}" if noisy else what
 
 

@@ -99,6 +99,12 @@ def test_an_agreement_says_how_many_trials_and_how_wide_their_intervals_are(toy_
         half = np.ptp(path.vertices[:, 0]) / 2
         assert half == pytest.approx(scipy.stats.t.ppf(0.975, r["trials"] - 1) * r["stderr"])
 
+    for r in tables.points:
+        del r["trials"]
+    assert any(text.get_text() == "bars: 95 %" for text in plot.draw(apart, tables).texts), (
+        "tables of earlier versions do not say how many trials"
+    )
+
     changes = {"relation": Relation.ASYMPTOTIC, "size": "size"}
     fitted = toy_claim(designs={"quick": design}, figure=figure, **changes)
     assert [r["trials"] for r in tables_of(fitted).points] == [10], "the least of what it joins"
