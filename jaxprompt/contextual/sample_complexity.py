@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from scipy import optimize
 
 from jaxprompt import stats
-from jaxprompt.contextual import law
+from jaxprompt.contextual import first_step, law, prompt_step
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
@@ -29,6 +29,7 @@ from jaxprompt.contextual.setting import (
 )  # fmt: skip
 from jaxprompt.contextual.three_steps import (
     BLOCK,
+    INFINITE,
     MEANS,
     NAMES,
     PROMPT_NORM,
@@ -230,7 +231,36 @@ def _joined(
             predicted_stderr=float(predicted[f"{name}_stderr"]),
         )  # fmt: skip
         rows.append(row)
-    return rows
+    return [*rows, *_by_single_steps(claim, rest, predicted)]
+
+
+_AGREED = 1e-6
+"""Share to which two derivations of a limit agree; it is found to 1e-6 in log n."""
+
+
+def _by_single_steps(
+    claim: Claim, rest: Mapping[str, Any], predicted: Mapping[str, Any]
+) -> Iterator[Comparison]:
+    """The means of step 2 again, from what the claims of the single steps say of it."""
+    given = claim.validated(rest)
+    setting = {n: x for n, x in given.items() if n not in ("dim", "target", "prompt_norm")}
+    samples = round(float(predicted["samples_per_dim"]) * INFINITE)
+    first = first_step.CLAIM.predict(**setting, dim=INFINITE, samples=samples)
+    head = {
+        "head_signal": float(first["signal"]) * given["signal"],
+        "head_context": 0.0,
+        "head_norm": math.sqrt(first["energy"]),
+    }
+    second = prompt_step.CLAIM.predict(**setting, dim=INFINITE, samples=samples, **head)
+    again = {
+        "step2_context_mean": float(second["context"]),
+        "step2_orthogonal_mean": float(second["orthogonal_energy"]) * samples / (INFINITE - 3),
+    }
+    for name, value in again.items():
+        expected = float(predicted[name])
+        yield Comparison(
+            name, rest, expected, value, _AGREED * abs(expected), note="by the single steps' claims"
+        )
 
 
 # --- the claim -----------------------------------------------------------------------------------
@@ -268,7 +298,8 @@ $\bar D\,\chi^2_{d-3}/n$ only, which tend to $\bar D\,d/n$, and $n$ alone enters
 fluctuations of the order parameters of variance $1/n$. So the error is a decreasing function of
 $n/d$ plus terms of order $1/n$; inverting at a fixed target gives $n/d=r+O(1/d)$. The same holds of
 what a step's terms are on average: they are measured beside the errors, near $n(d)$, and moved to
-it along their own slopes.
+it along their own slopes. For step 2 `contextual.first_step` and `contextual.prompt_step` give the
+same means by other derivations.
 
 *Tolerances.* 0.08 in the exponent, as $d\log d$ has one of 1.1 to 1.2 over such dimensions; 5 % of
 the limit of $n/d$, and of a term's mean as in `contextual.three_steps`.

@@ -43,8 +43,8 @@ from jaxprompt.parameters import REQUIRED, Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
-    "CLAIM", "MEANS", "NAMES", "PROMPT_NORM", "THREE_TOKENS", "UNEVEN_SHIFTS", "closed_form",
-    "limits", "simulate", "simulate_trials",
+    "CLAIM", "INFINITE", "MEANS", "NAMES", "PROMPT_NORM", "THREE_TOKENS", "UNEVEN_SHIFTS",
+    "closed_form", "limits", "simulate", "simulate_trials",
 ]  # fmt: skip
 
 
@@ -55,6 +55,9 @@ OUTER_NODES = 128
 
 INNER_NODES = 128
 """Nodes for the attention scores, for each node of the order parameters."""
+
+INFINITE = 10**8
+"""The d that stands for d → ∞: what is left is smaller than rounding to seven digits."""
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
@@ -145,10 +148,9 @@ def limits(
 ) -> dict[str, np.ndarray]:
     """Errors, alignments and means of the terms as n, d → ∞ with n/d = `ratio`, for each replicate
     of the rule: nothing fluctuates."""
-    dim = 10**8
-    samples = max(round(ratio * dim), 1)
+    samples = max(round(ratio * INFINITE), 1)
     still = {**(wrong or {}), "fluctuation": 0.0}
-    found = _averages(setting, dim, samples, float(prompt_norm), still)
+    found = _averages(setting, INFINITE, samples, float(prompt_norm), still)
     return {name: row for name, row in zip(NAMES, found, strict=True) if name in _STILL}
 
 
