@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from jaxprompt import stats
 from jaxprompt.contextual import sample_complexity, three_steps
 from jaxprompt.contextual.sample_complexity import CLAIM
 from jaxprompt.contextual.setting import Setting
@@ -65,7 +66,23 @@ def test_simulated_ratio_is_near_the_limit():
     assert np.isfinite(found.stderr)
 
 
+@pytest.mark.parametrize("base", [BASE, sample_complexity._STRONG], ids=["ten", "three tokens"])
+def test_the_single_steps_give_the_same_means(base):
+    predicted = CLAIM.predict(**base)
+    rows = list(sample_complexity._by_single_steps(CLAIM, base, predicted))
+    assert [row.quantity for row in rows] == ["step2_context_mean", "step2_orthogonal_mean"]
+    for row in rows:
+        assert row.simulated == pytest.approx(row.predicted, rel=1e-7), row.quantity
+        off = {**predicted, row.quantity: row.predicted * (1 + 1e-5)}
+        found = sample_complexity._by_single_steps(CLAIM, base, off)
+        judged = {r.quantity: r.verdict for r in stats.decide(list(found), 1e-3)}
+        assert judged.pop(row.quantity) == "refuted"
+        assert set(judged.values()) == {"confirmed"}
+
+
 @pytest.mark.slow
-def test_confirmed_and_falsifiers_refuted():
-    assert CLAIM.check().status == "confirmed"
-    assert {v.status for v in CLAIM.falsify().values()} == {"refuted"}
+def test_confirmed_and_falsifiers_refuted(all_refuted_by_simulation):
+    verdict = CLAIM.check()
+    assert verdict.status == "confirmed"
+    assert {v.status for v in CLAIM.falsify_cells(verdict).values()} == {"refuted"}
+    all_refuted_by_simulation(CLAIM, verdict)
