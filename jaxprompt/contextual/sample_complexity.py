@@ -234,8 +234,8 @@ def _joined(
     return [*rows, *_by_single_steps(claim, rest, predicted)]
 
 
-_AGREED = 1e-6
-"""Share to which two derivations of a limit agree; it is found to 1e-6 in log n."""
+_AGREED = 1e-5
+"""Share to which two derivations of a limit agree; its log n is found to 1e-6."""
 
 
 def _by_single_steps(
