@@ -388,7 +388,9 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
         and name not in (spec.x, spec.series, spec.panel)
     }
     if any(r["stderr"] > 0 for r in points):
-        measured = f"mean of {_count(points)} trials with 95 % interval"
+        trials = sorted({int(r["trials"]) for r in points})
+        count = f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+        measured = f"mean of {count} trials with 95 % interval"
     else:
         measured = "exact evaluation"
     named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
@@ -397,13 +399,9 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
 
 
 def _counted(points: Sequence[Row], what: str) -> str:
-    noisy = [r for r in points if r["stderr"] > 0 and math.isfinite(_trials(r))]
-    return f"means of {_count(noisy)} trials; {what}" if noisy else what
-
-
-def _count(points: Sequence[Row]) -> str:
-    trials = sorted({int(r["trials"]) for r in points})
-    return f"{trials[0]}" if len(trials) == 1 else f"{trials[0]} to {trials[-1]}"
+    """How many trials stand behind the points, of which a fit joins several."""
+    least = min((_trials(r) for r in points if r["stderr"] > 0), default=math.inf)
+    return f"means of at least {least:.0f} trials; {what}" if math.isfinite(least) else what
 
 
 def _label(pattern: str, value: Any) -> str:
