@@ -226,8 +226,9 @@ def _joined(
     sizes = np.unique(dims).size
     for name in ("samples_per_dim", *MEANS):
         limit = float(predicted[name])
-        # What is of order 1/d² takes 0.0003 off the limit of a mean at ten tokens, twice what the
-        # quick check's error is, and 0.003 off that of n/d, a quarter of it.
+        # What is of order 1/d² takes 0.0003 off the limit of a mean at ten tokens, 1.6 standard
+        # errors of the quick check, and 0.003 off that of n/d, a quarter of one; there a second
+        # order would leave five sizes undecided.
         order = 2 if sizes >= (6 if name == "samples_per_dim" else 4) else 1
         row = stats.compare_asymptotic(
             name, shown, dims.tolist(), [limit] * len(cells), [c.estimates[name] for c in cells],

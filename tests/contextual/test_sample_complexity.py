@@ -10,6 +10,8 @@ from jaxprompt.contextual import sample_complexity, three_steps
 from jaxprompt.contextual.sample_complexity import CLAIM
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.three_steps import MEANS
+from jaxprompt.engine import Cell
+from jaxprompt.stats import Estimate
 
 BASE = sample_complexity._BASE
 
@@ -64,6 +66,23 @@ def test_simulated_ratio_is_near_the_limit():
     # The finite-size excess is 167/d, and the measurement's own error 2 %.
     assert limit < found.mean < limit * 1.17
     assert np.isfinite(found.stderr)
+
+
+@pytest.mark.parametrize("sizes", [3, 5, 6])
+def test_what_is_of_second_order_does_not_move_the_limit_of_a_mean(sizes):
+    """Exact curves with the curvature that the finite-size theory has at ten tokens."""
+    predicted = CLAIM.predict(**BASE)
+    cells = []
+    for dim in (500, 1000, 2000, 5000, 12000, 30000)[:sizes]:
+        curve = {n: float(predicted[n]) * (1 - 65 / dim + 8000 / dim**2) for n in MEANS}
+        curve["samples_per_dim"] = float(predicted["samples_per_dim"]) * (1 + 150 / dim)
+        found = {n: Estimate(x, 1e-4 * x, 512) for n, x in curve.items()}
+        cells.append(Cell({**BASE, "dim": dim}, found))
+    rows = sample_complexity._joined(CLAIM, BASE, cells, CLAIM.predict)
+    for row in rows:
+        if row.quantity in MEANS and not row.exact:
+            off = abs(row.simulated / row.predicted - 1)
+            assert (off < 1e-9) == (sizes > 3), f"{row.quantity}: {off:.1e} off with {sizes} sizes"
 
 
 @pytest.mark.parametrize("base", [BASE, sample_complexity._STRONG], ids=["ten", "three tokens"])
