@@ -77,7 +77,7 @@ REDUCED = {
     "universal.kernel_head": Reduction(),
     "universal.prefix_lower_bound": Reduction(),
     "universal.random_centres": Reduction(0.6, (6, 7, 8)),
-    "universal.sequence_map": Reduction(0.35, (0, 1, 2, 3, 4, 7)),
+    "universal.sequence_map": Reduction(runs=(0, 1, 2, 3, 4, 7)),
     # Identities and bounds, met by every draw: fewer draws, and points at which falsifiers tell.
     "contextual.separation": Reduction(
         runs=(0, 1), changes={"sparsity": [0.3, 0.45, 0.75], "shift": [0.8, 2.2, 5.2]}
@@ -91,7 +91,7 @@ REDUCED = {
     "prefix.prefix_subspace": Reduction(0.2, options={"trained": _SHORT}),
     "prefix.skill_selection": Reduction(),
     "prefix.skill_combination": Reduction(changes={"steps": 2250}),
-    "contextual.training": Reduction(0.75, (1, 2)),
+    "contextual.training": Reduction(runs=(1, 2)),
     "contextual.image_context": Reduction(runs=(0, 1, 2), changes={"steps": 100}),
     "prefix.real_transformer": Reduction(changes={"steps": 4, "examples": 48}),
 }
