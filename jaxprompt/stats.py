@@ -17,7 +17,7 @@ import enum
 import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -55,7 +55,11 @@ POWER = 0.95
 """Probability with which a row finds a discrepancy as large as the one it calls detectable."""
 
 GOODNESS_LEVEL = 1e-4
-"""Level below which a fit is called inadequate; the row is then inconclusive, never refuted."""
+"""Level below which one fit is called inadequate; the row is then inconclusive, never refuted."""
+
+GOODNESS_SHARED = 1e-3
+"""The most that the levels of all fits of one check add up to: beyond ten rows each has less than
+:data:`GOODNESS_LEVEL`, so that a large check of a true claim is not inconclusive by chance."""
 
 PREDICTION_FREEDOM = 15
 """Degrees of freedom of a prediction's own standard error (16 randomised quadratures)."""
@@ -301,7 +305,8 @@ def decide(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, 
     p_values = [_p_value(c) for c in noisy]
     rejected = dict(zip(map(id, noisy), holm(p_values, false_alarm), strict=True))
     level = false_alarm / max(len(noisy), 1)
-    return tuple(_row(c, level, bool(rejected.get(id(c), False))) for c in comparisons)
+    goodness = min(GOODNESS_LEVEL, GOODNESS_SHARED / max(len(noisy), 1))
+    return tuple(_row(c, level, goodness, bool(rejected.get(id(c), False))) for c in comparisons)
 
 
 def decide_within(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, ...]:
@@ -340,7 +345,7 @@ def overall(verdicts: Iterable[Status]) -> Status:
     return Status.CONFIRMED if found else Status.FAILED
 
 
-def _row(c: Comparison, level: float, rejected: bool) -> Row:
+def _row(c: Comparison, level: float, goodness: float, rejected: bool) -> Row:
     if not _finite(c):
         return _make_row(c, math.nan, math.nan, math.nan, Status.FAILED)
     if c.exact:
@@ -351,8 +356,9 @@ def _row(c: Comparison, level: float, rejected: bool) -> Row:
             c, statistic, 0.0 if status is Status.REFUTED else 1.0, c.tolerance, status
         )
     seen = detectable(c.total_stderr, c.total_freedom, level, two_sided=c.side == "two")
-    if c.goodness < GOODNESS_LEVEL:
-        status = Status.INCONCLUSIVE
+    if c.goodness < goodness:
+        note = f"{c.note}; the fit is inadequate (p = {c.goodness:.1e})".removeprefix("; ")
+        c, status = replace(c, note=note), Status.INCONCLUSIVE
     elif rejected:
         status = Status.REFUTED
     elif seen > c.tolerance:
@@ -364,9 +370,6 @@ def _row(c: Comparison, level: float, rejected: bool) -> Row:
 
 
 def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: Status) -> Row:
-    note = c.note
-    if c.goodness < GOODNESS_LEVEL:
-        note = f"{note}; the fit is inadequate (p = {c.goodness:.1e})".removeprefix("; ")
     return Row(
         c.quantity,
         dict(c.parameters),
@@ -379,7 +382,7 @@ def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: St
         seen,
         c.tolerance,
         status,
-        note,
+        c.note,
     )
 
 

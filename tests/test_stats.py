@@ -156,6 +156,18 @@ def test_a_wrong_law_of_approach_is_inconclusive_not_refuted():
     assert all("fit is inadequate" in row.note for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("rows", "goodness", "status"),
+    [(1, 9e-5, "inconclusive"), (1, 1.1e-4, "confirmed"), (10, 9e-5, "inconclusive"),
+     (100, 9e-6, "inconclusive"), (100, 1.1e-5, "confirmed")],
+)  # fmt: skip
+def test_fits_of_one_check_share_their_level(rows, goodness, status):
+    fits = [stats.Comparison("a", {}, 0.0, 0.0, 9.0, stderr=1.0, freedom=63, goodness=g)
+            for g in (goodness, *[0.5] * (rows - 1))]  # fmt: skip
+    found = [row.verdict for row in stats.decide(fits, LEVEL)]
+    assert found == [status, *["confirmed"] * (rows - 1)]
+
+
 def test_goodness_of_a_right_law_is_uniform():
     rng = np.random.default_rng(10)
     size = np.array([50, 100, 200, 400])

@@ -402,8 +402,8 @@ $\alpha c+\tau\sqrt{c^2+\rho^2}Z$.
 The law of $(\alpha,\tau)$ needs the $T-k$ scalars $\langle q_\star,z_t\rangle$ only; its
 expectations are taken by randomised quasi-Monte Carlo with a reported standard error. The
 simulation learns heads at finite $d$ on features drawn from their exact law, and the check
-extrapolates its deviation from the limit, which falls as $1/d$, over four dimensions, with a term in
-$1/d^2$. The context's mean along the prompt makes that term large for interpolating heads: at
+extrapolates its deviation from the limit, which falls as $1/d$, over four dimensions, with a term
+in $1/d^2$. The context's mean along the prompt makes that term large for interpolating heads: at
 $d=64$ it is worth 0.0004 of the error, and a line through three dimensions from there up would miss
 the limit by a standard error.
 """
