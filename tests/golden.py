@@ -2,7 +2,7 @@
 
     python tests/golden.py [ID ...]            print them as JSON
     python tests/golden.py [ID ...] --against FILE   and the largest differences from a table
-    python tests/golden.py --write             renew tests/golden.json
+    python tests/golden.py [ID ...] --write    renew tests/golden.json, or these claims in it
 
 The point is the first run of a claim's quick design at the first value of every list it shares;
 the simulation has 4 trials and the key 1. JSON keeps every bit of a float64.
@@ -93,7 +93,8 @@ def main() -> None:
     for id in ids:
         table[id] = numbers(jp.claim(id))
     if options.write:
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        kept = json.loads(TABLE.read_text()) if options.ids else {}
+        TABLE.write_text(json.dumps(dict(sorted({**kept, **table}.items())), indent=1) + "\n")
     elif options.against:
         expected = json.loads(options.against.read_text())
         for id, own in table.items():
