@@ -1,11 +1,22 @@
-"""Shared set-up: annotations of the package are enforced while it is under test."""
+"""Shared set-up: annotations of the package are enforced while it is under test, and the
+processes of one run share what they compile."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Trained parameters stay in memory: a test neither reads nor leaves files in the user's cache.
 os.environ.setdefault("JAXPROMPT_CACHE", "")
+
+# Most of the time goes into compiling. What one process has compiled the others load: pytest's
+# workers, which inherit this folder, and the programs that tests start.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxprompt-tests-")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Before anything imports the package: shapes and types in its signatures become checks.
 # JAXPROMPT_TEST_TYPES=0 leaves them out, to see whether a failure comes from the checks alone.
