@@ -69,7 +69,7 @@ REDUCED = {
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
     "contextual.prompt_error": Reduction(0.7, (12, 13, 14, 15), changes={"ratio": [0.5, 2.0]}),
     "contextual.prompt_step": Reduction(0.5, (3, 4)),
-    "contextual.sample_complexity": Reduction(0.9, (0, 1, 2, 3, 4)),
+    "contextual.sample_complexity": Reduction(0.9),
     "contextual.three_steps": Reduction(0.8, (0, 5)),
     "prefix.soft_prompt": Reduction(0.1),
     "prefix.suffix_reads_content": Reduction(),
