@@ -140,6 +140,8 @@ def best_gain(
 
     scan = np.linspace(0.0, most, 13)
     bordered = np.array([np.inf, *(error(float(gain)) for gain in scan), np.inf])
+    if np.isnan(bordered).any():
+        return float(scan[np.argmin(bordered) - 1])  # where the limit is no number either
     valleys = scan[(bordered[1:-1] < bordered[:-2]) & (bordered[1:-1] <= bordered[2:])]
     found = [_refined(error, float(start), scan) for start in valleys]
     # Few nodes find each valley's place, but of two equally deep ones not always the deeper.

@@ -11,6 +11,7 @@ from jaxprompt.contextual.best_ridge import CLAIM
 from jaxprompt.contextual.features import feature_law
 from jaxprompt.contextual.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.errors import NumericalError
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
 
@@ -50,6 +51,11 @@ def test_the_deeper_of_two_valleys_is_the_best_gain():
     found = ridge_limit(features(best), 0.8, 0.0).error.mean()
     # The place comes from few nodes, which costs less than a thousandth of the error.
     assert found <= 1.001 * min(errors.values()), f"gain {best:.3f}: {found}; {errors}"
+
+
+def test_a_gain_at_which_the_error_is_no_number_is_no_best_gain():
+    with pytest.raises(NumericalError, match="is not a number"):
+        CLAIM.predict(**{**BASE, "noise": 1e30}, gain=1.0, ratio=0.5)
 
 
 def test_equal_noise_wants_the_mean_row():

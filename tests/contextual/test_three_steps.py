@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +45,22 @@ def test_fluctuations_are_worth_one_to_four_hundredths():
         point = CLAIM.validated({**REFERENCE, "dim": 300, "samples": samples})
         missed = CLAIM.predict(**point)["error"] - still(**point)["error"]
         assert least < missed < 0.04
+
+
+@pytest.mark.parametrize("tokens", [10, 1000, 100_000])
+def test_memory_does_not_grow_with_tokens(tokens):
+    base = {n: v for n, v in REFERENCE.items() if n not in ("prompt_norm", "tokens")}
+    setting = Setting.make(**base, tokens=tokens)
+    inner = min(three_steps.INNER_NODES, 2**24 // (16 * tokens))
+    m, parts = three_steps.OUTER_NODES * 16, 16
+    with jax.enable_x64(True):
+        shapes = [(m, 3), (m, 4), (m, 4), (), (m,), (parts, inner, setting.irrelevant)]
+        floats = [jax.ShapeDtypeStruct(shape, jnp.float64) for shape in shapes]
+        each = jax.ShapeDtypeStruct((m,), jnp.int64)
+        step = functools.partial(three_steps._last_step.__wrapped__, setting)
+        lowered = jax.jit(step).lower(*floats, each)
+        held = lowered.compile().memory_analysis().temp_size_in_bytes
+    assert held < 5e8, f"{held / 1e9:.1f} GB beside the scores themselves"
 
 
 def test_third_moments_against_brute_force():
