@@ -461,7 +461,8 @@ class Claim:
             )
         values = self.validated(params, simulate=True)
         more = {"first": int(first)} if first else {}
-        found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
         for name, estimate in found.items():
             for part in (estimate.mean, estimate.stderr):
                 if not np.isfinite(part).all():

@@ -146,15 +146,22 @@ def _ridge_heads(rows: Float[np.ndarray, "t n d"]) -> Float[np.ndarray, "t r d"]
     From one eigendecomposition of the rows' Gram matrix of the smaller kind.
     """
     count, dim = rows.shape[1:]
-    ridges = np.concatenate([[0.0], _RIDGES])[:, None]
     turned = rows.swapaxes(1, 2)
     if count < dim:
         values, vectors = np.linalg.eigh(rows @ turned / count)
         along = vectors.sum(axis=1)[:, None] / count
-        return along / (values[:, None] + ridges) @ vectors.swapaxes(1, 2) @ rows
+        return along * _inverted(values) @ vectors.swapaxes(1, 2) @ rows
     values, vectors = np.linalg.eigh(turned @ rows / count)
     along = rows.mean(axis=1)[:, None] @ vectors
-    return along / (values[:, None] + ridges) @ vectors.swapaxes(1, 2)
+    return along * _inverted(values) @ vectors.swapaxes(1, 2)
+
+
+def _inverted(values: Float[np.ndarray, "t m"]) -> Float[np.ndarray, "t r m"]:
+    """1/(eigenvalue + ridge) for ridge 0 and each of the ridges; 0 where rounding decides the sum,
+    as without ridge where rows span less than they could."""
+    total = values[:, None] + np.concatenate([[0.0], _RIDGES])[:, None]
+    least = values.shape[-1] * np.finfo(values.dtype).eps * values.max(axis=-1)[:, None, None]
+    return np.divide(1.0, total, out=np.zeros_like(total), where=total > least)
 
 
 def _judge(setting: Setting, heads: Float[np.ndarray, "t *s d"], key: Array) -> np.ndarray:

@@ -40,7 +40,7 @@ from jaxprompt.parallel import loop, map_trials
 from jaxprompt.parameters import Parameter, is_traced
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = ["CLAIM", "Geometry", "conditional_error", "normal_error"]
+__all__ = ["CLAIM", "Geometry", "conditional_error", "normal_error", "wrong_sign"]
 
 
 class Geometry(NamedTuple):
@@ -133,10 +133,18 @@ def _expected_error(
 
 
 def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, "*_"]:
-    r""":math:`\Phi(-\text{margin}/\text{deviation})`, with its limit where the deviation is 0."""
-    safe = jnp.where(deviation > 0, deviation, 1.0)
-    certain = jnp.where(margin > 0, 0.0, jnp.where(margin < 0, 1.0, 0.5))
-    return jnp.where(deviation > 0, ndtr(-margin / safe), certain)
+    r""":math:`\Phi(-\text{margin}/\text{deviation})`, with its limit where the deviation is 0.
+
+    Where one of the two is NaN, so is the result.
+    """
+    certain = deviation <= 0
+    safe = jnp.where(certain, 1.0, deviation)
+    return jnp.where(certain, wrong_sign(margin), ndtr(-margin / safe))
+
+
+def wrong_sign(margin: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """1 where `margin` is negative, a half where it is 0, NaN where it is; in its dtype."""
+    return (1 - jnp.sign(margin)) / 2
 
 
 # --- the closed form ---
@@ -216,7 +224,7 @@ def _error_rates(
     def wrong(key: Array) -> Array:
         sequence = sample_sequence(setting, dim, key=key, dtype=jnp.float32)
         margin = sequence.label * (head @ prompt_attention(sequence.tokens, prompt))
-        return jnp.where(margin > 0, 0.0, jnp.where(margin < 0, 1.0, 0.5)).astype(jnp.float32)
+        return wrong_sign(margin)
 
     def trial(index: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(key, index), SEQUENCES)

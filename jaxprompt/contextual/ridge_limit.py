@@ -80,7 +80,7 @@ def varied_ridge_limit(
 
 
 def _tie(margin: np.ndarray) -> np.ndarray:
-    return np.where(margin > 0, 0.0, np.where(margin < 0, 1.0, 0.5))
+    return (1 - np.sign(margin)) / 2
 
 
 def resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:

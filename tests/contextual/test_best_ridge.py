@@ -58,6 +58,20 @@ def test_a_gain_at_which_the_error_is_no_number_is_no_best_gain():
         CLAIM.predict(**{**BASE, "noise": 1e30}, gain=1.0, ratio=0.5)
 
 
+@pytest.mark.parametrize("ratio", [0.5, 2.0])
+def test_relevant_tokens_alone_are_learned_without_error(ratio):
+    """All rows are then one up to its sign; without ridge its direction alone is inverted."""
+    point = {**BASE, "relevant": 10, "gain": 1.0, "ratio": ratio}
+    predicted, found = CLAIM.predict(**point), CLAIM.simulate(key=0, trials=2, dim=16, **point)
+    for name in ("error", "saving"):
+        assert found[name].mean == predicted[name] == 0.0
+    rows = np.random.default_rng(0).normal(size=(1, 30, 6)) @ np.diag([1.0, 2, 3, 4, 0, 0])
+    for used in (rows, rows[:, :3]):
+        found = best_ridge._ridge_heads(used)[0, 0]
+        expected = np.linalg.pinv(used[0]) @ np.ones(used.shape[1])
+        np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 def test_equal_noise_wants_the_mean_row():
     """With the gain 0 all sequences have one noise level, and the best ridge is infinite."""
     found = CLAIM.predict(**BASE, gain=0.0, ratio=0.7)

@@ -15,6 +15,7 @@ from jaxprompt.contextual.conditional_error import (
     _vectors,
     conditional_error,
     normal_error,
+    wrong_sign,
 )
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.errors import ParameterError
@@ -138,6 +139,12 @@ def test_the_function_differentiates():
     slope = jax.jit(jax.grad(error))(0.9)
     numeric = (error(0.9 + 1e-5) - error(0.9 - 1e-5)) / 2e-5
     assert float(slope) == pytest.approx(float(numeric), rel=1e-6)
+
+
+@pytest.mark.parametrize("point", [(np.nan, 1.0), (np.nan, 0.0), (1.0, np.nan), (np.nan, np.nan)])
+def test_what_is_no_number_gives_no_error(point):
+    assert np.isnan(normal_error(*map(jnp.asarray, point)))
+    assert np.isnan(wrong_sign(jnp.asarray(np.nan)))
 
 
 def test_normal_error():
