@@ -461,8 +461,16 @@ class Claim:
             )
         values = self.validated(params, simulate=True)
         more = {"first": int(first)} if first else {}
-        with np.errstate(all="ignore"):  # what comes of it is looked at below
-            found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        try:
+            with np.errstate(all="ignore"):  # what comes of it is looked at below
+                found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        except NumericalError:
+            raise
+        except (ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
+            raise NumericalError(
+                f"{self.id}: no simulation at {_told(values)} ({_one_line(error)}); "
+                "choose less extreme parameters"
+            ) from error
         for name, estimate in found.items():
             for part in (estimate.mean, estimate.stderr):
                 if not np.isfinite(part).all():

@@ -95,9 +95,7 @@ def _predict(wrong: Mapping[str, Any], *, loss: str, **params: Any) -> dict[str,
             wrong.get("loss", loss), tuple(sorted(wrong.items())),
         )  # fmt: skip
         if not found.converged:
-            raise ArithmeticError(
-                f"contextual.convex_head: the fixed point at {at} left {found.residual:.1e}"
-            )
+            raise ArithmeticError(f"the fixed point at {at} left {found.residual:.1e}")
         out["threshold"][index] = threshold
         for name, replicates in {**found.limit._asdict(), "spread": found.spread}.items():
             finite = np.isfinite(replicates).all()
@@ -154,7 +152,7 @@ def simulate(
     heads, gaps = _learn(setting, dim, sample_counts(dim, ratio), loss, ridge, trials, key)
     if not gaps.max() <= GAP:
         why = "; without ridge every training set must be separable" if ridge == 0 else ""
-        raise ArithmeticError(f"{CLAIM.id}: a duality gap of {gaps.max():.1e} is left{why}")
+        raise ArithmeticError(f"a duality gap of {gaps.max():.1e} is left{why}")
     errors = _judge(setting, heads, key)
     noise = np.linalg.norm(heads[:, 1:], axis=1)
     values = {"error": errors, "head_signal": heads[:, 0], "head_noise": noise}

@@ -385,7 +385,7 @@ def _learned(
     weights, left = _best_run(small_models.MODELS[name], tokens, labels, key)
     if not float(left) <= _LEFT:
         raise ArithmeticError(
-            f"{CLAIM.id}: {name} had not converged: the last tenth of its steps still gained "
+            f"{name} had not converged: the last tenth of its steps still gained "
             f"{float(left):.1%} of the objective"
         )
     return weights

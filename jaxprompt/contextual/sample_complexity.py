@@ -141,6 +141,8 @@ def _crossing(
             for i, n in enumerate(counts)
         ]
         errors = [stats.mean_estimate(each["final_error"]) for each in found]
+        if not all(e.mean > 0 and e.stderr > 0 for e in errors):
+            raise ArithmeticError(f"at dim {dim} and {counts[0]} samples the error does not vary")
         line = stats.slope(
             np.log(counts), [math.log(e.mean) for e in errors], [e.stderr / e.mean for e in errors]
         )
@@ -151,7 +153,7 @@ def _crossing(
         if abs(shift) < 0.2:
             break
     else:
-        raise ArithmeticError(f"{CLAIM.id}: no n with error {target} found at dim {dim}")
+        raise ArithmeticError(f"no n with error {target} found at dim {dim}")
     count = max(round(math.exp(centre)), 2)
     last = measure(samples=count, trials=trials, key=final_key)
     error = stats.mean_estimate(last["final_error"])
@@ -161,6 +163,8 @@ def _crossing(
     out = {"samples_per_dim": Estimate(crossing / dim, crossing / dim * spread, trials)}
     for name in MEANS:
         terms = [stats.mean_estimate(each[name]) for each in found]
+        if not all(t.stderr > 0 for t in terms):
+            raise ArithmeticError(f"at dim {dim} and {counts[0]} samples {name} does not vary")
         tilt = stats.slope(np.log(counts), [t.mean for t in terms], [t.stderr for t in terms])
         # A trial with a larger error has its crossing, and with it the term's mean, further up.
         up = tilt.value / slope

@@ -248,7 +248,7 @@ def trained_weights(
     worst = float(left.max())
     if not worst <= _LEFT:
         raise ArithmeticError(
-            f"{CLAIM.id}: {name} had not converged: the last tenth of its steps still gained "
+            f"{name} had not converged: the last tenth of its steps still gained "
             f"{worst:.1%} of the objective"
         )
     return weights

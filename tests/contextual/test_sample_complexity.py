@@ -11,6 +11,7 @@ from jaxprompt.contextual.sample_complexity import CLAIM
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.three_steps import MEANS
 from jaxprompt.engine import Cell
+from jaxprompt.errors import NumericalError
 from jaxprompt.stats import Estimate
 
 BASE = sample_complexity._BASE
@@ -105,3 +106,10 @@ def test_confirmed_and_falsifiers_refuted(all_refuted_by_simulation):
     assert verdict.status == "confirmed"
     assert {v.status for v in CLAIM.falsify_cells(verdict).values()} == {"refuted"}
     all_refuted_by_simulation(CLAIM, verdict)
+
+
+def test_a_search_without_scatter_is_refused():
+    """Tokens without noise leave no error to search in."""
+    point = {n: v for n, v in CLAIM.designs["quick"].runs[0].items() if n != "trials"}
+    with pytest.raises(NumericalError, match="the error does not vary"):
+        CLAIM.simulate(key=0, trials=2, **{**point, "noise": 0.0, "dim": 8})
