@@ -106,7 +106,8 @@ def test_simulations_at_extremes_are_numbers_or_refusals(claim):
     chance = random.Random(claim.id)
     for _ in range(3):
         point = fuzz.several(claim, chance)
-        for name in ("dim", "samples", "tokens"):  # what a simulation holds in memory
+        # What a simulation holds in memory, and how long it trains.
+        for name in ("dim", "samples", "tokens", "pretraining", "steps"):
             if isinstance(point.get(name), int | float):
                 point[name] = int(min(point[name], 64))
         try:
