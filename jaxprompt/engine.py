@@ -445,7 +445,8 @@ class Claim:
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
-            NumericalError: a mean or a standard error is not finite.
+            NumericalError: the simulation cannot be done there, or a mean or a standard error is
+                not finite.
         """
         if not _is_whole(trials) or not 2 <= trials <= MOST_TRIALS:
             raise ParameterError(

@@ -244,6 +244,7 @@ def test_simulation_against_token_level_numpy(samples, ridge):
         ridge=ridge,
     )
     for place, name in enumerate(("error", "head_signal", "head_noise")):
+        assert np.shape(fast[name].mean) == ()
         error = np.hypot(fast[name].stderr, slow[:, place].std(ddof=1) / np.sqrt(len(slow)))
         z = (fast[name].mean - slow[:, place].mean()) / error
         assert abs(z) < 4.2, f"{name}: {fast[name].mean:.4f}, token by token {z:+.1f} s.e. away"
