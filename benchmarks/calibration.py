@@ -38,15 +38,16 @@ import jax
 import records
 
 import jaxprompt as jp
-from jaxprompt.calibration import Calibration, Outcome, Share, outcomes, reduced
-from jaxprompt.engine import FALSE_ALARM, Claim, canonical
+from jaxprompt.core.calibration import Calibration, Outcome, Share, outcomes, reduced
+from jaxprompt.core.claim import FALSE_ALARM, Claim
+from jaxprompt.core.json_values import canonical
 from jaxprompt.stats import Status
 
 ROOT = Path(__file__).parent
 
 
 class Reduction(NamedTuple):
-    """What :func:`~jaxprompt.calibration.reduced` makes of the quick design: a share of its trials,
+    """What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design: a share of its trials,
     the places of its runs that are kept (None: all), parameters of the runs and options of the
     experiment that are changed; and what is not as it should be."""
 

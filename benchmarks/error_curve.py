@@ -28,7 +28,7 @@ import jax
 import numpy as np
 from scipy import linalg
 
-from jaxprompt.contextual.prompt_error import CLAIM
+from jaxprompt.contextual.claims.prompt_error import CLAIM
 
 MODEL, D, RIDGE = Model(), 128, 0.05
 T, K, GAIN, W, Q, SIGMA = MODEL

@@ -33,7 +33,7 @@ from rivals import Model, best_time, exact_law, factorisations, floor, ridge_hea
 import jax
 import numpy as np
 
-from jaxprompt.contextual.prompt_error import CLAIM
+from jaxprompt.contextual.claims.prompt_error import CLAIM
 
 MODEL = Model()
 RATIOS = (2.5, 1.7, 1.2, 0.9, 0.7, 0.45, 0.3, 0.2)

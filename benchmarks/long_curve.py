@@ -9,7 +9,7 @@ import argparse
 import resource
 import time
 
-from jaxprompt.contextual.prompt_error import CLAIM
+from jaxprompt.contextual.claims.prompt_error import CLAIM
 
 
 def main() -> None:

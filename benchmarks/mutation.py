@@ -64,8 +64,8 @@ import records
 
 import jaxprompt as jp
 from jaxprompt import stats
-from jaxprompt.calibration import reduced
-from jaxprompt.engine import FALSE_ALARM, Cell, Claim
+from jaxprompt.core.calibration import reduced
+from jaxprompt.core.claim import FALSE_ALARM, Cell, Claim
 from jaxprompt.stats import Comparison, Status
 
 MOST = 60
@@ -82,7 +82,7 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "prefix.pattern_invariance": {"options": {"draws": 500}},
     "prefix.real_transformer": {"changes": {"steps": 16, "examples": 128}},
 }
-"""What :func:`~jaxprompt.calibration.reduced` makes of the quick design, where every mutant would
+"""What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design, where every mutant would
 be compared with thousands of draws, or training takes long: fewer of them, and shorter ones."""
 
 CONVENTIONS = {
@@ -111,9 +111,15 @@ Trained models keep such limits with room, so another number makes another state
 of them as well; there is no number that would be right."""
 
 SYMMETRIC = {
-    ("contextual.three_steps._first_heads", "mean[:2] + moved"): "moved is Gaussian with mean 0",
-    ("contextual.three_steps._prompts", "moments.mean + moved"): "moved is Gaussian with mean 0",
-    ("contextual.three_steps._last_step", "mean + moved"): "moved is Gaussian with mean 0",
+    (
+        "contextual.claims.three_steps._first_heads",
+        "mean[:2] + moved",
+    ): "moved is Gaussian with mean 0",
+    (
+        "contextual.claims.three_steps._prompts",
+        "moments.mean + moved",
+    ): "moved is Gaussian with mean 0",
+    ("contextual.claims.three_steps._last_step", "mean + moved"): "moved is Gaussian with mean 0",
 }
 """Sums with a variable of symmetric law that is independent of all else, by function and place:
 with the other sign what is predicted is the same, and only its quadrature's error is another."""
@@ -124,19 +130,20 @@ NEGLIGIBLE = 0.01
 PATIENCE = 300.0
 """Seconds after which a mutant that says nothing is given up, on a machine that has other work."""
 
-NOT_THEORY = ("engine", "errors", "parallel", "parameters", "random", "stats", "cache",
-              "contextual.setting", "contextual.descent", "prefix.lab", "prefix.adapt",
-              "prefix.transformer", "prefix.tasks")  # fmt: skip
+NOT_THEORY = ("core", "errors", "compute", "stats", "contextual.setting",
+              "contextual.simulation.gradient_steps", "prefix.training.experiments",
+              "prefix.training.adaptation", "prefix.training.tasks",
+              "networks.transformer")  # fmt: skip
 """Modules that check, draw, compare or train, and hold no formula."""
 
 METHODS = (
-    "contextual.law.normal_nodes", "contextual.law._points", "contextual.search.golden_section",
-    "contextual.ridge_limit._lowest", "contextual.features.FeatureLaw.thinned",
-    "contextual.convex_limit._solve", "contextual.convex_limit._with_jacobian",
-    "contextual.ceilings._descend", "contextual.ceilings._starts",
-    "contextual.prompt_step._laguerre", "contextual.three_steps._quadrature",
-    "universal.sphere._kernel_quadrature", "universal.sphere._legendre",
-    "universal.bessel._bound_start", "universal.bessel._series_start",
+    "contextual.law.attention_moments.normal_nodes", "contextual.law.attention_moments._points", "contextual.law.maximise.golden_section",
+    "contextual.law.ridge_limit._lowest", "contextual.law.feature_law.FeatureLaw.thinned",
+    "contextual.law.convex_limit._solve", "contextual.law.convex_limit._with_jacobian",
+    "contextual.law.least_error._descend", "contextual.law.least_error._starts",
+    "contextual.claims.prompt_step._laguerre", "contextual.claims.three_steps._quadrature",
+    "universal.numerics.sphere.kernel_quadrature", "universal.numerics.sphere._legendre",
+    "universal.numerics.bessel._bound_start", "universal.numerics.bessel._series_start",
 )  # fmt: skip
 """Nodes, searches, iterations and their starts: a change moves the accuracy, not the theory."""
 
@@ -227,7 +234,9 @@ def label(function: types.FunctionType) -> str:
 
 
 def is_theory(module: str) -> bool:
-    return module.startswith("jaxprompt.") and module.removeprefix("jaxprompt.") not in NOT_THEORY
+    name = module.removeprefix("jaxprompt.")
+    practice = any(name == p or name.startswith(f"{p}.") for p in NOT_THEORY)
+    return module.startswith("jaxprompt.") and not practice
 
 
 def referenced(function: types.FunctionType) -> Iterator[Any]:

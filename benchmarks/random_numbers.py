@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprompt import random
+from jaxprompt.compute import random_table
 
 
 def rate(run: Callable[[], object], count: int, repeats: int = 5) -> float:
@@ -33,12 +33,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=20_000_000)
     count = parser.parse_args().count // 1000 * 1000
     key = jax.random.key(0)
-    table = jax.jit(lambda k: random.normals(k, 0, count // 1000, 1000))
+    table = jax.jit(lambda k: random_table.normals(k, 0, count // 1000, 1000))
     usual = jax.jit(lambda k: jax.random.normal(k, (count // 1000, 1000), dtype=jnp.float32))
     generator, buffer = np.random.Generator(np.random.SFC64(0)), np.empty(count, np.float32)
     rates = {
         "jax.random.normal": rate(lambda: usual(key).block_until_ready(), count),
-        "jaxprompt.random.normals": rate(lambda: table(key).block_until_ready(), count),
+        "jaxprompt.compute.random_table.normals": rate(
+            lambda: table(key).block_until_ready(), count
+        ),
         "NumPy SFC64 (one thread)": rate(
             lambda: generator.standard_normal(out=buffer, dtype=np.float32), count
         ),

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import linalg, special
 from scipy.stats import qmc
 
-from jaxprompt import parallel, random
+from jaxprompt.compute import devices, random_table
 
 __all__ = ["Model", "best_time", "exact_law", "factorisations", "floor", "rows"]
 
@@ -156,7 +156,7 @@ def head_error(
 def floor(model: Model, dim: int, most: int, trials: int, repeats: int) -> tuple[float, float]:
     """Seconds to generate a curve's normals, and to multiply its matrices, and nothing else."""
     generate = jax.jit(
-        lambda key: random.normals(key, 0, most * trials, dim + model.T - model.K).sum()
+        lambda key: random_table.normals(key, 0, most * trials, dim + model.T - model.K).sum()
     )
     key = jax.random.key(0)
     x = jnp.ones((trials, most, dim), jnp.float32)
@@ -179,4 +179,4 @@ def factorisations(dim: int, count: int, trials: int, repeats: int) -> float:
 
         return jax.lax.map(one, indices.reshape(-1)).reshape(indices.shape)
 
-    return best_time(lambda: parallel.map_trials(block, count * trials), repeats)
+    return best_time(lambda: devices.map_trials(block, count * trials), repeats)

@@ -29,9 +29,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxprompt.prefix import adapt, lab, tasks
-from jaxprompt.prefix.layers import embedded
-from jaxprompt.prefix.transformer import Added, Config, Norm
+from jaxprompt.networks.attention_layer import embedded
+from jaxprompt.networks.transformer import Added, Config, Norm
+from jaxprompt.prefix.training import adaptation, experiments, tasks
 
 try:
     import torch
@@ -42,9 +42,9 @@ BATCH = 64
 STEPS, MORE = 20, 10
 """Steps of a timed run, and how many more runs: short and many, to find moments of quiet."""
 SIZES = {
-    "L1 H1 d48 n6": lab.tiny(6),
-    "L2 H4 d32 n4": lab.tiny(4, 2, 4, 32),
-    "L1 H1 d96 n10": lab.tiny(10, 1, 1, 96),
+    "L1 H1 d48 n6": experiments.tiny(6),
+    "L2 H4 d32 n4": experiments.tiny(4, 2, 4, 32),
+    "L1 H1 d96 n10": experiments.tiny(10, 1, 1, 96),
 }
 
 
@@ -69,18 +69,22 @@ def least(run: Callable[[], object], repeats: int, calls: int = 1) -> float:
 def ours(config: Config, repeats: int) -> float:
     """Seconds of a step, from the compiled loop that training runs."""
     keys = jax.random.split(jax.random.key(0), 1)
-    starts = jax.vmap(lambda key: adapt.initial(config, key=key))(keys)
+    starts = jax.vmap(lambda key: adaptation.initial(config, key=key))(keys)
     moving, frozen = nnx.split_state(starts, nnx.Param, ...)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
-    flat, decay, shape = adapt._joined(moving), adapt._decay(like), adapt._Shape.of(like)
-    memory, ones = adapt._fresh(flat), jnp.ones((1, 1))
-    data = adapt._draw(("asc",), BATCH, config.inputs, ones, 0, keys)
+    flat, decay, shape = (
+        adaptation._joined(moving),
+        adaptation._decay(like),
+        adaptation._Shape.of(like),
+    )
+    memory, ones = adaptation._fresh(flat), jnp.ones((1, 1))
+    data = adaptation._draw(("asc",), BATCH, config.inputs, ones, 0, keys)
     data = [x[:, :STEPS] for x in data]
     rates = np.full(STEPS, 1e-3, np.float32)
     state = [flat, memory]
 
     def block() -> None:
-        *state[:], loss = adapt._block(
+        *state[:], loss = adaptation._block(
             config, Added(), shape, False, *state, frozen, decay, *data, rates
         )
         loss.block_until_ready()
@@ -176,7 +180,7 @@ def rest(config: Config, repeats: int) -> dict[str, float]:
         biases(BATCH * rows, d, d, 4 * d, d)
     part("norms", Norm(d), BATCH, answer, d)
     part("loss", jax.nn.log_softmax, BATCH, answer, config.vocabulary)
-    like = nnx.eval_shape(lambda: adapt.initial(config, key=jax.random.key(0)))
+    like = nnx.eval_shape(lambda: adaptation.initial(config, key=jax.random.key(0)))
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(like))
     return {
         **total,
@@ -243,13 +247,13 @@ def _optimiser(count: int, repeats: int) -> float:
     def many(flat: Any, memory: Any) -> Any:
         def one(_: Any, carry: Any) -> Any:
             flat, memory = carry
-            updates, memory = adapt.MOMENTS.update(0.1 * flat, memory)
+            updates, memory = adaptation.MOMENTS.update(0.1 * flat, memory)
             return flat - 1e-3 * (updates + 0.1 * flat), memory
 
         return jax.lax.fori_loop(0, _CALLS, one, (flat, memory))
 
     flat = jnp.asarray(np.random.default_rng(0).standard_normal(count, np.float32))
-    memory = adapt.MOMENTS.init(flat)
+    memory = adaptation.MOMENTS.init(flat)
     return least(lambda: jax.block_until_ready(many(flat, memory)), repeats, _CALLS)
 
 

@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprompt.universal import head, sphere
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import sphere
 
 
 def clock(run, repeats: int = 1) -> float:

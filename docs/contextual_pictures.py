@@ -20,14 +20,14 @@ from matplotlib.figure import Figure
 
 import jaxprompt as jp
 from jaxprompt import attention, stats
-from jaxprompt.contextual import training
-from jaxprompt.contextual.ceilings import CEILINGS
-from jaxprompt.contextual.context_gain import breakdown_gain
-from jaxprompt.contextual.data import row_stream
-from jaxprompt.contextual.features import feature_law
-from jaxprompt.contextual.models import MODELS
-from jaxprompt.contextual.ridge_limit import ridge_limit
+from jaxprompt.contextual.claims import training
+from jaxprompt.contextual.claims.context_gain import breakdown_gain
+from jaxprompt.contextual.law.feature_law import feature_law
+from jaxprompt.contextual.law.least_error import CEILINGS
+from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.sampling import row_stream
+from jaxprompt.contextual.simulation.token_models import MODELS
 
 COLOURS = dict(zip(MODELS, ("#0072B2", "#009E73", "#000000", "#CC79A7", "#D55E00"), strict=True))
 MARKERS = dict(zip(MODELS, "sD o^v".replace(" ", ""), strict=True))

@@ -20,11 +20,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import jaxprompt as jp
-from jaxprompt.engine import as_key, fold_in_parameters
-from jaxprompt.prefix import adapt, lab, new_task_limit, skill_selection, tasks, token_selection
-from jaxprompt.prefix.lab import Trained
-from jaxprompt.prefix.layers import Projections, attend
-from jaxprompt.prefix.transformer import Added, Config, Trace
+from jaxprompt.core.keys import as_key, fold_in_parameters
+from jaxprompt.networks.attention_layer import Projections, attend
+from jaxprompt.networks.transformer import Added, Config, Trace
+from jaxprompt.prefix.claims import new_task_limit, skill_selection, token_selection
+from jaxprompt.prefix.training import adaptation, experiments, tasks
+from jaxprompt.prefix.training.experiments import Trained
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 Z95 = 1.96
@@ -54,7 +55,7 @@ def check_key(claim: str) -> tuple[jax.Array, dict]:
 def draw_attention(folder: Path) -> None:
     """Patterns of a head without and with a prefix, and the ratio, which is flat along rows."""
     config = Config(1, 1, 24, 10, 10, tasks.SYMBOLS)
-    model = adapt.grown(config, Added(prefix=3), key=jax.random.key(4))
+    model = adaptation.grown(config, Added(prefix=3), key=jax.random.key(4))
     assert model.prefix is not None
     tokens = jax.random.randint(jax.random.key(5), (10,), 0, 8)
     full, base = Trace([], []), Trace([], [])
@@ -93,7 +94,9 @@ def draw_attention(folder: Path) -> None:
 def table(axis: Axes, rows: list[tuple[str, Trained, int]], names: list[str], title: str) -> None:
     """Accuracies of models (rows) on tasks (columns), in per cent with 95 % intervals."""
     key = jax.random.key(11)
-    found = [[lab.accuracy(made, run, name, key=key) for name in names] for _, made, run in rows]
+    found = [
+        [experiments.accuracy(made, run, name, key=key) for name in names] for _, made, run in rows
+    ]
     means = np.array([[float(e.mean) for e in row] for row in found])
     axis.imshow(means, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     for r, row in enumerate(found):
@@ -113,10 +116,10 @@ def draw_accuracy(folder: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     key, run = check_key("prefix.new_task_limit")
     made = {
-        name: lab.run(plan)
+        name: experiments.run(plan)
         for name, plan in new_task_limit.plans(
             run["length"], run["steps"], jp.claim("prefix.new_task_limit").designs["quick"].trials,
-            lab.seeds(key),
+            experiments.seeds(key),
         ).items()
     }  # fmt: skip
     arms = {
@@ -129,8 +132,8 @@ def draw_accuracy(folder: Path) -> None:
     table(left, rows, ["asc", "desc"], "pretrained on asc (1 layer, n = 6)")
     left.set_ylabel("adapted")
     key, run = check_key("prefix.skill_selection")
-    plans = skill_selection.plans(run["length"], run["steps"], lab.seeds(key))
-    base, prefixed = map(lab.run, plans)
+    plans = skill_selection.plans(run["length"], run["steps"], experiments.seeds(key))
+    base, prefixed = map(experiments.run, plans)
     known = list(skill_selection.KNOWN)
     chosen = skill_selection.best_runs(prefixed)
     rows = [("nothing", base, 0), *((f"prefix of 1\non {x}", prefixed, run)

@@ -12,10 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxprompt.prefix import lab, new_task_limit, skill_selection
-from jaxprompt.prefix.adapt import Recipe
-from jaxprompt.prefix.lab import Plan
-from jaxprompt.prefix.transformer import Added
+from jaxprompt.networks.transformer import Added
+from jaxprompt.prefix.claims import new_task_limit, skill_selection
+from jaxprompt.prefix.training import experiments
+from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.experiments import Plan
 from jaxprompt.stats import Estimate, interval, mean_estimate
 
 STARTS = 5
@@ -43,7 +44,7 @@ class Setting(NamedTuple):
 def settings() -> tuple[Setting, Setting]:
     """The small models of `skill_selection` and `new_task_limit`, from five starts each."""
     mixture, _ = skill_selection.MODELS["small"](4)
-    known = lab.pretrained(
+    known = experiments.pretrained(
         mixture, skill_selection.KNOWN, Recipe(3000, 4e-3, falling=True), STARTS, (4, 0)
     )
     sorting = new_task_limit.plans(6, 750, STARTS, (4, 0))["base"]
@@ -76,8 +77,10 @@ def adapted(setting: Setting, way: str, task: str) -> Plan:
 
 def cell(plan: Plan, task: str) -> str:
     """Mean accuracy over the starts with a 95 % interval, and the least and the best, in %."""
-    trained = lab.run(plan)
-    found = [lab.accuracy(trained, r, task, key=jax.random.key(7)).mean for r in range(STARTS)]
+    trained = experiments.run(plan)
+    found = [
+        experiments.accuracy(trained, r, task, key=jax.random.key(7)).mean for r in range(STARTS)
+    ]
     shares = 100 * np.array(found, float)
     estimate: Estimate = mean_estimate(shares)
     low, high = interval(estimate)
@@ -95,7 +98,7 @@ def main() -> None:
         print("| --- | --- |" + " --- |" * len(tasks))
         own = [cell(setting.base, task) for task in tasks]
         print(f"| not adapted | 0 | {' | '.join(own)} |", flush=True)
-        state = lab.run(setting.base).run(0)
+        state = experiments.run(setting.base).run(0)
         whole = sum(np.size(x) for x in jax.tree.leaves(state))
         for way, name in WAYS.items():
             count = added(setting, way).size(config) or whole
@@ -103,7 +106,7 @@ def main() -> None:
             shown = name.format(10 * config.layers)
             print(f"| {shown} | {count} | {' | '.join(cells)} |", flush=True)
         key = jax.random.key(8)
-        least = [lab.constant(task, config.inputs, key=key).mean for task in tasks]
+        least = [experiments.constant(task, config.inputs, key=key).mean for task in tasks]
         shown = " | ".join(f"{100 * float(share):.1f}" for share in least)
         print(f"| best constant answer | | {shown} |", flush=True)
 

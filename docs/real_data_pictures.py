@@ -24,8 +24,10 @@ from matplotlib.figure import Figure
 
 import jaxprompt as jp
 from jaxprompt import stats
-from jaxprompt.contextual import image_context, patch_law, vision
-from jaxprompt.contextual.image_context import ARMS, SMALL, Embedded, Task
+from jaxprompt.contextual.claims import image_context
+from jaxprompt.contextual.claims.image_context import ARMS, SMALL, Embedded, Task
+from jaxprompt.contextual.extensions import patch_law
+from jaxprompt.contextual.simulation import vision_transformer
 
 COLOURS = {
     "before": "#777777", "prompt": "#000000", "input_prompt": "#56B4E9", "token": "#E69F00",
@@ -75,7 +77,7 @@ def draw_accuracy(folder: Path) -> None:
             label = LABELS[name]
             if name != "before":
                 config, arm = Task(kind, "digits").config, ARMS[name]
-                label += f" ({int(vision.moving(config, arm.moves, arm.tokens).sum())})"
+                label += f" ({int(vision_transformer.moving(config, arm.moves, arm.tokens).sum())})"
             curve(axis, sizes, [at(kind, n, name) for n in sizes], name, label)
         axis.set_title({"partial": "one tile among noise", "embedded": "in a photograph"}[kind])
         axis.set_ylim(0.2, 1)
@@ -156,7 +158,9 @@ def draw_attention(folder: Path) -> None:
         found = task.scenes("test", 4, key, pair)
         rows = [found.images]
         for flat in (base, tuned):
-            seen = vision.look(task.config, flat, vision.use(task.config), task.patches(found))
+            seen = vision_transformer.look(
+                task.config, flat, vision_transformer.use(task.config), task.patches(found)
+            )
             pattern = np.asarray(seen.patterns)[-1].mean(axis=1)[:, 1 + task.config.prompts :]
             rows.append(pattern / pattern.sum(axis=1, keepdims=True))
         rows.append(maps)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jaxprompt as jp
-from jaxprompt.engine import Claim
-from jaxprompt.markup import markup, table
-from jaxprompt.registry import FAMILIES
+from jaxprompt.core.claim import Claim
+from jaxprompt.core.registry import FAMILIES
+from jaxprompt.presentation.statement_html import markup, table
 
 ROOT = Path(__file__).resolve().parent.parent
 

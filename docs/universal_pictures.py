@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxprompt.universal import build_prefix, sphere
+from jaxprompt.universal import build_prefix
+from jaxprompt.universal.numerics import sphere
 
 COUNTS = (12, 48, 192, 768)
 

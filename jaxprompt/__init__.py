@@ -13,8 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxprompt.calibration import calibrate
-    from jaxprompt.engine import (
+    from jaxprompt.compute.trials import per_trial
+    from jaxprompt.core.calibration import calibrate
+    from jaxprompt.core.claim import (
         Agreement,
         Claim,
         Curves,
@@ -24,36 +25,35 @@ if TYPE_CHECKING:
         Relation,
         Verdict,
     )
-    from jaxprompt.notebook import draw
-    from jaxprompt.parameters import Parameter
-    from jaxprompt.registry import claim, claims, load_claims
+    from jaxprompt.core.parameters import Parameter
+    from jaxprompt.core.registry import claim, claims, load_claims
+    from jaxprompt.presentation.notebook import draw
     from jaxprompt.stats import Estimate, Status
-    from jaxprompt.store import load
-    from jaxprompt.trials import per_trial
+    from jaxprompt.sweep.store import load
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Agreement": "engine",
-    "Claim": "engine",
-    "Curves": "engine",
-    "Design": "engine",
-    "Falsifier": "engine",
-    "Quantity": "engine",
-    "Relation": "engine",
-    "Verdict": "engine",
-    "Parameter": "parameters",
+    "Agreement": "core.claim",
+    "Claim": "core.claim",
+    "Curves": "core.claim",
+    "Design": "core.claim",
+    "Falsifier": "core.claim",
+    "Quantity": "core.claim",
+    "Relation": "core.claim",
+    "Verdict": "core.claim",
+    "Parameter": "core.parameters",
     "Estimate": "stats",
     "Status": "stats",
-    "calibrate": "calibration",
-    "claim": "registry",
-    "claims": "registry",
-    "load_claims": "registry",
-    "draw": "notebook",
-    "load": "store",
-    "per_trial": "trials",
+    "calibrate": "core.calibration",
+    "claim": "core.registry",
+    "claims": "core.registry",
+    "load_claims": "core.registry",
+    "draw": "presentation.notebook",
+    "load": "sweep.store",
+    "per_trial": "compute.trials",
 }
-_MODULES = ("attention", "calibration", "contextual", "prefix", "universal", "stats", "sweep")
+_MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
 
 __all__ = [
     "Agreement",

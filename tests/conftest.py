@@ -25,9 +25,8 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
 
     # The numeric tower: an int will do where a float is asked for, as type checkers have it.
     checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-    # The modules whose annotations hold at run time; a family joins once its own do.
-    names = ("attention", "contextual", "engine", "parameters", "plot", "prefix", "random")
-    names += ("registry", "report", "stats", "store", "sweep", "tables", "universal")
+    names = ("attention", "contextual", "core", "prefix", "presentation", "stats", "sweep")
+    names += ("universal",)
     install_import_hook([f"jaxprompt.{name}" for name in names], checker)
 
 import jax
@@ -53,7 +52,7 @@ def x64():
 def all_refuted_by_simulation():
     """Asserts that simulated rows refute each falsifier, without those that need no simulation."""
     from jaxprompt import stats
-    from jaxprompt.engine import FALSE_ALARM
+    from jaxprompt.core.claim import FALSE_ALARM
 
     def check(claim, verdict):
         for falsifier in claim.falsifiers:
@@ -72,8 +71,8 @@ def toy_claim():
 
 
 def make_toy(*, offset: float = 0.0, tolerance: float = 0.2, **changes):
-    from jaxprompt.engine import Claim, Design, Falsifier, Quantity, Relation
-    from jaxprompt.parameters import Parameter
+    from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Relation
+    from jaxprompt.core.parameters import Parameter
     from jaxprompt.stats import mean_estimate
 
     def closed_form(*, level, **unused):
@@ -113,7 +112,7 @@ def toy_registry(monkeypatch):
     """Replaces the registered claims by given ones."""
 
     def use(*claims):
-        from jaxprompt import registry
+        from jaxprompt.core import registry
 
         table = dict(sorted((claim.id, claim) for claim in claims))
         monkeypatch.setattr(registry, "_table", lambda: table)
@@ -125,12 +124,12 @@ def toy_registry(monkeypatch):
 @pytest.fixture
 def toy(toy_claim, toy_registry, monkeypatch):
     """A registered toy claim, for sweeps too; `use(**changes)` registers another variant of it."""
-    from jaxprompt import sweep
+    from jaxprompt.sweep import run as sweeps
 
     def use(**changes):
         claim = toy_claim(**changes)
         toy_registry(claim)
-        monkeypatch.setattr(sweep, "find_claim", lambda id: claim)
+        monkeypatch.setattr(sweeps, "find_claim", lambda id: claim)
         return claim
 
     use()

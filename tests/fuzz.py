@@ -31,12 +31,13 @@ from typing import Any
 import numpy as np
 
 import jaxprompt as jp
-from jaxprompt import report, store
-from jaxprompt.engine import Claim
+from jaxprompt.core.claim import Claim
+from jaxprompt.core.parameters import LARGEST, Parameter
 from jaxprompt.errors import JaxpromptError
-from jaxprompt.parameters import LARGEST, Parameter
-from jaxprompt.store import SweepStore
-from jaxprompt.sweep import Sweep
+from jaxprompt.presentation import report
+from jaxprompt.sweep import store
+from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep.store import SweepStore
 
 MARK = "jaxprompt-was-here"
 """Name of a file that appears if a payload is ever run."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 import jaxprompt as jp
-from jaxprompt.engine import Claim
+from jaxprompt.core.claim import Claim
 
 TABLE = Path(__file__).with_name("golden.json")
 KEY, TRIALS = 1, 4

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import calibration, stats
-from jaxprompt.calibration import LOOSE, Calibration, Share, calibrate, outcomes, reduced
-from jaxprompt.engine import FALSE_ALARM, Falsifier
+from jaxprompt import stats
+from jaxprompt.core import calibration
+from jaxprompt.core.calibration import LOOSE, Calibration, Share, calibrate, outcomes, reduced
+from jaxprompt.core.claim import FALSE_ALARM, Falsifier
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, Status
 

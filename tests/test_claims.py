@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import gc
 import importlib
@@ -17,9 +18,9 @@ import pytest
 
 import jaxprompt
 import jaxprompt as jp
-from jaxprompt import engine, report
-from jaxprompt.engine import Agreement, Curves, Regions
-from jaxprompt.registry import FAMILIES
+from jaxprompt.core.claim import Agreement, Curves, Regions
+from jaxprompt.core.registry import FAMILIES
+from jaxprompt.presentation import report
 from jaxprompt.stats import Estimate, Status
 
 CLAIMS = jp.claims()
@@ -76,18 +77,18 @@ def clear_caches():
                 item.cache_clear()
 
 
-def samplers():
-    """Every public function of the modules that draw, and the families' data modules."""
-    modules = [jax.random, importlib.import_module("jaxprompt.random")]
-    for family in FAMILIES:
-        package = importlib.import_module(f"jaxprompt.{family}")
-        modules += [
-            importlib.import_module(f"jaxprompt.{family}.{found.name}")
-            for found in pkgutil.iter_modules(package.__path__)
-            if found.name
-            in ("data", "models", "transformer", "tasks", "descent", "images", "vision")
-        ]
-    return modules
+SAMPLERS = (
+    "jax.random",
+    "jaxprompt.compute.random_table",
+    "jaxprompt.contextual.simulation.digit_scenes",
+    "jaxprompt.contextual.simulation.gradient_steps",
+    "jaxprompt.contextual.simulation.sampling",
+    "jaxprompt.contextual.simulation.token_models",
+    "jaxprompt.contextual.simulation.vision_transformer",
+    "jaxprompt.networks.transformer",
+    "jaxprompt.prefix.training.tasks",
+)
+"""Modules whose public functions draw random numbers or are models."""
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,7 @@ def test_predict_never_samples(claim, nothing_computed, monkeypatch):
         raise AssertionError("a prediction reached a sampler")
 
     originals = set()
-    for module in samplers():
+    for module in map(importlib.import_module, SAMPLERS):
         for name, item in list(vars(module).items()):
             if name.startswith("_") or inspect.isclass(item) or not callable(item):
                 continue
@@ -115,7 +116,7 @@ def test_predict_never_samples(claim, nothing_computed, monkeypatch):
             originals.add(id(item))
             monkeypatch.setattr(module, name, caught)
     patch_references(monkeypatch, originals, caught)
-    monkeypatch.setattr(engine, "as_key", caught)
+    monkeypatch.setattr("jaxprompt.core.claim.as_key", caught)
     found = claim.predict(**point)
     assert all(np.isfinite(value).all() for value in found.values())
 
@@ -231,7 +232,7 @@ def test_simulate_never_predicts(claim, simulated, monkeypatch):
     home = importlib.import_module(inspect.unwrap(claim.closed_form).__module__)
     if getattr(home, "closed_form", None) is not None:
         monkeypatch.setattr(home, "closed_form", caught)
-    blind = engine.dataclasses.replace(claim, closed_form=caught)
+    blind = dataclasses.replace(claim, closed_form=caught)
     found = blind.simulate(key=1, trials=4, **golden.first_point(claim))
     assert found.keys() == simulated(claim).keys()
 
@@ -240,7 +241,7 @@ def test_simulate_never_predicts(claim, simulated, monkeypatch):
 def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
     # A mean over trials: the values behind it, caught where they are averaged.
     claim = jp.claim(id)
-    home = importlib.import_module(f"jaxprompt.{id}")
+    home = importlib.import_module(inspect.unwrap(claim.closed_form).__module__)
     drawn = []
 
     def catch(values, axis=0):

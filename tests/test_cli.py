@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cli, completion, doctor
-from jaxprompt.engine import Agreement, Curves, Design, Falsifier, Relation
-from jaxprompt.extras import EXTRAS, Extra
+from jaxprompt.cli import completion, doctor, main
+from jaxprompt.core.claim import Agreement, Curves, Design, Falsifier, Relation
+from jaxprompt.core.extras import EXTRAS, Extra
 from jaxprompt.stats import Estimate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,7 +38,7 @@ level = [1.0, 2.0]
 @pytest.fixture
 def toys(toy_claim, toy_registry, monkeypatch):
     """Registers toys by name: true, false, vague, broken."""
-    from jaxprompt import sweep
+    from jaxprompt.sweep import run as sweeps
 
     def broken(**params):
         raise ZeroDivisionError("the toy broke")
@@ -60,7 +60,7 @@ def toys(toy_claim, toy_registry, monkeypatch):
     def use(*names):
         claims = toy_registry(*(made[name] for name in names))
         by_id = {claim.id: claim for claim in claims}
-        monkeypatch.setattr(sweep, "find_claim", lambda id: by_id[id])
+        monkeypatch.setattr(sweeps, "find_claim", lambda id: by_id[id])
 
     return use
 
@@ -70,7 +70,7 @@ def run(capsys):
     """Runs one command; returns its exit code, output and errors."""
 
     def call(*args):
-        code = cli.main([str(a) for a in args])
+        code = main.main([str(a) for a in args])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -291,7 +291,7 @@ def test_the_default_folder_of_a_sweep_is_the_name_of_its_file(toys, run, tmp_pa
 
 
 def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monkeypatch):
-    from jaxprompt import sweep
+    from jaxprompt.sweep import run as sweeps
 
     def broken(*, level, **params):
         if level == 2.0:
@@ -300,7 +300,7 @@ def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monke
 
     claim = toy_claim(simulation=broken, relation=Relation.MEAN)
     toy_registry(claim)
-    monkeypatch.setattr(sweep, "find_claim", lambda id: claim)
+    monkeypatch.setattr(sweeps, "find_claim", lambda id: claim)
     code, out, err = run("sweep", write(tmp_path), "--out", tmp_path / "out")
     assert code == 3
     assert "1 confirmed, 1 failed" in out
@@ -310,10 +310,10 @@ def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monke
 
 
 def test_ctrl_c_in_a_sweep_says_how_to_resume(toys, run, tmp_path, monkeypatch):
-    from jaxprompt import sweep
+    from jaxprompt.sweep import run as sweeps
 
     toys("true")
-    compute, calls = sweep.compute, []
+    compute, calls = sweeps.compute, []
 
     def interrupted(task):
         if calls:
@@ -321,13 +321,13 @@ def test_ctrl_c_in_a_sweep_says_how_to_resume(toys, run, tmp_path, monkeypatch):
         calls.append(task)
         return compute(task)
 
-    monkeypatch.setattr(sweep, "compute", interrupted)
+    monkeypatch.setattr(sweeps, "compute", interrupted)
     path = write(tmp_path)
     code, _, err = run("sweep", path, "--out", tmp_path / "out")
     assert code == 130
     assert f"jaxprompt sweep {path} --out {tmp_path / 'out'} --resume" in err
     assert np.isfinite(jp.load(tmp_path / "out")["value"].values).sum() == 1
-    monkeypatch.setattr(sweep, "compute", compute)
+    monkeypatch.setattr(sweeps, "compute", compute)
     assert run("sweep", path, "--out", tmp_path / "out", "--resume")[0] == 0
 
 
@@ -346,8 +346,8 @@ def test_ctrl_c_in_a_check_keeps_what_is_done(toy_claim, toy_registry, run, tmp_
 
 def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
-    with cli._progress("sweep", "cells", trials=10) as progress:
+    monkeypatch.setattr(main.time, "monotonic", lambda: now[0])
+    with main._progress("sweep", "cells", trials=10) as progress:
         progress(4, 20)  # four cells were there before
         for done in (6, 8):
             now[0] += 4
@@ -359,7 +359,7 @@ def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("TERM", "xterm")
-    with cli._progress("some work", "cells", trials=10) as progress:
+    with main._progress("some work", "cells", trials=10) as progress:
         progress(0, 3)
         progress(2, 3)
     shown = capsys.readouterr().err
@@ -428,7 +428,7 @@ def test_bad_input_gives_one_line_and_leaves_nothing(toys, run, tmp_path, monkey
 
 def test_help_exits_cleanly(capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main(["--help"])
+        main.main(["--help"])
     assert caught.value.code == 0
     assert "jaxprompt check" in capsys.readouterr().out
 
@@ -447,17 +447,17 @@ def test_as_a_module():
 # --- help, tables, JSON ---
 
 
-@pytest.mark.parametrize("command", cli._EXAMPLES)
+@pytest.mark.parametrize("command", main._EXAMPLES)
 def test_help_teaches_by_example(command, capsys):
     with pytest.raises(SystemExit) as caught:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     assert caught.value.code == 0
     out = capsys.readouterr().out
     examples = out.partition("examples:\n")[2]
     for line in examples.splitlines():
         if line.startswith("  jaxprompt "):
             words = shlex.split(re.split(r"   |>", line.strip())[0])[1:]
-            assert cli._parse(words).run, f"the example does not parse: {line}"
+            assert main._parse(words).run, f"the example does not parse: {line}"
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
@@ -572,7 +572,7 @@ def scripts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("completion")
     names = ("contextual", "prefix", "universal", *(c.id for c in jp.claims()))
     for shell in ("bash", "zsh", "fish"):
-        (folder / shell).write_text(completion.script(shell, cli._parser(), names))
+        (folder / shell).write_text(completion.script(shell, main._parser(), names))
     return folder
 
 

@@ -12,7 +12,7 @@ import golden
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.parallel import THREADS
+from jaxprompt.compute.devices import THREADS
 
 HERE = Path(__file__).parent
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cli, registry
+from jaxprompt.cli import main
+from jaxprompt.core import registry
 from jaxprompt.stats import Status
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,7 +98,7 @@ def test_code_blocks_are_whole(page):
             for line in code.splitlines():
                 words = shlex.split(line.partition("  #")[0].partition(" #")[0].partition(">")[0])
                 if words[:1] == ["jaxprompt"] and not re.search(r"[\[|]|DIR", line):
-                    assert cli._parse(words[1:]).run, line
+                    assert main._parse(words[1:]).run, line
 
 
 def blocks(page):

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import store
-from jaxprompt import sweep as sweeps
 from jaxprompt.errors import UsageError
-from jaxprompt.store import SweepStore
-from jaxprompt.sweep import Sweep
+from jaxprompt.sweep import run as sweeps
+from jaxprompt.sweep import store
+from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep.store import SweepStore
 
 
 def job(**changes):

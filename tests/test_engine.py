@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import engine, stats
-from jaxprompt.engine import (
+from jaxprompt import stats
+from jaxprompt.core.claim import (
+    FALSE_ALARM,
     Cell,
     Claim,
     Design,
@@ -20,11 +21,10 @@ from jaxprompt.engine import (
     Quantity,
     Relation,
     Verdict,
-    canonical,
     expand,
-    fold_in_parameters,
-    plain,
 )
+from jaxprompt.core.json_values import canonical, to_json_values
+from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError
 from jaxprompt.stats import Estimate, Status
 
@@ -75,7 +75,7 @@ def test_a_true_claim_is_confirmed(toy_claim):
     assert verdict.status == Status.CONFIRMED
     assert verdict.profile == "quick"
     assert verdict.seed == 0
-    assert verdict.false_alarm == engine.FALSE_ALARM
+    assert verdict.false_alarm == FALSE_ALARM
     assert 0 < verdict.detectable < 0.2
     assert verdict.seconds > 0
     assert len(verdict.rows) == 2
@@ -274,7 +274,7 @@ def test_keys_come_from_parameters_not_from_order():
 
 def test_canonical_and_plain():
     assert canonical({"b": np.float64(1), "a": (1, 2)}) == '{"a": [1, 2], "b": 1.0}'
-    assert plain({"x": [math.nan, math.inf, np.bool_(True), Status.FAILED]}) == {
+    assert to_json_values({"x": [math.nan, math.inf, np.bool_(True), Status.FAILED]}) == {
         "x": [None, None, True, "failed"]
     }
 
@@ -306,7 +306,7 @@ def test_more_sizes_raise_the_order_of_an_extrapolation():
             Cell({**point, "dim": d}, {"error": Estimate(limit + 1 / d - 40 / d**2, 1e-5, 10_000)})
             for d in sizes
         ]
-        (row,) = stats.decide(engine.compare_limit(claim, cells, claim.predict), 1e-3)
+        (row,) = stats.decide(claim.compare_limit(claim, cells, claim.predict), 1e-3)
         return row.verdict
 
     assert judged([64, 128, 256, 512]) == Status.CONFIRMED

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from jaxprompt import cli
+from jaxprompt.cli import main
+from jaxprompt.core.extras import Extra
 from jaxprompt.errors import MissingExtraError
-from jaxprompt.extras import Extra
 
 ABSENT = Extra("odd", ("no_such_module",), "something odd", "pip install odd")
 
@@ -41,7 +41,7 @@ def test_a_missing_extra_is_named_with_its_remedy(odd):
 
 
 def test_a_check_of_all_says_what_it_leaves_out(odd, tmp_path, capsys):
-    code = cli.main(["check", "--out", str(tmp_path)])
+    code = main.main(["check", "--out", str(tmp_path)])
     err = capsys.readouterr().err
     assert code == 0
     assert "left out: contextual.odd needs no_such_module: `pip install odd`" in err
@@ -56,7 +56,7 @@ def test_a_check_of_all_says_what_it_leaves_out(odd, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", [["check", "contextual.odd"], ["figure", "contextual.odd"]])
 def test_a_claim_named_by_its_id_is_refused(odd, command, capsys):
-    assert cli.main(command) == 2
+    assert main.main(command) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1, f"one line was expected: {err}"
     assert "pip install odd" in err
@@ -64,12 +64,12 @@ def test_a_claim_named_by_its_id_is_refused(odd, command, capsys):
 
 def test_nothing_is_not_agreement(toy_claim, toy_registry, capsys):
     toy_registry(dataclasses.replace(toy_claim(id="contextual.odd"), extra=ABSENT))
-    assert cli.main(["check"]) == 2, "a check that measured nothing must not exit 0"
+    assert main.main(["check"]) == 2, "a check that measured nothing must not exit 0"
 
 
 def test_a_sweep_is_refused_before_it_starts(odd, tmp_path, capsys, monkeypatch):
     file = tmp_path / "odd.toml"
     file.write_text(TOML)
-    assert cli.main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 2
+    assert main.main(["sweep", str(file), "--out", str(tmp_path / "out")]) == 2
     assert "no_such_module" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

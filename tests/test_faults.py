@@ -18,9 +18,11 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cache, cli, doctor, store, terminal
+from jaxprompt.cli import doctor, main, terminal
+from jaxprompt.compute import cache_folder
 from jaxprompt.errors import UsageError
-from jaxprompt.prefix import lab
+from jaxprompt.prefix.training import experiments
+from jaxprompt.sweep import store
 
 ROOT = Path(jp.__file__).parent
 
@@ -61,7 +63,7 @@ def shown(monkeypatch):
         out, errors = Terminal(encoding), Terminal(encoding)
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", errors)
-        return cli.main(list(words)), out.text, errors.text
+        return main.main(list(words)), out.text, errors.text
 
     return use
 
@@ -172,12 +174,12 @@ def test_read_only_installation_without_home_network_or_letters(tmp_path):
 
 @pytest.mark.parametrize("home", ["/nonexistent/x", "/proc", ""])
 def test_without_a_home_there_is_no_cache_and_no_error(monkeypatch, home):
-    monkeypatch.delenv(cache.VARIABLE, raising=False)
+    monkeypatch.delenv(cache_folder.VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", home)
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.delitem(sys.modules, "jax")
-    assert cache.keep_compiled() is None
+    assert cache_folder.keep_compiled() is None
 
 
 def refuse(*args, **kwargs):
@@ -188,18 +190,18 @@ def test_a_home_that_nobody_knows(monkeypatch):
     def unknown():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv(cache.VARIABLE, raising=False)
+    monkeypatch.delenv(cache_folder.VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
-    assert cache.cache_folder() is None
+    assert cache_folder.cache_folder() is None
     found = {f.what: f for f in doctor.examine()}["cache"]
     assert found.found == "no home folder is known"
-    assert cache.VARIABLE in found.remedy
+    assert cache_folder.VARIABLE in found.remedy
 
 
 @pytest.mark.parametrize("harm", ["absent", "cut", "pickle", "shape", "text", "refused"])
 def test_a_damaged_cache_of_trained_models_is_no_cache(monkeypatch, tmp_path, harm):
-    class Plan(lab.Plan):
+    class Plan(experiments.Plan):
         def __init__(self):
             pass
 
@@ -210,11 +212,11 @@ def test_a_damaged_cache_of_trained_models_is_no_cache(monkeypatch, tmp_path, ha
             return {"steps": 3}
 
     like = {"w": np.zeros((2, 3), np.float32)}
-    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
     kept = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
-    lab._store(lab.Trained(Plan(), kept, np.ones(2)))
+    experiments._store(experiments.Trained(Plan(), kept, np.ones(2)))
     path = tmp_path / "ab.npz"
-    found = lab._load(Plan(), like)
+    found = experiments._load(Plan(), like)
     np.testing.assert_array_equal(found.state["w"], kept["w"])
     if harm == "absent":
         path.unlink()
@@ -228,7 +230,7 @@ def test_a_damaged_cache_of_trained_models_is_no_cache(monkeypatch, tmp_path, ha
         path.write_text("no such thing")
     else:
         monkeypatch.setattr(np, "load", refuse)
-    assert lab._load(Plan(), like) is None
+    assert experiments._load(Plan(), like) is None
 
 
 def test_missing_optional_parts_are_one_line(monkeypatch, capsys, tmp_path):
@@ -239,7 +241,7 @@ def test_missing_optional_parts_are_one_line(monkeypatch, capsys, tmp_path):
         "[grid]\ncentres = [4, 8]\n"
     )
     words = ["sweep", str(path), "--out", str(tmp_path / "out"), "--scheduler", "tcp://x:1"]
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     told = capsys.readouterr().err
     assert told.startswith("jaxprompt: --scheduler needs the package `distributed`: install")
     assert told.count("\n") == 1
@@ -266,7 +268,7 @@ def test_durations_come_from_clocks_that_only_go_forward():
 
 
 def test_a_clock_that_jumps_changes_no_result(toy, monkeypatch, tmp_path):
-    from jaxprompt import sweep as sweeps
+    from jaxprompt.sweep import run as sweeps
 
     job = sweeps.Sweep("contextual.toy", {"level": (1.0, 2.0, 3.0)}, {"size": 4}, 20, 1)
     alone = sweeps.run(job, tmp_path / "alone").dataset

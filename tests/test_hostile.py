@@ -22,12 +22,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxprompt as jp
-from jaxprompt import attention, report, stats, store, terminal
-from jaxprompt.engine import canonical
+from jaxprompt import attention, stats
+from jaxprompt.cli import terminal
+from jaxprompt.core.json_values import canonical
+from jaxprompt.core.parameters import LARGEST, WHOLE, Parameter
 from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError, UsageError, short
-from jaxprompt.parameters import LARGEST, WHOLE, Parameter
+from jaxprompt.presentation import report
 from jaxprompt.stats import Comparison, Estimate, Status
-from jaxprompt.sweep import MOST_BYTES, Sweep
+from jaxprompt.sweep import store
+from jaxprompt.sweep.run import MOST_BYTES, Sweep
 
 
 def load_fuzz():

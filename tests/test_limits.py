@@ -10,10 +10,10 @@ import pytest
 from scipy.special import ndtr
 
 import jaxprompt as jp
-from jaxprompt.contextual.features import feature_law
-from jaxprompt.contextual.prompt_step import _laguerre
+from jaxprompt.contextual.claims.prompt_step import _laguerre
+from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.errors import NumericalError, ParameterError
-from jaxprompt.universal import bessel
+from jaxprompt.universal.numerics import bessel
 
 MODEL = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
 HEAD = {

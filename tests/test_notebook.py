@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.engine import Agreement, Claim, Verdict
+from jaxprompt.core.claim import Agreement, Claim, Verdict
 from jaxprompt.errors import UsageError
-from jaxprompt.notebook import Drawing
+from jaxprompt.presentation.notebook import Drawing
 from jaxprompt.stats import Estimate
 
 TUTORIAL = Path(__file__).resolve().parent.parent / "docs" / "tutorial.ipynb"

@@ -14,10 +14,11 @@ import scipy.sparse.linalg
 from scipy import integrate
 
 import jaxprompt as jp
-from jaxprompt import cli, registry, sweep
-from jaxprompt.engine import Curves, Design
+from jaxprompt.cli import main
+from jaxprompt.compute.trials import per_trial
+from jaxprompt.core import registry
+from jaxprompt.core.claim import Curves, Design
 from jaxprompt.errors import JaxpromptError, UnknownClaimError, UsageError
-from jaxprompt.trials import per_trial
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -67,7 +68,7 @@ def mine(tmp_path):
 @pytest.fixture
 def run(capsys):
     def call(*args):
-        code = cli.main([str(a) for a in args])
+        code = main.main([str(a) for a in args])
         return code, *capsys.readouterr()
 
     return call
@@ -121,13 +122,13 @@ def test_a_sweep_of_a_file_of_claims(mine, run, tmp_path):
 
 def test_worker_processes_learn_the_claims_first(mine, tmp_path):
     options = types.SimpleNamespace(workers=1, scheduler=None, claims=[str(mine)])
-    task = sweep.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),), ((0,),))
-    with cli._executor(options) as pool:
+    task = sweeps.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),), ((0,),))
+    with main._executor(options) as pool:
         assert pool is not None
         prepare = pool._prepare
-    assert "unknown claim 'mine.mean'" in sweep.compute(task)
+    assert "unknown claim 'mine.mean'" in sweeps.compute(task)
     prepare()
-    (cell,) = sweep.compute(task)
+    (cell,) = sweeps.compute(task)
     assert cell.place == (0,)
 
 

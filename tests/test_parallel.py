@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.parallel import cores, map_trials, unbatched
+from jaxprompt.compute.devices import cores, map_trials, unbatched
 
 
 @jax.jit

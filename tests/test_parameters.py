@@ -10,8 +10,8 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.contextual.setting import MODEL, Setting
+from jaxprompt.core.parameters import Parameter, check_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError
-from jaxprompt.parameters import Parameter, check_parameters
 
 INTEGER = Parameter("count", "integer", "how many", low=1)
 REAL = Parameter("ridge", "real", "strength", low=0)

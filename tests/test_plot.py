@@ -10,9 +10,11 @@ import pytest
 import scipy.stats
 
 import jaxprompt as jp
-from jaxprompt import plot, report, store
-from jaxprompt.engine import Agreement, Curves, Design, ExtraLine, Regions, Relation, as_key
-from jaxprompt.tables import FigureTables, figure_tables
+from jaxprompt.core.claim import Agreement, Curves, Design, ExtraLine, Regions, Relation
+from jaxprompt.core.keys import as_key
+from jaxprompt.presentation import plot, report
+from jaxprompt.presentation.figure_tables import FigureTables, figure_tables
+from jaxprompt.sweep import store
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -9,7 +9,7 @@ import pytest
 from jax.extend import random as jex_random
 from scipy import stats as sps
 
-from jaxprompt import random
+from jaxprompt.compute import random_table
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("strict_ranks")
 @pytest.mark.parametrize("first", [0, 5, 2**32 - 2])
 def test_words_are_threefry_of_the_place(seed, first):
     key = jax.random.key(seed)
-    got = random.words(key, first, 3, 4)
+    got = random_table.words(key, first, 3, 4)
     for row in range(3):
         for column in range(4):
             counter = jnp.array([(first + row) % 2**32, column], jnp.uint32)
@@ -27,7 +27,7 @@ def test_words_are_threefry_of_the_place(seed, first):
             assert found == [int(e) for e in expected], f"place {row, column}"
 
 
-@pytest.mark.parametrize("draw", [random.uniforms, random.normals])
+@pytest.mark.parametrize("draw", [random_table.uniforms, random_table.normals])
 @pytest.mark.parametrize("columns", [1, 2, 7])
 def test_a_row_is_the_same_in_every_chunk(draw, columns):
     key = jax.random.key(3)
@@ -39,25 +39,25 @@ def test_a_row_is_the_same_in_every_chunk(draw, columns):
 
 
 def test_keys_give_different_tables():
-    tables = [random.normals(jax.random.key(seed), 0, 50, 4) for seed in range(3)]
+    tables = [random_table.normals(jax.random.key(seed), 0, 50, 4) for seed in range(3)]
     for i in range(3):
         for j in range(i):
             assert not np.intersect1d(tables[i], tables[j]).size > 5
 
 
 def test_uniforms_stay_strictly_inside():
-    values = np.asarray(random.uniforms(jax.random.key(0), 0, 2**15, 64))
+    values = np.asarray(random_table.uniforms(jax.random.key(0), 0, 2**15, 64))
     assert values.dtype == np.float32
     assert values.min() > 0
     assert values.max() < 1
-    assert np.isfinite(np.asarray(random.normals(jax.random.key(0), 0, 2**15, 64))).all()
+    assert np.isfinite(np.asarray(random_table.normals(jax.random.key(0), 0, 2**15, 64))).all()
 
 
 def test_laws_of_uniforms_and_normals():
     key = jax.random.key(11)
     for values, law in (
-        (random.uniforms(key, 0, 20_000, 10), sps.uniform),
-        (random.normals(key, 7, 20_000, 10), sps.norm),
+        (random_table.uniforms(key, 0, 20_000, 10), sps.uniform),
+        (random_table.normals(key, 7, 20_000, 10), sps.norm),
     ):
         flat = np.asarray(values, np.float64).ravel()
         p = sps.kstest(flat, law.cdf).pvalue
@@ -65,7 +65,7 @@ def test_laws_of_uniforms_and_normals():
 
 
 def test_moments_of_normals():
-    values = np.asarray(random.normals(jax.random.key(5), 0, 10**5, 20), np.float64).ravel()
+    values = np.asarray(random_table.normals(jax.random.key(5), 0, 10**5, 20), np.float64).ravel()
     for power, expected in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15)):
         error = np.std(values**power) / np.sqrt(values.size)
         z = ((values**power).mean() - expected) / error
@@ -73,7 +73,7 @@ def test_moments_of_normals():
 
 
 def test_columns_and_neighbouring_rows_are_uncorrelated():
-    values = np.asarray(random.normals(jax.random.key(6), 0, 10**5, 6), np.float64)
+    values = np.asarray(random_table.normals(jax.random.key(6), 0, 10**5, 6), np.float64)
     z = np.corrcoef(values.T)[np.triu_indices(6, 1)] * np.sqrt(10**5)
     assert np.abs(z).max() < 4.5, f"columns correlate: {np.abs(z).max():.1f} standard errors"
     lagged = (values[1:] * values[:-1]).mean(axis=0) * np.sqrt(10**5)

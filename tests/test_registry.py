@@ -7,7 +7,7 @@ import types
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import registry
+from jaxprompt.core import registry
 from jaxprompt.errors import UnknownClaimError
 
 

@@ -8,10 +8,11 @@ import re
 
 import pytest
 
-from jaxprompt import report
-from jaxprompt.engine import Agreement, Falsifier, as_key
+from jaxprompt.core.claim import Agreement, Falsifier
+from jaxprompt.core.keys import as_key
 from jaxprompt.errors import UsageError
-from jaxprompt.tables import figure_tables
+from jaxprompt.presentation import report
+from jaxprompt.presentation.figure_tables import figure_tables
 
 NASTY = '<script>alert("x")</script> & <b>bold</b>'
 

@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cli, registry, report, store
-from jaxprompt.engine import Agreement, Falsifier
+from jaxprompt.cli import main
+from jaxprompt.core import registry
+from jaxprompt.core.claim import Agreement, Falsifier
+from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import JaxpromptError
-from jaxprompt.parameters import Parameter
-from jaxprompt.sweep import Sweep
+from jaxprompt.presentation import report
+from jaxprompt.sweep import store
+from jaxprompt.sweep.run import Sweep
 
 ROOT = Path(jp.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -201,7 +204,7 @@ def hostile(toy_claim, toy_registry):
 
 def test_a_hostile_claim_is_shown_and_does_nothing(hostile, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["jaxprompt", ATTACK])
-    assert cli.main(["check", hostile.id, "--out", str(tmp_path), "--falsify"]) in (0, 1)
+    assert main.main(["check", hostile.id, "--out", str(tmp_path), "--falsify"]) in (0, 1)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert_inert(page)
     assert "&lt;script&gt;" in page
@@ -219,7 +222,7 @@ def test_a_hostile_claim_is_shown_and_does_nothing(hostile, tmp_path, capsys, mo
     failing["claims"][0]["rows"][0]["parameters"] = {ATTACK: [ATTACK, {ATTACK: ATTACK}]}
     failing["environment"][ATTACK] = ATTACK
     (tmp_path / "report.json").write_text(json.dumps(failing))
-    assert cli.main(["report", str(tmp_path)]) == 0
+    assert main.main(["report", str(tmp_path)]) == 0
     assert_inert((tmp_path / "report.html").read_text(encoding="utf-8"))
     capsys.readouterr()
 
@@ -274,15 +277,15 @@ def test_a_report_and_a_list_run_no_claims_of_others(tmp_path, monkeypatch, caps
     whole = {"schema": 1, "environment": {"jaxprompt": "0"}, "claims": [entry]}
     (tmp_path / "report.json").write_text(json.dumps(whole))
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["report", "."]) == 0
-    assert cli.main(["list"]) == 0
-    assert cli.main(["show", "mine.toy"]) == 2
+    assert main.main(["report", "."]) == 0
+    assert main.main(["list"]) == 0
+    assert main.main(["show", "mine.toy"]) == 2
     config = json.dumps({"claim": "mine.toy", "trials": 2, "seed": 0, "fixed": {}})
     store.SweepStore.create(tmp_path / "out", {"a": (1.0,)}, ["value"], config, {})
     jp.load(tmp_path / "out")
     assert not mark.exists(), "somebody else's code ran"
     monkeypatch.setattr(registry, "_brought", {})
-    assert cli.main(["list", "mine.py"]) == 2, "it holds no claims"
+    assert main.main(["list", "mine.py"]) == 2, "it holds no claims"
     assert mark.exists(), "named, it runs"
     capsys.readouterr()
 
@@ -304,7 +307,7 @@ def test_import_check_and_report_need_no_network(toy, tmp_path, monkeypatch, cap
         ["list"],
         ["doctor"],
     ):
-        assert cli.main(words) in (0, 3), words
+        assert main.main(words) in (0, 3), words
     capsys.readouterr()
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import store
 from jaxprompt.errors import UsageError
-from jaxprompt.store import SweepStore
+from jaxprompt.sweep import store
+from jaxprompt.sweep.store import SweepStore
 
 ROWS = [
     {"x": 1.5, "label": "a", "count": 3},

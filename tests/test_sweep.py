@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import sweep as sweeps
-from jaxprompt.engine import along
+from jaxprompt.core.comparing import group_by_size
 from jaxprompt.errors import JaxpromptError, ParameterError, UsageError
 from jaxprompt.stats import Comparison
-from jaxprompt.store import SweepStore
-from jaxprompt.sweep import Sweep
+from jaxprompt.sweep import run as sweeps
+from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep.store import SweepStore
 
 TOML = """
 claim = "contextual.prompt_error"
@@ -123,7 +123,7 @@ def test_cells_equal_direct_calls(finished):
 
 
 def test_strings_and_lists_in_the_grid(toy_claim, toy, tmp_path):
-    from jaxprompt.parameters import Parameter
+    from jaxprompt.core.parameters import Parameter
 
     plain = toy_claim()
     extra = (
@@ -187,7 +187,7 @@ def test_a_comparison_of_several_cells_judges_each_of_them(toy, tmp_path):
 
     def joined(claim, cells, predict):
         rows = []
-        for rest, members in along(cells, "size", least=3):
+        for rest, members in group_by_size(cells, "size", least=3):
             mean = float(np.mean([cell.estimates["value"].mean for cell in members]))
             sizes = [float(cell.parameters["size"]) for cell in members]
             right = predict(**rest)["value"] + (1.0 if rest["level"] == 2.0 else 0.0)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import sweep as sweeps
+from jaxprompt.compute.workers import TRIES, WorkerPool, outcomes
 from jaxprompt.errors import UsageError
-from jaxprompt.sweep import Sweep
-from jaxprompt.workers import TRIES, WorkerPool, outcomes
+from jaxprompt.sweep import run as sweeps
+from jaxprompt.sweep.run import Sweep
 
 
 class Mortal(WorkerPool):
@@ -61,7 +61,7 @@ class Mortal(WorkerPool):
 @pytest.fixture
 def stepped(monkeypatch):
     """Waiting for a future lets the pool do one step."""
-    from jaxprompt import workers
+    from jaxprompt.compute import workers
 
     def use(pool):
         def wait(waiting, return_when):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxprompt.contextual import (
+from jaxprompt.contextual.claims import (
     best_ridge,
     conditional_error,
     context_gain,
@@ -16,7 +16,7 @@ from jaxprompt.contextual import (
     three_steps,
     training,
 )
-from jaxprompt.engine import Claim
+from jaxprompt.core.claim import Claim
 
 __all__ = ["CLAIMS"]
 

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxprompt.core.parameters import REQUIRED, WHOLE, Parameter, check_parameters
 from jaxprompt.errors import ParameterError
-from jaxprompt.parameters import REQUIRED, WHOLE, Parameter, check_parameters
 
 __all__ = [
     "CONTEXT",

@@ -1,13 +1,13 @@
 """What prefixes, soft prompts and prompts can and cannot do: claims, layers, and a transformer.
 
 Prompts and in-context examples are the special case in which the added vectors are embeddings of
-real tokens; :mod:`jaxprompt.prefix.soft_prompt` shows it.
+real tokens; :mod:`jaxprompt.prefix.claims.soft_prompt` shows it.
 """
 
 from __future__ import annotations
 
-from jaxprompt.engine import Claim
-from jaxprompt.prefix import (
+from jaxprompt.core.claim import Claim
+from jaxprompt.prefix.claims import (
     bias_identity,
     new_task_limit,
     no_forgetting,

@@ -7,12 +7,10 @@ own name.
 
 from __future__ import annotations
 
-from jaxprompt.engine import Claim
-from jaxprompt.universal import (
-    bessel,
+from jaxprompt.core.claim import Claim
+from jaxprompt.universal.build.build import Certificate, Prefix, build_prefix
+from jaxprompt.universal.claims import (
     circle_error,
-    harmonics,
-    head,
     kernel_head,
     optimal_values,
     prefix_bound,
@@ -20,11 +18,10 @@ from jaxprompt.universal import (
     prefix_rate,
     random_centres,
     sequence_map,
-    sphere,
     sphere_limit,
-    stack,
 )
-from jaxprompt.universal.build import Certificate, Prefix, build_prefix
+from jaxprompt.universal.networks import head, stack
+from jaxprompt.universal.numerics import bessel, harmonics, sphere
 
 __all__ = [
     "CLAIMS",

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxprompt.contextual import best_ridge
-from jaxprompt.contextual import ridge_limit as limits
-from jaxprompt.contextual.best_ridge import CLAIM
-from jaxprompt.contextual.features import feature_law
-from jaxprompt.contextual.ridge_limit import ridge_limit
+from jaxprompt.contextual.claims import best_ridge
+from jaxprompt.contextual.claims.best_ridge import CLAIM
+from jaxprompt.contextual.law import ridge_limit as limits
+from jaxprompt.contextual.law.feature_law import feature_law
+from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.errors import NumericalError
 

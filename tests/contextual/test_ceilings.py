@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprompt import attention
-from jaxprompt.contextual.ceilings import CEILINGS, exact_error, least_error
-from jaxprompt.contextual.law import normal_nodes
+from jaxprompt.contextual.law.attention_moments import normal_nodes
+from jaxprompt.contextual.law.least_error import CEILINGS, exact_error, least_error
 from jaxprompt.contextual.setting import Setting
 
 MILD = Setting.make(

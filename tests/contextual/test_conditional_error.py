@@ -10,7 +10,7 @@ from scipy import integrate
 from scipy import stats as sps
 
 import jaxprompt as jp
-from jaxprompt.contextual.conditional_error import (
+from jaxprompt.contextual.claims.conditional_error import (
     Geometry,
     _vectors,
     conditional_error,

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize
 
 import jaxprompt as jp
-from jaxprompt.contextual.context_gain import breakdown_gain, pooled_law, relevant_tokens
+from jaxprompt.contextual.claims.context_gain import breakdown_gain, pooled_law, relevant_tokens
 from jaxprompt.errors import ParameterError
 
 CLAIM = jp.claim("contextual.context_gain")

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from scipy import integrate, optimize, special
 
-from jaxprompt.contextual import convex_definition, convex_head
-from jaxprompt.contextual import convex_limit as limits
-from jaxprompt.contextual.convex_head import CLAIM
-from jaxprompt.contextual.convex_limit import LOSSES, convex_limit, separability_threshold
-from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_head
-from jaxprompt.contextual.features import feature_law
-from jaxprompt.contextual.ridge_limit import ridge_limit
+from jaxprompt.contextual.claims import convex_head
+from jaxprompt.contextual.claims.convex_head import CLAIM
+from jaxprompt.contextual.law import convex_definition
+from jaxprompt.contextual.law import convex_limit as limits
+from jaxprompt.contextual.law.convex_limit import LOSSES, convex_limit, separability_threshold
+from jaxprompt.contextual.law.feature_law import feature_law
+from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
 LAW = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)

@@ -11,8 +11,13 @@ import pytest
 from scipy import stats as sps
 
 from jaxprompt.attention import prompt_attention
-from jaxprompt.contextual.data import pooled_rows, sample_sequence, sequence_rows, shift_index
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.sampling import (
+    pooled_rows,
+    sample_sequence,
+    sequence_rows,
+    shift_index,
+)
 
 DIM, COUNT = 5, 20_000
 POINTS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprompt.contextual import descent
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation import gradient_steps
 
 SETTING = Setting.make(
     tokens=4, relevant=1, signal=1.3, context=1.1, noise=0.9,
@@ -18,7 +18,7 @@ DIM, SAMPLES, NORM, TRIALS = 9, 30, 2.0, 2500
 
 def draw_lengths(dim, trials, seed):
     keys = jax.random.split(jax.random.key(seed), trials)
-    return jax.jit(jax.vmap(lambda k: descent.orthogonal_lengths(dim, key=k)))(keys)
+    return jax.jit(jax.vmap(lambda k: gradient_steps.orthogonal_lengths(dim, key=k)))(keys)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def both():
     @jax.jit
     def tokens(index):
         key = jax.random.fold_in(jax.random.key(0), index)
-        return descent.token_steps(SETTING, DIM, SAMPLES, NORM, key=key)
+        return gradient_steps.token_steps(SETTING, DIM, SAMPLES, NORM, key=key)
 
     lengths = draw_lengths(DIM, TRIALS, 2)
 
     @jax.jit
     def reduced(index, length):
         key = jax.random.fold_in(jax.random.key(1), index)
-        return descent.reduced_steps(SETTING, SAMPLES, NORM, length, key=key)
+        return gradient_steps.reduced_steps(SETTING, SAMPLES, NORM, length, key=key)
 
     return jax.lax.map(tokens, indices), jax.vmap(reduced)(indices, lengths)
 
@@ -75,12 +75,14 @@ def test_samples_beyond_one_chunk_are_averaged_once():
         return jnp.column_stack([label, own, normals[:, 0]])
 
     at = {
-        n: np.asarray(descent._terms(SETTING, n, 1, jax.random.key(3), row).mean)
-        for n in (1, descent.CHUNK, descent.CHUNK + 1, 3 * descent.CHUNK)
+        n: np.asarray(gradient_steps._terms(SETTING, n, 1, jax.random.key(3), row).mean)
+        for n in (1, gradient_steps.CHUNK, gradient_steps.CHUNK + 1, 3 * gradient_steps.CHUNK)
     }
     assert abs(at[1][0]) == 1
     # One more row than a chunk: the means differ by that row alone.
-    extra = (descent.CHUNK + 1) * at[descent.CHUNK + 1] - descent.CHUNK * at[descent.CHUNK]
+    extra = (gradient_steps.CHUNK + 1) * at[gradient_steps.CHUNK + 1] - gradient_steps.CHUNK * at[
+        gradient_steps.CHUNK
+    ]
     assert abs(extra[0]) == pytest.approx(1, abs=1e-4)
 
 
@@ -100,20 +102,20 @@ def test_terms_equal_those_of_tokens(step):
     given = np.array([0.4, 0.3, 0.5]) if step == 2 else np.array([0.6, 0.9, 0.7])
     vector, zero = jnp.zeros(dim).at[:3].set(given), jnp.zeros(dim)
     gradient = {
-        1: lambda one: descent.head_step(zero, zero, one),
-        2: lambda one: descent.prompt_step(vector, zero, one),
-        3: lambda one: descent.head_step(zero, vector, one),
+        1: lambda one: gradient_steps.head_step(zero, zero, one),
+        2: lambda one: gradient_steps.prompt_step(vector, zero, one),
+        3: lambda one: gradient_steps.head_step(zero, vector, one),
     }[step]
-    batch = descent.sample_batch(SETTING, dim, count, key=jax.random.key(7))
+    batch = gradient_steps.sample_batch(SETTING, dim, count, key=jax.random.key(7))
     single = jax.tree.map(lambda a: a[:, None], batch)
     rows = np.asarray(jax.jit(jax.vmap(gradient))(single), np.float64)
     key, length = jax.random.key(8), jnp.float32(1)
     if step == 1:
-        _, terms = descent._first(SETTING, count, length, key)
+        _, terms = gradient_steps._first(SETTING, count, length, key)
     elif step == 2:
-        _, terms = descent._second(SETTING, count, vector[:3], length, key)
+        _, terms = gradient_steps._second(SETTING, count, vector[:3], length, key)
     else:
-        _, terms = descent._third(SETTING, count, vector[:4], length, key)
+        _, terms = gradient_steps._third(SETTING, count, vector[:4], length, key)
     coordinates = 2 if step == 1 else 3
     mean, variance, mean_error, variance_error = moments(rows[:, :coordinates])
     found = [np.asarray(part)[:coordinates] for part in terms]
@@ -134,7 +136,7 @@ def test_rows_that_are_equal_have_no_variance():
     def row(label, own, other, normals):
         return jnp.column_stack([jnp.full_like(label, 0.1), 1e3 + 1e-1 * label, normals])
 
-    found = descent._terms(SETTING, 3000, 2, jax.random.key(3), row)
+    found = gradient_steps._terms(SETTING, 3000, 2, jax.random.key(3), row)
     mean, variance = (np.asarray(part, np.float64) for part in found)
     assert variance[0] == 0
     assert mean[0] == np.float32(0.1)

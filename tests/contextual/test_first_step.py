@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from jaxprompt.contextual.first_step import CLAIM
+from jaxprompt.contextual.claims.first_step import CLAIM
 
 CASE = {
     "tokens": 3, "relevant": 1, "signal": 1.2, "context": 0.8, "noise": 0.9,

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.contextual import image_context, images, patch_law, vision
-from jaxprompt.contextual.image_context import CLAIM
-from jaxprompt.contextual.vision import Config, Run
+from jaxprompt.contextual.claims import image_context
+from jaxprompt.contextual.claims.image_context import CLAIM
+from jaxprompt.contextual.extensions import patch_law
+from jaxprompt.contextual.simulation import digit_scenes, vision_transformer
+from jaxprompt.contextual.simulation.vision_transformer import Config, Run
+from jaxprompt.core.extras import EXTRAS
 from jaxprompt.errors import ParameterError
-from jaxprompt.extras import EXTRAS
 
 needs_data = pytest.mark.skipif(bool(EXTRAS["data"].missing()), reason="needs the extra data")
 
@@ -24,7 +26,7 @@ SMALL = Config(2, 3, width=8, layers=2, heads=2, prompts=2, classes=4)
 @needs_data
 @pytest.mark.parametrize("source", ["digits", pytest.param("mnist", marks=pytest.mark.slow)])
 def test_parts_share_no_digit_and_hold_all(source):
-    parts = [images.digits(source, part) for part in images.PARTS]
+    parts = [digit_scenes.digits(source, part) for part in digit_scenes.PARTS]
     total = {"digits": 1797, "mnist": 5000}[source]
     assert sum(len(part.labels) for part in parts) == total
     shares = np.array([len(part.labels) for part in parts]) / total
@@ -40,9 +42,9 @@ def test_parts_share_no_digit_and_hold_all(source):
 
 @needs_data
 def test_photographs_for_training_are_not_those_for_testing():
-    assert not set(images.PHOTOGRAPHS["training"]) & set(images.PHOTOGRAPHS["test"])
-    for part, names in images.PHOTOGRAPHS.items():
-        found = images.photographs(part, 8)
+    assert not set(digit_scenes.PHOTOGRAPHS["training"]) & set(digit_scenes.PHOTOGRAPHS["test"])
+    for part, names in digit_scenes.PHOTOGRAPHS.items():
+        found = digit_scenes.photographs(part, 8)
         assert len(found) == len(names)
         for name, picture in zip(names, found, strict=True):
             assert min(picture.shape) >= 72, name
@@ -51,10 +53,10 @@ def test_photographs_for_training_are_not_those_for_testing():
 
 
 @needs_data
-@pytest.mark.parametrize("kind", images.KINDS)
+@pytest.mark.parametrize("kind", digit_scenes.KINDS)
 def test_scenes_show_the_digit_where_they_say(kind):
-    found = images.scenes(kind, "digits", "test", 40, key=jax.random.key(1), relevant=2)
-    pool = images.digits("digits", "test")
+    found = digit_scenes.scenes(kind, "digits", "test", 40, key=jax.random.key(1), relevant=2)
+    pool = digit_scenes.digits("digits", "test")
     assert found.relevant.sum(axis=1).tolist() == [4 if kind == "tiled" else 2] * 40
     assert found.labels.tolist() == list(range(10)) * 4
     np.testing.assert_array_equal(found.labels, pool.labels[found.digit])
@@ -73,12 +75,12 @@ def test_scenes_show_the_digit_where_they_say(kind):
 @needs_data
 def test_scenes_depend_on_their_key_alone():
     one, two, other = (
-        images.scenes("embedded", "digits", "adaptation", 30, key=jax.random.key(seed))
+        digit_scenes.scenes("embedded", "digits", "adaptation", 30, key=jax.random.key(seed))
         for seed in (4, 4, 5)
     )
     np.testing.assert_array_equal(one.images, two.images)
     assert (one.images != other.images).any()
-    two_classes = images.scenes(
+    two_classes = digit_scenes.scenes(
         "partial", "digits", "test", 9, key=jax.random.key(4), classes=(3, 8)
     )
     assert two_classes.labels.tolist() == [3, 8, 3, 8, 3, 8, 3, 8, 3]
@@ -90,7 +92,7 @@ def test_impossible_scenes_are_refused_by_name():
         given = {"kind": "partial", "source": "digits", "part": "test", **wrong}
         name, value = next(iter(wrong.items()))
         with pytest.raises(ParameterError, match=f"`{name}` = .*{value}"):
-            images.scenes(count=3, key=key, **given)
+            digit_scenes.scenes(count=3, key=key, **given)
 
 
 # --- the transformer, against NumPy ---
@@ -98,7 +100,7 @@ def test_impossible_scenes_are_refused_by_name():
 
 def parameters(flat):
     """The arrays of a small model, by name."""
-    model = vision._model(SMALL, jax.numpy.asarray(flat))
+    model = vision_transformer._model(SMALL, jax.numpy.asarray(flat))
     blocks = [
         {name: np.asarray(getattr(b, name)[...], np.float64) for name in BLOCK}
         for b in model.blocks
@@ -155,7 +157,7 @@ def plain(flat, image, prompts, deep):
 def model():
     """Random parameters, no array of which is 0 or constant, and a few images."""
     rng = np.random.default_rng(0)
-    flat = np.asarray(vision.initial(SMALL, key=jax.random.key(0)))
+    flat = np.asarray(vision_transformer.initial(SMALL, key=jax.random.key(0)))
     flat = flat + 0.3 * rng.standard_normal(flat.size).astype(np.float32)
     return flat, rng.standard_normal((5, 4, 3)).astype(np.float32)
 
@@ -163,7 +165,9 @@ def model():
 @pytest.mark.parametrize(("prompts", "deep"), [(0, False), (1, False), (2, True)])
 def test_forward_against_numpy(model, prompts, deep):
     flat, pictures = model
-    seen = vision.look(SMALL, flat, vision.use(SMALL, prompts, deep), pictures)
+    seen = vision_transformer.look(
+        SMALL, flat, vision_transformer.use(SMALL, prompts, deep), pictures
+    )
     for place, image in enumerate(pictures):
         logits, patterns, streams = plain(flat, image.astype(np.float64), prompts, deep)
         np.testing.assert_allclose(seen.logits[place], logits, atol=3e-5)
@@ -179,7 +183,9 @@ def test_prompts_beside_the_patches_leave_the_first_layer(model):
     flat, pictures = model
     shares = []
     for prompts in (0, 2):
-        seen = vision.look(SMALL, flat, vision.use(SMALL, prompts), pictures)
+        seen = vision_transformer.look(
+            SMALL, flat, vision_transformer.use(SMALL, prompts), pictures
+        )
         patterns = np.asarray(seen.patterns, np.float64)[..., 3:]
         shares.append(patterns / patterns.sum(axis=-1, keepdims=True))
     np.testing.assert_allclose(shares[1][0], shares[0][0], atol=2e-6)
@@ -189,21 +195,21 @@ def test_prompts_beside_the_patches_leave_the_first_layer(model):
 def test_patches_in_the_order_of_reading():
     image = np.arange(24.0).reshape(1, 4, 6)
     expected = [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11], [12, 13, 18, 19]]
-    assert vision.patches(image, 2)[0, :4].tolist() == expected
+    assert vision_transformer.patches(image, 2)[0, :4].tolist() == expected
 
 
 def test_only_the_chosen_parameters_move(model):
     flat, _ = model
     rng = np.random.default_rng(1)
     pictures = rng.standard_normal((8, 4, 3)).astype(np.float32)
-    labels, none = np.arange(8) % 4, vision.use(SMALL)
+    labels, none = np.arange(8) % 4, vision_transformer.use(SMALL)
     counts = {"head": 36, "reader": 8, "deep_reader": 16, "prompts": 8, "deep_prompts": 32}
     counts["everything"] = flat.size - 32
     plans = [(what, 0 if what != "prompts" else 1) for what in counts]
     plans = [(what, 2 if what == "deep_prompts" else m) for what, m in plans]
     runs = [
         Run(
-            flat, vision.moving(SMALL, what, m), vision.use(SMALL, m, what == "deep_prompts"),
+            flat, vision_transformer.moving(SMALL, what, m), vision_transformer.use(SMALL, m, what == "deep_prompts"),
             pictures, labels, 6, 2, 1e-2,
         )
         for what, m in plans
@@ -212,22 +218,22 @@ def test_only_the_chosen_parameters_move(model):
     changed = pictures.copy()
     changed[6:] = 7
     runs.append(runs[0]._replace(images=changed))
-    found = vision.train(SMALL, runs)
+    found = vision_transformer.train(SMALL, runs)
     for (what, m), row in zip(plans, found, strict=False):
         moved = row != flat
         assert moved.sum() == counts[what], what
-        assert (moved <= (vision.moving(SMALL, what, m) > 0)).all(), what
+        assert (moved <= (vision_transformer.moving(SMALL, what, m) > 0)).all(), what
     np.testing.assert_array_equal(found[-1], found[0])
-    before, after = (vision.look(SMALL, x, none, pictures) for x in (flat, found[0]))
+    before, after = (vision_transformer.look(SMALL, x, none, pictures) for x in (flat, found[0]))
     np.testing.assert_array_equal(after.patterns, before.patterns)
     assert (np.asarray(after.logits) != np.asarray(before.logits)).any()
 
 
 def test_unknown_adaptations_are_refused():
     with pytest.raises(ParameterError, match=r"`what` = .*tail"):
-        vision.moving(SMALL, "tail")
+        vision_transformer.moving(SMALL, "tail")
     with pytest.raises(ParameterError, match="`prompts` = 3"):
-        vision.moving(SMALL, "prompts", 3)
+        vision_transformer.moving(SMALL, "prompts", 3)
     with pytest.raises(ParameterError, match="multiple of the 3 heads"):
         Config(2, 3, width=8, heads=3)
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, special
 from scipy import stats as sps
 
-from jaxprompt.contextual import law
+from jaxprompt.contextual.law import attention_moments
 
 
 def brute(gap, scale, relevant, scalars):
@@ -23,9 +23,11 @@ def brute(gap, scale, relevant, scalars):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 300.0])
 def test_moments_against_softmax(gap, scale):
     scalars = np.random.default_rng(0).normal(size=(5, 6))
-    found = law.moments(jnp.full(5, gap), scale, 3, jnp.asarray(scalars))
+    found = attention_moments.moments(jnp.full(5, gap), scale, 3, jnp.asarray(scalars))
     for i, row in enumerate(scalars):
-        for name, value in zip(law.Moments._fields, brute(gap, scale, 3, row), strict=True):
+        for name, value in zip(
+            attention_moments.Moments._fields, brute(gap, scale, 3, row), strict=True
+        ):
             np.testing.assert_allclose(
                 getattr(found, name)[i], value, rtol=1e-11, atol=1e-300, err_msg=name
             )
@@ -33,7 +35,7 @@ def test_moments_against_softmax(gap, scale):
 
 @pytest.mark.usefixtures("x64")
 def test_without_irrelevant_tokens_all_weight_is_relevant():
-    found = law.moments(jnp.array(0.3), 1.0, 4, jnp.zeros((2, 0)))
+    found = attention_moments.moments(jnp.array(0.3), 1.0, 4, jnp.zeros((2, 0)))
     assert found.attention.tolist() == [1.0, 1.0]
     assert found.spread.tolist() == [0.0, 0.0]
     assert found.drift.tolist() == [0.0, 0.0]
@@ -41,9 +43,9 @@ def test_without_irrelevant_tokens_all_weight_is_relevant():
 
 @pytest.mark.usefixtures("x64")
 def test_one_irrelevant_token_against_quadrature():
-    nodes = law.normal_nodes(1)
+    nodes = attention_moments.normal_nodes(1)
     gap, scale = 0.8, 1.3
-    found = law.moments(jnp.full(nodes.shape[:2], gap), scale, 2, jnp.asarray(nodes))
+    found = attention_moments.moments(jnp.full(nodes.shape[:2], gap), scale, 2, jnp.asarray(nodes))
 
     def weight(v):
         return np.exp(scale * v) / (2 * np.exp(gap) + np.exp(scale * v))
@@ -54,17 +56,17 @@ def test_one_irrelevant_token_against_quadrature():
         ("drift", lambda v: weight(v) * v),
     ):
         expected = integrate.quad(lambda v, f=function: f(v) * sps.norm.pdf(v), -12, 12)[0]
-        value, stderr = law.pooled(np.asarray(getattr(found, name)).mean(axis=1))
+        value, stderr = attention_moments.pooled(np.asarray(getattr(found, name)).mean(axis=1))
         assert abs(value - expected) < 5 * stderr + 1e-12, f"{name}: {value} against {expected}"
         assert stderr < 1e-4, f"{name}: the rule's own error {stderr:.1e} is not negligible"
 
 
 @pytest.mark.parametrize("count", [1, 3, 50, 1000])
 def test_nodes_are_reproducible_and_normal(count):
-    nodes = law.normal_nodes(count)
-    law.normal_nodes.cache_clear()
-    np.testing.assert_array_equal(nodes, law.normal_nodes(count))
-    assert nodes.shape[0] == law.REPLICATES
+    nodes = attention_moments.normal_nodes(count)
+    attention_moments.normal_nodes.cache_clear()
+    np.testing.assert_array_equal(nodes, attention_moments.normal_nodes(count))
+    assert nodes.shape[0] == attention_moments.REPLICATES
     assert nodes.shape[2] == count
     assert nodes.size <= 2**24
     assert not nodes.flags.writeable
@@ -76,17 +78,17 @@ def test_nodes_are_reproducible_and_normal(count):
 
 
 def test_replicates_differ():
-    nodes = law.normal_nodes(4)
+    nodes = attention_moments.normal_nodes(4)
     assert not np.isin(nodes[0], nodes[1]).any()
 
 
 def test_no_scalars():
-    assert law.normal_nodes(0).shape == (2, 1, 0)
+    assert attention_moments.normal_nodes(0).shape == (2, 1, 0)
 
 
 def test_pooled():
     values = np.random.default_rng(0).normal(size=(16, 3))
-    mean, stderr = law.pooled(values)
+    mean, stderr = attention_moments.pooled(values)
     np.testing.assert_allclose(mean, values.mean(axis=0))
     np.testing.assert_allclose(stderr, sps.sem(values))
 
@@ -95,5 +97,7 @@ def test_pooled():
 def test_stated_error_covers_the_truth():
     # The rule's spread over replicates is an honest error of their mean.
     exact = np.exp(0.5 * 3 / 9)  # E exp(mean of three normals)
-    value, stderr = law.pooled(np.exp(law.normal_nodes(3).mean(axis=2)).mean(axis=1))
+    value, stderr = attention_moments.pooled(
+        np.exp(attention_moments.normal_nodes(3).mean(axis=2)).mean(axis=1)
+    )
     assert abs(value - exact) < 5 * stderr

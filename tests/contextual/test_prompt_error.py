@@ -9,11 +9,11 @@ import pytest
 from scipy import stats as sps
 
 import jaxprompt as jp
-from jaxprompt import parallel
-from jaxprompt.contextual import prompt_error
-from jaxprompt.contextual.features import FeatureLaw, feature_law
-from jaxprompt.contextual.ridge import Chunks
-from jaxprompt.contextual.ridge_limit import best_gain, best_ridge, resolvent, ridge_limit
+from jaxprompt.compute import devices
+from jaxprompt.contextual.claims import prompt_error
+from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
+from jaxprompt.contextual.law.ridge_limit import best_gain, best_ridge, resolvent, ridge_limit
+from jaxprompt.contextual.simulation.ridge_heads import Chunks
 from jaxprompt.errors import ParameterError
 
 CLAIM = jp.claim("contextual.prompt_error")
@@ -322,7 +322,7 @@ def test_float32_systems_change_no_digit_that_counts(monkeypatch):
 
 def test_memory_does_not_grow_with_trials_or_samples():
     assert prompt_error._batch(256, 3, 2) == 1
-    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= parallel.room()
+    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= devices.room()
     assert Chunks.for_sizes((10**9,), 8) == Chunks.for_sizes((2000,), 8)
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual import descent
-from jaxprompt.contextual.prompt_step import CLAIM, prompt_moments
+from jaxprompt.contextual.claims.prompt_step import CLAIM, prompt_moments
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation import gradient_steps
 
 MODEL = {
     "tokens": 8, "relevant": 2, "signal": 1.2, "context": 1.0, "noise": 1.0,
@@ -62,9 +62,9 @@ def test_moments_against_brute_force():
 def test_autodiff_equals_the_covariance_formula():
     """At q = 0 minus the gradient is the mean of (y − w·x̄) C w."""
     setting = Setting.make(**MODEL)
-    batch = descent.sample_batch(setting, 5, 9, key=jax.random.key(0))
+    batch = gradient_steps.sample_batch(setting, 5, 9, key=jax.random.key(0))
     head = jnp.array([0.3, -0.2, 0.5, 0.1, 0.0], jnp.float32)
-    step = descent.prompt_step(head, jnp.zeros(5, jnp.float32), batch)
+    step = gradient_steps.prompt_step(head, jnp.zeros(5, jnp.float32), batch)
     x, y = np.asarray(batch.tokens, np.float64), np.asarray(batch.labels, np.float64)
     c = np.stack([np.cov(t.T, bias=True) for t in x])
     w = np.asarray(head, np.float64)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual import ridge as module
-from jaxprompt.contextual.ridge import Chunks, ridge_path
+from jaxprompt.contextual.simulation import ridge_heads as module
+from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
 
 pytestmark = pytest.mark.usefixtures("x64", "strict_ranks")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jaxprompt import stats
-from jaxprompt.contextual import sample_complexity, three_steps
-from jaxprompt.contextual.sample_complexity import CLAIM
+from jaxprompt.contextual.claims import sample_complexity, three_steps
+from jaxprompt.contextual.claims.sample_complexity import CLAIM
+from jaxprompt.contextual.claims.three_steps import MEANS
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.three_steps import MEANS
-from jaxprompt.engine import Cell
+from jaxprompt.core.claim import Cell
 from jaxprompt.errors import NumericalError
 from jaxprompt.stats import Estimate
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprompt.contextual.scores import NODES, fresh_scores
+from jaxprompt.contextual.simulation.evaluation import NODES, fresh_scores
 
 
 def draw(count, keys):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from jaxprompt.contextual.search import golden_section
+from jaxprompt.contextual.law.maximise import golden_section
 
 
 def test_golden_section_finds_what_scipy_finds():

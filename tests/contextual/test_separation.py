@@ -8,8 +8,8 @@ import pytest
 from scipy import optimize
 
 from jaxprompt import attention
-from jaxprompt.contextual import separation
-from jaxprompt.contextual.separation import CLAIM, RIVALS, Rival, cases
+from jaxprompt.contextual.claims import separation
+from jaxprompt.contextual.claims.separation import CLAIM, RIVALS, Rival, cases
 
 LAWS = ("aligned", "opposed")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxprompt.contextual.setting import MODEL, Setting, complete, optional, to_simulate
+from jaxprompt.core.parameters import REQUIRED
 from jaxprompt.errors import ParameterError
-from jaxprompt.parameters import REQUIRED
 
 POINT = {"tokens": 6, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 0.5}
 

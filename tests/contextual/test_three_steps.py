@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual import descent, three_steps
-from jaxprompt.contextual.conditional_error import conditional_error
+from jaxprompt.contextual.claims import three_steps
+from jaxprompt.contextual.claims.conditional_error import conditional_error
+from jaxprompt.contextual.claims.three_steps import CLAIM
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.three_steps import CLAIM
+from jaxprompt.contextual.simulation import gradient_steps
 from jaxprompt.stats import mean_estimate
 
 REFERENCE = {
@@ -155,7 +156,7 @@ def test_prediction_against_full_gradient_descent():
     @jax.jit
     def trial(index):
         train, test = jax.random.split(jax.random.fold_in(jax.random.key(6), index))
-        steps = descent.token_steps(setting, 200, 400, 4.0, key=train)
+        steps = gradient_steps.token_steps(setting, 200, 400, 4.0, key=train)
         scalars = jax.random.normal(test, (256, 8), jnp.float32)
         aligned = steps.second.prompt_context / steps.second.prompt_norm
         turned = steps.third.head_signal / steps.third.head_norm

@@ -7,12 +7,14 @@ import pytest
 from scipy import optimize
 
 from jaxprompt import stats
-from jaxprompt.contextual import models, training
-from jaxprompt.contextual.ceilings import least_error
-from jaxprompt.contextual.descent import Batch
+from jaxprompt.contextual.claims import training
+from jaxprompt.contextual.claims.training import BEST, CLAIM
+from jaxprompt.contextual.law.least_error import least_error
 from jaxprompt.contextual.setting import LAW_NAMES, Setting
-from jaxprompt.contextual.training import BEST, CLAIM
-from jaxprompt.engine import Cell, as_key, fold_in_parameters
+from jaxprompt.contextual.simulation import token_models
+from jaxprompt.contextual.simulation.gradient_steps import Batch
+from jaxprompt.core.claim import Cell
+from jaxprompt.core.keys import as_key, fold_in_parameters
 
 POINT, OPPOSED = (
     {n: v for n, v in run.items() if n != "trials"} for run in CLAIM.designs["quick"].runs[:2]
@@ -48,7 +50,7 @@ def test_convex_training_finds_the_optimum(batches):
 def test_only_the_given_parameters_move(batches):
     identity = np.eye(6) / np.sqrt(6)
     key = jax.random.key(1)
-    for name, model in models.MODELS.items():
+    for name, model in token_models.MODELS.items():
         weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
         assert np.any(weights.prompt) == model.prompt
         moved = np.abs(np.asarray(weights.matrix) - identity).max() > 1e-3
@@ -68,7 +70,7 @@ def test_exact_errors_against_fresh_sequences(batches):
     """The conditional error of trained weights, against signs on the sampled tests."""
     key = jax.random.key(3)
     for name in ("linear", "linear_prompt", "prompt"):
-        model = models.MODELS[name].architecture
+        model = token_models.MODELS[name].architecture
         weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
         exact = 1 - training._exact_errors(model, SETTING, weights, jnp.uint32(0), key)
         tests = jax.tree.map(lambda x: x[:, -training.TESTED :], batches)

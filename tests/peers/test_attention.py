@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxprompt.attention import attention_head, prefixed_head, prompt_attention
-from jaxprompt.prefix.layers import Projections, attend
+from jaxprompt.networks.attention_layer import Projections, attend
 
 from .conftest import peer
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.convex_solver import GAP, convex_heads, max_margin_head
-from jaxprompt.contextual.ridge import Chunks, ridge_path
+from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
+from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
 
 from .conftest import peer
 

@@ -1,6 +1,6 @@
 """A GPT-2 of random weights with PEFT's prefix and prompt tuning, against our transformer.
 
-GPT-2's weights fit :class:`jaxprompt.prefix.transformer.Transformer` as they are (its read-out is
+GPT-2's weights fit :class:`jaxprompt.networks.transformer.Transformer` as they are (its read-out is
 the transposed embedding). Two things differ and are compared as such. PEFT trains the keys and
 values of a prefix, which every prefix of ours has, while not every key and value comes from a
 vector in front of the layer. And with `n` prefix vectors the library runs the content at positions
@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxprompt.prefix import transformer
-from jaxprompt.prefix.pattern_invariance import ratio_change
-from jaxprompt.prefix.transformer import Added, Config, Numbers, Row, Trace, Transformer
+from jaxprompt.networks import transformer
+from jaxprompt.networks.transformer import Added, Config, Numbers, Row, Trace, Transformer
+from jaxprompt.prefix.claims.pattern_invariance import ratio_change
 
 from .conftest import peer
 

@@ -9,11 +9,11 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.attention import prompt_attention
-from jaxprompt.contextual.data import sample_sequence
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.sampling import sample_sequence
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix import suffix_reads_content as suffix
-from jaxprompt.prefix import token_selection as selection
+from jaxprompt.prefix.claims import suffix_reads_content as suffix
+from jaxprompt.prefix.claims import token_selection as selection
 
 SELECT = jp.claim("prefix.token_selection")
 

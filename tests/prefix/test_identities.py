@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import jaxprompt as jp
 from jaxprompt.attention import prefixed_head
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix import bias_identity, identity
-from jaxprompt.prefix.identity import SINGLE, Layer, draw_layer, prefixed
-from jaxprompt.prefix.layers import Projections, attend, dense, embedded, mixed, visible
-from jaxprompt.prefix.pattern_invariance import ratio_change
+from jaxprompt.networks.attention_layer import Projections, attend, dense, embedded, mixed, visible
+from jaxprompt.prefix import head_identity
+from jaxprompt.prefix.claims import bias_identity
+from jaxprompt.prefix.claims.pattern_invariance import ratio_change
+from jaxprompt.prefix.head_identity import SINGLE, Layer, draw_layer, prefixed
 
 
 def test_worked_example():
@@ -95,8 +96,8 @@ def test_random_layers_keep_the_identity(dtype, scale):
     assert largest == pytest.approx(scale, rel=1e-5)
     mass = draws.prefix_attention.sum(-1)[..., None]
     # Model against model: nothing here knows the scores.
-    allowed = identity.allowed(
-        identity.rounding(layer.width, layer.heads, dtype, scale), np.ones(())
+    allowed = head_identity.allowed(
+        head_identity.rounding(layer.width, layer.heads, dtype, scale), np.ones(())
     )
     assert np.abs(draws.attention - (1 - mass) * draws.alone).max() < allowed
     assert ratio_change(draws.attention, draws.alone).max() < 4 * allowed
@@ -209,13 +210,13 @@ def test_bad_arrays_are_named(change, name):
 )
 def test_a_wrong_layer_is_refuted(stem, monkeypatch):
     """The check can fail: a layer that leaks 1 % of its mass is caught."""
-    real = identity.draw_layer
+    real = head_identity.draw_layer
 
     def leaky(layer, scale, draws, *, key):
         found = real(layer, scale, min(draws, 200), key=key)
         return found._replace(attention=0.99 * found.attention)
 
-    monkeypatch.setattr(identity, "draw_layer", leaky)
+    monkeypatch.setattr(head_identity, "draw_layer", leaky)
     claim = jp.claim(f"prefix.{stem}")
     quick = dataclasses.replace(claim.designs["quick"], runs=(SINGLE,))
     claim = dataclasses.replace(claim, designs={**claim.designs, "quick": quick})

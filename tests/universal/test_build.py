@@ -9,7 +9,10 @@ import pytest
 
 from jaxprompt.attention import prefixed_head
 from jaxprompt.errors import ParameterError
-from jaxprompt.universal import build, build_prefix, head, sphere
+from jaxprompt.universal import build_prefix
+from jaxprompt.universal.build import build
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import sphere
 
 
 def height(x):

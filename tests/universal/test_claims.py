@@ -98,7 +98,7 @@ def test_best_concentration_on_the_circle():
 
 
 def test_deconvolved_error_on_the_circle():
-    from jaxprompt.universal.optimal_values import _circle
+    from jaxprompt.universal.claims.optimal_values import _circle
 
     claim = jp.claim("universal.optimal_values")
     error = abs(_circle(16, 4.0, 1).error)

@@ -9,10 +9,12 @@ import pytest
 from scipy import integrate, special
 
 import jaxprompt as jp
-from jaxprompt.engine import Cell
+from jaxprompt.core.claim import Cell
 from jaxprompt.stats import Estimate, decide
-from jaxprompt.universal import prefix_lower_bound, random_centres, sequence_map, sphere, stack
-from jaxprompt.universal.prefix_rate import hull_distance
+from jaxprompt.universal.claims import prefix_lower_bound, random_centres, sequence_map
+from jaxprompt.universal.claims.prefix_rate import hull_distance
+from jaxprompt.universal.networks import stack
+from jaxprompt.universal.numerics import sphere
 
 
 def circle_head(count, lam, k, psi):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jaxprompt.attention import prefixed_head
-from jaxprompt.universal import head, sphere
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import sphere
 
 
 def plain(query, centres, values, lam, content):

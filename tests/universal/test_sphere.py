@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 
 from jaxprompt.errors import ParameterError
-from jaxprompt.universal import harmonics, sphere
+from jaxprompt.universal.numerics import harmonics, sphere
 
 
 @pytest.mark.parametrize(

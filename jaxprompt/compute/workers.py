@@ -1,0 +1,211 @@
+"""Ways to run tasks: one after another here, or in worker processes that are replaced if they die.
+
+A worker process may be killed at any moment: by a person, by a scheduler, by a system that runs
+out of memory. What it was doing is tried again a bounded number of times (:func:`outcomes`), so
+that one killed process costs a little time, and one task that kills every process that tries it
+costs that task.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from jaxprompt.compute.devices import THREADS, cores
+from jaxprompt.errors import UsageError
+
+__all__ = ["TRIES", "SerialExecutor", "WorkerPool", "outcomes", "process_pool"]
+
+TRIES = 4
+"""How often a task is begun before it counts as one that kills its worker: twice beside others,
+and then, so that none of those can be to blame, twice alone."""
+
+_TOGETHER = 2
+Work = TypeVar("Work")
+
+
+class SerialExecutor(Executor):
+    """Runs each task at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run the task now; the future is complete when it is returned."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class WorkerPool(Executor):
+    """Worker processes that share this machine's cores, and can be replaced by new ones."""
+
+    def __init__(self, workers: int, prepare: Callable[[], None] | None = None) -> None:
+        self.workers = workers
+        self._prepare = prepare
+        self._pool = self._started()
+
+    def _started(self) -> ProcessPoolExecutor:
+        # Forking a process that runs JAX's threads hangs, so workers start afresh.
+        context = multiprocessing.get_context("spawn")
+        threads = max(1, cores() // self.workers)
+        given = (threads, self._prepare)
+        return ProcessPoolExecutor(self.workers, context, _start_worker, given)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Hand a task to a worker."""
+        return self._pool.submit(fn, *args, **kwargs)
+
+    def renew(self) -> None:
+        """Start new workers in place of those that died.
+
+        Raises:
+            UsageError: the new ones die before they are given anything to do.
+        """
+        for _ in range(_TOGETHER):
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = self._started()
+            with contextlib.suppress(BrokenProcessPool):
+                self._pool.submit(os.getpid).result()
+                return
+        raise UsageError(
+            "worker processes die as they start: lower --workers, or mend what --claims names, "
+            "then resume with --resume"
+        )
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers, after what they are doing."""
+        self._pool.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+
+@contextlib.contextmanager
+def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Generator[WorkerPool]:
+    """Worker processes that share this machine's cores; they end with this process, however it
+    ends, and drop what they compute when the context is left by an exception. Each calls
+    `prepare`, which must pickle, before its first task. A sweep replaces those that die."""
+    pool = WorkerPool(workers, prepare)
+    before = set(multiprocessing.active_children())
+    try:
+        yield pool
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
+    os.environ[THREADS] = str(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+    if prepare is not None:
+        try:
+            prepare()
+        except Exception as error:
+            print(f"jaxprompt: a worker cannot start: {last_line(error)}", file=sys.stderr)
+            os._exit(1)
+
+
+def last_line(error: BaseException) -> str:
+    """An exception as one text: its type and its message."""
+    return "".join(traceback.format_exception_only(error)).strip()
+
+
+def outcomes(
+    executor: Any, function: Callable[[Work], Any], tasks: Iterable[Work], at_once: int
+) -> Generator[tuple[Work, Any], None, None]:
+    """Run ``function(task)`` for every task, `at_once` at a time; yields each with its result, or
+    with the exception that took its place, as they arrive.
+
+    Where `executor` can replace workers that died, what these were given is tried again up to
+    :data:`TRIES` times in all; a task that outlives none of them yields its exception like
+    any other. Leaving the iterator drops what is in flight.
+
+    Raises:
+        UsageError: a worker died that cannot be replaced, no worker can start, or the executor
+            dropped its tasks.
+    """
+    queue: deque[tuple[Work, int]] = deque((task, 0) for task in tasks)
+    waiting: dict[Future[Any], tuple[Work, int, int]] = {}
+    generation = 0
+
+    def renew() -> None:
+        nonlocal generation
+        _renew(executor)
+        generation += 1
+
+    def submit(task: Work, deaths: int) -> None:
+        while True:
+            try:
+                future = executor.submit(function, task)
+            except BrokenProcessPool:  # a worker died while it had nothing to do
+                renew()
+            else:
+                waiting[future] = (task, deaths, generation)
+                return
+
+    try:
+        while queue or waiting:
+            # A few tasks in flight keep any executor busy, and an interrupt loses only those.
+            while queue and len(waiting) < _room(queue[0][1], waiting.values(), at_once):
+                submit(*queue.popleft())
+            ready, _ = concurrent.futures.wait(
+                waiting, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ready:
+                task, deaths, born = waiting.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool as error:
+                    if born == generation:
+                        renew()
+                    if deaths + 1 < TRIES:
+                        queue.appendleft((task, deaths + 1))
+                        continue
+                    result = error
+                except concurrent.futures.CancelledError:
+                    raise UsageError(
+                        "the tasks were dropped, as when a scheduler ends: what is finished is "
+                        "kept; start it again, then resume with --resume"
+                    ) from None
+                except Exception as error:  # the worker could not give even a message
+                    result = error
+                yield task, result
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _room(deaths: int, waiting: Iterable[tuple[Any, int, int]], at_once: int) -> int:
+    """How many tasks may be in flight when the next one's workers died so often."""
+    alone = any(d >= _TOGETHER for d in itertools.chain([deaths], (w[1] for w in waiting)))
+    return 1 if alone else at_once
+
+
+def _renew(executor: Any) -> None:
+    if not isinstance(executor, WorkerPool):
+        raise UsageError(
+            "a worker process died: use `process_pool`, which replaces it, or fewer workers; "
+            "then resume with --resume"
+        ) from None
+    executor.renew()

@@ -1,0 +1,489 @@
+r"""Claim ``contextual.context_gain``: what the context is worth, and the best gain of a prompt.
+
+For many tokens the softmax weights obey a law of large numbers, and the squared signal-to-noise
+ratio of the pooled feature is explicit in the gain.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.compute import random_table
+from jaxprompt.compute.devices import loop, map_trials
+from jaxprompt.contextual.law.maximise import golden_section
+from jaxprompt.contextual.setting import CONTEXT, GAIN, MODEL, NOISE, SIGNAL, TOKENS, to_simulate
+from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import Parameter, is_traced
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "GainLaw", "breakdown_gain", "closed_form", "pooled_law", "simulate"]
+
+
+# --- the closed form ---
+
+
+class GainLaw(NamedTuple):
+    """Attention on relevant tokens, T·p₂, and the log of the squared signal-to-noise ratio / T."""
+
+    attention: Float[Array, "*n"]
+    spread: Float[Array, "*n"]
+    log_snr: Float[Array, "*n"]
+
+
+def pooled_law(
+    gain: Any, sparsity: Any, context: Any, noise: Any, shift_context: Any, shift_signal: Any
+) -> GainLaw:
+    r"""Law of large numbers of the pooled feature as T → ∞ at fixed sparsity ζ.
+
+    With :math:`Z_R = \zeta e^{\gamma Q^2}` and
+    :math:`Z_I = (1-\zeta) e^{-\gamma\delta_q Q^2 + \gamma^2\sigma^2Q^2/2}`,
+
+    .. math:: s = \frac{Z_R}{Z_R+Z_I}, \qquad
+       T p_2 = \frac{(1-\zeta) e^{-2\gamma\delta_q Q^2 + 2\gamma^2\sigma^2Q^2}}{(Z_R+Z_I)^2}.
+
+    Everything is kept in logarithms; works under jit, vmap and grad. Derived here.
+    """
+    return _pooled_law(gain, sparsity, context, noise, shift_context, shift_signal)
+
+
+def _pooled_law(
+    gain: Any,
+    sparsity: Any,
+    context: Any,
+    noise: Any,
+    shift_context: Any,
+    shift_signal: Any,
+    tilt: float = 2.0,
+) -> GainLaw:
+    energy = jnp.square(context)
+    power = jnp.square(gain * noise) * energy
+    relevant = jnp.log(sparsity) + gain * energy
+    irrelevant = jnp.log1p(-sparsity) - gain * shift_context * energy + power / 2
+    log_spread = jnp.log1p(-sparsity) - 2 * gain * shift_context * energy + tilt * power
+    log_spread = log_spread - 2 * jnp.logaddexp(relevant, irrelevant)
+    attention = jax.nn.sigmoid(relevant - irrelevant)
+    signal = attention - jax.nn.sigmoid(irrelevant - relevant) * shift_signal
+    log_snr = 2 * jnp.log(jnp.abs(signal)) - log_spread
+    return GainLaw(attention, jnp.exp(log_spread), log_snr)
+
+
+def closed_form(
+    *,
+    sparsity: Any,
+    signal: Any,
+    context: Any,
+    noise: Any,
+    gain: Any,
+    shift_context: Any = 0.0,
+    shift_signal: Any = 0.0,
+    **unused: Any,
+) -> dict[str, Array]:
+    """All five quantities, for broadcastable arrays of every parameter."""
+    return _closed_form(
+        {},
+        sparsity=sparsity,
+        signal=signal,
+        context=context,
+        noise=noise,
+        gain=gain,
+        shift_context=shift_context,
+        shift_signal=shift_signal,
+    )
+
+
+def _closed_form(
+    wrong: Mapping[str, Any],
+    *,
+    sparsity: Any,
+    signal: Any,
+    context: Any,
+    noise: Any,
+    gain: Any,
+    shift_context: Any = 0.0,
+    shift_signal: Any = 0.0,
+    **unused: Any,
+) -> dict[str, Array]:
+    args = (sparsity, signal, context, noise, gain, shift_context, shift_signal)
+    return _values(tuple(sorted(wrong.items())), *map(jnp.asarray, args))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(
+    wrong: tuple[tuple[str, float], ...],
+    sparsity: Array,
+    signal: Array,
+    context: Array,
+    noise: Array,
+    gain: Array,
+    shift_context: Array,
+    shift_signal: Array,
+) -> dict[str, Array]:
+    change = dict(wrong)
+    tilt, gain = change.get("tilt", 2.0), gain * change.get("gain_factor", 1.0)
+    shift_context = change.get("shift_factor", 1.0) * shift_context
+    shift_signal = change.get("signal_factor", 1.0) * shift_signal
+    rest = (sparsity, context, noise, shift_context, shift_signal)
+    law = functools.partial(_pooled_law, tilt=tilt)
+    here, zero, best = law(gain, *rest), law(jnp.zeros_like(gain), *rest), _best_gain(law, *rest)
+    gained = law(best, *rest).log_snr - zero.log_snr
+    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (*rest, gain, signal)))
+    values = {
+        "attention": here.attention,
+        "spread": here.spread,
+        "snr_gain": jnp.exp(here.log_snr - zero.log_snr),
+        "best_gain": best,
+        "best_snr_gain": jnp.exp(gained),
+    }
+    return {name: jnp.broadcast_to(value, shape) for name, value in values.items()}
+
+
+def _best_gain(law: Any, sparsity: Any, context: Any, noise: Any, dq: Any, dw: Any) -> Array:
+    r"""The maximiser over real gains of the signal-to-noise ratio.
+
+    For :math:`\delta_w = 0` it is :math:`(1+\delta_q)/(2\sigma^2)`. Otherwise the attention at
+    which the signal changes sign splits the line in two; the best of a scan on a scale that fits
+    all parameters is refined by golden-section search.
+    """
+    args = jnp.broadcast_arrays(*(jnp.asarray(x) for x in (sparsity, context, noise, dq, dw)))
+    flat = tuple(a.reshape(-1) for a in args)
+
+    def one(z: Array, q: Array, s: Array, dq: Array, dw: Array) -> Array:
+        def value(g: Array) -> Array:
+            return law(g, z, q, s, dq, dw).log_snr
+
+        natural = (1 + jnp.abs(dq)) / (2 * s**2)
+        crossing = (jnp.abs(jnp.log(z / (1 - z))) + jnp.abs(jnp.log(jnp.maximum(dw, 1e-9)))) / (
+            q**2 * (1 + jnp.abs(dq))
+        )
+        reach = 4 * natural + jnp.where(dw > 0, jnp.minimum(crossing, 8 / (s * q) + natural), 0.0)
+        grid = jnp.linspace(-1.0, 1.0, 801, dtype=natural.dtype) * reach
+        start = grid[jnp.argmax(jnp.nan_to_num(value(grid), nan=-jnp.inf))]
+        return golden_section(value, start - reach / 400, start + reach / 400)
+
+    best = jax.vmap(one)(*flat).reshape(args[0].shape)
+    exact = (1 + args[3]) / (2 * jnp.square(args[2]))
+    return jnp.where((args[4] == 0) & (law.keywords["tilt"] == 2.0), exact, best)
+
+
+def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
+    r"""Gain :math:`\sqrt{2\log T}/(\sigma Q)` at which the sum of weights leaves its law.
+
+    The sum of *squared* weights, and with it the signal-to-noise ratio, does so at half of it.
+    """
+    return np.sqrt(2 * np.log(tokens)) / (noise * context)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- the simulation ---
+
+SEQUENCES = 128
+"""Sequences pooled in one trial."""
+
+_SCAN = np.linspace(-1.0, 1.0, 41)
+_SCOUTS = 8
+
+
+class Sums(NamedTuple):
+    """Means over one trial's sequences, for each gain: relevant weight, p₂."""
+
+    attention: Float[Array, " G"]
+    spread: Float[Array, " G"]
+
+
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    tokens: int,
+    sparsity: float,
+    signal: float,
+    context: float,
+    noise: float,
+    gain: Any,
+    shift_context: float = 0.0,
+    shift_signal: float = 0.0,
+) -> dict[str, Estimate]:
+    """Measure at a finite number of tokens, from softmax weights of scores sampled in float32.
+
+    Ratios of means and the maximiser over gains get jackknife standard errors over the trials.
+    All gains see the same scores, so their comparison is sharp. `signal` scales both sides of
+    every ratio and drops out.
+    """
+    relevant = int(relevant_tokens(tokens, sparsity))
+    gains = np.atleast_1d(np.asarray(gain, dtype=np.float64))
+
+    def measure(at: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
+        args = (jnp.asarray(x, jnp.float32) for x in (at, context, noise, shift_context))
+        block = functools.partial(_trial_sums, int(tokens), relevant, *args, key)
+        sums = map_trials(block, trials, loops=True)
+        return sums.attention.astype(np.float64), sums.spread.astype(np.float64)
+
+    def snr(attention: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        return (attention - (1 - attention) * shift_signal) ** 2 / spread
+
+    # A few trials say where the maximum lies; all trials then see a fine scan around it.
+    scan = _SCAN * breakdown_gain(tokens, context, noise)
+    scout = snr(*(x.mean(axis=0) for x in measure(scan, min(_SCOUTS, trials))))
+    near = scan[scout.argmax()] + np.linspace(-1.5, 1.5, 13) * (scan[1] - scan[0])
+    attention, spread = measure(np.concatenate([[0.0], gains, near]), trials)
+    here, around = slice(1, 1 + gains.size), slice(1 + gains.size, None)
+
+    def ratios(attention: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
+        ratio = snr(attention, spread)
+        best, height = _peak(near, np.log(ratio[..., around]))
+        shape = ratio[..., here].shape
+        return {
+            "attention": attention[..., here],
+            "spread": tokens * spread[..., here],
+            "snr_gain": ratio[..., here] / ratio[..., :1],
+            "best_gain": np.broadcast_to(best[..., None], shape),
+            "best_snr_gain": np.broadcast_to((np.exp(height) / ratio[..., 0])[..., None], shape),
+        }
+
+    means = attention.mean(axis=0), spread.mean(axis=0)
+    without = (
+        (trials * means[0] - attention) / (trials - 1),
+        (trials * means[1] - spread) / (trials - 1),
+    )
+    estimates, jackknifed = ratios(*means), ratios(*without)
+    return {
+        name: _jackknife(estimates[name], jackknifed[name], np.ndim(gain) == 0)
+        for name in estimates
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _trial_sums(
+    tokens: int,
+    relevant: int,
+    gains: Array,
+    context: Array,
+    noise: Array,
+    shift_context: Array,
+    key: Array,
+    indices: Array,
+) -> Sums:
+    count = tokens - relevant
+
+    def trial(index: Array) -> Sums:
+        scalars = random_table.normals(jax.random.fold_in(key, index), 0, SEQUENCES, count)
+
+        def at(gain: Array) -> Sums:
+            scores = gain * context * (noise * scalars - shift_context * context)
+            own = jnp.full((SEQUENCES, 1), gain * context**2 + np.log(relevant), jnp.float32)
+            weights = jax.nn.softmax(jnp.concatenate([own, scores], axis=1), axis=1)
+            return Sums(weights[:, 0].mean(), (weights[:, 1:] ** 2).sum(axis=1).mean())
+
+        return lax.map(at, gains)
+
+    return loop(jax.vmap(trial), indices)
+
+
+def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:
+    """Abscissa and height of the maximum of a polynomial fitted to `values` (last axis: gains).
+
+    All gains see the same scores, so the values are smooth and a high degree fits them to far
+    below their sampling error.
+    """
+    unit, fine = np.linspace(-1.0, 1.0, gains.size), np.linspace(-1.0, 1.0, 201)
+    fitted = values @ (np.vander(fine, 9) @ np.linalg.pinv(np.vander(unit, 9))).T
+    top = np.clip(fitted.argmax(axis=-1), 1, fine.size - 2)
+    left, centre, right = (
+        np.take_along_axis(fitted, (top + step)[..., None], axis=-1)[..., 0] for step in (-1, 0, 1)
+    )
+    # The vertex of the parabola through three points: a jackknife magnifies any rounding to a grid.
+    offset = (left - right) / (2 * (left - 2 * centre + right))
+    height = centre - (left - right) * offset / 4
+    place = fine[top] + offset * (fine[1] - fine[0])
+    return gains.mean() + (gains[-1] - gains[0]) / 2 * place, height
+
+
+def _jackknife(value: np.ndarray, without: np.ndarray, scalar: bool) -> Estimate:
+    trials = without.shape[0]
+    centre = without.mean(axis=0)
+    stderr = np.sqrt((trials - 1) / trials * ((without - centre) ** 2).sum(axis=0))
+    # The jackknife also removes the bias of order 1/trials that a ratio of means has.
+    mean = trials * value - (trials - 1) * centre
+    if scalar:
+        return Estimate(float(mean[0]), float(stderr[0]), trials)
+    return Estimate(mean, stderr, trials)
+
+
+# --- the claim ---
+
+
+def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
+    if not is_traced(values["noise"]) and np.any(np.asarray(values["noise"]) <= 0):
+        raise ParameterError(
+            "noise", values["noise"], "> 0", "without noise any gain is best", where
+        )
+    if "tokens" in values:  # a whole number of relevant tokens realises the sparsity
+        values["sparsity"] = (
+            relevant_tokens(values["tokens"], values["sparsity"]) / values["tokens"]
+        )
+    return values
+
+
+def relevant_tokens(tokens: Any, sparsity: Any) -> Any:
+    """The whole number of relevant tokens nearest to ζT, from 1 to T − 1."""
+    return np.clip(np.rint(np.asarray(sparsity) * tokens), 1, np.asarray(tokens) - 1).astype(int)
+
+
+SPARSITY = Parameter(
+    "sparsity",
+    "real",
+    "share ζ = k/T of relevant tokens",
+    "ζ",
+    low=0,
+    high=1,
+    open_low=True,
+    open_high=True,
+)
+SHIFT_CONTEXT = Parameter("shift_context", "real", "shift δq of the context", "δq", default=0.0)
+SHIFT_SIGNAL = Parameter("shift_signal", "real", "shift δw of the signal", "δw", low=0, default=0.0)
+
+_BASE = {"sparsity": 0.1, "signal": 1.0, "context": 1.0, "noise": 1.0}
+_CASES: tuple[Mapping[str, Any], ...] = (
+    {**_BASE, "gain": [0.15, 0.3, 0.5]},
+    {**_BASE, "sparsity": 0.2, "shift_context": 0.2, "noise": 1.2, "gain": [0.2, 0.4]},
+    {**_BASE, "sparsity": 0.25, "shift_signal": 0.1, "gain": [0.25, 0.5]},
+)
+
+
+def _design(tokens: Sequence[int], trials: int) -> Design:
+    return Design(tuple({**case, "tokens": t} for case in _CASES for t in tokens), trials)
+
+
+_STATEMENT = r"""
+Let $T\to\infty$ at a fixed share $\zeta=k/T$ of relevant tokens, with the prompt $q=\gamma
+q_\star$. Put $Z_R=\zeta e^{\gamma Q^2}$ and
+$Z_I=(1-\zeta)e^{-\gamma\delta_qQ^2+\gamma^2\sigma^2Q^2/2}$. The attention on relevant tokens and
+the sum of squared weights on the others tend to
+$$s=\frac{Z_R}{Z_R+Z_I},\qquad
+  Tp_2=\frac{(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}}{(Z_R+Z_I)^2}.$$
+For $\delta_w=0$ the squared signal-to-noise ratio of the pooled feature, $s^2W^2/(\sigma^2p_2)$,
+is that of uniform attention times $\exp(2\gamma(1+\delta_q)Q^2-2\gamma^2\sigma^2Q^2)$. The best
+gain is therefore
+$$\gamma_\star=\frac{1+\delta_q}{2\sigma^2},$$
+and over uniform attention the best prompt is worth the factor
+$$\exp\left(\frac{(1+\delta_q)^2Q^2}{2\sigma^2}\right).$$
+For $\delta_w\neq0$ the same quantities follow with $s-(1-s)\delta_w$ for $s$, and the best gain
+is found numerically.
+"""
+
+_DERIVATION = r"""
+A relevant token scores $\gamma Q^2$, an irrelevant one $-\gamma\delta_qQ^2+\gamma\sigma Qv_t$
+with $v_t$ standard normal. By the law of large numbers the normaliser divided by $T$ tends to
+$Z_R+Z_I$, since $E e^{av}=e^{a^2/2}$, and the sum of squared exponentials divided by $T$ tends to
+$(1-\zeta)e^{-2\gamma\delta_qQ^2+2\gamma^2\sigma^2Q^2}$, since $E e^{2av}=e^{2a^2}$. In the ratio
+$s^2/p_2$ the normalisers cancel, and what is left is the exponential of a parabola in $\gamma$.
+
+At finite $T$ the law of large numbers holds for the normaliser up to $\gamma\sigma
+Q=\sqrt{2\log T}$, where the largest of $T$ scores lies, and for the sum of squares up to half of
+that: $E e^{2av}$ comes from scores near $2a$. Beyond the half the largest weight takes over in
+$p_2$, and the measured ratio leaves the formula; the figure shows it. The check extrapolates in
+$1/T$ at smaller gains.
+"""
+
+_FIGURE = Curves(
+    x="gain",
+    y="snr_gain",
+    design=Design.product(
+        {**_BASE, "gain": [float(g) for g in np.round(np.linspace(0.0, 2.4, 17), 3)]},
+        {"tokens": [20, 100, 1000, 10000]},
+        trials=64,
+    ),
+    lines=tuple(float(g) for g in np.linspace(0.0, 2.4, 97)),
+    title="What the context is worth, against the gain of the prompt",
+    x_label="gain γ",
+    y_label="SNR² / SNR² of uniform attention",
+    series="tokens",
+    series_label="T = {value}",
+    limit_label="T → ∞",
+    y_range=(0.0, 2.0),
+    marks={"best_gain": "best gain γ⋆"},
+    caption="beyond γ = √(2 log T)/(2σQ) the largest weight takes over: the limit fails",
+)
+
+_BEYOND = "beyond the largest float64"
+
+CLAIM = Claim(
+    id="contextual.context_gain",
+    title="What the context is worth",
+    statement=_STATEMENT,
+    derivation=_DERIVATION,
+    relation=Relation.ASYMPTOTIC,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        SPARSITY,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFT_CONTEXT,
+        SHIFT_SIGNAL,
+        GAIN,
+        to_simulate(TOKENS),
+    ),
+    accepted=MODEL,
+    quantities=(
+        Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
+        Quantity(
+            "spread",
+            "T times the sum of squared irrelevant weights",
+            0.02,
+            True,
+            "T p₂",
+            infinite=_BEYOND,
+        ),
+        Quantity(
+            "snr_gain",
+            "squared signal-to-noise ratio over that of gain 0",
+            0.02,
+            True,
+            infinite=_BEYOND,
+        ),
+        Quantity(
+            "best_gain",
+            "gain with the largest signal-to-noise ratio",
+            0.03,
+            True,
+            "γ⋆",
+            ignores=("gain",),
+        ),
+        Quantity(
+            "best_snr_gain",
+            "the squared ratio it reaches over that of gain 0",
+            0.02,
+            True,
+            ignores=("gain",),
+            infinite=_BEYOND,
+        ),
+    ),
+    falsifiers=(
+        Falsifier("tilt", "3/2 for 2 in the exponent of p₂", _wrong(tilt=1.5)),
+        Falsifier("gain", "takes 0.95 of the gain", _wrong(gain_factor=0.95)),
+        Falsifier("no_shift_context", "drops δq", _wrong(shift_factor=0.0)),
+        Falsifier("no_shift_signal", "drops δw", _wrong(signal_factor=0.0)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design((480, 960, 1920), 64), "full": _design((960, 1920, 3840, 7680), 256)},
+    validate=_validate,
+    shared=("gain",),
+    size="tokens",
+    figure=_FIGURE,
+    broadcasts="every parameter",
+    traceable=True,
+)

@@ -1,0 +1,378 @@
+r"""Claim ``contextual.prompt_step``: the prompt after one gradient step, given the head.
+
+The mean and the energy of the step, and (for the claims that build on it) all second moments of
+the coordinates that matter.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy import special
+
+from jaxprompt.compute.devices import loop, map_trials
+from jaxprompt.contextual.setting import (
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    complete,
+    optional,
+)
+from jaxprompt.contextual.simulation import gradient_steps
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import REQUIRED, Parameter, is_traced
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate, mean_estimate
+
+__all__ = ["CLAIM", "PromptMoments", "closed_form", "prompt_moments", "simulate"]
+
+
+# --- the closed form -----------------------------------------------------------------------------
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """`context`, `signal` and `orthogonal_energy`, for broadcastable arrays of every number."""
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: Mapping[str, float], *, dim: Any, samples: Any, tokens: Any, relevant: Any,
+    signal: Any, context: Any, noise: Any, shifts: Any, shift_weights: Any, head_signal: Any,
+    head_context: Any, head_norm: Any, **unused: Any,
+) -> dict[str, Any]:  # fmt: skip
+    out = {"context": 0.0, "signal": 0.0, "orthogonal_energy": 0.0}
+    total = jnp.asarray(tokens) * 1.0
+    count = total - relevant
+    share, irrelevant = relevant / total, count / total
+    energy = jnp.square(head_norm)
+    pooled = jnp.square(noise) * irrelevant / total * wrong.get("pooled", 1.0)
+    own = jnp.square(noise) * irrelevant * (1 - 1 / total)
+    for (shift_context, shift_signal), weight in zip(shifts, shift_weights, strict=True):
+        for label in (-1.0, 1.0):
+            along_context = (1 + shift_context) * head_context
+            hw = along_context + (1 + shift_signal) * label * head_signal
+            miss = label - (share - irrelevant * shift_context) * head_context
+            miss = miss - (share - irrelevant * shift_signal) * label * head_signal
+            pull = miss * share * irrelevant * hw + share * pooled * energy
+            drag = miss * own + share * pooled * hw
+            size_context, size_signal = jnp.asarray(context), jnp.asarray(signal)
+            terms = {
+                "context": pull * (1 + shift_context) * size_context
+                + drag * _over(head_context, size_context),
+                "signal": pull * (1 + shift_signal) * label * size_signal
+                + drag * _over(head_signal, size_signal),
+                "orthogonal_energy": (dim - 3.0 * wrong.get("removed", 1.0))
+                / jnp.asarray(samples)
+                * _orthogonal(miss, hw, head_norm, noise, total, relevant, wrong),
+            }
+            out = {name: out[name] + weight / 2 * terms[name] for name in out}
+    return out
+
+
+def _over(product: Any, norm: Array) -> Array:
+    """product / norm, which is 0 for the zero vector."""
+    return jnp.where(norm > 0, product / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def _orthogonal(
+    miss: Any, hw: Any, head_norm: Any, noise: Any, tokens: Any, relevant: Any,
+    wrong: Mapping[str, float],
+) -> Any:  # fmt: skip
+    r"""Variance of one sequence's contribution to :math:`\hat q` in an orthogonal direction.
+
+    .. math:: v = \frac{\sigma^2}{T^2}\big(e_0^2 E_s - 2 e_0|w|\sigma E_{sg}
+                  + |w|^2\sigma^2 E_{sgg}\big)
+    """
+    count, share = tokens - relevant, relevant / tokens
+    a = count * jnp.square(share * hw)
+    b = -2 * share * hw * noise * head_norm * relevant
+    c = jnp.square(noise * head_norm)
+    g = count / jnp.square(tokens)
+    e_s = a + c * (count - (2 * tokens - count) * g)
+    e_sg = b * g
+    e_sgg = a * g + c * (g * (count + 2) - 3 * (2 * tokens - count) * jnp.square(g))
+    cross = wrong.get("cross", 1.0)
+    total = jnp.square(miss) * e_s - 2 * cross * miss * head_norm * noise * e_sg
+    return jnp.square(noise / tokens) * (total + wrong.get("residual", 1.0) * c * e_sgg)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- all second moments --------------------------------------------------------------------------
+
+
+class PromptMoments(NamedTuple):
+    r"""Moments of one sequence's contribution to :math:`\hat q`, for each of M heads.
+
+    Coordinates 0 … 2 are those along w⋆, q⋆ and the head's rest; entry 3 is the variance D of an
+    orthogonal coordinate given the sequence's scalars. `mean` and `covariance` are those of the
+    four; the sample mean of n sequences has covariance / n.
+    """
+
+    mean: Float[np.ndarray, "M 4"]
+    covariance: Float[np.ndarray, "M 4 4"]
+
+
+def prompt_moments(setting: Setting, heads: Float[np.ndarray, "M 3"]) -> PromptMoments:
+    r"""Exact moments, in float64 NumPy. `heads` are coordinates along w⋆, q⋆ and the rest.
+
+    With :math:`\hat w = w/|w|`, noise :math:`g_t` along it, :math:`G = \frac1T\sum_t g_t`,
+    :math:`L = \zeta(1-\zeta)\,h\cdot w - \zeta|w|\sigma G` and
+    :math:`U = -\zeta\sigma G\,h\cdot w + |w|\sigma^2(\frac1T\sum_t g_t^2 - G^2)`,
+
+    .. math:: C w = L\,h + U\,\hat w + \xi, \qquad \xi \perp w, \quad
+       \mathrm{Var}(\xi\cdot p) = \frac{\sigma^2}{T^2} \sum_t
+       (|w|\sigma(g_t - G) - \zeta\,h\cdot w)^2,
+
+    polynomials in the Gaussian G and in an independent chi-square variable (the scatter of the
+    :math:`g_t`), so that few Gauss nodes integrate them exactly.
+    """
+    total, count = setting.tokens, setting.irrelevant
+    share = setting.relevant / total
+    norm = np.linalg.norm(heads, axis=1)
+    unit = heads / np.where(norm > 0, norm, 1.0)[:, None]
+    mean_noise, scatter, weights = _noise_nodes(total, count)
+    sigma = float(setting.noise)
+    first, second = 0.0, 0.0
+    for (shift_context, shift_signal), odds in zip(
+        np.asarray(setting.shifts), np.asarray(setting.shift_weights), strict=True
+    ):
+        for label in (-1.0, 1.0):
+            size = np.array([label * setting.signal, setting.context, 0.0])
+            h = (1 + np.array([shift_signal, shift_context, 0.0])) * size
+            m = (share - (1 - share) * np.array([shift_signal, shift_context, 0.0])) * size
+            hw, miss = (heads @ h)[:, None], label - (heads @ m)[:, None]
+            w = norm[:, None]
+            residual = miss - w * sigma * mean_noise
+            pull = share * (1 - share) * hw - share * w * sigma * mean_noise
+            own = (total**2 * mean_noise**2 / max(count, 1) + scatter) / total - mean_noise**2
+            drag = -share * sigma * mean_noise * hw + w * sigma**2 * own
+            plane = pull[..., None] * h + drag[..., None] * unit[:, None, :]
+            squares = count * (share * hw) ** 2
+            squares = squares - 2 * share * hw * sigma * w * setting.relevant * mean_noise
+            sums = total**2 * mean_noise**2 / max(count, 1) + scatter
+            squares = squares + (sigma * w) ** 2 * (sums - (2 * total - count) * mean_noise**2)
+            level = (sigma / total * residual) ** 2 * squares
+            row = np.concatenate([residual[..., None] * plane, level[..., None]], axis=-1)
+            first = first + odds / 2 * np.einsum("k,mki->mi", weights, row)
+            second = second + odds / 2 * np.einsum("k,mki,mkj->mij", weights, row, row)
+    mean = np.asarray(first)
+    covariance = np.asarray(second) - mean[:, :, None] * mean[:, None, :]
+    # The part of the noise that is orthogonal to the head but inside the three coordinates.
+    across = np.eye(3) - unit[:, :, None] * unit[:, None, :]
+    covariance[:, :3, :3] += mean[:, 3, None, None] * across
+    return PromptMoments(mean, covariance)
+
+
+def _laguerre(count: int, power: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights, of sum 1, for the density x^power e^−x / Γ(power + 1), from its Jacobi
+    matrix: the weights of ``scipy.special.roots_genlaguerre`` overflow from `power` 171 on."""
+    k = np.arange(count)
+    beside = np.sqrt(k[1:] * (k[1:] + power))
+    matrix = np.diag(2 * k + power + 1) + np.diag(beside, 1) + np.diag(beside, -1)
+    nodes, vectors = np.linalg.eigh(matrix)
+    return nodes, vectors[0] ** 2
+
+
+@functools.lru_cache(maxsize=32)
+def _noise_nodes(tokens: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes for G ~ N(0, N/T²) and the scatter χ²(N − 1), exact for degrees 15 and 5."""
+    nodes, weights = special.roots_hermitenorm(8)
+    mean = nodes * np.sqrt(count) / tokens
+    if count > 1:
+        scatter, scatter_weights = _laguerre(3, (count - 1) / 2 - 1)
+    else:
+        scatter, scatter_weights = np.zeros(1), np.ones(1)
+    joint = np.outer(weights / weights.sum(), scatter_weights / scatter_weights.sum())
+    shape = joint.shape
+    return (
+        np.broadcast_to(mean[:, None], shape).reshape(-1),
+        np.broadcast_to(2 * scatter[None, :], shape).reshape(-1),
+        joint.reshape(-1),
+    )
+
+
+# --- the simulation ------------------------------------------------------------------------------
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, head_signal: float,
+    head_context: float, head_norm: float, first: int = 0, **params: Any,
+) -> dict[str, Estimate]:  # fmt: skip
+    """One gradient step of the prompt from 0, on tokens, by autodiff in float32."""
+    if dim < 4:
+        raise ParameterError(
+            "dim", dim, "an integer ≥ 4 in a simulation", "raise it: three directions are special",
+            CLAIM.id,
+        )  # fmt: skip
+    setting = Setting.make(**params, where=CLAIM.id)
+    head = np.zeros(dim)
+    head[:2] = _ratio(head_signal, setting.signal), _ratio(head_context, setting.context)
+    head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
+    block = functools.partial(_steps, setting, jnp.asarray(head, jnp.float32), samples, key)
+    steps = map_trials(block, trials, first=first, loops=True).astype(np.float64)
+    return {
+        "context": mean_estimate(steps[:, 1]),
+        "signal": mean_estimate(steps[:, 0]),
+        "orthogonal_energy": mean_estimate(np.square(steps[:, 3:]).sum(axis=1)),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("samples",))
+def _steps(setting: Setting, head: Array, samples: int, key: Array, indices: Array) -> Array:
+    def trial(index: Array) -> Array:
+        key_here = jax.random.fold_in(key, index)
+        batch = gradient_steps.sample_batch(setting, head.size, samples, key=key_here)
+        return gradient_steps.prompt_step(head, jnp.zeros_like(head), batch)
+
+    return loop(lambda row: trial(row[0])[None], indices)
+
+
+def _ratio(product: Any, norm: Any) -> Any:
+    norm = np.asarray(norm, dtype=np.float64)
+    return np.where(norm > 0, product / np.where(norm > 0, norm, 1.0), 0.0)
+
+
+# --- the claim -----------------------------------------------------------------------------------
+
+
+def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Refuse products that no head can have."""
+    values = complete(values, where)
+    names = ("head_signal", "head_context", "head_norm", "signal", "context")
+    given = [values[name] for name in names]
+    if any(is_traced(value) for value in given):
+        return values
+    along_signal, along_context, norm, signal, context = (
+        np.asarray(value, dtype=np.float64) for value in given
+    )
+    for name, product, size in (
+        ("head_signal", along_signal, signal), ("head_context", along_context, context),
+    ):  # fmt: skip
+        if np.any((size == 0) & (product != 0)):
+            allowed = "0 where the vector is 0"
+            raise ParameterError(name, values[name], allowed, "set it to 0", where)
+    least = np.hypot(_ratio(along_signal, signal), _ratio(along_context, context))
+    if np.any(norm < least * (1 - 1e-9)):
+        raise ParameterError(
+            "head_norm", values["head_norm"], f"at least {np.max(least):.6g}, which they imply",
+            "raise `head_norm` or lower the products", where,
+        )  # fmt: skip
+    return values
+
+
+_BASE = {
+    "tokens": 8, "relevant": 2, "signal": 1.2, "context": 1.0, "noise": 1.0,
+    "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "samples": 40,
+}  # fmt: skip
+_HEADS = (
+    # As step 1 leaves it; far along w⋆ with a large rest; half along the context.
+    {"head_signal": 0.25, "head_context": 0.0, "head_norm": 0.4},
+    {"head_signal": 1.5, "head_context": 0.3, "head_norm": 2.0},
+    {"head_signal": 0.5, "head_context": 0.6, "head_norm": 0.9},
+)
+
+
+_PAIR = {
+    **_BASE, "tokens": 2, "relevant": 1, "context": 1.5, "shifts": ((0.0, 0.0), (0.8, 0.6)),
+    "samples": 16, "dim": 40,
+}  # fmt: skip
+
+
+def _design(trials: int) -> Design:
+    runs = [{**_BASE, **head, "dim": d} for head, d in zip(_HEADS, (16, 40, 40), strict=True)]
+    # With one token of each kind every term of v is a fair share of it: 0.05 of one shows.
+    runs += [
+        {**_PAIR, "noise": noise, "head_signal": along, "head_context": across, "head_norm": norm,
+         "trials": 8 * trials}
+        for noise, along, across, norm in ((0.8, -1.4, 0.9, 2.4), (0.4, 0.6, -0.9, 0.9))
+    ]  # fmt: skip
+    return Design(tuple(runs), trials)
+
+
+CLAIM = Claim(
+    id="contextual.prompt_step",
+    title="The prompt after one gradient step",
+    statement=r"""
+Take one gradient step of the square loss in the prompt, from $q=0$, on $n$ fresh sequences, with
+a head $w$ independent of them. Put $h=(1+\delta_q)q_\star+(1+\delta_w)y\,w_\star$,
+$m=(\zeta-(1-\zeta)\delta_q)q_\star+(\zeta-(1-\zeta)\delta_w)y\,w_\star$, $e_0=y-w\cdot m$, $N=T-k$
+and $s^2=\sigma^2(1-\zeta)/T$. Then, in expectation over $y$ and $\delta$,
+$$E\hat q=E\big[e_0\big(\zeta(1-\zeta)(h\cdot w)h+\sigma^2(1-\zeta)(1-\tfrac1T)w\big)
+ +\zeta s^2|w|^2h+\zeta s^2(h\cdot w)w\big],$$
+and each coordinate orthogonal to $w_\star$, $q_\star$ and $w$ has mean 0 and variance $v/n$ with
+$$v=\frac{\sigma^2}{T^2}E\big[e_0^2E_s-2e_0|w|\sigma E_{sg}+|w|^2\sigma^2E_{sgg}\big],$$
+where, with $A=N\zeta^2(h\cdot w)^2$, $B=-2\zeta(h\cdot w)\sigma|w|k$, $C=\sigma^2|w|^2$ and
+$g=N/T^2$: $E_s=A+C(N-(2T-N)g)$, $E_{sg}=Bg$, $E_{sgg}=Ag+C(g(N+2)-3(2T-N)g^2)$. The orthogonal
+energy is $v(d-3)/n$. At $w\propto w_\star$ and $n\to\infty$ the step points along $q_\star$
+exactly: gradient descent finds the prompt.
+""",
+    derivation=r"""
+At $q=0$ the softmax's derivative is the centring projection over $T$, so
+$-\nabla_qL=\frac1n\sum_i(y_i-w\cdot\bar x_i)C_iw$ with $C_i$ the token covariance of sequence $i$.
+A relevant token differs from the mean irrelevant one by $h$. With $\bar z=\frac1T\sum_tz_t$,
+$$Cw=\zeta(1-\zeta)(h\cdot w)h-\zeta(\bar z\cdot w)h-\zeta(h\cdot w)\bar z
+ +\tfrac1T\textstyle\sum_tz_t(z_t\cdot w)-\bar z(\bar z\cdot w),$$
+and $y-w\cdot\bar x=e_0-w\cdot\bar z$. Since $E\bar z\bar z^\top=s^2I$ and odd moments vanish, the
+product's mean is the formula. Orthogonally to $w_\star,q_\star,w$ only
+$\frac1T\sum_tz_t^\perp\,(z_t\cdot w-\bar z\cdot w-\zeta\,h\cdot w)$ is left, in which
+$z_t^\perp$ is independent of the bracket and of the residual. With $z_t\cdot w=|w|\sigma g_t$ and
+$G=\frac1T\sum_tg_t$, the brackets' squares sum to
+$A+BG+C(\sum_tg_t^2-(2T-N)G^2)$, and the moments $E[G^2]=g$,
+$E[G^2\sum_tg_t^2]=g(N+2)$, $E[G^4]=3g^2$ give $E_s,E_{sg},E_{sgg}$.
+
+*Tolerances.* Components have an absolute one, because one of them is exactly 0 in the design: 0.03
+is 4 % of the longest step's length there, 0.75, and so the accuracy of its direction. The
+orthogonal energy's is 5 %, half of that in length.
+""",
+    relation=Relation.MEAN,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        TOKENS,
+        RELEVANT,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFTS,
+        SHIFT_WEIGHTS,
+        optional(DIM, REQUIRED),
+        optional(SAMPLES, REQUIRED),
+        Parameter("head_signal", "real", "inner product ⟨w, w⋆⟩", "⟨w, w⋆⟩"),
+        Parameter("head_context", "real", "inner product ⟨w, q⋆⟩", "⟨w, q⋆⟩"),
+        Parameter("head_norm", "real", "norm of the head", "|w|", low=0),
+    ),
+    accepted=MODEL,
+    quantities=(
+        Quantity("context", "component of the prompt along q⋆/Q", 0.03),
+        Quantity("signal", "component of the prompt along w⋆/W", 0.03),
+        Quantity("orthogonal_energy", "squared norm orthogonal to w⋆, q⋆ and w", 0.05, True),
+    ),
+    falsifiers=(
+        Falsifier("no_pooled_noise", "drops the terms with s²", _wrong(pooled=0.0)),
+        Falsifier("all_directions", "d for d − 3", _wrong(removed=0.0)),
+        Falsifier("no_residual_noise", "the residual's noise left out of v", _wrong(residual=0.0)),
+        Falsifier("no_cross_term", "drops E_sg", _wrong(cross=0.0)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design(6144), "full": _design(49152)},
+    validate=_validate,
+    broadcasts="every number",
+    figure=Agreement(title="The prompt after one step", label="prompt coordinates and energy"),
+)

@@ -1,0 +1,500 @@
+r"""Claim ``contextual.three_steps``: the test error after head, prompt and head again.
+
+The closed form carries the few order parameters of each step as Gaussian variables with their
+exact means and covariances, so their fluctuations of order 1/√n are in it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy import special, stats
+
+from jaxprompt.compute.devices import cores, loop, map_trials
+from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error
+from jaxprompt.contextual.claims.first_step import pooled_coefficients
+from jaxprompt.contextual.claims.prompt_step import prompt_moments
+from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.setting import (
+    CONTEXT,
+    DIM,
+    MODEL,
+    NOISE,
+    RELEVANT,
+    SAMPLES,
+    SHIFT_WEIGHTS,
+    SHIFTS,
+    SIGNAL,
+    TOKENS,
+    Setting,
+    learnable,
+    optional,
+)
+from jaxprompt.contextual.simulation.evaluation import fresh_scores
+from jaxprompt.contextual.simulation.gradient_steps import (
+    orthogonal_lengths,
+    reduced_steps_and_terms,
+)
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import REQUIRED, Parameter
+from jaxprompt.stats import Estimate, mean_estimate
+
+__all__ = [
+    "CLAIM", "INFINITE", "MEANS", "NAMES", "PROMPT_NORM", "THREE_TOKENS", "UNEVEN_SHIFTS",
+    "closed_form", "limits", "simulate", "simulate_trials",
+]  # fmt: skip
+
+
+# --- the closed form -----------------------------------------------------------------------------
+
+OUTER_NODES = 128
+"""Nodes for the order parameters, in each of the randomised rules."""
+
+INNER_NODES = 128
+"""Nodes for the attention scores, for each node of the order parameters."""
+
+INFINITE = 10**8
+"""The d that stands for d → ∞: what is left is smaller than rounding to seven digits."""
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """Errors, alignments, and means and variances of the steps' terms, with standard errors, for
+    arrays of `dim` and `samples`."""
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: Mapping[str, float], *, dim: Any, samples: Any, prompt_norm: float, **params: Any
+) -> dict[str, Any]:
+    setting = Setting.make(**params, where=CLAIM.id)
+    dims, counts = np.broadcast_arrays(dim, samples)
+    out = {f"{n}{end}": np.empty(dims.shape) for end in ("", "_stderr") for n in NAMES}
+    for index in np.ndindex(dims.shape):
+        found = _averages(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
+        for name, replicates in zip(NAMES, found, strict=True):
+            out[name][index], out[f"{name}_stderr"][index] = attention_moments.pooled(replicates)
+    return {name: value[()] for name, value in out.items()}
+
+
+_OUTCOMES = ("error", "final_error", "prompt_alignment", "head_alignment")
+_DIRECTIONS = ("signal", "context", "rest", "orthogonal")
+_TERMS = {
+    "step1_signal_variance": "variance of a term of step 1 along w⋆",
+    "step1_context_variance": "variance of a term of step 1 along q⋆",
+    "step2_context_mean": "mean of a term of step 2 along q⋆",
+    "step2_orthogonal_mean": "mean of D in step 2",
+    "step2_signal_variance": "variance of a term of step 2 along w⋆",
+    "step2_context_variance": "variance of a term of step 2 along q⋆",
+    "step2_rest_variance": "variance of a term of step 2 along the rest of the head",
+    "step2_orthogonal_variance": "variance of D in step 2",
+    "step3_signal_mean": "mean of a term of step 3 along w⋆",
+    "step3_orthogonal_mean": "mean of D in step 3",
+    "step3_signal_variance": "variance of a term of step 3 along w⋆",
+    "step3_context_variance": "variance of a term of step 3 along q⋆",
+    "step3_rest_variance": "variance of a term of step 3 along the rest of the prompt",
+    "step3_orthogonal_variance": "variance of D in step 3",
+}
+"""What is told of the steps' terms: variances, and the means that are not 0 by symmetry."""
+
+NAMES = (*_OUTCOMES, *_TERMS)
+"""All that a trial shows and the closed form predicts."""
+
+MEANS = {name: meaning for name, meaning in _TERMS.items() if name.endswith("mean")}
+_STILL = (*_OUTCOMES, *MEANS)
+
+
+def _of_terms(step: int, mean: Any, variance: Any) -> dict[str, Any]:
+    """Means and variances of a step's terms (last axis: :data:`_DIRECTIONS`) by name."""
+    found = {}
+    for i, name in enumerate(_DIRECTIONS):
+        found[f"step{step}_{name}_mean"] = mean[..., i]
+        found[f"step{step}_{name}_variance"] = variance[..., i]
+    return {name: value for name, value in found.items() if name in _TERMS}
+
+
+def _averages(
+    setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
+) -> np.ndarray:
+    """Every quantity for each replicate of the rule: shape (quantity, replicate)."""
+    outer, inner, each = _quadrature(setting.irrelevant, wrong.get("fluctuation", 1.0) != 0)
+    nodes = outer.reshape(-1, 13)
+    fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
+    fluctuation[1:] *= wrong.get("later", 1.0)
+    scales = fluctuation / np.sqrt(samples)
+    heads, first = _first_heads(setting, dim, samples, nodes[:, :3], scales[0], wrong)
+    prompts, second = _prompts(setting, dim, samples, heads, nodes[:, 3:8], scales[1], wrong)
+    prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
+    chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
+    last = _last_step(
+        setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
+    )
+    outcomes, *third = map(np.asarray, last)
+    found: dict[str, Any] = dict(zip(_OUTCOMES, outcomes.T, strict=True))
+    for step, (mean, spread) in enumerate((first, second, third), start=1):
+        # n times the variance that the step's coordinates are given: that of one term. What
+        # rounding leaves of a variance that is 0 is none.
+        variance = samples * np.square(spread).sum(axis=2)
+        variance = np.where(variance > 1e-13 * np.square(mean), variance, 0.0)
+        found |= _of_terms(step, mean, variance)
+    every = np.stack([found[name] for name in NAMES])
+    return every.reshape(len(every), *outer.shape[:2]).mean(axis=-1)
+
+
+def limits(
+    setting: Setting, ratio: float, prompt_norm: float, wrong: Mapping[str, float] | None = None
+) -> dict[str, np.ndarray]:
+    """Errors, alignments and means of the terms as n, d → ∞ with n/d = `ratio`, for each replicate
+    of the rule: nothing fluctuates."""
+    samples = max(round(ratio * INFINITE), 1)
+    still = {**(wrong or {}), "fluctuation": 0.0}
+    found = _averages(setting, INFINITE, samples, float(prompt_norm), still)
+    return {name: row for name, row in zip(NAMES, found, strict=True) if name in _STILL}
+
+
+def _quadrature(count: int, moving: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes for the order parameters, (replicate, node, 13); nodes for `count` scores, in parts,
+    (part, node, score); and the part for each node of the order parameters.
+
+    The nodes of a replicate take turns over its parts, so that all scores' nodes are used. Order
+    parameters that do not move need one node, which can have more scores.
+    """
+    outer = attention_moments.normal_nodes(13)[:, : OUTER_NODES if moving else 1]
+    replicates, times = outer.shape[:2]
+    scores = attention_moments.normal_nodes(count)
+    most = min(INNER_NODES if moving else 8 * INNER_NODES, scores.shape[1])
+    parts = scores.reshape(replicates, -1, most, count)
+    each = np.arange(replicates)[:, None] * parts.shape[1] + np.arange(times) % parts.shape[1]
+    return outer, parts.reshape(-1, most, count), each.reshape(-1)
+
+
+def _chi(nodes: np.ndarray, freedom: int, fluctuation: float) -> np.ndarray:
+    """Chi-square variables from standard normal nodes, or their mean."""
+    if not fluctuation:
+        return np.full(nodes.shape, float(freedom))
+    return stats.chi2.ppf(special.ndtr(nodes), freedom)
+
+
+Law = tuple[np.ndarray, np.ndarray]
+"""Mean and square root of the covariance of a step's coordinates, for each node."""
+
+
+def _first_heads(
+    setting: Setting, dim: int, samples: int, nodes: np.ndarray, scale: float,
+    wrong: Mapping[str, float],
+) -> tuple[np.ndarray, Law]:  # fmt: skip
+    """Step 1: coordinates of the head along w⋆, q⋆ and its own rest, for each node."""
+    along, variance, square = pooled_coefficients(
+        setting.tokens, setting.relevant, setting.shifts, setting.shift_weights
+    )
+    noise = setting.noise**2 * setting.irrelevant / setting.tokens**2
+    own = np.array([variance * setting.signal**2, square * setting.context**2])
+    mean = np.array([along * setting.signal, 0.0, 0.0, noise])
+    spread = np.diag([*np.sqrt(own + noise * wrong.get("pooled", 1.0)), 0.0, 0.0]) * scale
+    moved = nodes[:, :2] @ spread[:2, :2]
+    plane = mean[:2] + moved
+    rest = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, scale))
+    each = len(nodes)
+    moments = np.broadcast_to(mean, (each, 4)), np.broadcast_to(spread, (each, 4, 4))
+    return np.column_stack([plane, rest]), moments
+
+
+def _prompts(
+    setting: Setting, dim: int, samples: int, heads: np.ndarray, nodes: np.ndarray,
+    scale: float, wrong: Mapping[str, float],
+) -> tuple[np.ndarray, Law]:  # fmt: skip
+    """Step 2: coordinates of the prompt along w⋆, q⋆, the head's rest and its own rest."""
+    moments = prompt_moments(setting, heads)
+    spread = np.asarray(_root(jnp.asarray(moments.covariance))) * scale
+    moved = np.einsum("mij,mj->mi", spread, nodes[:, :4])
+    found = moments.mean + moved
+    level = np.maximum(found[:, 3], 0.0) / samples * wrong.get("orthogonal", 1.0)
+    rest = np.sqrt(level * _chi(nodes[:, 4], dim - 3, scale))
+    return np.column_stack([found[:, :3], rest]), (moments.mean, spread)
+
+
+def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
+    """Lower Cholesky factors, column by column; a direction without variance gives zeros."""
+    rows = matrices.shape[-1]
+    rest, columns = matrices, []
+    for i in range(rows):
+        pivot = rest[..., i, i]
+        small = pivot <= 1e-13 * jnp.maximum(matrices[..., i, i], 1e-300)
+        scale = jnp.where(small, 0.0, 1 / jnp.sqrt(jnp.where(small, 1.0, pivot)))
+        column = rest[..., :, i] * scale[..., None] * (jnp.arange(rows) >= i)
+        rest = rest - column[..., :, None] * column[..., None, :]
+        columns.append(column)
+    return jnp.stack(columns, axis=-1)
+
+
+_SCALARS = 2**20
+"""Scores held together: with 100 000 tokens 64 nodes at once would take 20 GB."""
+
+
+@jax.jit
+def _last_step(
+    setting: Setting, heads: Array, prompts: Array, nodes: Array, scale: Array, chi: Array,
+    inner: Array, each: Array,
+) -> tuple[Float[Array, "M outcome"], Float[Array, "M 4"], Float[Array, "M 4 4"]]:  # fmt: skip
+    """Step 3, for each node of the order parameters: outcomes; mean and square root of the
+    covariance of the head's coordinates."""
+
+    def one(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        head, prompt, node, rest, part = args
+        scalars = jnp.asarray(inner)[part]
+        # Frame: along w⋆, q⋆, and all of the prompt's rest.
+        framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
+        mean, covariance = _third_moments(setting, framed, scalars)
+        spread = _root(covariance) * scale
+        moved = spread @ node
+        found = mean + moved
+        energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
+        second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
+        third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
+        return _outcomes(setting, second, third, scalars), mean, spread
+
+    together = int(np.clip(_SCALARS // max(inner.shape[1] * inner.shape[2], 1), 1, 64))
+    return jax.lax.map(one, (heads, prompts, nodes, chi, each), batch_size=together)
+
+
+def _outcomes(
+    setting: Setting, second: Geometry, third: Geometry, scalars: Float[Array, "M N"]
+) -> Float[Array, " outcome"]:
+    """:data:`_OUTCOMES` of one head and prompt after step 2, and of those after step 3."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
+    errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
+    prompt = _share(second.prompt_context, second.prompt_norm)
+    head = _share(third.head_signal, third.head_norm)
+    return jnp.append(errors, jnp.stack([prompt, head]))
+
+
+def _share(product: Array | float, norm: Array | float) -> Array:
+    """A product with a unit vector; 0 where there is no vector."""
+    size = jnp.asarray(norm)
+    return product / jnp.where(size > 0, size, 1.0)
+
+
+def _geometry(setting: Setting, head: Array, prompt: Array, norm: Array, both: Array) -> Geometry:
+    return Geometry(
+        head[0] * setting.signal, head[1] * setting.context, norm,
+        prompt[0] * setting.signal, prompt[1] * setting.context, jnp.linalg.norm(prompt), both,
+    )  # fmt: skip
+
+
+def _third_moments(
+    setting: Setting, prompt: Float[Array, " 3"], scalars: Float[Array, "M N"]
+) -> tuple[Float[Array, " 4"], Float[Array, "4 4"]]:
+    r"""Mean and covariance of one sequence's :math:`y\bar x` under a prompt, and of
+    :math:`\sigma^2p_2`, the variance of its coordinates orthogonal to w⋆, q⋆ and the prompt."""
+    label = jnp.array([-1.0, 1.0], scalars.dtype)[:, None]
+    shifts = jnp.asarray(setting.shifts, scalars.dtype)
+    size = jnp.stack([label * setting.signal, jnp.ones_like(label) * setting.context], axis=-1)
+    other = -shifts[None, :, ::-1] * size
+    norm = jnp.linalg.norm(prompt)
+    gap = (size - other) @ prompt[:2]
+    m = attention_moments.moments(gap[..., None], setting.noise * norm, setting.relevant, scalars)
+    share = m.attention[..., None]
+    plane = share * size[:, :, None] + (1 - share) * other[:, :, None]
+    unit = prompt / norm
+    drift = setting.noise * m.drift[..., None] * unit
+    mean = label[:, :, None, None] * (jnp.pad(plane, ((0, 0),) * 3 + ((0, 1),)) + drift)
+    level = jnp.square(setting.noise) * m.spread
+    rows = jnp.concatenate([mean, level[..., None]], axis=-1)
+    odds = jnp.asarray(setting.shift_weights, scalars.dtype) / (2 * scalars.shape[0])
+    first = jnp.einsum("s,lsmi->i", odds, rows)
+    covariance = jnp.einsum("s,lsmi,lsmj->ij", odds, rows, rows) - first[:, None] * first
+    across = jnp.eye(3, dtype=scalars.dtype) - unit[:, None] * unit
+    return first, covariance.at[:3, :3].add(first[3] * across)
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+# --- the simulation ------------------------------------------------------------------------------
+
+BLOCK = 8
+"""Trials of one compiled call on each core, whatever their number, d and n."""
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, prompt_norm: float, **params: Any
+) -> dict[str, Estimate]:
+    """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
+    setting = Setting.make(**params, where=CLAIM.id)
+    found = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
+    # One sequence shows no variance.
+    told = [name for name in NAMES if samples > 1 or not name.endswith("variance")]
+    return {name: mean_estimate(found[:, NAMES.index(name)]) for name in told}
+
+
+def simulate_trials(
+    setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
+    *, key: Key[Array, ""],
+) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
+    """Both errors and alignments, then what its sequences show of the steps' terms, of every trial;
+    one compilation serves every count, d and n."""
+    args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
+    threads = min(cores(), -(-trials // BLOCK))
+    together = BLOCK * threads
+
+    def block(part: np.ndarray) -> Array:
+        return _simulate(setting, part, *args)
+
+    blocks = [
+        map_trials(block, together, threads=threads, first=first, loops=True)
+        for first in range(0, trials, together)
+    ]
+    return np.concatenate(blocks)[:trials].astype(np.float64)
+
+
+@jax.jit
+def _simulate(
+    setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
+) -> Float[Array, "block 1 quantity"]:
+    def trial(index: Array) -> Array:
+        own = jax.random.fold_in(key, index)
+        train_key, test_key, length_key = jax.random.split(own, 3)
+        lengths = orthogonal_lengths(dim, key=length_key)
+        steps, terms = reduced_steps_and_terms(
+            setting, samples, prompt_norm, lengths, key=train_key
+        )
+        scalars = fresh_scores(setting.irrelevant, key=test_key)
+        outcomes = _outcomes(setting, *steps, scalars)
+        shown: dict[str, Array] = {}
+        for step, each in enumerate(terms, start=1):
+            shown |= _of_terms(step, *each)
+        return jnp.concatenate([outcomes, jnp.stack([shown[name] for name in _TERMS])])
+
+    return loop(lambda row: trial(row[0])[None], indices)
+
+
+# --- the claim -----------------------------------------------------------------------------------
+
+PROMPT_NORM = Parameter(
+    "prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0, open_low=True
+)
+
+_BASE = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
+    "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "prompt_norm": 4.0,
+}  # fmt: skip
+UNEVEN_SHIFTS = {
+    "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
+    "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
+}  # fmt: skip
+_WIDE = {
+    "tokens": 3, "relevant": 1, "signal": 1.2, "context": 1.1, "noise": 0.8,
+    "shifts": ((0.0, 0.0), (0.8, 0.6)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
+}  # fmt: skip
+THREE_TOKENS = {
+    "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
+    "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
+}  # fmt: skip
+_SIZES = (
+    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (UNEVEN_SHIFTS, 400, 1600, 1),
+    (_WIDE, 100, 200, 4),  # d so small that d − 3 tells itself from d
+    # With three tokens every part of the moments is a fair share of them; so many sequences show
+    # 0.03 of one. The head is short in the first, and long in the second.
+    (_WIDE, 1500, 1500, 8), (THREE_TOKENS, 3000, 3000, 4),
+)  # fmt: skip
+"""Setting, dim, samples, and trials in units: fewer where an error fluctuates less."""
+
+
+def _design(trials: int) -> Design:
+    return Design(
+        tuple(
+            {**case, "dim": dim, "samples": samples, "trials": times * trials}
+            for case, dim, samples, times in _SIZES
+        ),
+        trials,
+    )
+
+
+CLAIM = Claim(
+    id="contextual.three_steps",
+    title="Test error after three gradient steps",
+    statement=r"""
+Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head, prompt
+(rescaled to a given norm), head again from 0. The steps' coordinates along $w_\star$, $q_\star$ and
+along each other are sample means of independent terms with explicit means $\mu$ and covariances
+$\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
+$\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
+the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
+so are the alignments $\langle q,q_\star\rangle/|q|$ of the prompt and
+$\langle w,w_\star\rangle/|w|$ of the last head. They depend on $d$ and $n$ through $d/n$ up to
+fluctuations of order $1/n$. Averaged over the head or prompt that a step is given, $\mu$, the
+diagonal of $\Sigma$, $\bar D$ and the variance of $D$ are the means and variances of single terms.
+""",
+    derivation=r"""
+*Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
+$\langle\hat w,q_\star\rangle/Q$ have means $E[a]W$ and 0 and variances
+$(\mathrm{Var}(a)W^2+s^2)/n$ and $(E[b^2]Q^2+s^2)/n$; they are uncorrelated, and the rest is
+isotropic with energy $s^2\chi^2_{d-2}/n$ exactly. *Step 2* (`contextual.prompt_step`): given the
+head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and
+the head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
+second moments that are polynomial in two independent variables, a Gaussian and a chi-square.
+*Step 3*: given the prompt, $y\bar x$ has mean $E[y\mu]$ and covariance
+$E[\mu\mu^\top]+\sigma^2E[p_2](I-qq^\top/|q|^2)$ less the mean's square, where
+$\mu=s(q_\star+yw_\star)-(1-s)(\delta_qq_\star+\delta_wyw_\star)+\bar u\,q/|q|^2$; here
+$D=\sigma^2p_2$. The mean of a smooth function of a sample mean depends on its law beyond mean and
+covariance only at order $n^{-2}$, through the third cumulant. Averages over order parameters and
+over scores are taken by randomised quasi-Monte Carlo.
+
+*Measured terms.* The $n$ terms of a step share the head or prompt it is given and are independent
+given that, so their sample mean and sample variance are unbiased for $\mu$ and for the diagonal of
+$\Sigma$ there; a trial's mean over what it was given is the prediction's. The variances are
+predicted from the law that the errors are averaged over, as $n$ times its variances.
+
+*Tolerances.* 0.01 in an error, and a hundredth of the most that an alignment can be. 5 % of a
+term's mean, and 10 % of a variance, which is 5 % of a fluctuation's size: all fluctuations together
+move the errors by one to four hundredths.
+""",
+    relation=Relation.MEAN,
+    source="setting: Oymak et al., ICML 2023; formula: derived here",
+    parameters=(
+        TOKENS,
+        RELEVANT,
+        SIGNAL,
+        CONTEXT,
+        NOISE,
+        SHIFTS,
+        SHIFT_WEIGHTS,
+        Parameter("dim", "integer", "token dimension", "d", low=4),
+        optional(SAMPLES, REQUIRED),
+        PROMPT_NORM,
+    ),
+    accepted=tuple(p for p in MODEL if p is not DIM),
+    quantities=(
+        Quantity("error", "probability of a wrong sign after step 2", 0.01),
+        Quantity("final_error", "probability of a wrong sign after step 3", 0.01),
+        # About a hundredth of |w⋆| and |q⋆|, which is the most there can be.
+        Quantity("prompt_alignment", "mean of ⟨q, q⋆⟩/|q| after step 2", 0.02),
+        Quantity("head_alignment", "mean of ⟨w, w⋆⟩/|w| after step 3", 0.02),
+        *(
+            Quantity(name, meaning, 0.1 if name.endswith("variance") else 0.05, True)
+            for name, meaning in _TERMS.items()
+        ),
+    ),
+    falsifiers=(
+        Falsifier("no_fluctuations", "order parameters at their means", _wrong(fluctuation=0.0)),
+        Falsifier("first_only", "only the first step fluctuates", _wrong(later=0.0)),
+        Falsifier("no_pooled_noise", "step 1's variances without s²", _wrong(pooled=0.0)),
+        Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", _wrong(orthogonal=0.8)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={"quick": _design(256), "full": _design(4096)},
+    validate=learnable,
+    broadcasts="dim and samples",
+    figure=Agreement(
+        title="Test error and alignments after three steps",
+        label="error or alignment",
+        quantities=_OUTCOMES,
+    ),
+)

@@ -1,0 +1,151 @@
+r"""Beyond the setting: noise on relevant tokens, signal and context at an angle, several classes.
+
+The exact error needs neither :math:`w_\star\perp q_\star` nor noise-free relevant tokens:
+
+* only inner products enter `contextual.conditional_error`, so an angle between signal and context
+  changes the seven numbers and nothing else (:func:`tilted_geometry`);
+* with noise of level :math:`\sigma_r` on the relevant tokens every token has a scalar of its own,
+  and :func:`noisy_relevant_error` is the same formula with both kinds in its sums.
+
+For several classes there is no closed form here: :func:`class_accuracies` simulates heads learned
+one class against the rest, and is a measurement only. Derived here (setting: Oymak et al., 2023).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.compute import random_table
+from jaxprompt.contextual.claims.conditional_error import Geometry, normal_error
+from jaxprompt.contextual.setting import Setting
+
+__all__ = ["class_accuracies", "noisy_relevant_error", "tilted_geometry"]
+
+
+def tilted_geometry(
+    setting: Setting, cosine: float | Array, head: Float[Array, " d"], prompt: Float[Array, " d"]
+) -> Geometry:
+    r"""Inner products for a signal :math:`w_\star` and a context at an angle with that `cosine`.
+
+    Axis 0 is along :math:`w_\star`; :math:`q_\star` lies in the plane of axes 0 and 1. Give the
+    result to :func:`~jaxprompt.contextual.claims.conditional_error.conditional_error`.
+    """
+    sine = jnp.sqrt(1 - jnp.square(cosine))
+
+    def with_context(x: Array) -> Array:
+        return setting.context * (cosine * x[0] + sine * x[1])
+
+    return Geometry(
+        head[0] * setting.signal, with_context(head), jnp.linalg.norm(head),
+        prompt[0] * setting.signal, with_context(prompt), jnp.linalg.norm(prompt), head @ prompt,
+    )  # fmt: skip
+
+
+def noisy_relevant_error(
+    setting: Setting,
+    relevant_noise: float | Array,
+    geometry: Geometry,
+    scalars: Float[Array, "M T"],
+) -> Float[Array, ""]:
+    r"""Probability of a wrong sign when relevant tokens carry noise of level :math:`\sigma_r` too.
+
+    With a standard normal :math:`v_t` for each of the T tokens, its noise level
+    :math:`\sigma_t\in\{\sigma_r,\sigma\}` and the softmax weights :math:`\varphi_t` of the scores
+    (mean product with the prompt) :math:`+\,\sigma_t|q|v_t`,
+
+    .. math::
+        \mu = s\,(\ldots) + (1-s)(\ldots)
+              + \frac{\langle w,q\rangle}{|q|}\sum_t\varphi_t\sigma_tv_t, \qquad
+        v = \Big(|w|^2-\frac{\langle w,q\rangle^2}{|q|^2}\Big)\sum_t\varphi_t^2\sigma_t^2,
+
+    the brackets being those of `contextual.conditional_error`; error :math:`=E\,\Phi(-y\mu/\sqrt
+    v)`. The relevant tokens' scalars come first in `scalars`, whose dtype is the result's.
+    """
+    g, dtype, k = geometry, scalars.dtype, setting.relevant
+    label = jnp.array([-1.0, 1.0], dtype)[:, None, None]
+    shifts = jnp.asarray(setting.shifts, dtype)
+    shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
+    norm = jnp.asarray(g.prompt_norm, dtype)
+    relevant = jnp.arange(setting.tokens) < k
+    level = jnp.where(relevant, relevant_noise, setting.noise).astype(dtype)
+    own_score = g.prompt_context + label * g.prompt_signal
+    other_score = -shift_context * g.prompt_context - shift_signal * label * g.prompt_signal
+    means = jnp.where(relevant, own_score[..., None], other_score[..., None])
+    weights = jax.nn.softmax(means + level * norm * scalars, axis=-1)
+    share = weights[..., :k].sum(axis=-1)
+    along = g.head_prompt / jnp.where(norm > 0, norm, jnp.inf)
+    away = jnp.sqrt(jnp.maximum(jnp.square(g.head_norm) - jnp.square(along), 0.0))
+    own = label * g.head_context + g.head_signal
+    other = -shift_context * label * g.head_context - shift_signal * g.head_signal
+    margin = share * own + (1 - share) * other
+    margin = margin + label * along * (weights * level * scalars).sum(axis=-1)
+    deviation = away * jnp.sqrt(jnp.square(weights * level).sum(axis=-1))
+    error = normal_error(margin, deviation).mean(axis=(0, 2))
+    return error @ jnp.asarray(setting.shift_weights, dtype)
+
+
+def class_accuracies(
+    setting: Setting, classes: int, dim: int, samples: int, ridge: float, trials: int,
+    *, key: Key[Array, ""], tested: int = 1024,
+) -> Float[Array, " trials"]:  # fmt: skip
+    r"""Accuracy on fresh data of heads learned by ridge regression, one class against the rest.
+
+    Class c has relevant tokens :math:`q_\star+w_c` and shifted ones
+    :math:`-\delta_qq_\star-\delta_ww_c+z`, with orthogonal :math:`w_c` of norm W; the prompt is
+    :math:`\gamma q_\star`. Features and one-hot labels are centred, which stands for intercepts.
+    A simulation in float32 by the exact law of the pooled feature; no formula is known here. Needs
+    ``dim > classes``.
+    """
+    return _accuracies(setting, classes, dim, samples, jnp.float32(ridge), trials, tested, key)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 5, 6))
+def _accuracies(
+    setting: Setting, classes: int, dim: int, samples: int, ridge: Array, trials: int, tested: int,
+    key: Array,
+) -> Array:  # fmt: skip
+    def trial(index: Array) -> Array:
+        own = jax.random.fold_in(key, index)
+        features, chosen = _class_features(setting, classes, dim, samples + tested, own)
+        train, test = features[:samples], features[samples:]
+        marks = jax.nn.one_hot(chosen[:samples], classes, dtype=jnp.float32)
+        middle, share = train.mean(axis=0), marks.mean(axis=0)
+        centred = train - middle
+        gram = centred.T @ centred / samples + ridge * jnp.eye(dim, dtype=jnp.float32)
+        heads = jnp.linalg.solve(gram, centred.T @ (marks - share) / samples)
+        guess = jnp.argmax((test - middle) @ heads + share, axis=1)
+        return (guess == chosen[samples:]).mean(dtype=jnp.float32)
+
+    # One trial after another, so that no two batched factorisations are ready at once.
+    return jax.lax.map(trial, jnp.arange(trials, dtype=jnp.uint32))
+
+
+def _class_features(
+    setting: Setting, classes: int, dim: int, rows: int, key: Array
+) -> tuple[Array, Array]:
+    """Pooled features, with q⋆ along axis 0 and the classes along axes 1 …, and their classes."""
+    choice_key, scalar_key, noise_key = jax.random.split(key, 3)
+    uniform = random_table.uniforms(choice_key, 0, rows, 2)
+    chosen = jnp.minimum((uniform[:, 0] * classes).astype(jnp.int32), classes - 1)
+    edges = jnp.cumsum(jnp.asarray(setting.shift_weights, jnp.float32))[:-1]
+    shift = jnp.asarray(setting.shifts, jnp.float32)[
+        jnp.searchsorted(edges, uniform[:, 1], side="right")
+    ]
+    scalars = random_table.normals(scalar_key, 0, rows, setting.irrelevant)
+    size = setting.gain * setting.context
+    own = jnp.full((rows, setting.relevant), size * setting.context, jnp.float32)
+    other = size * (setting.noise * scalars - shift[:, :1] * setting.context)
+    weights = jax.nn.softmax(jnp.concatenate([own, other], axis=1), axis=1)
+    share = weights[:, : setting.relevant].sum(axis=1)
+    weights = weights[:, setting.relevant :]
+    context = (share - (1 - share) * shift[:, 0]) * setting.context
+    context = context + setting.noise * (weights * scalars).sum(axis=1)
+    signal = (share - (1 - share) * shift[:, 1]) * setting.signal
+    spread = setting.noise * jnp.sqrt(jnp.square(weights).sum(axis=1))
+    bulk = spread[:, None] * random_table.normals(noise_key, 0, rows, dim - 1)
+    bulk = bulk + signal[:, None] * jax.nn.one_hot(chosen, dim - 1, dtype=jnp.float32)
+    return jnp.concatenate([context[:, None], bulk], axis=1), chosen

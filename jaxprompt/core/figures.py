@@ -1,0 +1,169 @@
+"""What a claim's figure shows, as data; nothing is drawn here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxprompt.core.json_values import canonical
+from jaxprompt.errors import suggest
+
+if TYPE_CHECKING:
+    from jaxprompt.core.claim import Claim, Design
+
+__all__ = ["Agreement", "Curves", "ExtraLine", "Regions", "fill_curve_defaults"]
+
+
+@dataclass(frozen=True)
+class ExtraLine:
+    """A line that belongs to a figure but to no value of its series.
+
+    ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters; it
+    is called at the abscissas `at`, by default those of the closed form.
+    """
+
+    label: str
+    function: Callable[..., float]
+    at: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What a claim's figure shows, as data: lines from the closed form, points from simulation.
+
+    `design` holds the runs measured for the figure alone; without it the figure shows what the
+    check measured. The closed form is drawn at the abscissae `lines` (default: along the range of
+    `x` in the quick design), for every combination of the other parameters in `design`. `x` and
+    `series` and `panel` name parameters, `y` a quantity: one curve for each value of `series`
+    (default: the claim's size parameter), one panel for each of `panel`. When `series` is the
+    claim's size parameter the limit has one line, labelled `limit_label`. `marks` maps quantities
+    of the closed form, drawn as vertical lines at their value, to labels. With `steps` lines keep
+    their level around each abscissa, and points stand side by side. Labels are formats of
+    ``{value}``; the title and the axes' labels default to the claim's own words.
+    """
+
+    x: str
+    y: str
+    design: Design | None = None
+    lines: tuple[float, ...] = ()
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    series: str = ""
+    series_label: str = "{value}"
+    panel: str = ""
+    panel_label: str = "{value}"
+    limit_label: str = "limit"
+    log_x: bool = False
+    log_y: bool = False
+    y_range: tuple[float, float] | None = None
+    steps: bool = False
+    marks: Mapping[str, str] = field(default_factory=dict)
+    extra: tuple[ExtraLine, ...] = ()
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A figure of measured against predicted values, one point for each row of the check.
+
+    Where the rows are `limits` to keep to, not values to equal, one line for each row shows both.
+    `quantities` names those shown; all if it is empty.
+    """
+
+    title: str
+    label: str
+    limits: bool = False
+    quantities: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Regions:
+    """A figure of what the check measured over a plane of two parameters, and where theory turns.
+
+    `x` and `y` name parameters; each of `panels` is a title, the parameters that single its cells
+    out, and a quantity. The closed form is evaluated on the product of `x_lines` and `y_lines`, and
+    drawn as the lines on which it passes `levels`.
+    """
+
+    x: str
+    y: str
+    panels: tuple[tuple[str, Mapping[str, Any], str], ...]
+    x_lines: tuple[float, ...]
+    y_lines: tuple[float, ...]
+    levels: tuple[float, ...]
+    title: str
+    x_label: str
+    y_label: str
+    value_label: str
+    value_range: tuple[float, float]
+    log_y: bool = False
+    caption: str = ""
+
+
+def fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
+    """`spec` with what it leaves out taken from the claim; refuses names the claim lacks."""
+    known = {p.name: p for p in (*claim.accepted, *claim.parameters)}
+    quantities = {q.name: q for q in claim.quantities}
+    for what, name, names in (
+        ("x", spec.x, known),
+        ("series", spec.series, known),
+        ("panel", spec.panel, known),
+        ("y", spec.y, quantities),
+    ):
+        if name not in names and (name or what in ("x", "y")):
+            raise ValueError(
+                f"claim {claim.id}: the figure's {what} = {name!r} must be one of "
+                f"{', '.join(names)}{suggest(name, names, most=1)}"
+            )
+    x, y = known[spec.x], quantities[spec.y]
+    series, panel = _curves_and_panels(claim, spec)
+    changes: dict[str, Any] = {
+        "lines": spec.lines or _abscissae(claim, spec, x.kind == "integer"),
+        "title": spec.title or claim.title,
+        "x_label": spec.x_label or x.meaning + (f", ${x.symbol}$" if x.symbol else ""),
+        "y_label": spec.y_label or y.meaning,
+        "series": series,
+        "panel": panel,
+    }
+    if not series and spec.limit_label == Curves.limit_label:
+        changes["limit_label"] = "theory"
+    for name, label in ((series, "series_label"), (panel, "panel_label")):
+        # A number needs its name beside it; a choice speaks for itself.
+        if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
+            changes[label] = f"{name} = {{value}}"
+    return dataclasses.replace(spec, **changes)
+
+
+def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:
+    """`series` and `panel`, where a figure of the check leaves them out: what else varies there."""
+    if spec.design is not None or (spec.series and spec.panel):
+        return spec.series, spec.panel
+    runs = claim.designs["quick"].runs
+    seen = {name: {canonical({"": run.get(name)}) for run in runs} for run in runs for name in run}
+    several = [n for n, found in seen.items() if len(found) > 1 or np.ndim(runs[0].get(n, 0)) == 1]
+    free = [n for n in several if n not in ("trials", spec.x, spec.series, spec.panel)]
+    series = spec.series
+    if not series and claim.size in free:
+        series = claim.size
+        free.remove(series)
+    series = series or (free.pop(0) if free else "")
+    panel = spec.panel or (free.pop(0) if free else "")
+    if free:
+        raise ValueError(
+            f"claim {claim.id}: the figure tells {', '.join(free)} not apart: give it a design "
+            "in which they do not vary"
+        )
+    return series, panel
+
+
+def _abscissae(claim: Claim, spec: Curves, whole: bool) -> tuple[float, ...]:
+    design = spec.design or claim.designs["quick"]
+    places = [float(v) for run in design.runs for v in np.ravel(run[spec.x])]
+    spaced = np.geomspace if spec.log_x else np.linspace
+    found = spaced(min(places), max(places), 81)
+    return tuple(float(v) for v in (np.unique(np.round(found)) if whole else found))

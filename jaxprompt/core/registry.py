@@ -1,0 +1,278 @@
+"""All claims by id: those of the families, and those that a user brings.
+
+A user's claims run only when the user names them: a file by its path, an installed package by the
+family it announces under the entry point group ``jaxprompt.claims``. Nothing else imports them.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+import traceback
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxprompt.core.claim import Claim
+from jaxprompt.errors import UnknownClaimError, UsageError, short, suggest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = [
+    "ENTRY_POINTS",
+    "FAMILIES",
+    "claim",
+    "claims",
+    "installed",
+    "load_claims",
+    "measurable",
+    "origin",
+    "register",
+    "select",
+]
+
+FAMILIES = ("contextual", "prefix", "universal")
+
+ENTRY_POINTS = "jaxprompt.claims"
+"""Group of the entry points by which a package brings claims: the name is their family, the value
+a sequence of claims, such as ``my_family = "my_package.claims:CLAIMS"``."""
+
+_brought: dict[str, tuple[Claim, str]] = {}
+"""Claims brought by the user in this process, each with the file or package it came from."""
+
+
+@functools.cache
+def _table() -> dict[str, Claim]:
+    table: dict[str, Claim] = {}
+    for family in FAMILIES:
+        for entry in importlib.import_module(f"jaxprompt.{family}").CLAIMS:
+            if entry.family != family:
+                raise ValueError(f"claim {entry.id} is listed by the family {family}")
+            if entry.id in table:
+                raise ValueError(f"claim {entry.id} is listed twice")
+            table[entry.id] = entry
+    return dict(sorted(table.items()))
+
+
+def claims(family: str | None = None) -> tuple[Claim, ...]:
+    """Every claim of jaxprompt's own, or those of one family, ordered by id.
+
+    A family may also be one that an installed package brings, or that was loaded from a file.
+
+    Raises:
+        UnknownClaimError: there is no such family.
+        UsageError: the package that brings the family cannot be loaded.
+    """
+    if family is None:
+        return tuple(_table().values())
+    if family in FAMILIES:
+        brought = [c for c, _ in _brought.values() if c.family == family]
+        own = [c for c in _table().values() if c.family == family]
+        return tuple(sorted([*own, *brought], key=lambda c: c.id))
+    found = [c for c, _ in _brought.values() if c.family == family] or _load_installed(family)
+    if found:
+        return tuple(sorted(found, key=lambda c: c.id))
+    known = (*FAMILIES, *installed(), *sorted({c.family for c, _ in _brought.values()}))
+    raise UnknownClaimError(
+        f"unknown family {short(family)}: the families are {', '.join(dict.fromkeys(known))}"
+        f"{suggest(family, known, most=1)}"
+    )
+
+
+def claim(id: str) -> Claim:
+    """The claim called `id`.
+
+    Raises:
+        UnknownClaimError: (a KeyError) there is none; the message names the nearest ids.
+        UsageError: the package that brings its family cannot be loaded.
+    """
+    table = _table()
+    if id in table:
+        return table[id]
+    family = id.partition(".")[0]
+    if id not in _brought and family not in FAMILIES:
+        _load_installed(family)
+    if id in _brought:
+        return _brought[id][0]
+    near = suggest(id, (*table, *_brought, *FAMILIES))
+    raise UnknownClaimError(f"unknown claim {short(id)}{near or ';'} `jaxprompt list` shows all")
+
+
+def select(names: Iterable[str]) -> tuple[Claim, ...]:
+    """Claims named by id, by family, or by the path of a file of claims, in order of id.
+
+    All of jaxprompt's own when `names` is empty.
+    """
+    chosen: dict[str, Claim] = {}
+    for name in names:
+        for entry in _named(name):
+            chosen[entry.id] = entry
+    return tuple(chosen[id] for id in sorted(chosen)) if chosen else claims()
+
+
+def measurable(names: Iterable[str]) -> tuple[tuple[Claim, ...], tuple[Claim, ...]]:
+    """The claims :func:`select` gives, and apart from them those whose extra is not installed.
+
+    Raises:
+        MissingExtraError: a claim named by its own id, or every claim chosen, needs an extra that
+            is not installed.
+    """
+    names = tuple(names)
+    chosen = select(names)
+    left_out = tuple(c for c in chosen if c.extra and c.extra.missing())
+    for entry in left_out:
+        if entry.extra and (entry.id in names or len(left_out) == len(chosen)):
+            entry.extra.require(entry.id)
+    return tuple(c for c in chosen if c not in left_out), left_out
+
+
+def _named(name: str) -> tuple[Claim, ...]:
+    if name.endswith(".py"):
+        return load_claims(name)
+    if "." in name:
+        return (claim(name),)
+    known = (*FAMILIES, *installed(), *(c.family for c, _ in _brought.values()))
+    return claims(name) if name in known else (claim(name),)
+
+
+# --- what users bring ---
+
+
+def register(entries: Iterable[Claim], source: str) -> tuple[Claim, ...]:
+    """Make claims known by id in this process; `source` tells where they came from.
+
+    Raises:
+        UsageError: an id is taken by another claim.
+    """
+    entries = tuple(entries)
+    ids = [entry.id for entry in entries]
+    for entry in entries:
+        other = "jaxprompt" if entry.id in _table() else _brought.get(entry.id, (None, source))[1]
+        if other != source or ids.count(entry.id) > 1:
+            raise UsageError(
+                f"claim '{entry.id}' of {source} is defined by {other} too: give it another id"
+            )
+    _brought.update({entry.id: (entry, source) for entry in entries})
+    return entries
+
+
+def origin(id: str) -> str:
+    """The file a claim was loaded from, to be named beside its id; "" where the id is enough."""
+    source = _brought[id][1] if id in _brought else ""
+    return source if source.endswith(".py") else ""
+
+
+def load_claims(path: str | Path) -> tuple[Claim, ...]:
+    """Run a Python file and make its claims known by id in this process.
+
+    Takes the file's ``CLAIMS`` (a sequence) where it has one, else every claim among its global
+    names. The file's code runs as with ``python FILE``: it may import modules beside it.
+
+    Raises:
+        UsageError: the file cannot be read or run, or holds no claim.
+    """
+    source = str(path)
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"file of claims '{path}' cannot be read ({error.strerror}): check the path"
+        ) from None
+    module = _run_file(Path(path).resolve(), text, source)
+    return register(_claims_in(module, source), source)
+
+
+def _run_file(path: Path, text: bytes, source: str) -> dict[str, Any]:
+    from types import ModuleType
+
+    # A name of its own for each file, so that two called alike do not meet.
+    module = ModuleType(f"jaxprompt_claims_{path.stem}_{zlib.crc32(str(path).encode()):08x}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        exec(compile(text, str(path), "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[module.__name__]
+        raise UsageError(_where(error, str(path), source)) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return vars(module)
+
+
+def _where(error: Exception, path: str, source: str) -> str:
+    """One line that places an error in the user's file."""
+    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    line = error.lineno if isinstance(error, SyntaxError) else frames[-1] if frames else None
+    place = f"'{source}'" + (f" line {line}" if line else "")
+    return f"file of claims {place}: {type(error).__name__}: {error}; mend that line"
+
+
+def _claims_in(names: dict[str, Any], source: str) -> tuple[Claim, ...]:
+    listed = names.get("CLAIMS")
+    if listed is None:
+        listed = {id(v): v for v in names.values() if isinstance(v, Claim)}.values()
+    return _claims_of(listed, source)
+
+
+def _claims_of(listed: Any, source: str) -> tuple[Claim, ...]:
+    try:
+        found = tuple(listed)
+    except TypeError:
+        found = ()
+    if not found or not all(isinstance(entry, Claim) for entry in found):
+        raise UsageError(
+            f"{source} brings no claims: define some (jaxprompt.Claim), or list them in CLAIMS"
+        )
+    return found
+
+
+def installed() -> dict[str, EntryPoint]:
+    """Families that installed packages announce, by name; nothing is imported.
+
+    Raises:
+        UsageError: two packages announce one family, or one of jaxprompt's own.
+    """
+    from importlib.metadata import entry_points
+
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINTS):
+        taken = "jaxprompt" if point.name in FAMILIES else _package(found.get(point.name))
+        if taken:
+            raise UsageError(
+                f"{_package(point)} and {taken} both bring a family '{point.name}': "
+                "uninstall one of them, or rename its entry point"
+            )
+        found[point.name] = point
+    return found
+
+
+def _load_installed(family: str) -> tuple[Claim, ...]:
+    point = installed().get(family)
+    if point is None:
+        return ()
+    source = _package(point)
+    try:
+        listed = point.load()
+    except Exception as error:
+        raise UsageError(
+            f"family '{family}' of {source} cannot be loaded "
+            f"({type(error).__name__}: {error}): repair or uninstall that package"
+        ) from error
+    found = _claims_of(listed, source)
+    for entry in found:
+        if entry.family != family:
+            raise UsageError(
+                f"{source} lists the claim '{entry.id}' in the family '{family}': "
+                "give each family an entry point of its own"
+            )
+    return register(found, source)
+
+
+def _package(point: EntryPoint | None) -> str:
+    if point is None:
+        return ""
+    return f"the package {point.dist.name}" if point.dist else f"the entry point {point.value}"

@@ -1,0 +1,271 @@
+r"""Claim ``prefix.prefix_subspace``: the room a prefix has for its bias."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.compute import random_table
+from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.keys import fold_in_parameters
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.networks.attention_layer import Projections, attend
+from jaxprompt.networks.transformer import Added, Config, Trace
+from jaxprompt.prefix.claims import new_task_limit
+from jaxprompt.prefix.head_identity import ONCE, exact, parts
+from jaxprompt.prefix.training import adaptation, experiments, tasks
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "closed_form", "measured", "room", "simulate", "summary", "variant"]
+
+STATEMENT = r"""
+Through a head of width $d_h$, a prefix of $n$ vectors adds at position $i$ a bias in
+$\alpha_i\,\mathrm{conv}\{W_Vs_1,\dots,W_Vs_n\}$. Over all positions and inputs the biases span at
+most $\min(n,d_h)$ dimensions in each head: one vector has one direction, whose length alone
+varies. After the heads are joined it is at most $H\min(n,d_h)$, so one vector through $H$ heads has
+not one direction but up to $H$. Inside the hull the weights are tied by
+$$\frac{p_{ik}}{p_{ik'}}=\exp\frac{q_i^\top(k_k-k_{k'})}{\sqrt{d_h}},$$
+so between two positions the log-odds of two vectors move by at most
+$|q_i-q_{i'}|\,|k_k-k_{k'}|/\sqrt{d_h}$.
+"""
+
+DERIVATION = r"""
+By `prefix.bias_identity` the bias is $\alpha_i\sum_kp_{ik}W_Vs_k$ with $p_i$ a softmax over the
+prefix, so it is a nonnegative combination of $n$ vectors of width $d_h$ that sums to $\alpha_i$.
+The log-odds are differences of scores, linear in $q_i$; apply Cauchy and Schwarz.
+"""
+
+_TOKENS, _INPUTS = 12, 16
+
+
+def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
+    """Upper bounds on ranks, on the move of log-odds relative to its limit, and on what lies
+    outside the hull; numbers broadcast."""
+    return variant({}, vectors=vectors, heads=heads, head_width=head_width)
+
+
+def variant(wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
+    """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
+    room = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
+    shape = np.broadcast_shapes(np.shape(vectors), np.shape(heads), np.shape(head_width))
+    joined = room if wrong.get("one_direction") else np.multiply(heads, room)
+    zero = np.zeros(shape)
+    return {
+        "rank": zero + room,
+        "joined_rank": zero + joined,
+        "effective_rank": zero + room,
+        "odds_move": zero + wrong.get("odds", 1.0),
+        "outside": zero,
+    }
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, vectors: int, heads: int, head_width: int
+) -> dict[str, Estimate]:
+    """Largest values over `trials` random layers, each with one prefix and 16 inputs; float64.
+
+    `rank` and `joined_rank` count singular values above 1e-9 of the largest; `effective_rank` is
+    the exponential of the entropy of a head's squared singular values, as shares of their sum.
+    """
+    with jax.enable_x64(True):
+        return summary(*measured(vectors, heads, head_width, trials, key=key))
+
+
+def summary(bias: Array, found: dict[str, Array], noise: float = 0.0) -> dict[str, Estimate]:
+    """Largest values over the layers whose biases (R, B, T, H, v) these are.
+
+    Where entries are known up to `noise` only, singular values that noise of that size can have
+    are no dimensions.
+    """
+    trials, heads, width = bias.shape[0], *bias.shape[-2:]
+    flat = np.asarray(bias).reshape(trials, -1, heads, width)
+    single = np.linalg.svd(flat.swapaxes(1, 2), compute_uv=False)
+    joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
+    return exact(
+        trials,
+        rank=_ranks(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
+        joined_rank=_ranks(joined, noise * np.sqrt(flat[0].size)).max(),
+        effective_rank=_effective(single).max(),
+        **{name: float(np.asarray(value).max()) for name, value in found.items()},
+    )
+
+
+def _ranks(singular: np.ndarray, least: float) -> np.ndarray:
+    return (singular > np.maximum(1e-9 * singular[..., :1], least)).sum(axis=-1)
+
+
+def _effective(singular: np.ndarray) -> np.ndarray:
+    shares = singular**2 / (singular**2).sum(axis=-1, keepdims=True)
+    logs = np.log(np.where(shares > 0, shares, 1.0))
+    return np.exp(-(shares * logs).sum(axis=-1))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=ONCE)
+def measured(
+    vectors: int, heads: int, head_width: int, draws: int, *, key: Key[Array, ""]
+) -> tuple[Float[Array, "R B T H v"], dict[str, Float[Array, " R"]]]:
+    """Biases of R random layers with random prefixes, and what :func:`room` says of each."""
+    d = heads * head_width
+
+    shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
+
+    def one(numbers: Array) -> tuple[Array, dict[str, Array]]:
+        kernel, offset, content, prefix = parts(numbers, shapes)
+        weights = Projections(kernel / np.sqrt(d) * 1.5, offset)
+        return room(weights, content, prefix, heads)
+
+    numbers = random_table.normals(key, 0, draws, sum(int(np.prod(shape)) for shape in shapes))
+    return jax.vmap(one)(numbers.astype(jnp.result_type(float)))
+
+
+def room(
+    weights: Projections,
+    content: Float[Array, "B T d"],
+    prefix: Float[Array, "n d"],
+    heads: int,
+    causal: bool = True,
+) -> tuple[Float[Array, "B T H v"], dict[str, Float[Array, ""]]]:
+    """Biases of a layer, read off as the change of its output beyond the damping.
+
+    And the largest move of log-odds as a share of its limit (`odds_move`), and the largest part of
+    a bias that the hull does not explain (`outside`). In the dtype of the arguments.
+    """
+    width = content.shape[-1] // heads
+    run = functools.partial(attend, weights, heads=heads, causal=causal)
+    full, alone = run(content, prefix), run(content)
+    mass = full.prefix.sum(axis=-1).swapaxes(-1, -2)[..., None]
+    bias = full.output - (1 - mass) * alone.output
+
+    def split(x: Array) -> Array:
+        wide = x @ weights.kernel + weights.bias
+        return jnp.moveaxis(wide.reshape(*x.shape[:-1], 3, heads, width), -3, 0)
+
+    query, (_, prefix_key, value) = split(content)[0], split(prefix)
+    hull = jnp.einsum("bhtn,nhv->bthv", full.prefix, value)
+    odds = jnp.log(full.prefix[..., :1]) - jnp.log(full.prefix)
+    move = jnp.abs(odds[:, :, 1:] - odds[:, :, :-1])
+    step = jnp.linalg.norm(query[:, 1:] - query[:, :-1], axis=-1).swapaxes(1, 2)
+    gap = jnp.linalg.norm(prefix_key[:1] - prefix_key, axis=-1).T
+    limit = step[..., None] * gap[None, :, None] / np.sqrt(width)
+    # The first vector against itself has odds 1 at every position: 0 out of 0.
+    share = jnp.where(limit > 0, move / jnp.where(limit > 0, limit, 1), 0)
+    return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
+
+
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], trained: Mapping[str, Any] | None = None
+) -> list[Cell]:
+    """The design's random layers, and the trained prefixes of ten vectors.
+
+    The last are those of `prefix.new_task_limit` at the same profile and seed, on their own test
+    inputs; with `trained`, those of a run with these parameters.
+    """
+    cells = list(claim.measure_design(claim.designs[profile], key))
+    design = new_task_limit.CLAIM.designs[profile]
+    run = {n: v for n, v in design.runs[0].items() if n != "trials"} | dict(trained or {})
+    copies = design.runs[0].get("trials", design.trials)
+    own = fold_in_parameters(key, run)
+    plan = new_task_limit.plans(**run, copies=copies, seed=experiments.seeds(own))["prefix_ten"]
+    digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(own, 7), test=True)
+    found = _trained(plan, experiments.run(plan), digits)
+    config = plan.config
+    return [*cells, Cell({"vectors": plan.added.prefix, "heads": config.heads,
+                          "head_width": config.width // config.heads}, found)]  # fmt: skip
+
+
+def _trained(
+    plan: experiments.Plan, made: experiments.Trained, digits: Array
+) -> dict[str, Estimate]:
+    """The same of trained one-layer models, in float64."""
+    content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
+    layers = [_first_layer(plan.config, plan.added, made.run(r), content)
+              for r in range(len(plan.runs))]  # fmt: skip
+    with jax.enable_x64(True):
+        stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float64), *layers)
+        every = jax.vmap(functools.partial(room, heads=plan.config.heads))
+        return summary(*jax.jit(every, compiler_options=ONCE)(*stacked))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _first_layer(
+    config: Config, added: Added, state: Any, content: Array
+) -> tuple[Projections, Array, Array]:
+    """Weights, normed content and normed prefix of the first layer."""
+    model, trace = adaptation.model_of(config, added, state), Trace([], [])
+    model(content, trace=trace)
+    block = model.blocks[0]
+    assert model.prefix is not None
+    assert block.norm is not None
+    weights = Projections(block.qkv.kernel[...], block.qkv.bias[...])
+    return weights, block.norm(trace.streams[0]), block.norm(model.prefix[...][0])
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """Few enough dimensions for the positions of a run to fill."""
+    size = np.multiply(params["heads"], params["head_width"])
+    if (size > _TOKENS * _INPUTS).any():
+        raise ParameterError(
+            "head_width", params["head_width"], f"at most {_TOKENS * _INPUTS} over all heads",
+            "the rank is measured on as many positions", where,
+        )  # fmt: skip
+    return params
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(variant, changes)
+
+
+_SIZES = ((1, 1, 16), (1, 4, 8), (3, 2, 8), (12, 2, 8))
+
+CLAIM = Claim(
+    id="prefix.prefix_subspace",
+    title="The room a prefix has for its bias",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.BOUND,
+    source="Petrov et al., ICLR 2024; derived here",
+    parameters=(
+        Parameter("vectors", "integer", "prefix vectors", "n", low=1),
+        Parameter("heads", "integer", "attention heads", "H", low=1),
+        Parameter("head_width", "integer", "width of a head", "d_h", low=1),
+    ),
+    quantities=(
+        Quantity("rank", "dimensions of a head's biases: at most", 0.0),
+        Quantity("joined_rank", "dimensions of the joined biases: at most", 0.0),
+        Quantity("effective_rank", "dimensions weighted by their use: at most", 1e-9),
+        # Rounding of float64 scores of size 10.
+        Quantity("odds_move", "move of log-odds as a share of its limit: at most", 1e-9),
+        Quantity("outside", "part of a bias outside the hull: at most", 1e-12),
+    ),
+    falsifiers=(
+        Falsifier("n − 1 dimensions", "min(n, d_h) − 1 in each head", _wrong(fewer=1)),
+        Falsifier("one direction", "joined heads share their directions",
+                  _wrong(one_direction=True)),
+        Falsifier("half the odds", "log-odds move by half the limit", _wrong(odds=0.5)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(
+            tuple({"vectors": n, "heads": h, "head_width": w} for n, h, w in _SIZES), 100
+        ),
+        "full": Design(
+            tuple(
+                {"vectors": n, "heads": h, "head_width": w}
+                for n in (1, 2, 5, 20) for h in (1, 2, 4) for w in (4, 16)
+            ), 2000,
+        ),
+    },
+    validate=validate,
+    measure=measure,
+    compare=experiments.compare_upper,
+    broadcasts="all parameters",
+    figure=Agreement(title="Dimensions of a prefix's bias, and the bound", label="rank or share"),
+)  # fmt: skip

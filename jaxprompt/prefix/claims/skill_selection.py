@@ -1,0 +1,213 @@
+r"""Claim ``prefix.skill_selection``: one prefix vector selects a task that the model knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.networks.transformer import Added
+from jaxprompt.prefix.training import adaptation, experiments
+from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "KNOWN", "best_runs", "closed_form", "plans", "simulate"]
+
+STATEMENT = r"""
+A transformer pretrained on an even mixture of $t$ tasks without being told which cannot know the
+task before the first symbol. Where two of the tasks sort upwards and downwards and no others ever
+agree, its loss is at least the entropy of the solution given the input, spread over $n$ symbols,
+$$\frac1n\Big(\log t-8^{1-n}\,\frac2t\log2\Big),$$
+(0.13863 for four tasks and $n=10$, 0.23105 for $n=6$), and since it writes one answer where the
+tasks want $t$ different ones, it solves $(1+8^{1-n})/t$ of all at most, averaged over tasks. With
+one prefix vector, trained on one of the tasks, it solves that task, and each other one no more than
+by chance.
+"""
+
+DERIVATION = r"""
+The chain rule: the mean loss over $n$ symbols is the entropy of the solution given the input over
+$n$ at least. Ascending and descending order, $+1$ and $+2$ give four different answers but for
+inputs of equal digits ($8^{1-n}$ of all), which both orders leave as they are. There one answer has
+the probability $2/t$ and the entropy is $\log t-\frac2t\log2$, and accuracies add up to
+$1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Selection needs
+no new attention pattern: a bias that names the task is enough for the layers after it. A small
+model's prefixes are trained from four starts each, and the one with the least training loss counts.
+"""
+
+MODELS: dict[str, Any] = {
+    "small": lambda length: (experiments.tiny(length, layers=2, heads=4, width=32), 8e-3),
+    "published": lambda length: (
+        dataclasses.replace(experiments.tiny(length, heads=4, width=256), first_norm=False), 1e-3,
+    ),
+    "deep": lambda length: (experiments.tiny(length, layers=4, heads=4, width=256), 5e-4),
+}  # fmt: skip
+"""Sizes and learning rate of pretraining: two layers of width 32, or the published models of width
+256 with one layer (setting 02) or four (03 and 04; for an accelerator)."""
+
+KNOWN = ("asc", "desc", "add1", "add2")
+"""The tasks of the mixture."""
+
+STARTS = {"small": 4, "published": 1, "deep": 1}
+"""Trainings of each prefix from different starts, of which the one with the least loss counts: with
+a small model that is barely trained up to half of them end in a poor minimum, whatever their rate
+and length."""
+
+PART = {"small": 6, "published": 3, "deep": 3}
+"""Each training of a prefix has this part of pretraining's steps."""
+
+
+def closed_form(*, tasks: Any, length: Any, steps: Any = None, model: Any = None) -> dict[str, Any]:
+    """`mixture_loss`, at least; where accuracies must lie (below ½: at most, above: at least);
+    and what `entropy` and `one_answer` are."""
+    return _closed_form({}, tasks=tasks, length=length)
+
+
+def _closed_form(
+    wrong: dict[str, Any], *, tasks: Any, length: Any, **unused: Any
+) -> dict[str, Any]:
+    symbols = np.asarray(length, float)
+    alike = 8.0 ** (1 - symbols)
+    best = (np.log(tasks) - alike * np.log(2.0) * 2 / tasks) / symbols
+    chance = (1 + alike) / tasks
+    found = {"mixture_loss": best, "entropy": best, "selected": LEARNS}
+    found |= dict.fromkeys(("others", "unselected", "one_answer"), chance)
+    found |= {n: v for n, v in wrong.items() if n in found}
+    return {name: np.broadcast_to(value, np.shape(best)) for name, value in found.items()}
+
+
+def plans(
+    length: int, steps: int, seed: tuple[int, ...], model: str = "small"
+) -> tuple[Plan, Plan]:
+    """Pretraining on the mixture, and one prefix vector for each task from each start: run
+    ``t + 4 s`` is for task t from start s."""
+    config, rate = MODELS[model](length)
+    rounded = adaptation.BLOCK * max(steps // (PART[model] * adaptation.BLOCK), 1)
+    base = experiments.pretrained(config, KNOWN, Recipe(steps, rate, falling=True), 1, seed)
+    runs = tuple((name,) for name in KNOWN) * STARTS[model]
+    prefix = Plan(
+        config, "prefix", runs, Recipe(rounded, 3e-2, falling=True), seed, Added(prefix=1), base,
+        (0,) * len(runs),
+    )  # fmt: skip
+    return base, prefix
+
+
+def best_runs(prefixed: Trained) -> list[int]:
+    """For each task, the run with the least training loss at the end."""
+    final = prefixed.losses[:, -1].reshape(-1, len(KNOWN))
+    return [int(start) * len(KNOWN) + task for task, start in enumerate(final.argmin(axis=0))]
+
+
+def only_known(tasks: int, where: str) -> None:
+    """Refuse to train on another number of tasks than there are: the formula takes any."""
+    if tasks != len(KNOWN):
+        raise ParameterError("tasks", tasks, f"{len(KNOWN)} in a simulation", "leave it out", where)
+
+
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    tasks: int = 4,
+    length: int,
+    steps: int = 3000,
+    model: str = "small",
+) -> dict[str, Estimate]:
+    """Train once; accuracies of the worst pair of task and prefix, errors over test inputs.
+
+    `mixture_loss` is the pretrained model's own on test inputs, and must not undercut the bound;
+    `entropy` and `one_answer` are counted over all inputs of up to six digits.
+
+    Raises:
+        ParameterError: for another number of tasks than the experiment's four.
+    """
+    only_known(tasks, CLAIM.id)
+    base_plan, prefix_plan = plans(length, steps, experiments.seeds(key), model)
+    base, prefixed = experiments.run(base_plan), experiments.run(prefix_plan)
+    test_key = jax.random.fold_in(key, 7)
+    table = [
+        [experiments.accuracy(prefixed, run, name, key=test_key) for name in KNOWN]
+        for run in best_runs(prefixed)
+    ]
+    own = [table[r][r] for r in range(len(KNOWN))]
+    other = [x for r, row in enumerate(table) for c, x in enumerate(row) if r != c]
+    alone = [experiments.accuracy(base, 0, name, key=test_key) for name in KNOWN]
+
+    def by_mean(estimate: Estimate) -> float:
+        return float(estimate.mean)
+
+    return {
+        "mixture_loss": experiments.test_loss(base, 0, KNOWN, key=test_key),
+        "selected": min(own, key=by_mean),
+        "others": max(other, key=by_mean),
+        "unselected": Estimate(
+            float(np.mean([e.mean for e in alone])),
+            float(np.hypot.reduce([float(e.stderr) for e in alone]) / len(alone)),
+            alone[0].trials,
+        ),
+        **experiments.told_apart(KNOWN, length),
+    }
+
+
+def _wrong(**values: Any) -> Any:
+    return functools.partial(_closed_form, values)
+
+
+def _double(**params: Any) -> dict[str, Any]:
+    right = closed_form(**params)
+    return {**right, "mixture_loss": 2 * right["mixture_loss"]}
+
+
+CLAIM = Claim(
+    id="prefix.skill_selection",
+    title="One prefix vector selects a task that the model knows",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.EXISTENCE,
+    source="Petrov et al., ICLR 2024; loss of the mixture derived here",
+    parameters=(
+        Parameter("tasks", "integer", "tasks in the mixture; the experiment has four", "t", low=2,
+                  default=4),
+        Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
+        Parameter("steps", "integer", "steps of pretraining; a sixth of them, or with larger "
+                  "models a third, for each training of a prefix", low=adaptation.BLOCK, default=3000),
+        Parameter("model", "choice", "sizes of the model", choices=tuple(MODELS), default="small"),
+    ),
+    quantities=(
+        Quantity("mixture_loss", "loss of the mixture, nats a symbol: at least", 0.05),
+        # Differences of less than five per cent of all sequences decide nothing here.
+        Quantity("selected", "the task of the prefix, worst of them: at least", 0.05),
+        Quantity("others", "any other task with that prefix: at most", 0.05),
+        Quantity("unselected", "mean over tasks without prefix: at most", 0.05),
+        Quantity("entropy", "of the solution given the input, nats a symbol", 0.0),
+        Quantity("one_answer", "share of tasks that one answer solves", 0.0),
+    ),
+    falsifiers=(
+        Falsifier("twice the loss", "2 log t / n", _double),
+        Falsifier("nothing selected", "the selected task stays below 0.2", _wrong(selected=0.2)),
+        Falsifier("not exclusive", "other tasks are solved too", _wrong(others=0.5)),
+        Falsifier("known anyway", "every task is solved without prefix", _wrong(unselected=0.6)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(({"tasks": 4, "length": 4, "steps": 3000},), 2),
+        "full": Design(
+            (
+                {"tasks": 4, "length": 6, "steps": 15_000},
+                {"tasks": 4, "length": 10, "steps": 6000, "model": "published"},
+            ),
+            2,
+        ),
+    },
+    compare=experiments.compare_limits,
+    broadcasts="tasks and length",
+    figure=Agreement("Selecting a known task", "accuracy or nats", limits=True),
+)  # fmt: skip

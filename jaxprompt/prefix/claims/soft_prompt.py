@@ -1,0 +1,161 @@
+r"""Claim ``prefix.soft_prompt``: under a causal mask a soft prompt is a prefix."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
+from jaxprompt.prefix import head_identity
+from jaxprompt.prefix.head_identity import exact
+from jaxprompt.prefix.training.adaptation import grown
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "closed_form", "deviations", "simulate"]
+
+STATEMENT = r"""
+In a causal transformer put $n$ vectors in front of the embeddings. They never see the content, so
+in every layer their stream is the same whatever follows, and the content cannot tell them from a
+prefix: with $s^{(l)}_k$ the stream of vector $k$ at the input of layer $l$,
+$$\text{soft prompt }(s^{(1)})\ =\ \text{prefix }(s^{(1)},\dots,s^{(L)}),$$
+exactly. Vectors that are embeddings of tokens make a prompt or in-context examples: they too are
+a prefix, a special one. Without the mask the prompt reads the content and the equality fails; so
+it does with the first layer's vectors in every layer.
+"""
+
+DERIVATION = r"""
+By induction over the layers: row $k\le n$ of the stream is a function of the rows up to $k$, which
+are the prompt's own. Content row $i$ attends to the prompt's rows of that layer's input and to the
+content up to $i$, which is what a prefix with those rows offers it. Content keeps its position
+numbers, so both runs are the same model.
+"""
+
+_WIDTH, _HEADS, _TOKENS, _SYMBOLS = 24, 2, 8, 8
+CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
+"""Relative change of the logits that counts as another function: half the digits, 1.5e-8.
+
+Rounding takes the last few: a logit is a sum of some hundred products over a few layers."""
+
+
+_TOGETHER = 500
+"""Models held at once; 10⁴ of eight layers would take more than 18 GiB."""
+
+
+def closed_form(*, layers: ArrayLike, prompt: ArrayLike) -> dict[str, Any]:
+    """What the runs must show, for any depth and number of prompt vectors."""
+    return _closed_form({}, layers=layers, prompt=prompt)
+
+
+def _closed_form(
+    wrong: dict[str, float], *, layers: ArrayLike, prompt: ArrayLike
+) -> dict[str, Any]:
+    zero = np.zeros(np.broadcast_shapes(np.shape(layers), np.shape(prompt)))
+    right = {"soft": 0.0, "hard": 0.0, "unmasked": 1.0, "first_stream": 1.0}
+    return {name: zero + value for name, value in {**right, **wrong}.items()}
+
+
+def simulate(*, key: Key[Array, ""], trials: int, layers: int, prompt: int) -> dict[str, Estimate]:
+    """Random transformers (float64): largest deviations, and shares that deviate by more."""
+    with jax.enable_x64(True):
+        found = {n: np.asarray(v) for n, v in deviations(layers, prompt, trials, key=key).items()}
+    return exact(
+        trials,
+        soft=found["soft"].max(),
+        hard=found["hard"].max(),
+        unmasked=(found["unmasked"] > CHANGE).mean(),
+        first_stream=(found["first_stream"] > CHANGE).mean(),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=head_identity.ONCE)
+def deviations(
+    layers: int, prompt: int, draws: int, *, key: Key[Array, ""]
+) -> dict[str, Float[Array, " R"]]:
+    """Largest change of the content's logits, relative to their size, for R random models.
+
+    Between a soft prompt and a prefix: of the prompt's own streams (`soft`, and `hard` for token
+    embeddings with positions), without a mask (`unmasked`), and with the first layer's streams
+    everywhere (`first_stream`). Float64 where 64-bit types are enabled.
+    """
+
+    def one(key: Array) -> dict[str, Array]:
+        model_key, token_key = jax.random.split(key)
+        tokens = jax.random.randint(token_key, (_TOKENS + prompt,), 0, _SYMBOLS)
+
+        def model(causal: bool, hard: bool) -> Transformer:
+            config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, _SYMBOLS, causal=causal)
+            built = grown(config, Added(soft_prompt=prompt), key=model_key)
+            if hard and built.soft_prompt is not None:
+                words = built.embedding[...][tokens[_TOKENS:]]
+                built.soft_prompt[...] = words + built.position[...][:prompt]
+            return built
+
+        def compare(causal: bool = True, hard: bool = False, first: bool = False) -> Array:
+            built, trace = model(causal, hard), Trace([], [])
+            right = built(tokens[:_TOKENS], _TOKENS)
+            # A prefix is fixed: its streams come from a run on content that differs at every token.
+            built((tokens[:_TOKENS] + 1) % _SYMBOLS, _TOKENS, trace=trace)
+            streams = [stream[:prompt] for stream in trace.streams]
+            built.soft_prompt = None
+            streams = streams[:1] * layers if first else streams
+            other = built(tokens[:_TOKENS], _TOKENS, streams=streams)
+            return jnp.abs(other - right).max() / jnp.abs(right).max()
+
+        return {
+            "soft": compare(),
+            "hard": compare(hard=True),
+            "unmasked": compare(causal=False),
+            "first_stream": compare(first=True),
+        }
+
+    return jax.lax.map(one, jax.random.split(key, draws), batch_size=_TOGETHER)
+
+
+def _wrong(**values: float) -> Any:
+    return functools.partial(_closed_form, values)
+
+
+CLAIM = Claim(
+    id="prefix.soft_prompt",
+    title="Under a causal mask a soft prompt is a prefix",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.IDENTITY,
+    source="Petrov et al., ICLR 2024; derived here",
+    parameters=(
+        Parameter("layers", "integer", "depth of the transformer", "L", low=2),
+        Parameter("prompt", "integer", "vectors of the prompt", "n", low=1, high=_TOKENS),
+    ),
+    quantities=(
+        # Relative to the largest logit; float64 through a few layers.
+        Quantity("soft", "largest change of a logit from soft prompt to its own prefix", 1e-12),
+        Quantity("hard", "the same for embeddings of tokens: a prompt", 1e-12),
+        Quantity("unmasked", f"share of models that change by {CHANGE:.1e} without a mask", 1e-9),
+        Quantity("first_stream", "the same with the first layer's vectors in all layers", 1e-9),
+    ),
+    falsifiers=(
+        Falsifier("no mask needed", "equal without a mask too", _wrong(unmasked=0.0)),
+        Falsifier("one stream", "the first layer's vectors do for all", _wrong(first_stream=0.0)),
+        Falsifier("prompts differ", "a prompt of tokens changes by 1e-6", _wrong(hard=1e-6)),
+        Falsifier("nearly", "a soft prompt changes by 1e-6", _wrong(soft=1e-6)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(({"layers": 2, "prompt": 3},), 300),
+        "full": Design(
+            tuple({"layers": d, "prompt": n} for d in (2, 4, 8) for n in (1, 3, 8)), 10_000
+        ),
+    },
+    compare=head_identity.compare_rounding,
+    broadcasts="layers and prompt",
+    figure=Agreement(title="Soft prompts against prefixes", label="deviation or share"),
+)

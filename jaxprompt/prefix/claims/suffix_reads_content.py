@@ -1,0 +1,276 @@
+r"""Claim ``prefix.suffix_reads_content``: what a suffix can do and a prefix cannot."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy import optimize
+
+from jaxprompt.attention import attention_head, prompt_attention
+from jaxprompt.compute import random_table
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.prefix import head_identity
+from jaxprompt.prefix.head_identity import exact
+from jaxprompt.stats import Estimate
+
+__all__ = ["CLAIM", "best_affine", "closed_form", "noise_free", "simulate"]
+
+STATEMENT = r"""
+*Bidirectional attention*: vectors behind the content do what the same vectors in front of it do.
+*Causal attention*: vectors behind the content change none of its outputs, but their own query $q$
+is free. With the own score $\ell_0$ and value $v_0$ of a suffix token, its output is
+$$(1-\alpha)\,V^\top\varphi(Kq)+\alpha v_0,\qquad
+  \alpha=\mathrm{sigmoid}\Big(\ell_0-\log\sum_je^{\ell_j}\Big),$$
+prompt-attention over the content, with any pattern in the span of the keys; a prefix only damps
+the head's own pattern.
+
+*A task*: sequences with the share $\zeta$ of relevant tokens $r_y=q_\star+yw_\star$ and the others
+0 or, with the shift, $-\Delta r_y$, equally often. One head with query 0 and keys and values equal
+to the tokens is frozen; a linear read-out with intercept is free. If $\Delta>\zeta/(1-\zeta)$, any
+prefix, however long, has accuracy at most $3/4$, and a suffix with the query $\gamma q_\star$,
+$\gamma$ large, reaches 1. (If $\Delta$ is smaller, a prefix reaches 1 too.)
+"""
+
+DERIVATION = r"""
+A permutation of keys and values does not change a softmax average. Under the causal mask content
+does not see the suffix. The suffix row sees the content and itself: split its softmax as in
+`prefix.bias_identity`, with itself as the prefix.
+
+With query 0 all content scores are 0, so the output with a prefix is
+$\alpha b+(1-\alpha)\bar x$ with $\alpha$ and $b$ the same for every sequence: an affine image of
+$\bar x=c\,r_y$, where $c=\zeta$ without the shift and $c=\zeta-(1-\zeta)\Delta$ with it. If the
+second is negative, an affine function that is positive at $\zeta r_+$ and $cr_+$ and negative at
+$\zeta r_-$ and $cr_-$ would be positive and negative at 0, which lies between each pair; three of
+the four cases can be had. The suffix weights relevant tokens by $e^{\gamma Q^2}$ and the others by
+at most 1, so for large $\gamma$ its output is near $r_y$ whatever the shift.
+"""
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """Best accuracies of the task, and deviations that must be 0; numbers broadcast, float64."""
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: dict[str, Any], *, relevant: Any, tokens: Any, shift: Any, vectors: Any = 1
+) -> dict[str, Any]:
+    share = np.divide(relevant, tokens)
+    delta = np.power(shift, wrong.get("power", 1.0))
+    reversed_ = share - (1 - share) * delta < 0
+    zero = np.zeros(np.broadcast_shapes(share.shape, np.shape(shift), np.shape(vectors)))
+    prefix = np.where(reversed_, wrong.get("ceiling", 0.75), 1.0) + zero
+    return {
+        "prefix_accuracy": prefix,
+        "suffix_accuracy": prefix if wrong.get("useless") else zero + 1.0,
+        "bidirectional": zero,
+        "content": zero + wrong.get("content", 0.0),
+        "suffix": zero + wrong.get("suffix", 0.0),
+    }
+
+
+def noise_free(relevant: int, tokens: int, shift: float) -> tuple[Array, Array]:
+    """The four sequences (4, T, 2), in the plane of w⋆ and q⋆ with norm 1, and labels (4,)."""
+    labels = jnp.array([1.0, -1.0, 1.0, -1.0])
+    scale = jnp.array([0.0, 0.0, 1.0, 1.0]) * shift
+    mark = jnp.stack([labels, jnp.ones(4)], axis=1)
+    first = (jnp.arange(tokens) < relevant)[None, :, None]
+    return jnp.where(first, mark[:, None], -(scale[:, None] * mark)[:, None]), labels
+
+
+def best_affine(points: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"]) -> float:
+    """Largest share of points that an affine function gives their sign, exactly.
+
+    Every subset is tried, largest first, by a linear programme on the margin in units of the
+    points' spread; a margin below 1e-9 counts as none.
+    """
+    centred = points - points.mean(axis=0)
+    scaled = centred / max(float(np.abs(centred).max()), 1e-300)
+    count = len(labels)
+    for size in range(count, 0, -1):
+        for chosen in itertools.combinations(range(count), size):
+            rows = labels[list(chosen), None] * np.append(
+                scaled[list(chosen)], np.ones((size, 1)), axis=1
+            )
+            if _margin(rows) > 1e-9:
+                return size / count
+    return 0.0
+
+
+def _margin(rows: np.ndarray) -> float:
+    """Largest t with rows·u ≥ t for some u in the unit box."""
+    width = rows.shape[1]
+    result: Any = optimize.linprog(
+        c=np.append(np.zeros(width), -1.0),
+        A_ub=np.append(-rows, np.ones((len(rows), 1)), axis=1),
+        b_ub=np.zeros(len(rows)),
+        bounds=[(-1, 1)] * width + [(0, None)],
+    )
+    if result.status != 0:
+        raise RuntimeError(f"the linear programme stopped: {result.message}")
+    return float(-result.fun)
+
+
+SHARPNESS = 50.0
+"""γ of the suffix's query γq⋆: irrelevant tokens keep a weight of e⁻⁵⁰ or less."""
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, relevant: int, tokens: int, shift: float, vectors: int = 1
+) -> dict[str, Estimate]:
+    """Real heads in float64: `trials` random prefixes and one suffix on the task, and `trials`
+    random heads for the identities, with `vectors` tokens before or behind the content."""
+    with jax.enable_x64(True):
+        sequences, labels = noise_free(relevant, tokens, shift)
+        with_prefix = np.asarray(_prefixed(sequences, trials, vectors, key))
+        with_suffix = np.asarray(_suffixed(sequences))
+        identities = {n: float(x.max()) for n, x in _identities(trials, vectors, key).items()}
+    marks = np.asarray(labels)
+    return exact(
+        trials,
+        prefix_accuracy=max(best_affine(x, marks) for x in with_prefix),
+        suffix_accuracy=best_affine(with_suffix, marks),
+        **identities,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _prefixed(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
+    """Outputs (R, 4, 2) of the frozen head's last row with random prefixes of several sizes."""
+
+    def one(uniform: Array, normal: Array) -> Array:
+        size = jnp.exp(6 * uniform.astype(jnp.float64) - 3)
+        prefix = size * normal.reshape(vectors, 2).astype(jnp.float64)
+
+        def output(x: Array) -> Array:
+            everything = jnp.concatenate([prefix, x])
+            return attention_head(jnp.zeros((1, 2)), everything, everything)[0]
+
+        return jax.vmap(output)(sequences)
+
+    size_key, vector_key = jax.random.split(key)
+    sizes = random_table.uniforms(size_key, 0, trials, 1)[:, 0]
+    return jax.vmap(one)(sizes, random_table.normals(vector_key, 0, trials, 2 * vectors))
+
+
+@jax.jit
+def _suffixed(sequences: Array) -> Array:
+    """Outputs (4, 2) of one suffix token with the query γq⋆, a very low own score and value 0."""
+
+    def output(x: Array) -> Array:
+        keys = jnp.concatenate([x, jnp.array([[0.0, -100.0]])])
+        values = jnp.concatenate([x, jnp.zeros((1, 2))])
+        return attention_head(SHARPNESS * jnp.array([[0.0, 1.0]]), keys, values)[0]
+
+    return jax.vmap(output)(sequences)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.ONCE)
+def _identities(trials: int, vectors: int, key: Array) -> dict[str, Array]:
+    """Largest deviations, for random heads on 8 content tokens of width 6."""
+    size, width = 8, 6
+    shapes = ((3, width, width), (size, width), (vectors, width))
+
+    def one(numbers: Array) -> dict[str, Array]:
+        kernel, content, extra = head_identity.parts(numbers, shapes)
+        before, after = jnp.concatenate([extra, content]), jnp.concatenate([content, extra])
+
+        def head(rows: Array, seen: Array | None = None) -> Array:
+            query, keys, values = rows @ kernel
+            return attention_head(query, keys, values, seen)
+
+        causal = head(after, jnp.tri(size + vectors, dtype=bool))
+        query, keys, values = after @ kernel
+        first = query[size]  # the first suffix token sees the content and itself
+        own, scores = keys[size] @ first, keys[:size] @ first
+        mass = jax.nn.sigmoid(own - jax.nn.logsumexp(scores))
+        # Prompt-attention reads keys and values from one matrix: the pattern from its keys part.
+        pattern = prompt_attention(
+            jnp.concatenate([keys[:size], jnp.eye(size)], axis=1),
+            jnp.concatenate([first, jnp.zeros(size)]),
+        )[width:]
+        expected = (1 - mass) * (pattern @ values[:size]) + mass * values[size]
+        alone = head(content, jnp.tri(size, dtype=bool))
+        return {
+            "bidirectional": jnp.abs(head(before)[vectors:] - head(after)[:size]).max(),
+            "content": jnp.abs(causal[:size] - alone).max(),
+            "suffix": jnp.abs(causal[size] - expected).max(),
+        }
+
+    numbers = random_table.normals(key, 0, trials, sum(int(np.prod(shape)) for shape in shapes))
+    return jax.vmap(one)(numbers.astype(jnp.float64))
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """Some tokens relevant, and some not."""
+    if (np.asarray(params["relevant"]) >= np.asarray(params["tokens"])).any():
+        raise ParameterError(
+            "relevant", params["relevant"], f"less than `tokens` ({params['tokens']})",
+            "leave some tokens irrelevant", where,
+        )  # fmt: skip
+    return params
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+CLAIM = Claim(
+    id="prefix.suffix_reads_content",
+    title="A suffix reads the content, a prefix cannot",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.EXISTENCE,
+    source="question left open by Petrov et al., ICLR 2024; data of Oymak et al., ICML 2023",
+    parameters=(
+        Parameter("relevant", "integer", "relevant tokens k", "k", low=1),
+        Parameter("tokens", "integer", "tokens of a sequence", "T", low=2),
+        Parameter("shift", "real", "size of the shift", "Δ", low=0, open_low=True),
+        Parameter("vectors", "integer", "vectors of the prefix or suffix", "n", low=1, default=1),
+    ),
+    quantities=(
+        Quantity("prefix_accuracy", "best accuracy over a prefixed head", 1e-9),
+        Quantity("suffix_accuracy", "best accuracy over one suffix token", 1e-9),
+        Quantity("bidirectional", "largest change from prefix to suffix without a mask", 1e-12),
+        Quantity("content", "largest change of content outputs by a causal suffix", 1e-12),
+        Quantity("suffix", "largest deviation of a suffix token from prompt-attention", 1e-12),
+    ),
+    falsifiers=(
+        Falsifier("half", "½ for ¾", _wrong(ceiling=0.5)),
+        Falsifier("prefix can", "a prefix always reaches 1", _wrong(ceiling=1.0)),
+        Falsifier("shift squared", "Δ² for Δ in the condition", _wrong(power=2.0)),
+        Falsifier("suffix cannot", "a suffix does no better than a prefix", _wrong(useless=True)),
+        Falsifier("content moves", "a causal suffix changes content", _wrong(content=1e-6)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(
+            tuple(
+                {"relevant": k, "tokens": 10, "shift": d, "vectors": n}
+                for k, d, n in ((2, 0.2, 1), (2, 0.4, 4), (4, 0.8, 1), (5, 3.0, 4), (6, 1.3, 1))
+            ),
+            20,
+        ),
+        "full": Design(
+            tuple(
+                {"relevant": k, "tokens": 10, "shift": d, "vectors": n}
+                for k in (1, 3, 5, 7, 9)
+                for d in (0.05, 0.3, 0.7, 1.2, 2.0, 5.0, 12.0)
+                for n in (1, 16)
+            ),
+            200,
+        ),
+    },
+    validate=validate,
+    compare=head_identity.compare_rounding,
+    broadcasts="relevant, tokens and shift",
+    figure=Agreement(title="Prefix and suffix on one frozen head", label="accuracy or deviation"),
+)

@@ -1,0 +1,418 @@
+r"""Claim ``prefix.token_selection``: one soft token selects what no hard token can."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxprompt.attention import attention_head
+from jaxprompt.compute import random_table
+from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.prefix import head_identity
+from jaxprompt.prefix.head_identity import exact
+from jaxprompt.stats import Estimate
+
+__all__ = ["CASES", "CLAIM", "closed_form", "complete", "simulate", "targets", "unpack"]
+
+STATEMENT = r"""
+An attention-only transformer with embeddings (content, one-hot position), a ReLU read-out and
+argmax decoding has soft tokens that make it produce any completion:
+
+| case | soft tokens | reached |
+| --- | --- | --- |
+| a completion of length $N$ | one, $v_i=Y_i/V$ | all $V^N$ |
+| a map of one token to one | one, $v_x=m(x)/V$ | all $V^V$ |
+| a map of one token to $N$ | $N$, the $r$-th with $v_x=m(x)_r/V$ | all $V^{VN}$ |
+| a map of two tokens to one | one, $v_x=\sum_y m(x,y)V^{-y-1}$ | all $V^{V^2}$ |
+
+One hard token reaches at most $V$ of them. With scores scaled by $\beta=T/\sqrt m$ at length $m$,
+the attention that leaks is $\varepsilon=(m-1)/(e^\beta+m-1)$, and the symbol $vV>0$ is read right
+exactly when $\varepsilon(1+v)<1/(2V)$, that is beyond
+$$T^\star=\sqrt m\,\log\big((m-1)(2V(1+v)-1)\big).$$
+The packing of $V$ digits into one number of $p$ bits survives exactly while $V^V<2^{p-1}$: to
+$V=13$ in float64 and $V=7$ in float32.
+"""
+
+DERIVATION = r"""
+A head whose key is the soft token's position puts $1-\varepsilon$ on it, where
+$e^\beta/(e^\beta+m-1)=1-\varepsilon$, and nothing else carries a value. The value of the soft token
+is $1+v$, so the head returns $(1-\varepsilon)(1+v)$; the read-out subtracts 1, and 2 more from
+every entry that the one-hot position (or input token) does not mark, and a ReLU leaves
+$z=(1-\varepsilon)(1+v)-1$ in the marked one. The logits $-(z-j/V)^2+(z-1/2)^2$ are linear in $z$
+and largest at the nearest $j/V$, which is right while $v-z=\varepsilon(1+v)<1/(2V)$.
+
+Digits come out of $p$ by $V$ rounds of $a=Vp$, digit $\sum_{k<V}[a\ge k]$, $p\leftarrow a-$ digit,
+with steps made of ReLUs. Each round multiplies an error by $V$. The head carries $1+p$, in $[1,2)$,
+which rounds to within $2^{-p}$ for $p$ bits; after $V$ rounds $V^V2^{-p}$ must stay below the half
+step that the packing leaves as a margin.
+"""
+
+CASES = ("completion", "one_to_one", "one_to_many", "two_to_one")
+SHARP = 400.0
+"""Temperature of the exhaustive runs: what leaks is below rounding."""
+
+
+# --- the closed form ---
+
+
+def closed_form(**params: Any) -> dict[str, Any]:
+    """`leakage` (with `temperature`) and `least_temperature`; `reached` for a case; `largest`
+    vocabulary that packs, for a precision. Numbers broadcast; float64."""
+    return _closed_form({}, **params)
+
+
+def _closed_form(
+    wrong: dict[str, Any], *, length: Any = None, vocabulary: Any = 2, value: Any = None,
+    temperature: Any = None, case: Any = None, outputs: int = 1, precision: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    result: dict[str, Any] = {}
+    if length is not None and temperature is not None:
+        root = np.asarray(length) ** wrong.get("power", 0.5)
+        others = np.asarray(length) - wrong.get("others", 1)
+        result["leakage"] = others / (np.exp(np.divide(temperature, root)) + others)
+    if value is not None:
+        root, others = np.asarray(length) ** wrong.get("power", 0.5), np.asarray(length) - 1
+        gap = wrong.get("gap", 2.0) * np.multiply(vocabulary, wrong.get("one", 1.0) + value)
+        result["least_temperature"] = root * np.log(others * (gap - 1))
+    if case is not None:
+        result["reached"] = _count(case, vocabulary, outputs) - wrong.get("missing", 0)
+    if precision is not None:
+        bits = {"float32": 24, "float64": 53}[precision] - wrong.get("bits", 1)
+        result["largest"] = max(v for v in range(2, 40) if v**v < 2**bits)
+    return result
+
+
+def _count(case: str, vocabulary: int, outputs: int) -> int:
+    power = {
+        "completion": outputs,
+        "one_to_one": vocabulary,
+        "one_to_many": vocabulary * outputs,
+        "two_to_one": vocabulary**2,
+    }[case]
+    if power * math.log10(vocabulary) > 300:
+        raise OverflowError(f"{vocabulary}^{power} functions")
+    return vocabulary**power
+
+
+# --- the networks ---
+
+
+def _embed(content: Array, offset: int = 0) -> Array:
+    """Rows [content, one-hot position]."""
+    return jnp.concatenate([content, jnp.eye(content.shape[0], dtype=content.dtype)], axis=1)
+
+
+def _look(tokens: Array, at: int, temperature: Any, value: Array) -> Array:
+    """One head of the last token: its key is the one-hot position `at`, its values are given."""
+    size = tokens.shape[0]
+    positions = tokens[:, -size:]
+    sharp = jnp.asarray(temperature, tokens.dtype) / np.sqrt(size).astype(tokens.dtype)
+    query = sharp * jax.nn.one_hot(jnp.asarray([at]), size, dtype=tokens.dtype)
+    return attention_head(query, positions, value)[0]
+
+
+def _read(soft: Array, mark: Array) -> Array:
+    """z: what the ReLU leaves of 1 + v in the entry that `mark` (one-hot) marks."""
+    return jax.nn.relu(soft - 1 + 2 * (mark - 1)).sum()
+
+
+def _choose(z: Array, vocabulary: int) -> Array:
+    """Argmax of the linear logits −(z − j/V)² + (z − ½)²: the nearest j/V."""
+    level = jnp.arange(vocabulary, dtype=z.dtype) / vocabulary
+    return jnp.argmax(2 * z * level - level**2 - z + 0.25)
+
+
+def unpack(packed: Float[Array, " k"], vocabulary: int) -> Float[Array, "k V"]:
+    """The V base-V digits of numbers in [0, 1), by ReLUs alone; dtype as given."""
+    steep = jnp.asarray(2.0 * float(vocabulary) ** vocabulary, packed.dtype)
+    levels = jnp.arange(1, vocabulary, dtype=packed.dtype)
+
+    def step(left: Array, _: None) -> tuple[Array, Array]:
+        grown = vocabulary * left
+        # [a ≥ k] as 1 − relu(1 − relu(steep·(a − k))): exactly 0 or 1 off a sliver.
+        high = 1 - jax.nn.relu(1 - jax.nn.relu(steep * (grown[:, None] - levels)))
+        digit = high.sum(axis=1)
+        return grown - digit, digit
+
+    return lax.scan(step, packed, None, length=vocabulary)[1].T
+
+
+def soft_tokens(case: str, target: Int[Array, "*shape"], vocabulary: int, dtype: Any) -> Array:
+    """The construction's soft tokens (count, entries) for one target."""
+    if case == "two_to_one":
+        # Half a unit more, so that rounding has room on both sides.
+        places = np.power(float(vocabulary), np.arange(vocabulary))[::-1]
+        whole = target.astype(dtype) @ jnp.asarray(places, dtype) + jnp.asarray(0.5, dtype)
+        return (whole / jnp.asarray(float(vocabulary) ** vocabulary, dtype))[None]
+    rows = target.T if case == "one_to_many" else target[None]
+    return rows.astype(dtype) / jnp.asarray(vocabulary, dtype)
+
+
+def complete(
+    case: str, soft: Float[Array, "n e"], vocabulary: int, outputs: int, temperature: Any
+) -> Int[Array, "*shape"]:
+    """What the network with these soft tokens writes: for every input, greedily, token by token.
+
+    Shape (outputs,), (V,), (V, outputs) or (V, V), as `case` has it. The soft token's entries are
+    coordinates that no word uses.
+    """
+    entries = soft.shape[1]
+    inputs = {"completion": 0, "one_to_one": 1, "one_to_many": 1, "two_to_one": 2}[case]
+    words = jnp.eye(vocabulary, dtype=soft.dtype)
+    lead = soft.shape[0]
+
+    def write(given: Array) -> Array:
+        said: list[Array] = [given[i] for i in range(inputs)]
+        for step in range(outputs):
+            shown = [words[word] for word in said]
+            plain = jnp.stack(shown) if shown else jnp.zeros((0, vocabulary), soft.dtype)
+            content = jnp.block([
+                [soft, jnp.zeros((lead, vocabulary), soft.dtype)],
+                [jnp.zeros((len(shown), entries), soft.dtype), plain],
+            ])  # fmt: skip
+            tokens = _embed(content)
+            size = tokens.shape[0]
+            flag = (jnp.arange(size) < lead).astype(soft.dtype)[:, None]
+            at = step if case == "one_to_many" else 0
+            read = _look(tokens, at, temperature, tokens[:, :entries] + flag)
+
+            def word(place: int, tokens: Array = tokens) -> Array:
+                one_hots = tokens[:, entries : entries + vocabulary]
+                return _look(tokens, lead + place, temperature, one_hots)
+
+            if case == "completion":
+                z = _read(read, jnp.eye(entries, dtype=soft.dtype)[step])
+            elif case == "two_to_one":
+                digits = unpack(jax.nn.relu(read - 1), vocabulary) / vocabulary
+                row = jax.vmap(lambda d, m: jax.nn.relu(d + m - 1))(
+                    digits.T, jnp.tile(word(0), (vocabulary, 1))
+                )
+                z = jax.nn.relu(row.sum(axis=1) + word(1) - 1).sum()
+            else:
+                z = _read(read, word(0))
+            said.append(_choose(z, vocabulary))
+        return jnp.stack(said[inputs:])
+
+    if inputs == 0:
+        return write(jnp.zeros(0, int))
+    grid = jnp.stack(jnp.meshgrid(*[jnp.arange(vocabulary)] * inputs, indexing="ij"), axis=-1)
+    for _ in range(inputs):
+        write = jax.vmap(write)
+    found = write(grid)
+    return found if case == "one_to_many" else found[..., 0]
+
+
+def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
+    """Every target of a case, in lexicographic order."""
+    shape = {
+        "completion": (outputs,),
+        "one_to_one": (vocabulary,),
+        "one_to_many": (vocabulary, outputs),
+        "two_to_one": (vocabulary, vocabulary),
+    }[case]
+    size = int(np.prod(shape))
+    grid = np.indices((vocabulary,) * size).reshape(size, -1).T
+    return grid.reshape(-1, *shape)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=head_identity.ONCE)
+def _written(case: str, wanted: Array, vocabulary: int, outputs: int, precision: str) -> Array:
+    dtype = jnp.dtype(precision)
+
+    def one(target: Array) -> Array:
+        soft = soft_tokens(case, target, vocabulary, dtype)
+        return complete(case, soft, vocabulary, outputs, SHARP)
+
+    return jax.vmap(one)(wanted)
+
+
+def reached(case: str, vocabulary: int, outputs: int) -> int:
+    """How many distinct targets their own soft tokens produce exactly, over all of them."""
+    wanted = targets(case, vocabulary, outputs)
+    with jax.enable_x64(True):
+        found = np.asarray(_written(case, jnp.asarray(wanted), vocabulary, outputs, "float64"))
+    right = (found == wanted).reshape(len(wanted), -1).all(axis=1)
+    return len(np.unique(found[right].reshape(right.sum(), -1), axis=0))
+
+
+def largest_packed(precision: str, tries: int, key: Key[Array, ""]) -> int:
+    """Largest V up to which every one of `tries` random maps of two tokens, and the two extreme
+    ones, comes out of its packed token unchanged."""
+    best = 1
+    bits = np.asarray(_bits(key, tries, _MOST**2), np.int64)
+    with jax.enable_x64(True):
+        for vocabulary in range(2, _MOST):
+            maps = (bits[:, : vocabulary**2] * vocabulary >> 32).reshape(tries, vocabulary, -1)
+            maps[0], maps[1] = 0, vocabulary - 1
+            if (np.asarray(_packed(maps, vocabulary, precision)) != maps).any():
+                return best
+            best = vocabulary
+    return best
+
+
+_MOST = 20
+"""No format of 64 bits packs so many symbols."""
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _bits(key: Array, rows: int, columns: int) -> Array:
+    return random_table.words(key, 0, rows, columns)[0]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.ONCE)
+def _packed(maps: Array, vocabulary: int, precision: str) -> Array:
+    """Packs, sends 1 + p through the head, and unpacks."""
+    dtype = jnp.dtype(precision)
+
+    def one(target: Array) -> Array:
+        soft = soft_tokens("two_to_one", target, vocabulary, dtype)
+        return unpack(jax.nn.relu((soft[0] + 1) - 1), vocabulary)
+
+    return jax.vmap(one)(maps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _at_temperature(length: int, vocabulary: int, value: Array, temperature: Array) -> Any:
+    """Leakage, and whether the symbol vV is read right, from the head on `length` tokens."""
+    soft = jnp.zeros((1, 1)).at[0, 0].set(value)
+    rest = jnp.zeros((length - 1, 1))
+    tokens = _embed(jnp.concatenate([soft, rest]))
+    flag = jnp.zeros((length, 1)).at[0].set(1)
+    leak = 1 - _look(tokens, 0, temperature, flag)[0]
+    z = _read(_look(tokens, 0, temperature, tokens[:, :1] + flag), jnp.ones(1))
+    return leak, _choose(z, vocabulary) == jnp.rint(value * vocabulary)
+
+
+def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Estimate]:
+    """Run the networks: all targets of a case, the head at a temperature, or the packing.
+
+    The least temperature is found by bisection on what the network reads. Exact: no sampling
+    error, except that `largest` tries `trials` random maps.
+    """
+    result: dict[str, Any] = {}
+    length, vocabulary, value = (params.get(n, 0) for n in ("length", "vocabulary", "value"))
+    with jax.enable_x64(True):
+        if params.get("temperature") is not None:
+            heat = jnp.float64(params["temperature"])
+            result["leakage"] = _at_temperature(length, 2, jnp.float64(0.5), heat)[0]
+        if value:
+            low, high = 0.0, 1e3
+            for _ in range(60):
+                middle = (low + high) / 2
+                right = _at_temperature(
+                    length, vocabulary, jnp.float64(value), jnp.float64(middle)
+                )[1]
+                low, high = (low, middle) if bool(right) else (middle, high)
+            result["least_temperature"] = high
+    if params.get("case") is not None:
+        result["reached"] = reached(params["case"], vocabulary, params.get("outputs", 1))
+    if params.get("precision") is not None:
+        result["largest"] = largest_packed(params["precision"], max(trials, 2), key)
+    return exact(trials, **result)
+
+
+def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
+    """The design's runs."""
+    return list(head_identity.measure_runs(claim, profile, key))
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """What belongs together: a value needs its length and vocabulary, a case its vocabulary."""
+    needs = {"value": ("length", "vocabulary"), "temperature": ("length",), "case": ("vocabulary",)}
+    for name, others in needs.items():
+        for other in others:
+            if name in params and other not in params:
+                raise ParameterError(
+                    other, "(missing)", "given with `" + name + "`", "give both", where
+                )
+    if not {"value", "temperature", "case", "precision"} & set(params):
+        raise ParameterError(
+            "value", "(missing)", "a number in (0, 1)",
+            "give it, or `temperature`, `case` or `precision`", where,
+        )  # fmt: skip
+    if "value" in params and (np.asarray(params["value"]) <= 0).any():
+        raise ParameterError(
+            "value", params["value"], "> 0", "zero is read right at any temperature", where
+        )
+    return params
+
+
+def _wrong(**changes: Any) -> Any:
+    return functools.partial(_closed_form, changes)
+
+
+_LISTED = (
+    ("completion", 3, 3), ("completion", 4, 3), ("completion", 2, 5),
+    ("one_to_one", 2, 1), ("one_to_one", 3, 1), ("one_to_one", 4, 1),
+    ("one_to_many", 2, 2), ("one_to_many", 2, 3), ("one_to_many", 3, 2),
+    ("two_to_one", 2, 1), ("two_to_one", 3, 1),
+)  # fmt: skip
+
+
+def _runs(lengths: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
+    heads = tuple(
+        {"length": m, "vocabulary": v, "value": (v - 1) / v, "temperature": t}
+        for m, v, t in itertools.product(lengths, (5, 94), (10.0, 40.0))
+    )
+    cases = tuple({"case": c, "vocabulary": v, "outputs": n} for c, v, n in _LISTED)
+    packing = tuple({"precision": p, "trials": 2000} for p in ("float32", "float64"))
+    return heads + cases + packing
+
+
+CLAIM = Claim(
+    id="prefix.token_selection",
+    title="One soft token selects any completion or map",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.EXISTENCE,
+    source="Petrov et al., ICLR 2024; derived here",
+    parameters=(
+        Parameter("length", "integer", "tokens in the sequence", "m", low=2, default=None),
+        Parameter("vocabulary", "integer", "size of the vocabulary", "V", low=2, default=None),
+        Parameter("value", "real", "entry to be read, a symbol over V", "v", low=0, high=1,
+                  default=None),
+        Parameter("temperature", "real", "factor of the scores, before 1/√m", "T", low=0,
+                  default=None),
+        Parameter("case", "choice", "what is selected", choices=CASES, default=None),
+        Parameter("outputs", "integer", "tokens written", "N", low=1, default=1),
+        Parameter("precision", "choice", "number format", choices=("float32", "float64"),
+                  default=None),
+    ),
+    quantities=(
+        Quantity("leakage", "attention not on the soft token", 1e-12, symbol=r"\varepsilon"),
+        # Sixty halvings of an interval of length 1000 reach rounding.
+        Quantity("least_temperature", "temperature beyond which v is read right", 1e-9,
+                 symbol=r"T^\star"),
+        Quantity("reached", "distinct targets that some soft tokens produce", 0.0),
+        Quantity("largest", "largest vocabulary whose packed maps survive", 0.0),
+    ),
+    falsifiers=(
+        Falsifier("no root", "scores not divided by √m", _wrong(power=0.0)),
+        Falsifier("all leak", "m for m − 1 in the leakage", _wrong(others=0)),
+        Falsifier("whole step", "ε(1+v) < 1/V", _wrong(gap=1.0)),
+        Falsifier("no offset", "ε v < 1/(2V): the head carries v, not 1 + v", _wrong(one=0.0)),
+        Falsifier("all but one", "one target is out of reach", _wrong(missing=1)),
+        Falsifier("all bits", "packing to V^V < 2^(p+1)", _wrong(bits=-1)),
+    ),
+    closed_form=closed_form,
+    simulation=simulate,
+    designs={
+        "quick": Design(_runs((20,)), 2),
+        "full": Design(_runs((2, 3, 8, 20, 50, 200)), 2),
+    },
+    validate=validate,
+    measure=measure,
+    compare=head_identity.compare_rounding,
+    broadcasts="length, vocabulary, value and temperature",
+    figure=Agreement(title="Selection by soft tokens", label="count, temperature or leakage"),
+)  # fmt: skip

@@ -1,0 +1,367 @@
+r"""The identity behind the family, its random layers, and comparisons up to rounding.
+
+A head with a prefix is the head without it, damped, plus a bias:
+:math:`A^{pt}_{ij}=(1-\alpha_i)A_{ij}` and
+:math:`t^{pt}_i=\sum_k\alpha_{ik}W_Vs_k+(1-\alpha_i)t_i`. Source: Petrov et al., ICLR 2024;
+derived again in :mod:`jaxprompt.prefix.claims.bias_identity`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.attention import attention_head
+from jaxprompt.compute import random_table
+from jaxprompt.core.claim import Cell, Claim, Predictor
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.networks.attention_layer import Projections, attend, normed
+from jaxprompt.stats import Comparison, Estimate
+
+__all__ = [
+    "HEAD",
+    "Draws",
+    "Layer",
+    "allowed",
+    "compare_rounding",
+    "draw_layer",
+    "draws_of",
+    "one_query",
+    "prefixed",
+    "rounding",
+]
+
+HEAD = (
+    Parameter("content_scores", "array", "scores of one query on the content, (…, m)", "ℓ_j",
+              default=None),
+    Parameter("content_values", "array", "values of the content, (…, m, v)", "W_V x_j",
+              default=None),
+    Parameter("prefix_scores", "array", "scores of the query on the prefix, (…, n)", "ℓ_k",
+              default=None),
+    Parameter("prefix_values", "array", "values of the prefix, (…, n, v)", "W_V s_k",
+              default=None),
+    Parameter("visible", "integer", "1 for content the query sees, else 0, (…, m); all if left out",
+              low=0, high=1, default=None),
+)  # fmt: skip
+"""Parameters of one query of a prefixed head; leading axes broadcast."""
+
+
+@jax.jit
+def prefixed(
+    content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
+    visible: Any = None,
+) -> dict[str, Array]:  # fmt: skip
+    r"""Output (…, v), patterns (…, m) and (…, n) and mass (…) of a head with a prefix.
+
+    .. math:: \alpha=\sigma\Big(\log\sum_k e^{\ell_k}-\log\sum_je^{\ell_j}\Big),\qquad
+       t^{pt}=\alpha\sum_kp_kW_Vs_k+(1-\alpha)t
+
+    with p the softmax over the prefix alone and t the output without it. Leading axes broadcast;
+    dtype as given. Neither overflows nor divides by 1 − α. A query must see some content.
+    """
+    content, prefix = jnp.asarray(content_scores), jnp.asarray(prefix_scores)
+    if visible is not None:
+        content = jnp.where(jnp.asarray(visible) > 0, content, -jnp.inf)
+    gap = jax.nn.logsumexp(prefix, axis=-1) - jax.nn.logsumexp(content, axis=-1)
+    mass, rest = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
+    within, alone = jax.nn.softmax(prefix, axis=-1), jax.nn.softmax(content, axis=-1)
+    bias = jnp.einsum("...n,...nv->...v", within, jnp.asarray(prefix_values))
+    output = jnp.einsum("...m,...mv->...v", alone, jnp.asarray(content_values))
+    return {
+        "output": mass[..., None] * bias + rest[..., None] * output,
+        "attention": rest[..., None] * alone,
+        "prefix_attention": mass[..., None] * within,
+        "prefix_mass": mass,
+    }
+
+
+ONCE: dict[str, Any] = {"xla_backend_optimization_level": 0}
+"""Compiler options of programs that run once: the compiler's own time is most of theirs."""
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """The four arrays together, of shapes that fit."""
+    names = [p.name for p in HEAD[:4]]
+    given = [name for name in names if name in params]
+    if not given:
+        return params
+    for name in names:
+        if name not in given:
+            raise ParameterError(
+                name, "(missing)", "an array of finite numbers", f"give it with {given[0]}", where
+            )
+    for scores, values in (
+        ("content_scores", "content_values"),
+        ("prefix_scores", "prefix_values"),
+    ):
+        size, shape = np.shape(params[scores]), np.shape(params[values])
+        if len(size) < 1 or len(shape) < 2 or shape[-2] != size[-1]:
+            raise ParameterError(
+                values, f"shape {shape}", f"an array (…, {size[-1] if size else 'm'}, v)",
+                f"give one row for each of `{scores}`", where,
+            )  # fmt: skip
+    seen = params.get("visible")
+    if seen is not None and not np.asarray(seen).any(axis=-1).all():
+        raise ParameterError(
+            "visible", f"shape {np.shape(seen)}", "1 somewhere for every query",
+            "let every query see some content", where,
+        )  # fmt: skip
+    return params
+
+
+def one_query(
+    content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
+    visible: Any = None,
+) -> dict[str, Array]:  # fmt: skip
+    """The same numbers by the definition, for one query: one softmax over prefix and content."""
+    if np.ndim(content_scores) != 1:
+        raise ParameterError(
+            "content_scores", f"shape {np.shape(content_scores)}", "one query, shape (m,)",
+            "call simulate once for each query",
+        )  # fmt: skip
+    keys = jnp.concatenate([jnp.asarray(prefix_scores), jnp.asarray(content_scores)])[:, None]
+    values = jnp.concatenate([jnp.asarray(prefix_values), jnp.asarray(content_values)])
+    count = len(prefix_scores)
+    seen = jnp.ones(len(keys), bool)
+    if visible is not None:
+        seen = seen.at[count:].set(jnp.asarray(visible) > 0)
+    query = jnp.ones((1, 1), keys.dtype)
+    output = attention_head(query, keys, values, seen[None])[0]
+    pattern = attention_head(query, keys, jnp.eye(len(keys), dtype=keys.dtype), seen[None])[0]
+    return {
+        "output": output,
+        "attention": pattern[count:],
+        "prefix_attention": pattern[:count],
+        "prefix_mass": pattern[:count].sum(),
+    }
+
+
+# --- random layers -------------------------------------------------------------------------------
+
+
+class Layer(NamedTuple):
+    """What a random layer is made of; `dtype` is that of its run."""
+
+    dtype: str = "float64"
+    causal: bool = False
+    prefix: int = 1
+    heads: int = 1
+    norm: bool = False
+    tokens: int = 8
+    width: int = 16
+
+
+class Draws(NamedTuple):
+    """Measured on R draws of a layer, at every position i and head h; R may be several axes.
+
+    Scores and values are the exact ones of the weights, in float64; patterns and outputs come
+    from the layer itself in its dtype, with the prefix and without (`alone`).
+    """
+
+    content_scores: Float[Array | np.ndarray, "*R H T S"]
+    content_values: Float[Array | np.ndarray, "*R H 1 S v"]
+    prefix_scores: Float[Array | np.ndarray, "*R H T n"]
+    prefix_values: Float[Array | np.ndarray, "*R H 1 n v"]
+    visible: Any
+    output: Float[Array | np.ndarray, "*R H T v"]
+    attention: Float[Array | np.ndarray, "*R H T S"]
+    prefix_attention: Float[Array | np.ndarray, "*R H T n"]
+    alone: Float[Array | np.ndarray, "*R H T S"]
+    alone_output: Float[Array | np.ndarray, "*R H T v"]
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the closed form takes."""
+        named = {p.name: getattr(self, p.name) for p in HEAD}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+def draw_layer(layer: Layer, scale: float, draws: int, *, key: Key[Array, ""]) -> Draws:
+    """R random layers with random content and prefix, in one vmapped call.
+
+    Weights, biases, content and prefix are normal, then queries are scaled so that the largest
+    score of each draw is `scale`. Weights are representable in float32 in either dtype.
+    """
+    with jax.enable_x64(True):
+        numbers = _normals(key, draws, -(-_size(layer) // 1024) * 1024)
+        found = _draw(layer, jnp.float32(scale), numbers)
+        arrays: Any = (None if x is None else np.asarray(x, _kind(x)) for x in found)
+        return Draws(*arrays)
+
+
+def parts(row: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+    """Arrays of these shapes from consecutive entries of one long row."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
+    pieces = jnp.split(row[: ends[-1]], ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
+
+
+def _size(layer: Layer) -> int:
+    return 3 * layer.width * (layer.width + 1) + (layer.tokens + layer.prefix) * layer.width
+
+
+def _kind(x: Array) -> type:
+    return np.float64 if x.dtype.kind == "f" else np.int64
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normals(key: Array, draws: int, size: int) -> Array:
+    return random_table.normals(key, 0, draws, size)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _draw(layer: Layer, scale: Array, numbers: Array) -> Draws:
+    return jax.vmap(functools.partial(_one, layer, scale))(numbers)
+
+
+def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
+    d, h, n, t = layer.width, layer.heads, layer.prefix, layer.tokens
+    kernel, bias, content, prefix = parts(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
+    kernel = kernel / np.float32(d**0.5)
+    if layer.norm:
+        content, prefix = normed(3 * content + 1), normed(3 * prefix + 1)
+    content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)
+    largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
+    column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
+    run = jnp.dtype(layer.dtype)
+    weights = Projections((kernel * column).astype(run), (bias * column).astype(run))
+    return draws_of(weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal)
+
+
+def draws_of(
+    weights: Projections, content: Array, prefix: Array, *, heads: int, causal: bool
+) -> Draws:
+    """What a layer makes of one content (T, d) and prefix (n, d) in their dtype, without leading R.
+
+    Scores and values are recomputed in float64, so 64-bit types must be on. `visible` is None
+    where every position sees all.
+    """
+    content_scores, prefix_scores, *values = _exact(*weights, content, prefix, heads)
+    with_prefix = attend(weights, content, prefix, heads=heads, causal=causal)
+    alone = attend(weights, content, heads=heads, causal=causal)
+    seen = None
+    if causal:
+        seen = jnp.broadcast_to(jnp.tri(len(content), dtype=jnp.int32), content_scores.shape)
+    return Draws(
+        content_scores,
+        values[0][:, None],
+        prefix_scores,
+        values[1][:, None],
+        seen,
+        with_prefix.output.swapaxes(0, 1),
+        with_prefix.content,
+        with_prefix.prefix,
+        alone.content,
+        alone.output.swapaxes(0, 1),
+    )
+
+
+def _exact(
+    kernel: Array, bias: Array, content: Array, prefix: Array, heads: int
+) -> tuple[Array, Array, Array, Array]:
+    """Scores (H, T, S) and (H, T, n), values (H, S, v) and (H, n, v), in float64."""
+
+    def split(x: Array) -> Array:
+        wide = x.astype(jnp.float64) @ kernel.astype(jnp.float64) + bias.astype(jnp.float64)
+        return wide.reshape(x.shape[0], 3, heads, -1).transpose(1, 2, 0, 3)
+
+    (query, key, value), (_, prefix_key, prefix_value) = split(content), split(prefix)
+    root = jnp.sqrt(jnp.float64(query.shape[-1]))
+
+    def scores(keys: Array) -> Array:
+        return query @ keys.swapaxes(1, 2) / root
+
+    return scores(key), scores(prefix_key), value, prefix_value
+
+
+def measure_runs(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
+    """The runs of a design, whose estimates may be arrays."""
+    design = claim.designs[profile]
+    for place, run in enumerate(design.runs):
+        params = {name: value for name, value in run.items() if name != "trials"}
+        trials = run.get("trials", design.trials)
+        own = jax.random.fold_in(key, 1000 + place)
+        yield Cell(params, claim.simulate(key=own, trials=trials, **params))
+
+
+# --- comparison ----------------------------------------------------------------------------------
+
+
+def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """One row a quantity and cell: the entry whose deviation is the largest share of its tolerance.
+
+    A score is a sum of `terms` products, each rounded; roundings add like the root of their
+    number, so a score is off by about √terms units in the last place of the largest score L, and
+    a softmax weight moves by as much relative to 1. So the tolerance is
+    ``√terms · eps · (1 + L)`` times the size of the quantity. Cells state `terms`, L and the
+    dtype in ``rounding``; without it a quantity's own tolerance holds.
+    """
+    rows = []
+    for cell in cells:
+        rounding = cell.parameters.get("rounding")
+        given = {n: v for n, v in cell.parameters.items() if n not in ("rounding", "label")}
+        predicted = predict(**given)
+        label = cell.parameters.get("label", summary(given))
+        for name, estimate in cell.estimates.items():
+            expected, measured = np.broadcast_arrays(predicted[name], np.asarray(estimate.mean))
+            tolerance = claim.quantity(name).tolerance
+            if rounding is not None:
+                tolerance = allowed(rounding, expected)
+            worst = np.unravel_index(_worst(expected, measured), expected.shape)
+            rows.append(
+                Comparison(name, label, float(expected[worst]), float(measured[worst]), tolerance)
+            )
+    return rows
+
+
+def allowed(rounding: Mapping[str, Any], values: np.ndarray) -> float:
+    """The tolerance of :func:`compare_rounding` for an array of these values."""
+    size = max(1.0, float(np.abs(values).max()))
+    eps = float(np.finfo(rounding["dtype"]).eps)
+    return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
+
+
+def _worst(expected: np.ndarray, measured: np.ndarray) -> int:
+    """Place of the largest deviation; one that is not a number comes first."""
+    return int(np.argmax(np.nan_to_num(np.abs(measured - expected), nan=np.inf)))
+
+
+def summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters with arrays shortened to their shape, for a row that people read."""
+    return {n: v if np.ndim(v) == 0 else f"array{np.shape(v)}" for n, v in parameters.items()}
+
+
+def rounding(width: int, heads: int, dtype: str, scale: float) -> dict[str, Any]:
+    """What :func:`compare_rounding` needs to know of a layer: a score has d + d + d_h terms."""
+    return {"terms": 2 * width + width // heads, "largest": scale, "dtype": dtype}
+
+
+def exact(trials: int, **values: Any) -> dict[str, Estimate]:
+    """Estimates with standard error 0, of the shape of each value; float64."""
+    return {
+        name: Estimate(float(v) if np.ndim(v) == 0 else np.asarray(v, np.float64), 0.0, trials)
+        for name, v in values.items()
+    }
+
+
+SINGLE = {
+    "content_scores": np.log([1.0, 2.0]),
+    "content_values": np.array([[1.0], [3.0]]),
+    "prefix_scores": np.log([5.0]),
+    "prefix_values": np.array([[-2.0]]),
+}
+"""The worked example: A = (1/3, 2/3), t = 7/3, α = 5/8, output −3/8."""
+
+PAIR = {
+    **SINGLE,
+    "prefix_scores": np.log([5.0, 2.0]),
+    "prefix_values": np.array([[-2.0], [4.0]]),
+}
+"""The same content with a second prefix vector: α = 7/10, output −2·5/10 + 4·2/10 + 7/10."""

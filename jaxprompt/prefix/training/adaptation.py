@@ -1,0 +1,365 @@
+"""One training loop for everything: the whole model, a prefix, a soft prompt, a suffix, or LoRA.
+
+What trains is a set of variable types; the rest is frozen and never differentiated. Data are
+drawn on the fly from the training inputs. Several runs (seeds, tasks) are one program under vmap.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float, Int, Key
+
+from jaxprompt.compute import random_table
+from jaxprompt.errors import ParameterError
+from jaxprompt.networks.transformer import (
+    Added,
+    Config,
+    LowRank,
+    Numbers,
+    Prefix,
+    Row,
+    SoftPrompt,
+    Suffix,
+    Transformer,
+    numbers,
+)
+from jaxprompt.prefix.training import tasks
+
+__all__ = [
+    "BLOCK",
+    "MOMENTS",
+    "TRAINABLE",
+    "Outcome",
+    "Recipe",
+    "exact_match",
+    "greedy",
+    "grown",
+    "initial",
+    "logits",
+    "losses",
+    "model_loss",
+    "train",
+    "with_base",
+]
+
+TRAINABLE: dict[str, type] = {
+    "model": nnx.Param,
+    "prefix": Prefix,
+    "soft_prompt": SoftPrompt,
+    "suffix": Suffix,
+    "low_rank": LowRank,
+}
+"""What can be trained, by the type of its variables."""
+
+BLOCK = 250
+"""Steps whose data are drawn together; a run takes whole blocks."""
+
+State = Any
+"""A pytree of parameters, as :func:`initial` gives it; with a leading axis, one for each run."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how fast to train: AdamW, betas (0.9, 0.95), weight decay 0.1, clip at 1.
+
+    The rate falls linearly to a tenth of `rate` when `falling`, else it stays. Weight decay
+    concerns matrices of the model itself.
+    """
+
+    steps: int
+    rate: float
+    batch: int = 64
+    falling: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < BLOCK or self.steps % BLOCK:
+            raise ParameterError(
+                "steps", self.steps, f"a positive multiple of {BLOCK}", "round it up"
+            )
+
+
+class Outcome(NamedTuple):
+    """Trained parameters, and the mean loss of each block of steps (a leading axis for runs)."""
+
+    state: State
+    losses: Float[np.ndarray, "*runs blocks"]
+
+
+def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
+    """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
+    return _initial(config, added, *(row.row for row in numbers(config, added, key=key)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _initial(config: Config, added: Added, own: Array, rest: Array) -> State:
+    # Apart from the generator, whose code would else be copied into every array's loop.
+    return nnx.state(Transformer(config, added, rngs=Numbers(Row(own), Row(rest))))
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(config: Config, added: Added) -> Any:
+    return nnx.graphdef(
+        nnx.eval_shape(lambda: Transformer(config, added, rngs=Numbers(Row(), Row())))
+    )
+
+
+def model_of(config: Config, added: Added, state: State) -> Transformer:
+    """The model with these parameters."""
+    return nnx.merge(_graph(config, added), state)
+
+
+def grown(config: Config, added: Added, *, key: Key[Array, ""]) -> Transformer:
+    """A new model with matrices and vectors ten times as large, so that attention is not flat.
+
+    In the default float type; no training is behind it.
+    """
+    kind = jnp.result_type(float)
+    state = jax.tree.map(
+        lambda x: (10 if x.ndim > 1 else 1) * x.astype(kind), initial(config, added, key=key)
+    )
+    return model_of(config, added, state)
+
+
+def with_base(state: State, base: State) -> State:
+    """`state` with the model's own parameters replaced by those of `base`."""
+    _, rest = nnx.split_state(state, nnx.Param, ...)
+    return nnx.merge_state(nnx.filter_state(base, nnx.Param), rest)
+
+
+# --- losses and accuracies ---
+
+
+def _content(digits: Array, solution: Array) -> Array:
+    return jnp.concatenate([digits, solution[..., :-1]], axis=-1)
+
+
+def model_loss(
+    model: Transformer, digits: Int[Array, "*batch n"], solution: Int[Array, "*batch n"]
+) -> Float[Array, "*batch n"]:
+    """Cross-entropy in nats of each symbol of the solution given the ones before."""
+    logits = model(_content(digits, solution), digits.shape[-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def logits(
+    config: Config, added: Added, state: State, tokens: Int[Array, "B T"]
+) -> Float[Array, "B T V"]:
+    """The model's logits at the places of the tokens."""
+    return model_of(config, added, state)(tokens)[..., -tokens.shape[-1] :, :]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def losses(
+    config: Config,
+    added: Added,
+    state: State,
+    digits: Int[Array, "B n"],
+    solution: Int[Array, "B n"],
+) -> Float[Array, " B"]:
+    """Mean cross-entropy over each solution's symbols, in nats."""
+    return model_loss(model_of(config, added, state), digits, solution).mean(axis=1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def exact_match(
+    config: Config,
+    added: Added,
+    state: State,
+    digits: Int[Array, "B n"],
+    solution: Int[Array, "B n"],
+) -> Int[Array, " B"]:
+    """Whether greedy decoding gives the whole solution, for each input (1 or 0).
+
+    Greedy decoding succeeds exactly when each symbol is the likeliest given the right ones before
+    it, so one pass over the solution tells; :func:`greedy` is the slow way.
+    """
+    model = model_of(config, added, state)
+    guess = model(_content(digits, solution), digits.shape[1]).argmax(axis=-1)
+    return (guess == solution).all(axis=1).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def greedy(
+    config: Config, added: Added, state: State, digits: Int[Array, "B n"]
+) -> Int[Array, "B n"]:
+    """The solutions that greedy decoding writes, symbol by symbol."""
+    model = model_of(config, added, state)
+    length = digits.shape[1]
+
+    def write(place: int | Array, solution: Array) -> Array:
+        best = model(_content(digits, solution), length)[:, place].argmax(axis=-1)
+        return solution.at[:, place].set(best.astype(solution.dtype))
+
+    return lax.fori_loop(0, length, write, jnp.zeros_like(digits))
+
+
+# --- training ---
+
+
+def train(
+    config: Config,
+    added: Added,
+    starts: State,
+    trains: Sequence[str],
+    mixture: Sequence[str],
+    shares: Float[np.ndarray, "R m"],
+    recipe: Recipe,
+    *,
+    key: Key[Array, " R"],
+) -> Outcome:
+    """Train R runs at once, each from its own entry of `starts`, on its own mixture of tasks.
+
+    `trains` names the sets of parameters that move (:data:`TRAINABLE`), `mixture` the tasks, and
+    row r of `shares` their probabilities in run r. Float32. Runs share one program, vmapped on an
+    accelerator; neither the number of steps nor the rate is part of it.
+    """
+    unknown = [name for name in trains if name not in TRAINABLE]
+    if unknown:
+        raise ParameterError(
+            "trains", unknown[0], f"one of {', '.join(TRAINABLE)}", "choose among those"
+        )
+    # Products of many small matrices are slow on CPU, so there runs take turns.
+    together = jax.default_backend() != "cpu"
+    blocks = recipe.steps // BLOCK
+    losses = np.empty((blocks, len(shares)))
+    moving, frozen = nnx.split_state(
+        starts, nnx.filterlib.Any(*(TRAINABLE[name] for name in trains)), ...
+    )
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
+    flat = _joined(moving)
+    state, decay, chances = _fresh(flat), _decay(like), jnp.asarray(shares, jnp.float32)
+    for block in range(blocks):
+        digits, solutions = _draw(tuple(mixture), recipe.batch, config.inputs, chances, block, key)
+        flat, state, loss = _block(
+            config, added, _Shape.of(like), together, flat, state, frozen, decay, digits,
+            solutions, _rates(recipe, block),
+        )  # fmt: skip
+        losses[block] = loss
+    # NumPy arrays, since taking one run out of them needs no program.
+    trained = _Shape.of(like).part(np.asarray(flat))
+    return Outcome(nnx.merge_state(trained, jax.tree.map(np.asarray, frozen)), losses.T)
+
+
+def _rates(recipe: Recipe, block: int) -> Any:
+    done = (block * BLOCK + np.arange(BLOCK)) / recipe.steps
+    return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(
+    mixture: tuple[str, ...], batch: int, length: int, shares: Array, block: int | Array,
+    keys: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Inputs and solutions (R, BLOCK, batch, n) of one block of steps."""
+
+    def one(share: Array, key: Array) -> tuple[Array, Array]:
+        input_key, task_key = jax.random.split(key)
+        count = BLOCK * batch
+        digits = tasks.inputs(count, length, key=input_key, first=block * count)
+        solved = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
+        place = random_table.uniforms(task_key, block * count, count, 1)
+        chosen = (place > jnp.cumsum(share)[:-1]).sum(axis=1)
+        solution = jnp.take_along_axis(solved, chosen[:, None, None], axis=1)[:, 0]
+        shape = (BLOCK, batch, length)
+        return digits.reshape(shape), solution.reshape(shape)
+
+    return jax.vmap(one)(shares, keys)
+
+
+# --- steps on flat parameters ---
+#
+# What moves is one vector: clipping, moments, decay and the move are then one pass over memory, and
+# one small program to compile, however many arrays the model has.
+
+
+class _Shape(NamedTuple):
+    """Tree and shapes of parameters, to be a static argument."""
+
+    tree: Any
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, like: State) -> _Shape:
+        leaves, tree = jax.tree.flatten(like)
+        return cls(tree, tuple(x.shape for x in leaves))
+
+    def part(self, flat: Array | np.ndarray) -> State:
+        """The tree of a flat vector; leading axes stay in front."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
+        pieces = [
+            flat[..., end - int(np.prod(shape)) : end].reshape(*flat.shape[:-1], *shape)
+            for end, shape in zip(ends, self.shapes, strict=True)
+        ]
+        return jax.tree.unflatten(self.tree, pieces)
+
+
+@jax.jit
+def _joined(moving: State) -> Array:
+    """Parameters of every run as the rows of one matrix."""
+    leaves = jax.tree.leaves(moving)
+    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+
+
+def _decay(like: State) -> np.ndarray:
+    """Weight decay of each entry: 0.1 for the model's matrices."""
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        names = {getattr(entry, "key", None) for entry in path}
+        decay = 0.1 if names & {"kernel", "readout"} else 0.0
+        return np.full(int(np.prod(leaf.shape)), decay, np.float32)
+
+    return np.concatenate(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, like)))
+
+
+MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
+"""What a gradient becomes before it is multiplied by the rate."""
+
+
+@jax.jit
+def _fresh(flat: Array) -> Any:
+    return jax.vmap(MOMENTS.init)(flat)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
+def _block(
+    config: Config, added: Added, shape: _Shape, together: bool, flat: Array, memory: Any,
+    frozen: State, decay: Array, digits: Array, solutions: Array, rates: Array,
+) -> tuple[Array, Any, Array]:  # fmt: skip
+    """One block of steps of every run; returns the new parameters and each run's mean loss."""
+
+    def one(
+        flat: Array, memory: Any, frozen: State, digits: Array, solutions: Array
+    ) -> tuple[Array, Any, Array]:
+        def loss(moving: State, x: Array, y: Array) -> Array:
+            model = model_of(config, added, nnx.merge_state(moving, frozen))
+            return model_loss(model, x, y).mean()
+
+        def step(carry: tuple[Array, Any], data: Any) -> tuple[tuple[Array, Any], Array]:
+            flat, memory = carry
+            x, y, rate = data
+            # Joined here, since the gradient of taking a part is a sum of padded vectors.
+            value, slope = jax.value_and_grad(loss)(shape.part(flat), x, y)
+            joined = jnp.concatenate([part.ravel() for part in jax.tree.leaves(slope)])
+            updates, memory = MOMENTS.update(joined, memory)
+            direction = jnp.asarray(updates) + decay * flat
+            return (flat - rate * direction, memory), value
+
+        data = (digits, solutions, rates)
+        (flat, memory), values = lax.scan(step, (flat, memory), data)
+        return flat, memory, values.mean()
+
+    runs = (flat, memory, frozen, digits, solutions)
+    if together:
+        return jax.vmap(one)(*runs)
+    return lax.map(lambda run: one(*run), runs)

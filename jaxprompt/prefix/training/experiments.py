@@ -1,0 +1,325 @@
+"""Training experiments: pretrain once, adapt under one budget, and read off exact-match accuracy.
+
+Trained parameters are kept under the hash of everything that made them: sizes, tasks, recipe,
+seeds, what they started from, versions and device. So nothing is trained twice, and one
+experiment can never load another's weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_whole
+from jaxprompt.core.claim import Cell, Claim, Predictor
+from jaxprompt.networks.transformer import Added, Config
+from jaxprompt.prefix.training import adaptation, tasks
+from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.constant_answer import commonest
+from jaxprompt.stats import (
+    Comparison,
+    Estimate,
+    compare_identity,
+    compare_mean,
+    mean_estimate,
+    share_estimate,
+)
+
+__all__ = [
+    "Plan",
+    "Trained",
+    "accuracy",
+    "compare_limits",
+    "compare_upper",
+    "constant",
+    "run",
+    "tiny",
+]
+
+ORDER = tuple(tasks.TASKS)
+"""Tasks in the order of a run's shares."""
+
+FORMAT = 2
+"""Raised when the meaning of a plan changes, so that older files are not read."""
+
+
+def tiny(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
+    """Sizes of a model for `length` digits."""
+    return Config(layers, heads, width, length, 2 * length - 1, tasks.SYMBOLS)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One training: what moves, on which tasks (one tuple of names for each run), and from where.
+
+    A run whose tuple has several names trains on their mixture. `base` is the plan of the models
+    to start from: run r starts from run ``base_runs[r]`` of it.
+    """
+
+    config: Config
+    trains: str
+    runs: tuple[tuple[str, ...], ...]
+    recipe: Recipe
+    seed: tuple[int, ...]
+    added: Added = Added()  # noqa: RUF009
+    base: Plan | None = None
+    base_runs: tuple[int, ...] = ()
+
+    def describe(self) -> dict[str, Any]:
+        """Everything the result depends on, as plain values."""
+        plain = dataclasses.asdict(self)
+        return {
+            "format": FORMAT,
+            "plan": plain,
+            "jax": jax.__version__,
+            "device": jax.devices()[0].device_kind,
+            "block": adaptation.BLOCK,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`describe`."""
+        return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Parameters of every run (a leading axis), and the mean loss of each block of steps."""
+
+    plan: Plan
+    state: Any
+    losses: np.ndarray
+
+    def run(self, place: int) -> Any:
+        """Parameters of one run."""
+        return jax.tree.map(lambda x: x[place], self.state)
+
+
+@functools.lru_cache(maxsize=32)
+def run(plan: Plan) -> Trained:
+    """The result of a plan: from memory, from disk, or by training (float32)."""
+    keys = jax.random.split(_key(plan), len(plan.runs))
+    start = _starts(plan.config, plan.added, keys)
+    if plan.base is not None:
+        chosen = np.asarray(plan.base_runs)
+        base = jax.tree.map(lambda x: x[chosen], run(plan.base).state)
+        start = adaptation.with_base(start, base)
+    found = _load(plan, start)
+    if found is not None:
+        return found
+    names = tuple(name for name in ORDER if any(name in own for own in plan.runs))
+    shares = np.array([[(name in own) / len(own) for name in names] for own in plan.runs])
+    outcome = adaptation.train(
+        plan.config, plan.added, start, [plan.trains], names, shares, plan.recipe, key=keys
+    )
+    trained = Trained(plan, outcome.state, outcome.losses)
+    _store(trained)
+    return trained
+
+
+def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
+    """Initial parameters of every run."""
+
+    def one(key: jax.Array) -> Any:
+        return adaptation.initial(config, added, key=jax.random.fold_in(key, 1))
+
+    return jax.vmap(one)(keys)
+
+
+def _key(plan: Plan) -> jax.Array:
+    words = np.frombuffer(bytes.fromhex(plan.digest())[:8], np.uint32)
+    mixed = words ^ np.asarray([*plan.seed, 0, 0][:2], np.uint32)
+    return jax.random.wrap_key_data(jnp.asarray(mixed), impl="threefry2x32")
+
+
+def _load(plan: Plan, like: Any) -> Trained | None:
+    """What the cache holds of a plan; None where that is nothing, or not what was stored."""
+    folder = cache_folder()
+    if folder is None:
+        return None
+    leaves, tree = jax.tree.flatten(like)
+    try:
+        path = folder / f"{plan.digest()}.npz"
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            if json.loads(str(data["plan"])) != json.loads(json.dumps(plan.describe())):
+                return None
+            arrays = [data[f"leaf_{i}"] for i in range(len(leaves))]
+            losses = data["losses"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, zipfile.BadZipFile):
+        return None  # no such file, or a damaged one: the plan is trained again
+    if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(arrays, leaves, strict=True)):
+        return None
+    return Trained(plan, jax.tree.unflatten(tree, arrays), losses)
+
+
+def _store(trained: Trained) -> None:
+    """Keep the parameters on disk, if there is a cache and room in it."""
+    folder = cache_folder()
+    if folder is None or not make_folder(folder):
+        return
+    leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(trained.state))}
+    buffer = io.BytesIO()
+    description = json.dumps(trained.plan.describe())
+    np.savez(buffer, allow_pickle=False, plan=description, losses=trained.losses, **leaves)
+    write_whole(folder / f"{trained.plan.digest()}.npz", buffer.getvalue())
+
+
+TESTS = 4096
+"""Fresh test inputs behind every accuracy: a standard error of at most 0.8 %."""
+
+
+def accuracy(
+    trained: Trained, place: int, task: str, *, key: jax.Array, tests: int = TESTS
+) -> Estimate:
+    """Share of test inputs that one run solves wholly by greedy decoding.
+
+    The standard error is binomial with half a success and half a failure added, so that it is
+    not 0 where all or none succeed.
+    """
+    digits = tasks.inputs(tests, trained.plan.config.inputs, key=key, test=True)
+    right = adaptation.exact_match(
+        trained.plan.config, trained.plan.added, trained.run(place), digits,
+        tasks.solved(task, digits),
+    )  # fmt: skip
+    return share_estimate(int(right.sum()), tests)
+
+
+def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
+    """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
+    plan = trained.plan
+    digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
+    each = [
+        adaptation.losses(
+            plan.config, plan.added, trained.run(place), digits, tasks.solved(name, digits)
+        )
+        for name in mixture
+    ]
+    return mean_estimate(np.mean(each, axis=0))
+
+
+LEARNS, FAILS = 0.5, 0.05
+"""What the statements call learned: half of all sequences wholly right; and not: below 5 %."""
+
+CONSTANT = 2**19
+"""Most inputs behind the share of a constant answer: a standard error of 4e-4 at 8 %."""
+
+COUNTED = ("constant_answer", "entropy", "one_answer")
+"""Quantities of the tasks alone, which are counted over all inputs."""
+
+
+def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
+    """Share of inputs that the commonest answer solves.
+
+    Of all inputs, and exact, where there are no more than :data:`CONSTANT`; else of uniform ones.
+    """
+    count = tasks.DIGITS**length
+    if count > CONSTANT:
+        return share_estimate(int(_constant(task, length, key)), CONSTANT)
+    return Estimate(float(np.bincount(_answers(task, length)).max()) / count, 0.0, count)
+
+
+def _answers(task: str, length: int) -> np.ndarray:
+    """The solution of every input, as one number each."""
+    places = np.arange(length)
+    every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**places % tasks.DIGITS
+    solved = np.asarray(tasks.solved(task, jnp.asarray(every, jnp.int32)), np.int64)
+    return solved @ tasks.SYMBOLS**places
+
+
+def told_apart(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
+    """What the tasks of an even mixture leave open to a model that is not told which it is.
+
+    `entropy` of the solution given the input, in nats a symbol, and `one_answer`, the share of the
+    tasks that the best single answer solves: both counted over all inputs, hence exact. Nothing
+    where there are more inputs than :data:`CONSTANT`.
+    """
+    count = tasks.DIGITS**length
+    if count > CONSTANT:
+        return {}
+    answers = np.stack([_answers(task, length) for task in mixture])
+    # How many tasks have the answer that this one has: a share of these is its probability.
+    alike = (answers[:, None] == answers).sum(axis=1) / len(mixture)
+    found = {"entropy": -np.log(alike).mean() / length, "one_answer": alike.max(axis=0).mean()}
+    return {name: Estimate(float(value), 0.0, count) for name, value in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _constant(task: str, length: int, key: jax.Array) -> jax.Array:
+    # Both parts of the split, in their proportions.
+    tests = CONSTANT // 4
+    first, second = jax.random.split(key)
+    answer = tasks.solve(task, jnp.asarray(commonest(task, length), jnp.int32))
+    right = jnp.int32(0)
+    for own, count, test in ((first, tests, True), (second, CONSTANT - tests, False)):
+        digits = tasks.inputs(count, length, key=own, test=test)
+        right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
+    return right
+
+
+def seeds(key: jax.Array) -> tuple[int, ...]:
+    """A key as whole numbers, to be part of a plan."""
+    return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
+
+
+def pretrained(
+    config: Config, mixture: Sequence[str], recipe: Recipe, copies: int, seed: tuple[int, ...]
+) -> Plan:
+    """Plan of `copies` models trained on the mixture from different starts."""
+    return Plan(config, "model", (tuple(mixture),) * copies, recipe, seed)
+
+
+def compare_limits(
+    claim: Claim, cells: Sequence[Cell], predict: Predictor, at_least: tuple[str, ...] = ()
+) -> list[Comparison]:
+    """Accuracies against limits: at most the prediction if it is below ½, else at least it.
+
+    Quantities named in `at_least` have a lower limit whatever its value. Those in :data:`COUNTED`
+    are values and must be met from both sides, to rounding where all inputs were counted. A loss
+    is compared with its least value, so it must not undercut it.
+
+    Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
+    next to 0, and not undercut it otherwise.
+    """
+    rows = []
+    for cell in cells:
+        predicted = predict(**cell.parameters)
+        for name, estimate in cell.estimates.items():
+            value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
+            if estimate.stderr == 0 and name in COUNTED:
+                mean = float(estimate.mean)
+                rows.append(compare_identity(name, cell.parameters, value, mean))
+                continue
+            if estimate.stderr == 0:
+                side = "two" if value == 1 or abs(value) < 1e-3 else "lower"
+                mean = float(estimate.mean)
+                rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
+                continue
+            lower = value >= 0.5 or name.endswith("loss") or name in at_least
+            side = "lower" if lower else "upper"
+            side = "two" if name in COUNTED else side
+            rows.append(
+                compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
+            )
+    return rows
+
+
+def compare_upper(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Exact values against upper bounds, up to the quantity's tolerance."""
+    return [
+        Comparison(
+            name, cell.parameters, float(predict(**cell.parameters)[name]), float(estimate.mean),
+            claim.quantity(name).tolerance, side="upper",
+        )
+        for cell in cells
+        for name, estimate in cell.estimates.items()
+    ]  # fmt: skip

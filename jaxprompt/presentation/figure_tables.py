@@ -1,0 +1,201 @@
+"""The numbers behind a claim's figure, as plain tables: one row a point or a place on a line.
+
+Tables are made here, stored by :mod:`jaxprompt.sweep.store` and drawn by :mod:`jaxprompt.presentation.plot`, so a
+figure can always be redrawn from what was stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprompt import stats
+from jaxprompt.core.claim import Agreement, Cell, Claim, Curves, Regions, Verdict
+from jaxprompt.core.json_values import canonical
+
+__all__ = ["FigureTables", "figure_tables", "shows_check"]
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None] | None
+
+
+class FigureTables(NamedTuple):
+    """`points` were measured, `lines` come from the closed form."""
+
+    points: list[Row]
+    lines: list[Row]
+
+
+def shows_check(claim: Claim) -> bool:
+    """Whether the claim's figure shows what its check measured, and so needs the verdict."""
+    if isinstance(claim.figure, Curves):
+        return claim.figure.design is None
+    return claim.figure is not None
+
+
+def figure_tables(
+    claim: Claim, verdict: Verdict | None, key: jax.Array, progress: Progress = None
+) -> FigureTables | None:
+    """Measure what the claim's figure needs beyond its check; None if it has no figure.
+
+    Figures of agreement, of regions, and curves without a design of their own show what `verdict`
+    holds (:func:`shows_check`); the others do not need one.
+    """
+    if shows_check(claim) and verdict is None:
+        raise ValueError(f"{claim.id}: this figure needs the check's verdict")
+    if isinstance(claim.figure, Curves):
+        cells = _curve_cells(claim, claim.figure, verdict, key, progress)
+        return FigureTables(_points(claim.figure, cells), list(_lines(claim, claim.figure, cells)))
+    if verdict is None:
+        return None
+    if isinstance(claim.figure, Regions):
+        return FigureTables(*_regions(claim, claim.figure, verdict))
+    if isinstance(claim.figure, Agreement):
+        return FigureTables(_agreement(claim.figure, verdict), [])
+    return None
+
+
+def _curve_cells(
+    claim: Claim, spec: Curves, verdict: Verdict | None, key: jax.Array, progress: Progress
+) -> list[Cell]:
+    if spec.design is not None:
+        return list(claim.measure_design(spec.design, key, progress))
+    assert verdict is not None  # figure_tables refuses otherwise
+    return [cell for cell in verdict.cells if spec.y in cell.estimates]
+
+
+def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
+    return [
+        {
+            "quantity": row.quantity,
+            "predicted": row.predicted,
+            "simulated": row.simulated,
+            "stderr": float(np.hypot(row.stderr, row.predicted_stderr)),
+            "trials": _trials(row, verdict.cells),
+            "verdict": row.verdict.value,
+            "note": row.note,
+            "parameters": canonical(row.parameters),
+        }
+        for row in verdict.rows
+        if not spec.quantities or row.quantity in spec.quantities
+    ]
+
+
+def _trials(row: stats.Row, cells: Sequence[Cell]) -> int:
+    """Fewest trials of the cells that a row was made from; 0 without sampling error.
+
+    A fit joins several cells: what it runs over stands in the row's parameters as the list of its
+    values. A row that names no cell's parameters counts as made from all.
+    """
+    if row.stderr == row.predicted_stderr == 0:
+        return 0
+    own = [cell for cell in cells if _joined(row.parameters, cell.parameters)] or cells
+    return min(
+        estimate.trials
+        for cell in own
+        for name, estimate in cell.estimates.items()
+        if name == row.quantity or row.quantity not in cell.estimates
+    )
+
+
+def _joined(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+    return all(_covers(row[name], cell[name]) for name in row.keys() & cell.keys())
+
+
+def _covers(named: Any, value: Any) -> bool:
+    """Whether a row's value, or one of those it runs over, is a cell's; values may be arrays."""
+    among = [named, *(named if isinstance(named, list | tuple) else ())]
+    return canonical({"": value}) in [canonical({"": one}) for one in among]
+
+
+def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:
+    """Measured values of each panel's cells, and the closed form on a fine grid."""
+    points, lines = [], []
+    for panel, fixed, quantity in spec.panels:
+        cells = [
+            cell
+            for cell in verdict.cells
+            if all(cell.parameters.get(name) == value for name, value in fixed.items())
+        ]
+        points += [
+            {
+                "panel": panel,
+                "x": float(cell.parameters[spec.x]),
+                "y": float(cell.parameters[spec.y]),
+                "value": float(cell.estimates[quantity].mean),
+                "parameters": canonical(cell.parameters),
+            }
+            for cell in cells
+        ]
+        grid = np.meshgrid(spec.x_lines, spec.y_lines)
+        rest = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
+        values = claim.predict(**{**rest, spec.x: grid[0], spec.y: grid[1]})[quantity]
+        places = zip(*(a.ravel().tolist() for a in (*grid, values)), strict=True)
+        lines += [{"panel": panel, "x": x, "y": y, "value": value} for x, y, value in places]
+    return points, lines
+
+
+def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
+    rows = []
+    for cell in cells:
+        estimate = cell.estimates[spec.y]
+        rows.append(
+            {
+                "x": float(cell.parameters[spec.x]),
+                "y": float(estimate.mean),
+                "stderr": float(estimate.stderr),
+                "trials": estimate.trials,
+                "series": cell.parameters[spec.series] if spec.series else "",
+                "panel": cell.parameters[spec.panel] if spec.panel else "",
+                "parameters": canonical(cell.parameters),
+            }
+        )
+    return rows
+
+
+def _predicted(claim: Claim, spec: Curves, rest: Row) -> list[float]:
+    """Closed form along `spec.lines`; in one call where the claim takes arrays of real numbers."""
+    kinds = {p.name: p.kind for p in claim.parameters}
+    if kinds[spec.x] == "real":
+        places = np.asarray(spec.lines, dtype=np.float64)
+        values = np.asarray(claim.predict(**{**rest, spec.x: places})[spec.y])
+        if values.shape == places.shape:
+            return [float(v) for v in values]
+    return [float(claim.predict(**{**rest, spec.x: x})[spec.y]) for x in spec.lines]
+
+
+def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
+    """Closed form along `spec.lines` for each curve; marks and extra lines once for each panel."""
+    drawn: set[str] = set()
+    limit = spec.series in ("", claim.size)  # one line serves the whole panel
+    for cell in cells:
+        rest = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
+        if canonical(rest) in drawn:
+            continue
+        drawn.add(canonical(rest))
+        panel = cell.parameters[spec.panel] if spec.panel else ""
+        label = spec.limit_label if limit else ""
+        place = {"panel": panel, "label": label}
+        if not limit:
+            place["series"] = cell.parameters[spec.series]
+        for x, y in zip(spec.lines, _predicted(claim, spec, rest), strict=True):
+            yield {**place, "kind": "theory", "x": float(x), "y": y}
+        marks = claim.predict(**{**rest, spec.x: spec.lines[0]}) if spec.marks else {}
+        for quantity, text in spec.marks.items():
+            yield {**place, "kind": "mark", "x": float(marks[quantity]), "y": 0.0, "label": text}
+        shared = {n: v for n, v in rest.items() if n != spec.series}
+        if spec.extra and f"extra {canonical(shared)}" not in drawn:
+            drawn.add(f"extra {canonical(shared)}")
+            for line in spec.extra:
+                for x in line.at or spec.lines:
+                    y = line.function(x, **shared)
+                    yield {
+                        "panel": panel,
+                        "label": line.label,
+                        "kind": "extra",
+                        "x": float(x),
+                        "y": y,
+                    }

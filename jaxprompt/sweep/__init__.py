@@ -1,0 +1,1 @@
+"""Sweeps: a claim's cells over a grid, computed, judged and stored."""

@@ -1,0 +1,477 @@
+r"""Build a prefix that makes one fixed attention head compute a function on the sphere.
+
+The head is the one of :mod:`jaxprompt.universal.claims.kernel_head`: the function lives in the prefix's
+keys, values and concentration only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprompt.errors import ParameterError, suggest
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.claims.prefix_bound import predict as theorem
+from jaxprompt.universal.build.prefix_values import fit_values
+from jaxprompt.universal.build.target_function import Batched, batched, estimate_lipschitz
+
+__all__ = ["METHODS", "Certificate", "Prefix", "build_prefix"]
+
+METHODS = ("auto", "net", "two_term", "deconvolution", "least_squares")
+
+WHERE = "build_prefix"
+
+WIDTHS = (0.3, 0.6, 1.2, 2.4)
+"""Concentrations that are tried, times the squared spacing of the centres. Wider kernels are
+more accurate for smooth functions and need larger values; which is best depends on f."""
+
+NEAR = 1.05
+"""A net's kernel is so sharp that centres beyond NEAR times the covering radius do not count."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known about a prefix.
+
+    Attributes:
+        method: how the values were chosen.
+        accuracy: the error that was asked for.
+        reached: whether the measured error is within it.
+        measured: largest error (Euclidean over outputs) on `test_points` independent points.
+        guaranteed: an upper bound on the error at every point; as good as `lipschitz`.
+        lipschitz, lipschitz_source: the constant used, and whether it was "given" or
+            "estimated" (an estimate from below: the bound then is one too).
+        value_norm, sup_norm: largest |v_i| and largest |f| seen.
+        tokens: prefix tokens used.
+        theorem_tokens: tokens that suffice for every function with this constant, by
+            ``universal.prefix_bound``.
+        needed_tokens: tokens without which, keys fixed in advance, some function with this
+            constant is missed, by ``universal.prefix_lower_bound``. A particular function may
+            do with fewer.
+    """
+
+    method: str
+    accuracy: float
+    reached: bool
+    measured: float
+    guaranteed: float
+    lipschitz: float
+    lipschitz_source: str
+    value_norm: float
+    sup_norm: float
+    tokens: int
+    budget: int
+    theorem_tokens: float
+    needed_tokens: float
+    test_points: int
+
+    def __str__(self) -> str:
+        goal = f"accuracy {self.accuracy:.3g}"
+        outcome = (
+            f"{goal} reached with {self.tokens} prefix tokens"
+            if self.reached
+            else f"{goal} NOT reached within {self.budget} prefix tokens; this is the best found, "
+            f"with {self.tokens}"
+        )
+        return (
+            f"{outcome}\n"
+            f"measured error    {self.measured:.3g} on {self.test_points} independent points\n"
+            f"guaranteed error  {self.guaranteed:.3g} with Lipschitz constant "
+            f"{self.lipschitz:.3g} ({self.lipschitz_source})\n"
+            f"method            {self.method}; |v| ≤ {self.value_norm:.3g}, "
+            f"|f| ≤ {self.sup_norm:.3g}\n"
+            f"any such function {self.theorem_tokens:.3g} tokens suffice, "
+            f"{self.needed_tokens:.3g} are needed"
+        )
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """A prefix for the fixed head, with its certificate. Arrays are float64.
+
+    `keys` (N, n) and `values` (N, d) are the head's; `centres` (N, n) are the keys' directions.
+    `content` is the number of content tokens it was built for. Calling it evaluates the head.
+    """
+
+    centres: np.ndarray
+    values: np.ndarray
+    concentration: float
+    content: int
+    scalar: bool
+    certificate: Certificate
+
+    @property
+    def keys(self) -> np.ndarray:
+        """The prefix's keys: concentration times centres."""
+        return self.concentration * self.centres
+
+    def tokens(self, *, scaled: bool = False) -> head.HeadWeights:
+        """Fixed head and prefix tokens as matrices; `scaled` where scores are divided by √d_k."""
+        return head.blocks(self.centres, self.values, self.concentration, scaled=scaled)
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """The head's output at unit vectors (…, n): (…, d), or (…) when f is scalar; float64.
+
+        Raises:
+            ParameterError: points of another dimension, or not on the sphere.
+        """
+        points = _on_sphere("points", points, self.centres.shape[1])
+        flat = points.reshape(-1, points.shape[-1])
+        output = head.estimate(
+            flat, self.centres, self.values, self.concentration, content=self.content
+        )
+        output = output.reshape(*points.shape[:-1], -1)
+        return output[..., 0] if self.scalar else output
+
+
+class _Problem(NamedTuple):
+    """The function, as (Q, n) → (Q, d), and everything the search needs to know about it."""
+
+    f: Callable[[np.ndarray], np.ndarray]
+    sphere_dim: int
+    accuracy: float
+    content: int
+    lipschitz: float
+    sup_norm: float
+    value_limit: float
+    select: np.ndarray
+    select_values: np.ndarray
+    seed: int
+
+
+class _Candidate(NamedTuple):
+    method: str
+    centres: np.ndarray
+    values: np.ndarray
+    concentration: float
+    error: float
+
+
+def build_prefix(
+    f: Callable[[np.ndarray], Any],
+    *,
+    sphere_dim: int,
+    accuracy: float,
+    budget: int = 2000,
+    lipschitz: float | None = None,
+    method: str = "auto",
+    content: int = 1,
+    value_limit: float = 10.0,
+    centres: np.ndarray | None = None,
+    test_points: int = 20_000,
+    seed: int = 0,
+) -> Prefix:
+    """Find a prefix with which the fixed head computes `f` on the sphere.
+
+    Args:
+        f: any function of a unit vector (n = sphere_dim + 1 numbers) that returns a number or a
+            vector; it may take a whole batch (Q, n) at once, which is found out.
+        sphere_dim: m ≥ 1.
+        accuracy: largest error wanted, Euclidean over the outputs.
+        budget: most prefix tokens to use. The fewest that do are sought, roughly.
+        lipschitz: Lipschitz constant of `f` in geodesic distance, if known; the guaranteed
+            bound is only as good as this. Estimated from samples otherwise.
+        method: "net" (values f(b_i) on a certified net, sphere_dim ≤ 3), "two_term",
+            "deconvolution", "least_squares", or "auto": least squares while it is affordable,
+            deconvolution for long prefixes, a net where neither does.
+        content: content tokens in the softmax (the query is one).
+        value_limit: largest |v| allowed, times sup|f|.
+        centres: (N, n) unit vectors to use instead of choosing them.
+        test_points: size of the independent set on which the error is measured.
+        seed: of the random rotations and pools; the same call gives the same prefix.
+
+    Returns:
+        Prefix: keys, values, concentration and a certificate. If the accuracy cannot be reached
+        within the budget, the best prefix found, with ``certificate.reached`` False.
+
+    Raises:
+        ParameterError: an argument is outside what is allowed, or `f` returns numbers that are
+            not finite, or of another shape than one row each.
+    """
+    _check(sphere_dim, accuracy, budget, lipschitz, method, content, value_limit, test_points)
+    function, scalar = batched(f, sphere_dim + 1, WHERE)
+    problem = _problem(
+        function, sphere_dim, accuracy, content, lipschitz, value_limit, seed, test_points
+    )
+    if centres is not None:
+        centres = _on_sphere("centres", centres, sphere_dim + 1)
+        budget = len(centres)
+    best = _search(problem, budget, method, centres)
+    test = _scattered(sphere_dim, test_points, seed + 2)
+    return Prefix(
+        best.centres, best.values, best.concentration, content, scalar,
+        _certify(problem, best, test, budget, "estimated" if lipschitz is None else "given"),
+    )  # fmt: skip
+
+
+# --- input ---------------------------------------------------------------------------------------
+
+
+def _check(
+    sphere_dim: Any,
+    accuracy: object,
+    budget: object,
+    lipschitz: object,
+    method: object,
+    content: object,
+    value_limit: object,
+    test_points: object,
+) -> None:
+    def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
+        if not ok:
+            raise ParameterError(name, value, allowed, remedy, WHERE)
+
+    def whole(value: object, low: int) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            return False
+        return int(value) >= low
+
+    def positive(value: Any) -> bool:
+        return isinstance(value, int | float | np.number) and 0 < float(value) < math.inf
+
+    need(whole(sphere_dim, 1), "sphere_dim", sphere_dim, "an integer ≥ 1",
+         "S^1 is the circle in the plane, S^2 the sphere in space")  # fmt: skip
+    need(
+        positive(accuracy), "accuracy", accuracy, "a finite number > 0", "give the error you accept"
+    )
+    need(whole(budget, sphere_dim + 2), "budget", budget, f"an integer ≥ {sphere_dim + 2}",
+         "fewer tokens do not surround the sphere")  # fmt: skip
+    need(lipschitz is None or positive(lipschitz) or lipschitz == 0, "lipschitz", lipschitz,
+         "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
+    need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
+         "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
+    need(method != "net" or sphere_dim <= 3, "method", method,
+         "another one for sphere_dim > 3", 'nets are certified up to S^3; use "auto"')  # fmt: skip
+    need(whole(content, 0), "content", content, "an integer ≥ 0", "count the content tokens")
+    need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
+    need(whole(test_points, 100), "test_points", test_points, "an integer ≥ 100", "20000 is usual")
+
+
+def _on_sphere(name: str, points: Any, n: int) -> np.ndarray:
+    points = np.asarray(points, np.float64)
+    if points.ndim < 1 or points.shape[-1] != n or points.size == 0:
+        raise ParameterError(
+            name, f"shape {points.shape}", f"an array (…, {n})", "give unit vectors as rows", WHERE
+        )
+    off = np.abs(np.linalg.norm(points, axis=-1) - 1)
+    if not (off < 1e-6).all():
+        raise ParameterError(
+            name, f"norm off 1 by {np.nanmax(off):.2g}", "unit vectors",
+            "divide each by its norm", WHERE,
+        )  # fmt: skip
+    return points
+
+
+def _problem(
+    f: Batched,
+    m: int,
+    accuracy: float,
+    content: int,
+    lipschitz: float | None,
+    value_limit: float,
+    seed: int,
+    test_points: int,
+) -> _Problem:
+    select = _scattered(m, min(4000, test_points), seed + 1)
+    values = f(select)
+    some = slice(None, None, max(len(select) // 1000, 1))
+    found = estimate_lipschitz(f, select[some], values[some], seed)
+    if lipschitz is not None and found > lipschitz * (1 + 1e-6) + 1e-9:
+        raise ParameterError(
+            "lipschitz", lipschitz, f"at least {found:.6g}, a slope that f has",
+            "give a larger one, or leave it out", WHERE,
+        )  # fmt: skip
+    return _Problem(
+        f, m, float(accuracy), int(content), found if lipschitz is None else float(lipschitz),
+        float(np.linalg.norm(values, axis=1).max()), value_limit, select, values, seed,
+    )  # fmt: skip
+
+
+def _scattered(m: int, count: int, seed: int) -> np.ndarray:
+    """Evenly spread points (random ones beyond S²), turned at random: (count, m+1)."""
+    random = np.random.default_rng(seed)
+    turn = np.linalg.qr(random.normal(size=(m + 1, m + 1)))[0]
+    if m <= 2:
+        return sphere.quasi_uniform(m, count) @ turn
+    normal = random.normal(size=(count, m + 1))
+    return normal / np.linalg.norm(normal, axis=1, keepdims=True)
+
+
+# --- search --------------------------------------------------------------------------------------
+
+
+def _search(problem: _Problem, budget: int, method: str, centres: np.ndarray | None) -> _Candidate:
+    if centres is not None:
+        return _best(_candidates(problem, centres, "auto" if method == "net" else method))
+    if method == "net":
+        return _net(problem, budget)
+    best, last_miss = None, 0
+    for count in _ladder(problem.sphere_dim, budget):
+        found = _at(problem, count, method)
+        if found.error <= 0.9 * problem.accuracy:  # the test set may find a little more
+            return _shorten(problem, method, found, last_miss)
+        last_miss = count
+        best = found if best is None else min(best, found, key=lambda c: c.error)
+    assert best is not None
+    if method == "auto" and problem.sphere_dim <= 3:
+        best = min(best, _net(problem, budget), key=lambda c: c.error)
+    return best
+
+
+def _ladder(m: int, budget: int) -> Iterator[int]:
+    count = 4 * (m + 1)
+    while count < budget:
+        yield count
+        count *= 2
+    yield budget
+
+
+def _shorten(problem: _Problem, method: str, found: _Candidate, miss: int) -> _Candidate:
+    """Two halvings of the interval between a length that fails and one that does."""
+    low, high = miss, len(found.centres)
+    for _ in range(2 if low else 0):
+        middle = round(math.sqrt(low * high))
+        if not low < middle < high:
+            break
+        attempt = _at(problem, middle, method)
+        if attempt.error <= 0.9 * problem.accuracy:
+            found, high = attempt, middle
+        else:
+            low = middle
+    return found
+
+
+def _at(problem: _Problem, count: int, method: str) -> _Candidate:
+    return _best(
+        _candidates(problem, sphere.quasi_uniform(problem.sphere_dim, count, problem.seed), method)
+    )
+
+
+def _best(candidates: Iterator[_Candidate]) -> _Candidate:
+    return min(candidates, key=lambda c: c.error)
+
+
+def _candidates(problem: _Problem, centres: np.ndarray, method: str) -> Iterator[_Candidate]:
+    m = problem.sphere_dim
+    spacing = (sphere.area(m) / len(centres)) ** (1 / m)
+    limit = problem.value_limit * problem.sup_norm
+    for width in WIDTHS:
+        lam = width / spacing**2
+        used, values = fit_values(
+            method, centres, problem.f, lam, problem.content, limit, problem.select,
+            problem.select_values,
+        )  # fmt: skip
+        yield _measured(problem, used, centres, values, lam)
+
+
+def _measured(
+    problem: _Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
+) -> _Candidate:
+    output = head.estimate(problem.select, centres, values, lam, content=problem.content)
+    error = np.linalg.norm(output - problem.select_values, axis=1).max()
+    return _Candidate(method, centres, values, float(lam), float(error))
+
+
+# --- nets and guarantees -------------------------------------------------------------------------
+
+
+def _net(problem: _Problem, budget: int) -> _Candidate:
+    """Values f(b_i) on the coarsest certified net that guarantees the accuracy, or the finest
+    within the budget."""
+    slope = max(problem.lipschitz, 1e-300)
+    radius = min(problem.accuracy / (1.12 * slope), 1.2)
+    if problem.sphere_dim == 1:
+        # Equispaced points cover the circle within half their spacing.
+        radius = 2 * math.pi / (math.ceil(math.pi / radius) + 0.5)
+    radius = max(radius, _radius_for(problem.sphere_dim, budget))
+    while True:
+        cover = sphere.net(problem.sphere_dim, radius, problem.seed)
+        if len(cover.centres) <= budget:
+            break
+        radius *= 1.03
+        if radius > 1.5:
+            return _at(problem, budget, "two_term")
+    lam = _sharp(cover, problem)
+    return _measured(problem, "net", cover.centres, problem.f(cover.centres), lam)
+
+
+def _radius_for(m: int, count: int) -> float:
+    """Radius at which a maximal separated set is likely to have `count` points."""
+    density = {1: 2 * math.pi, 2: 11.3, 3: 14.5}[m]
+    return (density / count) ** (1 / m)
+
+
+def _sharp(cover: sphere.Cover, problem: _Problem) -> float:
+    """Concentration that leaves a hundredth of the radius to far centres and to content."""
+    r, count = cover.covering, len(cover.centres)
+    near = math.log(100 * math.pi * count / r) / (math.cos(r) - math.cos(NEAR * r))
+    if not problem.content or not problem.sup_norm:
+        return near
+    share = 100 * problem.content * problem.sup_norm / problem.accuracy
+    return max(near, math.log(max(share, 1.0)) / math.cos(r))
+
+
+def _net_bound(problem: _Problem, c: _Candidate, covering: float) -> float:
+    """Proved bound for any values: far mass, near centres, content, and |v_i − f(b_i)|."""
+    if covering >= math.pi / 2:
+        return math.inf
+    lam, count = c.concentration, len(c.centres)
+    moved = float(np.linalg.norm(c.values - problem.f(c.centres), axis=1).max())
+    reach = np.linspace(covering, min(8 * covering, math.pi), 400)
+    far = count * np.exp(-lam * (math.cos(covering) - np.cos(reach)))
+    kernel = problem.lipschitz * float((reach + math.pi * np.minimum(far, 1.0)).min())
+    outside = problem.content * math.exp(-min(lam * math.cos(covering), 700.0))
+    return kernel + moved + problem.sup_norm * outside / (1 + outside)
+
+
+def _certify(
+    problem: _Problem, best: _Candidate, test: np.ndarray, budget: int, source: str
+) -> Certificate:
+    target = problem.f(test)
+    output = head.estimate(
+        test, best.centres, best.values, best.concentration, content=problem.content
+    )
+    measured = float(np.linalg.norm(output - target, axis=1).max())
+    value_norm = float(np.linalg.norm(best.values, axis=1).max())
+    slope = problem.lipschitz
+    with np.errstate(divide="ignore"):
+        suffice = theorem(problem.sphere_dim, max(slope, 1e-300), problem.accuracy)["centres"]
+    return Certificate(
+        method=best.method, accuracy=problem.accuracy, reached=measured <= problem.accuracy,
+        measured=measured, guaranteed=_guarantee(problem, best, test, measured, value_norm),
+        lipschitz=slope, lipschitz_source=source, value_norm=value_norm,
+        sup_norm=max(problem.sup_norm, float(np.linalg.norm(target, axis=1).max())),
+        tokens=len(best.centres), budget=int(budget), theorem_tokens=float(suffice),
+        needed_tokens=_needed(problem), test_points=len(test),
+    )  # fmt: skip
+
+
+def _guarantee(
+    problem: _Problem, best: _Candidate, test: np.ndarray, measured: float, value_norm: float
+) -> float:
+    """The smaller of two proved bounds.
+
+    From the test set: between its points the error changes at most by the Lipschitz constants
+    of f and of the head, the latter at most λ max|v|. From the centres: see `_net_bound`.
+    """
+    if problem.sphere_dim > 3:
+        return math.inf  # covering radii are certified up to S³
+    step = sphere.covering_radius(test)
+    between = measured + step * (problem.lipschitz + best.concentration * value_norm)
+    try:
+        covering = sphere.covering_radius(best.centres)
+    except ParameterError:
+        return between
+    return min(between, _net_bound(problem, best, covering))
+
+
+def _needed(problem: _Problem) -> float:
+    """Lower bound on the packing number of distance 2ε/L."""
+    if problem.lipschitz == 0:
+        return 1.0
+    return sphere.packing_bound(problem.sphere_dim, 2 * problem.accuracy / problem.lipschitz)

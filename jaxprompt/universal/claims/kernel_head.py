@@ -1,0 +1,232 @@
+r"""`universal.kernel_head`: a prefixed head is a kernel estimator times a gate."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
+
+from jaxprompt.core.claim import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Comparison, Estimate, compare_identity
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics.exact import exact, summary
+
+__all__ = ["CLAIM", "predict"]
+
+STATEMENT = r"""
+Let a softmax head have the fixed blocks $W_Q=[I\,0\,0]$, $W_K=[0\,I\,0]$, $W_V=[0\,0\,I]$ on
+tokens of width $3n$. With $T$ content tokens $(x,0,0)$ and prefix tokens $(0,\lambda b_i,v_i)$,
+$i\le N$, its output at the query $x$ is
+$$ g(x)\sum_{i} w_i(x)\,v_i,\qquad w_i(x)=\frac{e^{\lambda\langle x,b_i\rangle}}{Z_P(x)},\qquad
+   g(x)=\frac{Z_P(x)}{Z_P(x)+T},\qquad Z_P(x)=\sum_i e^{\lambda\langle x,b_i\rangle}, $$
+a Nadaraya–Watson estimator with kernel $e^{\lambda\langle x,b\rangle}$ times a gate. When the head
+divides its scores by $\sqrt{d_k}$, the prefix's keys are $\sqrt{d_k}\,\lambda b_i$. Weights
+$\omega_i$ on the centres are key biases $\log\omega_i$ against one constant query coordinate.
+"""
+
+DERIVATION = r"""
+The score of a prefix token is $\langle x,\lambda b_i\rangle$ and that of a content token
+$\langle x,0\rangle=0$, so the joint softmax has the normaliser $Z_P+T$; content has value $0$.
+Dividing and multiplying by $Z_P$ separates the kernel average from the gate, which is
+$\mathrm{sigmoid}(\log Z_P-\log T)$. The width is the least possible: query, key and value parts of
+a token must be read independently of each other, and each needs $n$ coordinates.
+"""
+
+
+def predict(
+    query: ArrayLike,
+    centres: ArrayLike,
+    values: ArrayLike,
+    concentration: ArrayLike,
+    content: ArrayLike = 1,
+    log_weights: ArrayLike | None = None,
+) -> dict[str, Array]:
+    """Core output (…, d), classical output (…, d) and gate (…) of the head; float64 or as traced.
+
+    query (…, n), centres (N, n), values (N, d), log_weights (N). Values (N,) are plain numbers,
+    and so are outputs then, of shape (…). `concentration` and `content`
+    broadcast against the leading axes of `query`.
+    """
+    kernel, log_mass = head.core(query, centres, values, concentration, log_weights)
+    gate = jax.nn.sigmoid(log_mass - jnp.log(jnp.asarray(content, log_mass.dtype)))
+    share = gate if jnp.ndim(values) == 1 else gate[..., None]
+    return {"core": kernel, "classical": share * kernel, "gate": gate}
+
+
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    query: np.ndarray,
+    centres: np.ndarray,
+    values: np.ndarray,
+    concentration: float,
+    content: int = 1,
+    log_weights: np.ndarray | None = None,
+) -> dict[str, Estimate]:
+    """The block-matrix head itself, its scores divided by √d_k, on one query.
+
+    The other content tokens are random: their own queries do not matter to this one.
+    """
+    if np.ndim(query) != 1 or np.ndim(concentration) or np.ndim(content):
+        raise ParameterError(
+            "query", f"shape {np.shape(query)}", "one query (n) with one concentration and content",
+            "call simulate once for each query", CLAIM.id,
+        )  # fmt: skip
+    columns = np.reshape(values, (len(values), -1))
+    with jax.enable_x64(True):
+        weights = head.blocks(centres, columns, concentration, log_weights, scaled=True)
+        other = sphere.uniform(key, max(content - 1, 0), len(query) - 1, jnp.float64)
+        tokens = np.concatenate([np.asarray(query)[None], np.asarray(other)])
+        tokens = head.content_tokens(tokens, weights.prefix.shape[1], log_weights is not None)
+        kernel, _ = head.apply_blocks(weights, tokens, scaled=True, alone=True)
+        full, share = head.apply_blocks(weights, tokens, scaled=True, alone=content == 0)
+    shape = np.shape(values)[1:]
+    return exact(
+        trials,
+        core=np.reshape(kernel[0], shape),
+        classical=np.reshape(full[0], shape),
+        gate=share[0],
+    )
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """Shapes that fit together."""
+    query, centres, values = (params[name] for name in ("query", "centres", "values"))
+    if np.ndim(centres) != 2:
+        raise ParameterError(
+            "centres", f"shape {np.shape(centres)}", "an array (N, n)", "one centre a row", where
+        )
+    count, n = np.shape(centres)
+    if np.ndim(query) < 1 or np.shape(query)[-1] != n:
+        raise ParameterError(
+            "query", f"shape {np.shape(query)}", f"an array (…, {n})",
+            "give it as many coordinates as the centres", where,
+        )  # fmt: skip
+    if np.ndim(values) not in (1, 2) or np.shape(values)[0] != count:
+        raise ParameterError(
+            "values", f"shape {np.shape(values)}", f"an array ({count}, d) or ({count},)",
+            "give one row for each centre", where,
+        )  # fmt: skip
+    weights = params.get("log_weights")
+    if weights is not None and np.shape(weights) != (count,):
+        raise ParameterError(
+            "log_weights", f"shape {np.shape(weights)}", f"an array ({count},)",
+            "give one number for each centre", where,
+        )  # fmt: skip
+    return params
+
+
+def _runs(contents: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
+    """Random heads of several sizes, one query each, with and without weights."""
+    random = np.random.default_rng(20240517)
+    runs = []
+    for n, count, lam, content in itertools.product((2, 5), (1, 40), (0.1, 4.0, 60.0), contents):
+        points = random.normal(size=(count + 1, n))
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        run = {
+            "query": points[0],
+            "centres": points[1:],
+            "values": random.normal(size=count),
+            "concentration": lam,
+            "content": content,
+        }
+        runs += [run, {**run, "log_weights": random.normal(size=count)}]
+    return tuple(runs)
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """Equal to rounding: the error of a score, λ ulps, multiplies the weights."""
+    rows = []
+    for cell in cells:
+        predicted = predict(**cell.parameters)
+        scale = 1.0 + cell.parameters["concentration"]
+        for name, estimate in cell.estimates.items():
+            size = 1.0 if name == "gate" else float(np.abs(cell.parameters["values"]).max())
+            rows.append(
+                compare_identity(
+                    name, summary(cell.parameters), float(np.squeeze(predicted[name])),
+                    float(np.squeeze(estimate.mean)), magnitude=scale * size, ulps=4,
+                )
+            )  # fmt: skip
+    return rows
+
+
+def _missing_root(*, concentration: float, centres: ArrayLike, **rest: Any) -> dict[str, Array]:
+    return predict(concentration=concentration / math.sqrt(np.shape(centres)[1]), centres=centres,
+                   **rest)  # fmt: skip
+
+
+def _one_content_token(*, content: int = 1, **rest: Any) -> dict[str, Array]:
+    return predict(content=np.minimum(content, 1), **rest)
+
+
+def _ignored_weights(*, log_weights: ArrayLike | None = None, **rest: Any) -> dict[str, Array]:
+    return predict(**rest)
+
+
+def _gate_two_per_cent(**params: Any) -> dict[str, Array]:
+    result = predict(**params)
+    return {**result, "gate": 1.02 * result["gate"]}
+
+
+CLAIM = Claim(
+    id="universal.kernel_head",
+    title="A prefixed head is a kernel estimator times a gate",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.IDENTITY,
+    source="Petrov et al., ICML 2024; width and weights derived here",
+    parameters=(
+        Parameter("query", "array", "the query, (…, n)", "x"),
+        Parameter("centres", "array", "directions of the prefix's keys, (N, n)", "b_i"),
+        Parameter("values", "array", "values of the prefix, (N, d)", "v_i"),
+        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0),
+        Parameter("content", "integer", "content tokens in the softmax", "T", low=0, default=1),
+        Parameter("log_weights", "array", "log-weights of the centres, (N)", r"\log\omega_i",
+                  default=None),
+    ),
+    quantities=(
+        Quantity("core", "output of the prefix alone"),
+        Quantity("classical", "output of the whole head"),
+        Quantity("gate", "share of attention on the prefix", symbol="g"),
+    ),
+    falsifiers=(
+        Falsifier("missing √d_k", "keys not scaled up by √d_k", _missing_root),
+        Falsifier("one content token", "gate with T = 1", _one_content_token),
+        Falsifier("weights ignored", "log-weights dropped", _ignored_weights),
+        Falsifier("gate +2 %", "gate two per cent too large", _gate_two_per_cent),
+    ),
+    closed_form=predict,
+    simulation=simulate,
+    validate=validate,
+    designs={
+        "quick": Design(_runs((3,)), 2),
+        "full": Design(_runs((0, 1, 30, 1000)), 2),
+    },
+    broadcasts="query (…, n); concentration and content against its leading axes",
+    traceable=True,
+    compare=_compare,
+    figure=Agreement(
+        title="The block-matrix head against the kernel estimator", label="output or gate"
+    ),
+)  # fmt: skip

@@ -1,0 +1,221 @@
+r"""`universal.prefix_lower_bound`: fewer prefix tokens cannot do, whatever the values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Key
+from scipy import optimize
+
+from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate
+from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics.exact import compare_exact, exact
+
+__all__ = ["CLAIM", "minimax_error", "predict"]
+
+STATEMENT = r"""
+Let the keys and the concentration of a prefix of $N$ tokens be fixed before $f$ is known, the
+values free. On any $N+1$ points that are pairwise $2\varepsilon/L$ apart some $L$-Lipschitz
+function is missed by at least $\varepsilon$ at one of them. On the circle the least number of
+tokens for accuracy $\varepsilon$ and the error that $N$ tokens cannot avoid are therefore
+$$ N(\varepsilon)\ \ge\ \left\lceil\frac{\pi L}{\varepsilon}\right\rceil - 1,\qquad
+   \varepsilon(N)\ \ge\ \frac{\pi L}{N+1}. $$
+"""
+
+DERIVATION = r"""
+The outputs at $N+1$ points are $Wv$ with $W$ of rank at most $N$, so some $c\ne0$ has
+$c^\top W=0$. Any values $\pm\varepsilon$ at points $2\varepsilon/L$ apart extend to an
+$L$-Lipschitz function; take the signs of $c$. Then $c^\top(f-Wv)=\varepsilon\|c\|_1$ whatever
+$v$ is, so some entry is off by $\varepsilon$. A linear programme over the values finds exactly
+that error, for every concentration and every set of keys, and no error with one token more (the
+positive control). For even $N$ the known widths of the Lipschitz class give the slightly larger
+$\pi L/N$.
+"""
+
+
+def predict(
+    lipschitz: ArrayLike,
+    accuracy: ArrayLike | None = None,
+    centres: ArrayLike | None = None,
+    concentration: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
+    """`centres` needed for an accuracy, `error` unavoidable with so many centres; broadcasts.
+
+    At least one of `accuracy` and `centres` must be given; float64 (`centres` a whole number).
+    The concentration of the head does not matter.
+    """
+    result: dict[str, np.ndarray | float] = {}
+    if accuracy is not None:
+        share = np.pi * np.divide(lipschitz, accuracy)
+        # An accuracy of πL/(N+1) itself is within reach of the bound for N.
+        result["centres"] = np.maximum(np.ceil(share * (1 - 1e-12)) - 1, 1.0)
+    if centres is not None:
+        result["error"] = np.pi * np.divide(lipschitz, np.add(centres, 1))
+        result["control"] = 0.0 * result["error"]
+    return result
+
+
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    lipschitz: float,
+    centres: int,
+    accuracy: float | None = None,
+    concentration: float = 10.0,
+) -> dict[str, Estimate]:
+    """Least largest error over the values, by linear programme, on N+1 points; and its control.
+
+    Keys are random directions, the hardest function is found from the head itself.
+    """
+    points = sphere.equispaced(centres + 1)
+    jitter = np.asarray(jax.random.uniform(key, (centres + 1,)), np.float64)
+    angle = 2 * np.pi * (np.arange(centres + 1) + 0.5 * jitter) / (centres + 1)
+    keys = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    weights = _attention(points, keys[:-1], concentration)
+    signs = np.sign(_left_null(weights))
+    target = signs * lipschitz / _lipschitz_constant(points, signs)
+    return exact(
+        trials,
+        error=minimax_error(weights, target),
+        control=minimax_error(_attention(points, keys, concentration), target),
+    )
+
+
+def _attention(points: np.ndarray, keys: np.ndarray, concentration: float) -> np.ndarray:
+    score = concentration * (points @ keys.T)
+    weight = np.exp(score - score.max(axis=1, keepdims=True))
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def _left_null(weights: np.ndarray) -> np.ndarray:
+    return np.linalg.svd(weights)[0][:, -1]
+
+
+def _lipschitz_constant(points: np.ndarray, values: np.ndarray) -> float:
+    """Largest |difference of values| over geodesic distance, over all pairs of points."""
+    i, j = np.triu_indices(len(points), 1)
+    chord = np.linalg.norm(points[i] - points[j], axis=1)
+    return float((np.abs(values[i] - values[j]) / (2 * np.arcsin(chord / 2))).max())
+
+
+def minimax_error(weights: np.ndarray, target: np.ndarray) -> float:
+    """min over v of max_i |target_i − (weights v)_i|, by linear programme; float64.
+
+    weights (P, N), target (P). The programme runs in an orthonormal basis of the columns and in
+    units of the target, so that neither small columns nor a small target meet its tolerances.
+    """
+    scale = float(np.abs(target).max()) or 1.0
+    left, singular, _ = np.linalg.svd(weights, full_matrices=False)
+    basis = left[:, singular > 1e-13 * singular[0]]
+    ones, aim = np.ones((len(target), 1)), target / scale
+    result: Any = optimize.linprog(
+        c=np.append(np.zeros(basis.shape[1]), 1.0),
+        A_ub=np.block([[basis, -ones], [-basis, -ones]]),
+        b_ub=np.concatenate([aim, -aim]),
+        bounds=[(None, None)] * basis.shape[1] + [(0, None)],
+    )
+    if result.status != 0:
+        raise RuntimeError(f"the linear programme stopped: {result.message}")
+    return scale * float(result.fun)
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """One of accuracy and centres must be given."""
+    if "accuracy" not in params and "centres" not in params:
+        raise ParameterError(
+            "centres", "(missing)", "given when `accuracy` is not", "give one of the two", where
+        )
+    return params
+
+
+def _factor(number: float) -> Predictor:
+    def wrong(**params: Any) -> dict[str, np.ndarray | float]:
+        return {name: number * value for name, value in predict(**params).items()}
+
+    return wrong
+
+
+def _points_not_gaps(
+    lipschitz: ArrayLike,
+    accuracy: ArrayLike | None = None,
+    centres: ArrayLike | None = None,
+    **rest: Any,
+) -> dict[str, np.ndarray | float]:
+    return predict(lipschitz, accuracy, None if centres is None else np.subtract(centres, 1))
+
+
+def _chordal(
+    lipschitz: float,
+    accuracy: float | None = None,
+    centres: int | None = None,
+    **rest: Any,
+) -> dict[str, np.ndarray | float]:
+    result = predict(lipschitz, accuracy, centres)
+    if centres is not None:
+        result["error"] = lipschitz * 2 * np.sin(np.pi / (2 * np.add(centres, 1)))
+    return result
+
+
+CLAIM = Claim(
+    id="universal.prefix_lower_bound",
+    title="How many prefix tokens are needed",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.IMPOSSIBILITY,
+    source="derived here",
+    parameters=(
+        Parameter("lipschitz", "real", "Lipschitz constant", "L", low=0, open_low=True),
+        Parameter("accuracy", "real", "error allowed", r"\varepsilon", low=0, open_low=True,
+                  default=None),
+        Parameter("centres", "integer", "prefix tokens", "N", low=1, default=None),
+    ),
+    accepted=(
+        Parameter("concentration", "real", "inverse temperature of the head that is tried",
+                  r"\lambda", low=0, open_low=True),
+    ),
+    quantities=(
+        # HiGHS meets its constraints to 1e-7; the programme is scaled to a target of size 1.
+        Quantity("error", "unavoidable error with so many tokens", 1e-6, True),
+        Quantity("control", "error of the same programme with one token more", 1e-6),
+        Quantity("centres", "tokens needed for the accuracy"),
+    ),
+    falsifiers=(
+        Falsifier("constant +3 %", "error three per cent larger", _factor(1.03)),
+        Falsifier("packing off by one", "πL/N in place of πL/(N+1)", _points_not_gaps),
+        Falsifier("twice", "2πL/(N+1): the packing distance not halved", _factor(2.0)),
+        Falsifier("chordal distance", "chords between the points in place of arcs", _chordal),
+    ),
+    closed_form=predict,
+    simulation=simulate,
+    validate=validate,
+    designs={
+        "quick": Design.product(
+            {"lipschitz": 1.0}, {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}, 2
+        ),
+        # At smaller λ even N+1 rows of the head are dependent to rounding, and the control fails.
+        "full": Design(tuple(
+            {"lipschitz": lip, "centres": n, "concentration": lam}
+            for n, least in ((1, 1.0), (3, 1.0), (8, 1.0), (15, 1.0), (40, 20.0), (100, 150.0))
+            for lam in (least, 10 * least, 100 * least) for lip in (0.3, 1.0)), 2),
+    },
+    broadcasts="all parameters",
+    compare=compare_exact,
+    figure=Curves(
+        x="centres", y="error", lines=tuple(float(n) for n in range(1, 121)),
+        design=Design.product(
+            {"lipschitz": 1.0}, {"centres": (2, 4, 8, 15, 30, 60),
+                                 "concentration": (1.0, 20.0, 500.0)}, 2
+        ),
+        x_label="prefix tokens N", y_label="error no values can avoid",
+        title="What N fixed keys cannot do",
+        series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
+        caption="points: linear programme over the values, random keys",
+    ),
+)  # fmt: skip

@@ -1,0 +1,391 @@
+r"""`universal.prefix_rate`: how the best error falls with the number of prefix tokens."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+from scipy import optimize
+
+from jaxprompt.core.claim import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
+from jaxprompt.core.comparing import group_by_size
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Comparison, Estimate, compare_rate, slope
+from jaxprompt.universal.claims.prefix_bound import constant, probes
+from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics.exact import exact
+
+__all__ = ["CLAIM", "best_error", "centre_family", "hull_distance", "predict"]
+
+STATEMENT = r"""
+Let $\varepsilon^*(N)$ be the largest error over the sphere at the best $\lambda$, for evenly
+spread centres and values $v_i=f(b_i)$.
+For the class of $L$-Lipschitz functions it is $L$ times the covering radius of the centres,
+$\varepsilon^*\sim N^{-1/m}$.
+For a smooth $f$ (here $f(x)=x$) the error follows the local law
+$h-f\approx\frac1\lambda\big(\tfrac12\Delta f+\langle\nabla f,\nabla\log Z\rangle\big)$, so that
+$\varepsilon^*\sim N^{-2/m}\log N$, where the logarithm is the factor $N^{2/m}/\lambda^*$ by which
+kernels must be wider than the spacing.
+No $\lambda$ and no weighting of the centres gives an error for $f(x)=x$ below
+$1-\cos(\text{covering radius})$.
+"""
+
+DERIVATION = r"""
+Lipschitz class: the worst error at $x$ is $\sum_i w_id(x,b_i)\ge\min_id(x,b_i)$, attained as
+$\lambda\to\infty$. Smooth case: expand $f$ and the density of centres about $x$ under a kernel of
+width $\lambda^{-1/2}$; the lattice's own error falls as $e^{-cN^{2/m}/\lambda}$ and must not
+exceed $1/\lambda$, so that $N^{2/m}/\lambda^*$ grows as $\log N$. Last part: the output is in the
+convex hull of the centres, all of which have $\langle b_i,x\rangle\le\cos r$ at the deepest
+hole $x$.
+"""
+
+SPREAD = 0.04
+"""Relative error given to each point of a slope: the terms of order 1/log N that the law leaves
+out, and the lattice's own irregularity, are of this size for the N used here."""
+
+PROBES = 1500
+
+
+# --- the closed form -----------------------------------------------------------------------------
+
+
+def predict(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
+    """Exponent of N; with `covering` (radians) also the floor of the error for f(x) = x, which is
+    the hull's distance.
+
+    With `centres` also `error`, what no set of so many centres can do better than, by area; and
+    the covering radius is then by default the least possible.
+    `sphere_dim`, `centres` and `covering` broadcast; float64.
+    """
+    order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
+    result: dict[str, np.ndarray | float] = {"exponent": -order / np.asarray(sphere_dim, float)}
+    if centres is not None:
+        radius = np.vectorize(sphere.covering_bound, otypes=[float])(sphere_dim, centres)
+        result["error"] = radius if smoothness == "lipschitz" else 2 * np.sin(radius / 2) ** 2
+        covering = radius if covering is None else covering
+    if covering is not None:
+        result["covering"] = np.asarray(covering, float)
+        result["floor"] = 2 * np.sin(result["covering"] / 2) ** 2
+        result["hull"] = result["floor"]
+    return result
+
+
+# --- centres, and the best error on them ---------------------------------------------------------
+
+
+def centre_family(sphere_dim: int, count: int) -> np.ndarray:
+    """Evenly spread centres: equispaced, Fibonacci, or on S³ a design of least energy."""
+    return sphere.quasi_uniform(sphere_dim, count) if sphere_dim < 3 else _design(count)
+
+
+@functools.lru_cache(maxsize=16)
+def _design(count: int) -> np.ndarray:
+    """Points on S³ that repel each other: local minimum of Σ d⁻⁴, from a spread-out start.
+
+    120 points find the 600-cell, whose error is a third below the trend: no size for a slope.
+    """
+    start = sphere.quasi_uniform(3, count, seed=0)
+    with jax.enable_x64(True):
+
+        def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = _energy(jnp.asarray(flat.reshape(count, 4)))
+            return float(value), np.asarray(slope, np.float64).ravel()
+
+        result: Any = optimize.minimize(
+            value_and_slope, start.ravel(), jac=True, method="L-BFGS-B",
+            options={"maxiter": 400, "maxfun": 500},
+        )  # fmt: skip
+    points = result.x.reshape(count, 4)
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+@jax.jit
+@jax.value_and_grad
+def _energy(points: Float[Array, "N 4"]) -> Float[Array, ""]:
+    points = points / jnp.linalg.norm(points, axis=1, keepdims=True)
+    count = points.shape[0]
+    squared = 2 - 2 * points @ points.T + 100 * jnp.eye(count)
+    return (squared**-2).sum() / count ** (4 / 3 + 1)
+
+
+def best_error(centres: np.ndarray) -> tuple[float, float]:
+    """Least over λ of the largest error of the head for f(x) = x, and that λ; float64."""
+    m = centres.shape[1] - 1
+    query = probes(centres, PROBES)
+    scale = (2 / m) * math.log(len(centres))
+    with jax.enable_x64(True):
+        at, targets = jnp.asarray(centres), jnp.asarray(query)
+
+        def error(log_lam: float) -> float:
+            return float(_largest_error(targets, at, math.exp(log_lam)))
+
+        grid = scale + np.arange(-4.0, 1.01, 0.25)
+        best = int(np.argmin([error(t) for t in grid]))
+        result: Any = optimize.minimize_scalar(
+            error, bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
+            method="bounded", options={"xatol": 1e-3},
+        )  # fmt: skip
+    return float(result.fun), math.exp(result.x)
+
+
+@jax.jit
+def _largest_error(
+    query: Float[Array, "Q n"], centres: Float[Array, "N n"], concentration: ArrayLike
+) -> Float[Array, ""]:
+    # In float64 the difference loses ten digits at most: errors here are above 1e-7.
+    weight = jax.nn.softmax(concentration * (query @ centres.T), axis=-1)
+    return jnp.linalg.norm(weight @ centres - query, axis=-1).max()
+
+
+def simulate(
+    *,
+    key: Key[Array, ""],
+    trials: int,
+    sphere_dim: int,
+    smoothness: str,
+    centres: int,
+    covering: float | None = None,
+) -> dict[str, Estimate]:
+    """Best error for a number of centres; for smooth f also the log factor and the floor.
+
+    The error of the Lipschitz class is the covering radius, exactly (λ → ∞).
+    """
+    if sphere_dim > 3:
+        raise ParameterError("sphere_dim", sphere_dim, "1, 2 or 3", "lower it", CLAIM.id)
+    points = centre_family(sphere_dim, centres)
+    radius = sphere.covering_radius(points)
+    if smoothness == "lipschitz":
+        return exact(trials, error=radius, covering=radius)
+    error, lam = best_error(points)
+    return exact(
+        trials, error=error, covering=radius, log_factor=centres ** (2 / sphere_dim) / lam,
+        hull=hull_distance(points),
+    )  # fmt: skip
+
+
+def hull_distance(centres: np.ndarray) -> float:
+    """Distance of the deepest hole from the centres' convex hull: the least error of any weights.
+
+    Weights that are not negative and add up to 1 are found by least squares.
+    """
+    vertices, radii = sphere.circumcentres(centres)
+    hole = vertices[np.argmax(radii)]
+    # A heavy last equation makes the weights add up to 1.
+    heavy = 1e3
+    near = centres[np.argsort(-(centres @ hole), kind="stable")[:64]]
+    weights, _ = optimize.nnls(
+        np.vstack([near.T, np.full(len(near), heavy)]), np.append(hole, heavy)
+    )
+    return float(np.linalg.norm(weights / weights.sum() @ near - hole))
+
+
+# --- the comparison ------------------------------------------------------------------------------
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """The slope over sizes; each size above the bound; and for smooth f the floor.
+
+    A sweep stores declared quantities alone: without the factor and the covering radius of a
+    smooth f there is no slope and no floor to compare, as with fewer than three sizes no slope.
+    """
+    rows = []
+    for params, members in group_by_size(cells, "centres"):
+        smooth = params["smoothness"] == "smooth"
+        known = not smooth or all("log_factor" in cell.estimates for cell in members)
+        if known and len(members) >= 3:
+            rows.append(_exponent_row(claim, params, members, predict))
+        rows += [_area_row(claim, cell, predict) for cell in members]
+        if smooth and known:
+            rows += [r for cell in members for r in _floor_rows(claim, cell, params, predict)]
+    return rows
+
+
+def _exponent_row(
+    claim: Claim, params: Mapping[str, Any], members: Sequence[Cell], predict: Predictor
+) -> Comparison:
+    count = np.array([cell.parameters["centres"] for cell in members], float)
+    error = np.array([cell.estimates["error"].mean for cell in members])
+    if params["smoothness"] == "smooth":
+        error = error / np.array([cell.estimates["log_factor"].mean for cell in members])
+    return compare_rate(
+        "exponent", {**params, "centres": count.astype(int).tolist()},
+        float(predict(**params)["exponent"]),
+        slope(np.log(count), np.log(error), np.full(count.size, SPREAD)),
+        tolerance=claim.quantity("exponent").tolerance,
+    )  # fmt: skip
+
+
+def _area_row(claim: Claim, cell: Cell, predict: Predictor) -> Comparison:
+    least = float(predict(**cell.parameters)["error"])
+    # No weights do better than the hull's distance, so it must keep to the bound too.
+    measured = cell.estimates.get("hull", cell.estimates["error"])
+    return Comparison(
+        "error", cell.parameters, least, float(measured.mean),
+        tolerance=claim.quantity("error").allowance(least), side="lower",
+    )  # fmt: skip
+
+
+def _floor_rows(
+    claim: Claim, cell: Cell, params: dict[str, Any], predict: Predictor
+) -> list[Comparison]:
+    """The error stays above the floor, and the deepest hole's distance from the hull is it."""
+    covering = float(cell.estimates["covering"].mean)
+    predicted = predict(**params, covering=covering)
+    shown = {**params, "centres": cell.parameters["centres"], "covering": covering}
+
+    def row(name: str, measured: str, side: Literal["two", "lower"]) -> Comparison:
+        value = float(predicted[name])
+        return Comparison(
+            name, shown, value, float(cell.estimates[measured].mean), side=side,
+            tolerance=claim.quantity(name).allowance(value),
+        )  # fmt: skip
+
+    return [row("floor", "error", "lower"), row("hull", "hull", "two")]
+
+
+def _exponent(change: Callable[[np.ndarray, str], np.ndarray | float]) -> Predictor:
+    def wrong(
+        sphere_dim: ArrayLike,
+        smoothness: str,
+        centres: ArrayLike | None = None,
+        covering: ArrayLike | None = None,
+    ) -> dict[str, np.ndarray | float]:
+        result = predict(sphere_dim, smoothness, centres, covering)
+        return {**result, "exponent": change(np.asarray(sphere_dim, float), smoothness)}
+
+    return wrong
+
+
+def _four_per_cent(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
+    result = predict(sphere_dim, smoothness, centres, covering)
+    return {n: 1.04 * v if n == "error" else v for n, v in result.items()}
+
+
+def _high_floor(
+    sphere_dim: ArrayLike,
+    smoothness: str,
+    centres: ArrayLike | None = None,
+    covering: ArrayLike | None = None,
+) -> dict[str, np.ndarray | float]:
+    result = predict(sphere_dim, smoothness, centres, covering)
+    return {n: result["covering"] if n == "floor" else v for n, v in result.items()}
+
+
+def _runs(sizes: Mapping[int, Mapping[str, Sequence[int]]]) -> tuple[dict[str, Any], ...]:
+    return tuple(
+        {"sphere_dim": m, "smoothness": smoothness, "centres": n}
+        for smoothness in ("lipschitz", "smooth")
+        for m, counts in sizes.items()
+        for n in counts[smoothness]
+    )
+
+
+def _theorem_line(centres: float, sphere_dim: int) -> float:
+    """Accuracy that the upper bound gives for L = 1: 6δ with C_m δ^{−m} = N."""
+    return 6 * float(constant(sphere_dim) / centres) ** (1 / sphere_dim)
+
+
+def _needed_line(centres: float, sphere_dim: int) -> float:
+    """Error that N keys fixed in advance cannot avoid for L = 1: half a packing distance."""
+    return sphere.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
+
+
+def _paper_line(centres: float, sphere_dim: int) -> float:
+    return float(centres) ** (-1 / (10 + 14 * sphere_dim + 4 * sphere_dim**2))
+
+
+FIGURE_SIZES = {1: (8, 16, 64, 256, 1024), 2: (20, 60, 200, 700, 2000), 3: (40, 80, 160, 320)}
+
+CLAIM = Claim(
+    id="universal.prefix_rate",
+    title="How fast the error falls with the length of the prefix",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.RATE,
+    source="derived here; the paper's exponent from Petrov et al., ICML 2024",
+    parameters=(
+        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=100),
+        Parameter("smoothness", "choice", "class of targets", choices=("lipschitz", "smooth")),
+        Parameter("centres", "integer", "number of centres", "N", low=2, default=None),
+        Parameter("covering", "real", "covering radius of the centres", "r", low=0,
+                  high=math.pi, default=None),
+    ),
+    quantities=(
+        Quantity("exponent", "slope of log error (over its log factor) against log N", 0.12),
+        Quantity("floor", "error for f(x) = x that nothing goes below", 1e-9, True,
+                 r"1-\cos r"),
+        Quantity("hull", "least error of any weights at the deepest hole", 1e-6, True),
+        Quantity("error", "best error; predicted: the least possible, by area", 1e-9, True),
+        Quantity("covering", "covering radius of the centres", symbol="r"),
+        Quantity("log_factor", "how much wider kernels are than the spacing",
+                 symbol=r"N^{2/m}/\lambda^*"),
+    ),
+    falsifiers=(
+        Falsifier("paper's exponent", "N ~ ε^{−(10+14m+4m²)}, slope −1/(10+14m+4m²)",
+                  _exponent(lambda m, s: -1 / (10 + 14 * m + 4 * m * m))),
+        Falsifier("one dimension more", "m+1 in place of m",
+                  _exponent(lambda m, s: -(2.0 if s == "smooth" else 1.0) / (m + 1))),
+        Falsifier("rate of random centres", "slope −2/(m+2) for smooth targets",
+                  _exponent(lambda m, s: -2 / (m + 2) if s == "smooth" else -1 / m)),
+        Falsifier("area +4 %", "least error four per cent larger", _four_per_cent),
+        Falsifier("floor at the radius", "r itself in place of 1 − cos r", _high_floor),
+    ),
+    closed_form=predict,
+    simulation=simulate,
+    designs={
+        "quick": Design(_runs({
+            1: {"lipschitz": (16, 64, 256, 1024), "smooth": (16, 64, 256, 1024)},
+            2: {"lipschitz": (100, 300, 1000, 3000), "smooth": (60, 150, 400, 1000, 2000)},
+            3: {"lipschitz": (60, 160, 320, 640, 960), "smooth": (60, 160, 320, 640, 960)}}), 2),
+        "full": Design(_runs({
+            1: {"lipschitz": tuple(2**j for j in range(4, 14)),
+                "smooth": tuple(2**j for j in range(4, 14))},
+            2: {"lipschitz": tuple(50 * 2**j for j in range(11)),
+                "smooth": tuple(50 * 2**j for j in range(8))},
+            3: {"lipschitz": (80, 160, 320, 640, 1280, 2000),
+                "smooth": (80, 160, 320, 640, 1280, 2000)}}), 2),
+    },
+    broadcasts="sphere_dim, centres, covering",
+    compare=_compare,
+    figure=Curves(
+        x="centres", y="error", lines=tuple(np.geomspace(8, 3000, 41).round().tolist()),
+        design=Design(
+            _runs({m: {"lipschitz": n, "smooth": n} for m, n in FIGURE_SIZES.items()}), 2
+        ),
+        x_label="prefix tokens N", y_label="largest error, L = 1",
+        title="Best error against the length of the prefix",
+        series="smoothness", series_label="{value}: least (line), found (points)",
+        panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
+        extra=(ExtraLine("theorem: suffices for Lipschitz", _theorem_line),
+               ExtraLine("cannot be avoided, keys fixed in advance", _needed_line),
+               ExtraLine("paper's exponent, constant 1", _paper_line)),
+    ),
+)  # fmt: skip

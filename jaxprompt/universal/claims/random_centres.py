@@ -1,0 +1,268 @@
+r"""`universal.random_centres`: the mean squared error with independent random centres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Float32, Integer, Key
+
+from jaxprompt.core.claim import (
+    Cell,
+    Claim,
+    Curves,
+    Design,
+    Falsifier,
+    Predictor,
+    Quantity,
+    Relation,
+)
+from jaxprompt.core.comparing import group_by_size
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
+from jaxprompt.stats import (
+    Comparison,
+    Estimate,
+    Fit,
+    compare_asymptotic,
+    mean_estimate,
+    weighted_fit,
+)
+from jaxprompt.universal.numerics import bessel, sphere
+
+__all__ = ["CLAIM", "predict", "variance_scale"]
+
+STATEMENT = r"""
+Let $N$ centres be independent and uniform on $S^m$, the target $f(x)=x$ and the values $v_i=b_i$.
+With $M(\lambda)=\Gamma(\nu+1)(2/\lambda)^\nu I_\nu(\lambda)$, $R=M(2\lambda)/M(\lambda)^2$ and
+$A=\rho_1$, the head without content has, up to a relative error of order $R/N$,
+$$ E\|h(x)-x\|^2 = \Big[1-A(\lambda)+\tfrac RN\big(A(2\lambda)-A(\lambda)\big)\Big]^2
+   + \tfrac RN\big[1-2A(\lambda)A(2\lambda)+A(\lambda)^2\big]. $$
+"""
+
+DERIVATION = r"""
+Write $h=\overline{Kb}/\overline K$ with $K_i=e^{\lambda\langle x,b_i\rangle}$; then
+$E K=M(\lambda)$, $E K b=M(\lambda)A(\lambda)x$ and $E K^2b=M(2\lambda)A(2\lambda)x$. The delta
+method gives the mean $A(\lambda)-\tfrac RN(A(2\lambda)-A(\lambda))$ along $x$ and the variance
+$\tfrac RN\,E_{2\lambda}\|b-A(\lambda)x\|^2$. The first term left out is of order $(R/N)^2$, which
+is why the check lets $N$ grow: $N$ times the difference must vanish.
+"""
+
+QUERIES = 16
+"""Queries on one set of centres; their mean is one trial."""
+
+BLOCK, BLOCKS_AT_ONCE = 512, 2048
+"""Random numbers are drawn in blocks of one size, so that their generator compiles once."""
+
+
+def predict(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
+    """Mean squared error; the parameters broadcast, dtype of `concentration` (float64)."""
+    bias, variance, inverse = _parts(sphere_dim, centres, concentration)
+    return {"mse": bias**2 + inverse * variance}
+
+
+def variance_scale(sphere_dim: ArrayLike, concentration: ArrayLike) -> Float[Array, "*_"]:
+    """R times the squared spread: N times the variance part of the error, for large N."""
+    _, variance, ratio = _parts(sphere_dim, 1, concentration)
+    return ratio * variance
+
+
+def _parts(
+    m: ArrayLike, count: ArrayLike, lam: ArrayLike, *, pull: float = 1.0
+) -> tuple[Array, Array, Array]:
+    """Bias, squared spread at 2λ and R/N."""
+    m, lam = jnp.asarray(m), jnp.asarray(lam, dtype=float)
+    order = (m - 1) / 2
+    defect, defect2 = bessel.defect(order, 1, lam), bessel.defect(order, 1, 2 * lam)
+    log_ratio = sphere.log_mean_exp(m, 2 * lam) - 2 * sphere.log_mean_exp(m, lam)
+    inverse = jnp.exp(log_ratio) / count
+    a, a2 = 1 - defect, 1 - defect2
+    # 1 − 2AA₂ + A² without cancellation near A = 1: (1−A)² + 2A(1−A₂)
+    spread = defect**2 + 2 * a * defect2
+    return defect + pull * inverse * (a2 - a), spread, inverse
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, sphere_dim: int, centres: int, concentration: float
+) -> dict[str, Estimate]:
+    """Squared error of the head with random centres, averaged over random queries; float32."""
+    per_trial = -(-(centres + QUERIES) * (sphere_dim + 1) // BLOCK)
+    batch = BLOCKS_AT_ONCE // per_trial
+    if not batch:
+        raise ParameterError(
+            "centres", centres, f"at most {BLOCK * BLOCKS_AT_ONCE} numbers a trial",
+            "use fewer centres", CLAIM.id,
+        )  # fmt: skip
+    block = np.arange(BLOCKS_AT_ONCE) % per_trial
+    errors = []
+    for start in range(0, trials, batch):
+        trial = start + np.arange(BLOCKS_AT_ONCE) // per_trial
+        normal = _normals(key, trial, block)[: batch * per_trial].reshape(batch, -1)
+        used = normal[:, : (centres + QUERIES) * (sphere_dim + 1)]
+        points = used.reshape(batch, centres + QUERIES, sphere_dim + 1)
+        errors.append(np.asarray(_squared_errors(points, jnp.float32(concentration))))
+    return {"mse": mean_estimate(np.concatenate(errors)[:trials])}
+
+
+@jax.jit
+def _normals(
+    key: Key[Array, ""], trial: Integer[Array, " b"], block: Integer[Array, " b"]
+) -> Float32[Array, "b BLOCK"]:
+    """BLOCK normals for each pair of trial and block: one compiled shape for every run."""
+    fold = jax.vmap(lambda t, b: jax.random.fold_in(jax.random.fold_in(key, t), b))
+    return jax.vmap(lambda k: jax.random.normal(k, (BLOCK,), jnp.float32))(fold(trial, block))
+
+
+@jax.jit
+def _squared_errors(
+    points: Float32[Array, "trials points n"], concentration: Float32[Array, ""]
+) -> Float32[Array, " trials"]:
+    points = points / jnp.linalg.norm(points, axis=-1, keepdims=True)
+    return jax.vmap(lambda p: _one_error(p, concentration))(points)
+
+
+def _one_error(
+    points: Float32[Array, "points n"], concentration: Float32[Array, ""]
+) -> Float32[Array, ""]:
+    """One trial: one draw of centres, QUERIES queries.
+
+    The head is shift-equivariant in its values, so b − x stands for b: the error itself is
+    averaged, not the difference of two numbers near 1.
+    """
+    query, centre = points[:QUERIES], points[QUERIES:]
+    gap = centre[None] - query[:, None]
+    weight = jax.nn.softmax(-0.5 * concentration * jnp.square(gap).sum(-1), axis=-1)
+    return jnp.square(jnp.einsum("qn,qnd->qd", weight, gap)).sum(-1).mean()
+
+
+def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
+    """N · (measured − predicted), in units of the variance scale, must vanish as N grows.
+
+    And what N → ∞ leaves of the error must be the squared bias: a wrong bias makes the first
+    grow with N, which no line in 1/N fits, so that by itself it would leave the row undecided.
+    """
+    rows, tolerance = [], claim.quantity("mse").tolerance
+    for rest, members in group_by_size(cells, "centres", least=3):
+        sizes = [cell.parameters["centres"] for cell in members]
+        with jax.enable_x64(True):
+            unit = float(variance_scale(**rest))
+        scale, shown = [n / unit for n in sizes], {**rest, "centres": sizes}
+        predicted = [predict(**cell.parameters)["mse"] for cell in members]
+        rows.append(
+            compare_asymptotic(
+                "mse", shown, sizes, [s * p for s, p in zip(scale, predicted, strict=True)],
+                [_scaled(c.estimates["mse"], s) for s, c in zip(scale, members, strict=True)],
+                tolerance=tolerance, note="in units of the variance scale over N",
+            )
+        )  # fmt: skip
+        estimates = [_scaled(cell.estimates["mse"], scale[0]) for cell in members]
+        bias = predict(**rest, centres=ENDLESS)["mse"]
+        left = _left(sizes, [scale[0] * p for p in predicted], estimates)
+        rows.append(
+            Comparison(
+                "mse", shown, scale[0] * bias, scale[0] * bias + left.value, tolerance,
+                stderr=left.stderr, freedom=left.freedom, goodness=left.goodness,
+                note="as N grows, in units of the variance scale over the smallest N",
+            )
+        )  # fmt: skip
+    return rows
+
+
+ENDLESS = 10**15
+"""Centres of which the variance is below rounding."""
+
+
+def _left(sizes: Sequence[int], predicted: Sequence[float], estimates: Sequence[Estimate]) -> Fit:
+    """What 1/N → 0 leaves of measured − predicted; the first terms left out are 1/N and 1/N²."""
+    share = sizes[0] / np.asarray(sizes, np.float64)
+    return weighted_fit(
+        np.column_stack([np.ones_like(share), share, share**2]),
+        np.array([float(e.mean) - p for e, p in zip(estimates, predicted, strict=True)]),
+        np.array([float(e.stderr) for e in estimates]),
+        [e.trials - 1 for e in estimates],
+        0,
+    )
+
+
+def _scaled(estimate: Estimate, scale: float) -> Estimate:
+    return Estimate(estimate.mean * scale, estimate.stderr * scale, estimate.trials)
+
+
+def _no_pull(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
+    bias, variance, inverse = _parts(sphere_dim, centres, concentration, pull=0.0)
+    return {"mse": bias**2 + inverse * variance}
+
+
+def _single_concentration(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
+    """Spread under the kernel itself in place of its square."""
+    bias, _, inverse = _parts(sphere_dim, centres, concentration)
+    a = bessel.ratio((jnp.asarray(sphere_dim) - 1) / 2, 1, jnp.asarray(concentration, float))
+    return {"mse": bias**2 + inverse * (1 - a**2)}
+
+
+def _five_per_cent(
+    sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
+    bias, variance, inverse = _parts(sphere_dim, centres, concentration)
+    return {"mse": bias**2 + 1.05 * inverse * variance}
+
+
+CLAIM = Claim(
+    id="universal.random_centres",
+    title="The error of independent random centres",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.MEAN,
+    source="derived here",
+    parameters=(
+        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=401),
+        Parameter("centres", "integer", "number of random centres", "N", low=1),
+        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
+                  open_low=True),
+    ),
+    quantities=(
+        Quantity("mse", "mean squared error for f(x) = x, in units of its variance part", 0.04),
+    ),
+    falsifiers=(
+        Falsifier("no pull", "the shift (R/N)(A(2λ) − A(λ)) dropped", _no_pull),
+        Falsifier("spread at λ", "variance with A(λ)² for 2A(λ)A(2λ) − A(λ)²",
+                  _single_concentration),
+        Falsifier("variance +5 %", "variance five per cent too large", _five_per_cent),
+    ),
+    closed_form=predict,
+    simulation=simulate,
+    designs={
+        "quick": Design(tuple(
+            {"sphere_dim": m, "centres": n, "concentration": lam, "trials": t}
+            for m, lam, t in ((1, 20.0, 12_000), (2, 10.0, 8000), (3, 10.0, 8000))
+            for n in (100, 200, 400)), 8000),
+        # The smallest N is at least 20 R, so that the line in 1/N fits at this precision.
+        "full": Design(tuple(
+            {"sphere_dim": m, "centres": n, "concentration": lam}
+            for m, lam, least in ((1, 10.0, 110), (1, 40.0, 230), (2, 10.0, 200), (2, 20.0, 400),
+                                  (3, 10.0, 300), (4, 12.0, 500))
+            for n in (least, 2 * least, 4 * least)), 20_000),
+    },
+    broadcasts="all parameters",
+    traceable=True,
+    size="centres",
+    compare=_compare,
+    figure=Curves(
+        x="centres", y="mse", lines=tuple(np.geomspace(30, 2000, 31).round().tolist()),
+        design=Design(tuple(
+            {"sphere_dim": m, "centres": n, "concentration": 10.0}
+            for m in (1, 2, 3) for n in (40, 100, 300, 1000)), 500),
+        x_label="random centres N", y_label="mean squared error",
+        title="Random centres: variance onto bias",
+        series="sphere_dim", series_label="sphere of dimension {value}", log_x=True, log_y=True,
+    ),
+)  # fmt: skip
