@@ -685,7 +685,7 @@ def _progress(
         return
     last = started
 
-    def to_json_values(done: int, total: int) -> None:
+    def print_line(done: int, total: int) -> None:
         nonlocal last
         now, rate = time.monotonic(), speed(done)
         if now - last >= 5:
@@ -694,4 +694,4 @@ def _progress(
             rate = f", {rate}" if rate else ""
             print(f"{title}: {done}/{total} {unit}{rate}{left}", file=sys.stderr, flush=True)
 
-    yield plain
+    yield print_line

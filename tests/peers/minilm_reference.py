@@ -66,7 +66,7 @@ def main():
             for entry in entries]  # fmt: skip
     body = "},\n{".join(f"\n{row}\n" for row in rows)
     written = json.dumps(head)[:-1] + ', "entries": [{' + body + "}]}\n"
-    target = Path(__file__).resolve().parents[1] / "prefix" / "minilm_reference.json"
+    target = Path(__file__).resolve().parents[1] / "networks" / "minilm_reference.json"
     target.write_text(written, encoding="utf-8")
     print(f"{target}: float32 deviates by {deviation:.2g}")
 

@@ -27,7 +27,7 @@ needs_model = pytest.mark.skipif(
     bool(EXTRA.missing()), reason=f"needs the extra `transformer`: {EXTRA.command}"
 )
 # Written by tests/peers/minilm_reference.py with transformers and PyTorch.
-REFERENCE = json.loads(Path(__file__).with_name("minilm_reference.json").read_text("utf-8"))
+REFERENCE = json.loads((Path(__file__).parents[2] / "networks" / "minilm_reference.json").read_text("utf-8"))
 ENTRIES = REFERENCE["entries"]
 KEY = jax.random.key(0)
 LONGEST = max(len(entry["tokens"]) for entry in ENTRIES)

@@ -15,7 +15,7 @@ from jaxprompt.errors import UsageError
 from jaxprompt.presentation.notebook import Drawing
 from jaxprompt.stats import Estimate
 
-TUTORIAL = Path(__file__).resolve().parent.parent / "docs" / "tutorial.ipynb"
+TUTORIAL = Path(__file__).resolve().parents[2] / "docs" / "tutorial.ipynb"
 
 
 def test_a_claim_shows_its_card(toy_claim):

@@ -128,7 +128,7 @@ print(hit, place + 1, *stages)
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path):
     kills = 24
-    command = [sys.executable, "-c", KILLER, str(Path(__file__).parent), str(tmp_path), str(kills)]
+    command = [sys.executable, "-c", KILLER, str(Path(__file__).parents[1]), str(tmp_path), str(kills)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     hit, sweeps_done, *stages = map(int, done.stdout.split())

@@ -20,7 +20,7 @@ from jaxprompt.core import registry
 from jaxprompt.core.claim import Curves, Design
 from jaxprompt.errors import JaxpromptError, UnknownClaimError, UsageError
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 FILE = """
 import jax

@@ -23,7 +23,7 @@ from jaxprompt.core.claim import Agreement, Curves, Design, Falsifier, Relation
 from jaxprompt.core.extras import EXTRAS, Extra
 from jaxprompt.stats import Estimate
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 TOML = """
 claim = "contextual.toy"

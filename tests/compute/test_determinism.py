@@ -14,7 +14,7 @@ import pytest
 import jaxprompt as jp
 from jaxprompt.compute.devices import THREADS
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 def printed(*ids, **environment):

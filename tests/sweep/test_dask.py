@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 pytestmark = pytest.mark.slow
-EXAMPLE = Path(__file__).parents[1] / "examples" / "ridge_risk.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ridge_risk.py"
 
 CLUSTER = """
 import json, os, signal, sys, threading, time
