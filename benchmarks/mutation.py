@@ -142,7 +142,7 @@ METHODS = (
     "contextual.law.convex_limit._solve", "contextual.law.convex_limit._with_jacobian",
     "contextual.law.least_error._descend", "contextual.law.least_error._starts",
     "contextual.claims.prompt_step._laguerre", "contextual.claims.three_steps._quadrature",
-    "universal.numerics.sphere.kernel_quadrature", "universal.numerics.sphere._legendre",
+    "universal.numerics.kernel_averages.kernel_quadrature", "universal.numerics.kernel_averages._legendre",
     "universal.numerics.bessel._bound_start", "universal.numerics.bessel._series_start",
 )  # fmt: skip
 """Nodes, searches, iterations and their starts: a change moves the accuracy, not the theory."""

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 
 
 def clock(run, repeats: int = 1) -> float:
@@ -68,8 +68,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100_000)
     options = parser.parse_args()
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    query = np.float32(sphere.fibonacci(options.points) @ turn)
-    centres = np.float32(sphere.fibonacci(options.tokens))
+    query = np.float32(point_sets.fibonacci(options.points) @ turn)
+    centres = np.float32(point_sets.fibonacci(options.tokens))
     values, lam = np.float32(centres), 0.2 * options.tokens
 
     def library(points=query):

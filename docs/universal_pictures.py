@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxprompt.universal import build_prefix
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 
 COUNTS = (12, 48, 192, 768)
 
@@ -42,7 +42,11 @@ def draw_sphere(folder: Path) -> None:
     images, titles = [np.where(inside, target(view), np.nan)], ["target"]
     for count in COUNTS:
         prefix = build_prefix(
-            target, sphere_dim=2, accuracy=1e-12, centres=sphere.fibonacci(count), test_points=4000
+            target,
+            sphere_dim=2,
+            accuracy=1e-12,
+            centres=point_sets.fibonacci(count),
+            test_points=4000,
         )
         image = np.full(inside.shape, np.nan)
         image[inside] = prefix(view[inside])
@@ -69,7 +73,7 @@ def draw_values(folder: Path) -> None:
     for count, marker in zip((24, 48, 96, 192), "os^D", strict=True):
         notes = [
             build_prefix(
-                target, sphere_dim=2, accuracy=1e-12, centres=sphere.fibonacci(count),
+                target, sphere_dim=2, accuracy=1e-12, centres=point_sets.fibonacci(count),
                 value_limit=limit, test_points=2000,
             ).certificate
             for limit in limits

@@ -1,27 +1,27 @@
 """One prefixed attention head as a universal approximator: claims, numerics, and a builder.
 
-`build_prefix` turns any function on a sphere into a prefix with a certificate. The numerics are
-in the modules `bessel`, `sphere`, `harmonics`, `head` and `stack`; each claim in a module of its
-own name.
+For functions of your own:
+
+* :func:`build_prefix`: turns any function on a sphere into a :class:`Prefix` with a
+  :class:`Certificate`.
+* `head`, `stack`: the head that the prefix drives, and stacks of them for maps of sequences.
+* `point_sets`, `kernel_averages`, `bessel`, `harmonics`: centres on the sphere, averages over the
+  head's kernel, and the special functions behind them.
 """
 
 from __future__ import annotations
 
-from jaxprompt.core.claim import Claim
-from jaxprompt.universal.build.build import Certificate, Prefix, build_prefix
-from jaxprompt.universal.claims import (
-    circle_error,
-    kernel_head,
-    optimal_values,
-    prefix_bound,
-    prefix_lower_bound,
-    prefix_rate,
-    random_centres,
-    sequence_map,
-    sphere_limit,
-)
-from jaxprompt.universal.networks import head, stack
-from jaxprompt.universal.numerics import bessel, harmonics, sphere
+from typing import TYPE_CHECKING
+
+from jaxprompt.core.families import lazy_members
+
+if TYPE_CHECKING:
+    from jaxprompt.core.claim import Claim
+    from jaxprompt.universal.build.build import Certificate, Prefix, build_prefix
+    from jaxprompt.universal.networks import head, stack
+    from jaxprompt.universal.numerics import bessel, harmonics, kernel_averages, point_sets
+
+    CLAIMS: tuple[Claim, ...]
 
 __all__ = [
     "CLAIMS",
@@ -31,18 +31,20 @@ __all__ = [
     "build_prefix",
     "harmonics",
     "head",
-    "sphere",
+    "kernel_averages",
+    "point_sets",
     "stack",
 ]
 
-CLAIMS: tuple[Claim, ...] = (
-    kernel_head.CLAIM,
-    sphere_limit.CLAIM,
-    circle_error.CLAIM,
-    random_centres.CLAIM,
-    prefix_rate.CLAIM,
-    prefix_bound.CLAIM,
-    prefix_lower_bound.CLAIM,
-    optimal_values.CLAIM,
-    sequence_map.CLAIM,
+__getattr__, __dir__ = lazy_members(
+    __name__,
+    dict.fromkeys(("Certificate", "Prefix", "build_prefix"), "jaxprompt.universal.build.build"),
+    {
+        "bessel": "jaxprompt.universal.numerics.bessel",
+        "harmonics": "jaxprompt.universal.numerics.harmonics",
+        "head": "jaxprompt.universal.networks.head",
+        "kernel_averages": "jaxprompt.universal.numerics.kernel_averages",
+        "point_sets": "jaxprompt.universal.numerics.point_sets",
+        "stack": "jaxprompt.universal.networks.stack",
+    },
 )

@@ -15,8 +15,8 @@ import numpy as np
 
 from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
-from jaxprompt.universal.claims.prefix_bound import predict as theorem
+from jaxprompt.universal.numerics import point_sets
+from jaxprompt.universal.claims.prefix_bound import closed_form as theorem
 from jaxprompt.universal.build.prefix_values import fit_values
 from jaxprompt.universal.build.target_function import Batched, batched, estimate_lipschitz
 
@@ -297,7 +297,7 @@ def _scattered(m: int, count: int, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.normal(size=(m + 1, m + 1)))[0]
     if m <= 2:
-        return sphere.quasi_uniform(m, count) @ turn
+        return point_sets.quasi_uniform(m, count) @ turn
     normal = random.normal(size=(count, m + 1))
     return normal / np.linalg.norm(normal, axis=1, keepdims=True)
 
@@ -348,7 +348,7 @@ def _shorten(problem: _Problem, method: str, found: _Candidate, miss: int) -> _C
 
 def _at(problem: _Problem, count: int, method: str) -> _Candidate:
     return _best(
-        _candidates(problem, sphere.quasi_uniform(problem.sphere_dim, count, problem.seed), method)
+        _candidates(problem, point_sets.quasi_uniform(problem.sphere_dim, count, problem.seed), method)
     )
 
 
@@ -358,7 +358,7 @@ def _best(candidates: Iterator[_Candidate]) -> _Candidate:
 
 def _candidates(problem: _Problem, centres: np.ndarray, method: str) -> Iterator[_Candidate]:
     m = problem.sphere_dim
-    spacing = (sphere.area(m) / len(centres)) ** (1 / m)
+    spacing = (point_sets.area(m) / len(centres)) ** (1 / m)
     limit = problem.value_limit * problem.sup_norm
     for width in WIDTHS:
         lam = width / spacing**2
@@ -390,7 +390,7 @@ def _net(problem: _Problem, budget: int) -> _Candidate:
         radius = 2 * math.pi / (math.ceil(math.pi / radius) + 0.5)
     radius = max(radius, _radius_for(problem.sphere_dim, budget))
     while True:
-        cover = sphere.net(problem.sphere_dim, radius, problem.seed)
+        cover = point_sets.net(problem.sphere_dim, radius, problem.seed)
         if len(cover.centres) <= budget:
             break
         radius *= 1.03
@@ -406,7 +406,7 @@ def _radius_for(m: int, count: int) -> float:
     return (density / count) ** (1 / m)
 
 
-def _sharp(cover: sphere.Cover, problem: _Problem) -> float:
+def _sharp(cover: point_sets.Cover, problem: _Problem) -> float:
     """Concentration that leaves a hundredth of the radius to far centres and to content."""
     r, count = cover.covering, len(cover.centres)
     near = math.log(100 * math.pi * count / r) / (math.cos(r) - math.cos(NEAR * r))
@@ -461,10 +461,10 @@ def _guarantee(
     """
     if problem.sphere_dim > 3:
         return math.inf  # covering radii are certified up to S³
-    step = sphere.covering_radius(test)
+    step = point_sets.covering_radius(test)
     between = measured + step * (problem.lipschitz + best.concentration * value_norm)
     try:
-        covering = sphere.covering_radius(best.centres)
+        covering = point_sets.covering_radius(best.centres)
     except ParameterError:
         return between
     return min(between, _net_bound(problem, best, covering))
@@ -474,4 +474,4 @@ def _needed(problem: _Problem) -> float:
     """Lower bound on the packing number of distance 2ε/L."""
     if problem.lipschitz == 0:
         return 1.0
-    return sphere.packing_bound(problem.sphere_dim, 2 * problem.accuracy / problem.lipschitz)
+    return point_sets.packing_bound(problem.sphere_dim, 2 * problem.accuracy / problem.lipschitz)

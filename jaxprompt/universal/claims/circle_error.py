@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -17,10 +18,11 @@ from jaxprompt.core.claim import Claim, Curves, Design, ExtraLine, Falsifier, Qu
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import bessel, sphere
+from jaxprompt.universal.numerics import bessel, point_sets
 from jaxprompt.universal.numerics.exact import compare_exact, exact
+from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, DEGREE
 
-__all__ = ["CLAIM", "predict", "relative_error"]
+__all__ = ["CLAIM", "closed_form", "relative_error"]
 
 STATEMENT = r"""
 For $N$ equispaced centres on the circle at offset $\varphi$, values $v_i=f(b_i)$ and the target
@@ -157,7 +159,7 @@ def _best(count: int, k: int) -> tuple[float, float]:
     return least(lambda lam: _sup(count, lam, k), count, k)
 
 
-def predict(
+def closed_form(
     centres: ArrayLike,
     degree: ArrayLike,
     concentration: ArrayLike | None = None,
@@ -168,16 +170,16 @@ def predict(
     The parameters broadcast; float64 arrays of their shape, or floats.
     """
     if concentration is None:
-        return _each(("best_concentration", "best_error"), _best, centres, degree)
+        return _broadcast_rows(("best_concentration", "best_error"), _best, centres, degree)
     if phase is None:
-        return _each(
+        return _broadcast_rows(
             ("sup_error",), lambda n, k, lam: (_sup(n, lam, k),), centres, degree, concentration
         )
     error = relative_error(centres, concentration, degree, phase)
     return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
 
 
-def _each(
+def _broadcast_rows(
     names: Sequence[str],
     function: Callable[..., tuple[float, ...]],
     centres: ArrayLike,
@@ -232,7 +234,7 @@ def _head_error(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
     theta = offset + psi / count
     query = np.stack([np.cos(theta), np.sin(theta)], axis=1)
     with jax.enable_x64(True):
-        output = np.asarray(_core(query, sphere.equispaced(count, offset), values, lam)[0])
+        output = np.asarray(_core(query, point_sets.equispaced(count, offset), values, lam)[0])
     return 1 - (output[:, 0] + 1j * output[:, 1]) * np.exp(-1j * k * theta)
 
 
@@ -246,15 +248,15 @@ def _nodes_only(
     centres: int, degree: int, concentration: float | None = None, phase: float | None = None
 ) -> dict[str, np.ndarray | float]:
     if phase is None and concentration is not None:
-        return {"sup_error": predict(centres, degree, concentration, 0.0)["error"]}
-    return predict(centres, degree, concentration, None if phase is None else 0 * phase)
+        return {"sup_error": closed_form(centres, degree, concentration, 0.0)["error"]}
+    return closed_form(centres, degree, concentration, None if phase is None else 0 * phase)
 
 
 def _infinite_prefix(
     centres: int, degree: int, concentration: float | None = None, phase: float | None = None
 ) -> dict[str, np.ndarray | float]:
     if concentration is None:
-        return predict(centres, degree)
+        return closed_form(centres, degree)
     with jax.enable_x64(True):
         defect = np.asarray(bessel.defect(0.0, degree, np.asarray(concentration, float)))
     if phase is None:
@@ -265,13 +267,13 @@ def _infinite_prefix(
 def _wrong_direction(
     centres: int, degree: int, concentration: float | None = None, phase: float | None = None
 ) -> dict[str, np.ndarray | float]:
-    return predict(centres, degree, concentration, None if phase is None else -phase)
+    return closed_form(centres, degree, concentration, None if phase is None else -phase)
 
 
 def _scaled_best(
     centres: int, degree: int, concentration: float | None = None, phase: float | None = None
 ) -> dict[str, np.ndarray | float]:
-    result = predict(centres, degree, concentration, phase)
+    result = closed_form(centres, degree, concentration, phase)
     return {n: v * (1.03 if n.startswith("best") else 1.0) for n, v in result.items()}
 
 
@@ -296,10 +298,9 @@ CLAIM = Claim(
     relation=Relation.IDENTITY,
     source="derived here",
     parameters=(
-        Parameter("centres", "integer", "number of equispaced centres", "N", low=1, high=4096),
-        Parameter("degree", "integer", "frequency of the target", "k", low=0, high=1000),
-        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True, high=1e9, default=None),
+        replace(CENTRES, high=4096),
+        DEGREE,
+        replace(CONCENTRATION, high=1e9, default=None),
         Parameter("phase", "real", "N times the angle from a centre", r"\psi", low=-1000,
                   high=1000, default=None),
     ),
@@ -320,7 +321,7 @@ CLAIM = Claim(
         Falsifier("phase reversed", "e^{−ilψ} in place of e^{ilψ}", _wrong_direction),
         Falsifier("best +3 %", "best λ and error three per cent too large", _scaled_best),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design((*POINTS, *SUPREMA, {"centres": 8, "degree": 1},

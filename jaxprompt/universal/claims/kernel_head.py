@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -27,10 +28,11 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Comparison, Estimate, compare_identity
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 from jaxprompt.universal.numerics.exact import exact, summary
+from jaxprompt.universal.parameters import CONCENTRATION, CONTENT
 
-__all__ = ["CLAIM", "predict"]
+__all__ = ["CLAIM", "closed_form"]
 
 STATEMENT = r"""
 Let a softmax head have the fixed blocks $W_Q=[I\,0\,0]$, $W_K=[0\,I\,0]$, $W_V=[0\,0\,I]$ on
@@ -52,7 +54,7 @@ a token must be read independently of each other, and each needs $n$ coordinates
 """
 
 
-def predict(
+def closed_form(
     query: ArrayLike,
     centres: ArrayLike,
     values: ArrayLike,
@@ -95,7 +97,7 @@ def simulate(
     columns = np.reshape(values, (len(values), -1))
     with jax.enable_x64(True):
         weights = head.blocks(centres, columns, concentration, log_weights, scaled=True)
-        other = sphere.uniform(key, max(content - 1, 0), len(query) - 1, jnp.float64)
+        other = point_sets.uniform(key, max(content - 1, 0), len(query) - 1, jnp.float64)
         tokens = np.concatenate([np.asarray(query)[None], np.asarray(other)])
         tokens = head.content_tokens(tokens, weights.prefix.shape[1], log_weights is not None)
         kernel, _ = head.apply_blocks(weights, tokens, scaled=True, alone=True)
@@ -172,20 +174,20 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
 
 
 def _missing_root(*, concentration: float, centres: ArrayLike, **rest: Any) -> dict[str, Array]:
-    return predict(concentration=concentration / math.sqrt(np.shape(centres)[1]), centres=centres,
-                   **rest)  # fmt: skip
+    root = math.sqrt(np.shape(centres)[1])
+    return closed_form(concentration=concentration / root, centres=centres, **rest)
 
 
 def _one_content_token(*, content: int = 1, **rest: Any) -> dict[str, Array]:
-    return predict(content=np.minimum(content, 1), **rest)
+    return closed_form(content=np.minimum(content, 1), **rest)
 
 
 def _ignored_weights(*, log_weights: ArrayLike | None = None, **rest: Any) -> dict[str, Array]:
-    return predict(**rest)
+    return closed_form(**rest)
 
 
 def _gate_two_per_cent(**params: Any) -> dict[str, Array]:
-    result = predict(**params)
+    result = closed_form(**params)
     return {**result, "gate": 1.02 * result["gate"]}
 
 
@@ -200,8 +202,8 @@ CLAIM = Claim(
         Parameter("query", "array", "the query, (…, n)", "x"),
         Parameter("centres", "array", "directions of the prefix's keys, (N, n)", "b_i"),
         Parameter("values", "array", "values of the prefix, (N, d)", "v_i"),
-        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0),
-        Parameter("content", "integer", "content tokens in the softmax", "T", low=0, default=1),
+        replace(CONCENTRATION, open_low=False),
+        CONTENT,
         Parameter("log_weights", "array", "log-weights of the centres, (N)", r"\log\omega_i",
                   default=None),
     ),
@@ -216,7 +218,7 @@ CLAIM = Claim(
         Falsifier("weights ignored", "log-weights dropped", _ignored_weights),
         Falsifier("gate +2 %", "gate two per cent too large", _gate_two_per_cent),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     validate=validate,
     designs={

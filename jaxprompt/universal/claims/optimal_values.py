@@ -3,6 +3,7 @@ r"""`universal.optimal_values`: better values than the function's own make the e
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -15,10 +16,11 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
 from jaxprompt.universal.claims import circle_error
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import bessel, sphere
+from jaxprompt.universal.numerics import bessel, point_sets
 from jaxprompt.universal.numerics.exact import compare_exact, exact
+from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, DEGREE
 
-__all__ = ["CLAIM", "METHODS", "predict"]
+__all__ = ["CLAIM", "METHODS", "closed_form"]
 
 STATEMENT = r"""
 On the circle, with $N$ equispaced centres and the target $e^{ik\theta}$, let the values be
@@ -92,7 +94,7 @@ def _scale(
     return abs(1 - lack) / factor, lack
 
 
-def predict(
+def closed_form(
     centres: ArrayLike, concentration: ArrayLike, degree: ArrayLike, method: str = "deconvolution"
 ) -> dict[str, np.ndarray | float]:
     """Largest and root-mean-square error over the phase, and the largest value |v|.
@@ -138,7 +140,9 @@ def simulate(
     else:
         values = raw * _multiplier(method, centres, concentration, degree)
     with jax.enable_x64(True):
-        output = np.asarray(head.core(query, sphere.equispaced(centres), values, concentration)[0])
+        output = np.asarray(
+            head.core(query, point_sets.equispaced(centres), values, concentration)[0]
+        )
     target = np.stack([np.cos(degree * theta), np.sin(degree * theta)], axis=1)
     error = np.linalg.norm(output - target, axis=1)
     return exact(
@@ -219,10 +223,9 @@ CLAIM = Claim(
     relation=Relation.IDENTITY,
     source="derived here",
     parameters=(
-        Parameter("centres", "integer", "number of equispaced centres", "N", low=3, high=4096),
-        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True, high=1e9),
-        Parameter("degree", "integer", "frequency of the target", "k", low=1, high=1000),
+        replace(CENTRES, low=3, high=4096),
+        replace(CONCENTRATION, high=1e9),
+        replace(DEGREE, low=1),
         Parameter("method", "choice", "how values are chosen", choices=METHODS,
                   default="deconvolution"),
     ),
@@ -240,7 +243,7 @@ CLAIM = Claim(
         Falsifier("norm +2 %", "value norm two per cent too large", _wrong(_norm_two_per_cent)),
         Falsifier("no gain", "every method as good as the raw values", _wrong(_no_gain)),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design(tuple(

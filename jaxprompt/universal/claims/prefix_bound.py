@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +25,11 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Comparison, Estimate
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 from jaxprompt.universal.numerics.exact import exact
+from jaxprompt.universal.parameters import ACCURACY, CONTENT, LIPSCHITZ, SPHERE_DIM
 
-__all__ = ["CLAIM", "Construction", "concentration_for", "construct", "predict"]
+__all__ = ["CLAIM", "Construction", "closed_form", "concentration_for", "construct"]
 
 STATEMENT = r"""
 For every $m\ge1$ one fixed head of width $3n$ matches every geodesically $L$-Lipschitz
@@ -55,7 +57,7 @@ PROBES = 3000
 class Construction(NamedTuple):
     """The theorem's prefix for a class of functions: a certified net and a concentration."""
 
-    cover: sphere.Cover
+    cover: point_sets.Cover
     concentration: float
 
 
@@ -65,7 +67,7 @@ def constant(sphere_dim: ArrayLike) -> Float[np.ndarray, "*_"]:
 
 
 def _constant(m: int) -> float:
-    return 2 * m * math.pi ** (m - 1) * sphere.area(int(m)) / sphere.area(int(m) - 1)
+    return 2 * m * math.pi ** (m - 1) * point_sets.area(int(m)) / point_sets.area(int(m) - 1)
 
 
 def concentration_for(
@@ -82,7 +84,7 @@ def concentration_for(
     return np.maximum(near, away)
 
 
-def predict(
+def closed_form(
     sphere_dim: ArrayLike,
     lipschitz: ArrayLike,
     accuracy: ArrayLike,
@@ -111,7 +113,7 @@ def construct(
 ) -> Construction:
     """Carry out the theorem's construction: net and concentration, for `sphere_dim` 1, 2 or 3."""
     radius = min(0.5, accuracy / (6 * lipschitz))
-    cover = sphere.net(sphere_dim, radius, seed)
+    cover = point_sets.net(sphere_dim, radius, seed)
     return Construction(
         cover,
         float(concentration_for(radius, len(cover.centres), content, sup_norm, accuracy)),
@@ -140,7 +142,7 @@ def simulate(
 def probes(centres: np.ndarray, count: int = PROBES, seed: int = 1) -> np.ndarray:
     """Where an error is likely largest: the deepest holes, other holes, and random points."""
     random = np.random.default_rng(seed)
-    holes, depth = sphere.circumcentres(centres)
+    holes, depth = point_sets.circumcentres(centres)
     order = np.argsort(-depth, kind="stable")
     deep, other = order[: count // 3], order[count // 3 :]
     normal = random.normal(size=(count // 3, centres.shape[1]))
@@ -174,7 +176,7 @@ def _with(
     ],
 ) -> Predictor:
     def wrong(**params: Any) -> dict[str, np.ndarray | float]:
-        result = predict(**params)
+        result = closed_form(**params)
         return {**result, **changes(result, params)}
 
     return wrong
@@ -185,7 +187,7 @@ def _paper_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> flo
 
 
 def _needed_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
-    return sphere.packing_bound(sphere_dim, 2 * accuracy)
+    return point_sets.packing_bound(sphere_dim, 2 * accuracy)
 
 
 ROUNDING = 1e-9
@@ -199,10 +201,10 @@ CLAIM = Claim(
     relation=Relation.BOUND,
     source="derived here; the question and the larger exponent are from Petrov et al., ICML 2024",
     parameters=(
-        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=100),
-        Parameter("lipschitz", "real", "Lipschitz constant", "L", low=0, open_low=True),
-        Parameter("accuracy", "real", "error allowed", r"\varepsilon", low=0, open_low=True),
-        Parameter("content", "integer", "content tokens in the softmax", "T", low=0, default=1),
+        replace(SPHERE_DIM, high=100),
+        LIPSCHITZ,
+        ACCURACY,
+        CONTENT,
         Parameter("sup_norm", "real", "largest |f|", "B", low=0, default=1.0),
     ),
     quantities=(
@@ -225,7 +227,7 @@ CLAIM = Claim(
         Falsifier("error an eighth", "error at most ε/8",
                   _with(lambda r, p: {"error": r["error"] / 8})),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design(tuple(

@@ -2,6 +2,7 @@ r"""`universal.prefix_lower_bound`: fewer prefix tokens cannot do, whatever the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,13 +12,13 @@ from jaxtyping import Array, Key
 from scipy import optimize
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
-from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 from jaxprompt.universal.numerics.exact import compare_exact, exact
+from jaxprompt.universal.parameters import ACCURACY, CENTRES, CONCENTRATION, LIPSCHITZ
 
-__all__ = ["CLAIM", "minimax_error", "predict"]
+__all__ = ["CLAIM", "closed_form", "minimax_error"]
 
 STATEMENT = r"""
 Let the keys and the concentration of a prefix of $N$ tokens be fixed before $f$ is known, the
@@ -39,7 +40,7 @@ $\pi L/N$.
 """
 
 
-def predict(
+def closed_form(
     lipschitz: ArrayLike,
     accuracy: ArrayLike | None = None,
     centres: ArrayLike | None = None,
@@ -74,7 +75,7 @@ def simulate(
 
     Keys are random directions, the hardest function is found from the head itself.
     """
-    points = sphere.equispaced(centres + 1)
+    points = point_sets.equispaced(centres + 1)
     jitter = np.asarray(jax.random.uniform(key, (centres + 1,)), np.float64)
     angle = 2 * np.pi * (np.arange(centres + 1) + 0.5 * jitter) / (centres + 1)
     keys = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -137,7 +138,7 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _factor(number: float) -> Predictor:
     def wrong(**params: Any) -> dict[str, np.ndarray | float]:
-        return {name: number * value for name, value in predict(**params).items()}
+        return {name: number * value for name, value in closed_form(**params).items()}
 
     return wrong
 
@@ -148,7 +149,7 @@ def _points_not_gaps(
     centres: ArrayLike | None = None,
     **rest: Any,
 ) -> dict[str, np.ndarray | float]:
-    return predict(lipschitz, accuracy, None if centres is None else np.subtract(centres, 1))
+    return closed_form(lipschitz, accuracy, None if centres is None else np.subtract(centres, 1))
 
 
 def _chordal(
@@ -157,7 +158,7 @@ def _chordal(
     centres: int | None = None,
     **rest: Any,
 ) -> dict[str, np.ndarray | float]:
-    result = predict(lipschitz, accuracy, centres)
+    result = closed_form(lipschitz, accuracy, centres)
     if centres is not None:
         result["error"] = lipschitz * 2 * np.sin(np.pi / (2 * np.add(centres, 1)))
     return result
@@ -171,14 +172,12 @@ CLAIM = Claim(
     relation=Relation.IMPOSSIBILITY,
     source="derived here",
     parameters=(
-        Parameter("lipschitz", "real", "Lipschitz constant", "L", low=0, open_low=True),
-        Parameter("accuracy", "real", "error allowed", r"\varepsilon", low=0, open_low=True,
-                  default=None),
-        Parameter("centres", "integer", "prefix tokens", "N", low=1, default=None),
+        LIPSCHITZ,
+        replace(ACCURACY, default=None),
+        replace(CENTRES, default=None),
     ),
     accepted=(
-        Parameter("concentration", "real", "inverse temperature of the head that is tried",
-                  r"\lambda", low=0, open_low=True),
+        replace(CONCENTRATION, meaning="inverse temperature of the head that is tried"),
     ),
     quantities=(
         # HiGHS meets its constraints to 1e-7; the programme is scaled to a target of size 1.
@@ -192,7 +191,7 @@ CLAIM = Claim(
         Falsifier("twice", "2πL/(N+1): the packing distance not halved", _factor(2.0)),
         Falsifier("chordal distance", "chords between the points in place of arcs", _chordal),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     validate=validate,
     designs={

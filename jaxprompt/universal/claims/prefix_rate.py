@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -30,10 +31,11 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Comparison, Estimate, compare_rate, slope
 from jaxprompt.universal.claims.prefix_bound import constant, probes
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 from jaxprompt.universal.numerics.exact import exact
+from jaxprompt.universal.parameters import CENTRES, SPHERE_DIM
 
-__all__ = ["CLAIM", "best_error", "centre_family", "hull_distance", "predict"]
+__all__ = ["CLAIM", "best_error", "centre_family", "closed_form", "hull_distance"]
 
 STATEMENT = r"""
 Let $\varepsilon^*(N)$ be the largest error over the sphere at the best $\lambda$, for evenly
@@ -67,7 +69,7 @@ PROBES = 1500
 # --- the closed form -----------------------------------------------------------------------------
 
 
-def predict(
+def closed_form(
     sphere_dim: ArrayLike,
     smoothness: str,
     centres: ArrayLike | None = None,
@@ -83,7 +85,7 @@ def predict(
     order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
     result: dict[str, np.ndarray | float] = {"exponent": -order / np.asarray(sphere_dim, float)}
     if centres is not None:
-        radius = np.vectorize(sphere.covering_bound, otypes=[float])(sphere_dim, centres)
+        radius = np.vectorize(point_sets.covering_bound, otypes=[float])(sphere_dim, centres)
         result["error"] = radius if smoothness == "lipschitz" else 2 * np.sin(radius / 2) ** 2
         covering = radius if covering is None else covering
     if covering is not None:
@@ -98,16 +100,20 @@ def predict(
 
 def centre_family(sphere_dim: int, count: int) -> np.ndarray:
     """Evenly spread centres: equispaced, Fibonacci, or on S³ a design of least energy."""
-    return sphere.quasi_uniform(sphere_dim, count) if sphere_dim < 3 else _design(count)
+    return (
+        point_sets.quasi_uniform(sphere_dim, count)
+        if sphere_dim < 3
+        else _repelling_points_on_s3(count)
+    )
 
 
 @functools.lru_cache(maxsize=16)
-def _design(count: int) -> np.ndarray:
+def _repelling_points_on_s3(count: int) -> np.ndarray:
     """Points on S³ that repel each other: local minimum of Σ d⁻⁴, from a spread-out start.
 
     120 points find the 600-cell, whose error is a third below the trend: no size for a slope.
     """
-    start = sphere.quasi_uniform(3, count, seed=0)
+    start = point_sets.quasi_uniform(3, count, seed=0)
     with jax.enable_x64(True):
 
         def value_and_slope(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -176,7 +182,7 @@ def simulate(
     if sphere_dim > 3:
         raise ParameterError("sphere_dim", sphere_dim, "1, 2 or 3", "lower it", CLAIM.id)
     points = centre_family(sphere_dim, centres)
-    radius = sphere.covering_radius(points)
+    radius = point_sets.covering_radius(points)
     if smoothness == "lipschitz":
         return exact(trials, error=radius, covering=radius)
     error, lam = best_error(points)
@@ -191,7 +197,7 @@ def hull_distance(centres: np.ndarray) -> float:
 
     Weights that are not negative and add up to 1 are found by least squares.
     """
-    vertices, radii = sphere.circumcentres(centres)
+    vertices, radii = point_sets.circumcentres(centres)
     hole = vertices[np.argmax(radii)]
     # A heavy last equation makes the weights add up to 1.
     heavy = 1e3
@@ -273,7 +279,7 @@ def _exponent(change: Callable[[np.ndarray, str], np.ndarray | float]) -> Predic
         centres: ArrayLike | None = None,
         covering: ArrayLike | None = None,
     ) -> dict[str, np.ndarray | float]:
-        result = predict(sphere_dim, smoothness, centres, covering)
+        result = closed_form(sphere_dim, smoothness, centres, covering)
         return {**result, "exponent": change(np.asarray(sphere_dim, float), smoothness)}
 
     return wrong
@@ -285,7 +291,7 @@ def _four_per_cent(
     centres: ArrayLike | None = None,
     covering: ArrayLike | None = None,
 ) -> dict[str, np.ndarray | float]:
-    result = predict(sphere_dim, smoothness, centres, covering)
+    result = closed_form(sphere_dim, smoothness, centres, covering)
     return {n: 1.04 * v if n == "error" else v for n, v in result.items()}
 
 
@@ -295,7 +301,7 @@ def _high_floor(
     centres: ArrayLike | None = None,
     covering: ArrayLike | None = None,
 ) -> dict[str, np.ndarray | float]:
-    result = predict(sphere_dim, smoothness, centres, covering)
+    result = closed_form(sphere_dim, smoothness, centres, covering)
     return {n: result["covering"] if n == "floor" else v for n, v in result.items()}
 
 
@@ -315,7 +321,7 @@ def _theorem_line(centres: float, sphere_dim: int) -> float:
 
 def _needed_line(centres: float, sphere_dim: int) -> float:
     """Error that N keys fixed in advance cannot avoid for L = 1: half a packing distance."""
-    return sphere.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
+    return point_sets.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
 
 
 def _paper_line(centres: float, sphere_dim: int) -> float:
@@ -332,9 +338,9 @@ CLAIM = Claim(
     relation=Relation.RATE,
     source="derived here; the paper's exponent from Petrov et al., ICML 2024",
     parameters=(
-        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=100),
+        replace(SPHERE_DIM, high=100),
         Parameter("smoothness", "choice", "class of targets", choices=("lipschitz", "smooth")),
-        Parameter("centres", "integer", "number of centres", "N", low=2, default=None),
+        replace(CENTRES, low=2, default=None),
         Parameter("covering", "real", "covering radius of the centres", "r", low=0,
                   high=math.pi, default=None),
     ),
@@ -358,7 +364,7 @@ CLAIM = Claim(
         Falsifier("area +4 %", "least error four per cent larger", _four_per_cent),
         Falsifier("floor at the radius", "r itself in place of 1 − cos r", _high_floor),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design(_runs({

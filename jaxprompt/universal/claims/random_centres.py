@@ -21,7 +21,6 @@ from jaxprompt.core.claim import (
     Relation,
 )
 from jaxprompt.core.comparing import group_by_size
-from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import (
     Comparison,
@@ -31,9 +30,10 @@ from jaxprompt.stats import (
     mean_estimate,
     weighted_fit,
 )
-from jaxprompt.universal.numerics import bessel, sphere
+from jaxprompt.universal.numerics import bessel, kernel_averages
+from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, SPHERE_DIM
 
-__all__ = ["CLAIM", "predict", "variance_scale"]
+__all__ = ["CLAIM", "closed_form", "variance_scale"]
 
 STATEMENT = r"""
 Let $N$ centres be independent and uniform on $S^m$, the target $f(x)=x$ and the values $v_i=b_i$.
@@ -58,7 +58,7 @@ BLOCK, BLOCKS_AT_ONCE = 512, 2048
 """Random numbers are drawn in blocks of one size, so that their generator compiles once."""
 
 
-def predict(
+def closed_form(
     sphere_dim: ArrayLike, centres: ArrayLike, concentration: ArrayLike
 ) -> dict[str, Array]:
     """Mean squared error; the parameters broadcast, dtype of `concentration` (float64)."""
@@ -79,7 +79,7 @@ def _parts(
     m, lam = jnp.asarray(m), jnp.asarray(lam, dtype=float)
     order = (m - 1) / 2
     defect, defect2 = bessel.defect(order, 1, lam), bessel.defect(order, 1, 2 * lam)
-    log_ratio = sphere.log_mean_exp(m, 2 * lam) - 2 * sphere.log_mean_exp(m, lam)
+    log_ratio = kernel_averages.log_mean_exp(m, 2 * lam) - 2 * kernel_averages.log_mean_exp(m, lam)
     inverse = jnp.exp(log_ratio) / count
     a, a2 = 1 - defect, 1 - defect2
     # 1 − 2AA₂ + A² without cancellation near A = 1: (1−A)² + 2A(1−A₂)
@@ -161,8 +161,8 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
             )
         )  # fmt: skip
         estimates = [_scaled(cell.estimates["mse"], scale[0]) for cell in members]
-        bias = predict(**rest, centres=ENDLESS)["mse"]
-        left = _left(sizes, [scale[0] * p for p in predicted], estimates)
+        bias = predict(**rest, centres=BIAS_ALONE)["mse"]
+        left = _residual_at_infinity(sizes, [scale[0] * p for p in predicted], estimates)
         rows.append(
             Comparison(
                 "mse", shown, scale[0] * bias, scale[0] * bias + left.value, tolerance,
@@ -173,11 +173,13 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
     return rows
 
 
-ENDLESS = 10**15
+BIAS_ALONE = 10**15
 """Centres of which the variance is below rounding."""
 
 
-def _left(sizes: Sequence[int], predicted: Sequence[float], estimates: Sequence[Estimate]) -> Fit:
+def _residual_at_infinity(
+    sizes: Sequence[int], predicted: Sequence[float], estimates: Sequence[Estimate]
+) -> Fit:
     """What 1/N → 0 leaves of measured − predicted; the first terms left out are 1/N and 1/N²."""
     share = sizes[0] / np.asarray(sizes, np.float64)
     return weighted_fit(
@@ -224,10 +226,9 @@ CLAIM = Claim(
     relation=Relation.MEAN,
     source="derived here",
     parameters=(
-        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=401),
-        Parameter("centres", "integer", "number of random centres", "N", low=1),
-        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True),
+        SPHERE_DIM,
+        CENTRES,
+        CONCENTRATION,
     ),
     quantities=(
         Quantity("mse", "mean squared error for f(x) = x, in units of its variance part", 0.04),
@@ -238,7 +239,7 @@ CLAIM = Claim(
                   _single_concentration),
         Falsifier("variance +5 %", "variance five per cent too large", _five_per_cent),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design(tuple(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import jax
@@ -28,8 +29,9 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Comparison, Estimate, compare_mean, mean_estimate
 from jaxprompt.universal.networks import stack
 from jaxprompt.universal.numerics.exact import exact
+from jaxprompt.universal.parameters import CONTENT
 
-__all__ = ["CLAIM", "predict", "smooth_target"]
+__all__ = ["CLAIM", "closed_form", "smooth_target"]
 
 STATEMENT = r"""
 Softmax layers with fixed projections, each with a prefix of its own, realise maps of sequences
@@ -69,7 +71,7 @@ def _sorted(x: np.ndarray) -> np.ndarray:
 # --- the closed form -----------------------------------------------------------------------------
 
 
-def predict(form: str, resolution: int, content: int = 2) -> dict[str, float]:
+def closed_form(form: str, resolution: int, content: int = 2) -> dict[str, float]:
     """Errors, depth and prefix tokens of a form. Numbers, float64; nothing broadcasts.
 
     `resolution` is the number of digits K (cantor), of grid points a side n (joint), or the
@@ -204,7 +206,7 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
 
 def _with(**changes: Callable[[float, int], float]) -> Predictor:
     def wrong(form: str, resolution: int, content: int = 2) -> dict[str, float]:
-        result = predict(form, resolution, content)
+        result = closed_form(form, resolution, content)
         return {n: changes[n](v, resolution) if n in changes else v for n, v in result.items()}
 
     return wrong
@@ -229,7 +231,7 @@ CLAIM = Claim(
         Parameter("form", "choice", "construction", choices=FORMS),
         Parameter("resolution", "integer", "digits K, grid points n or degree d", "K", low=1,
                   high=1000),
-        Parameter("content", "integer", "length of the sequence", "T", low=2, high=8, default=2),
+        replace(CONTENT, meaning="length of the sequence", low=2, high=8, default=2),
     ),
     quantities=(
         Quantity("mean_error", "mean length of the error over random sequences", 0.05, True),
@@ -253,7 +255,7 @@ CLAIM = Claim(
         Falsifier("two degrees more", "ridge sum as good as polynomials of degree d+2",
                   _with(polynomial_error=lambda v, k: _polynomial_error(k + 2))),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     validate=validate,
     designs={

@@ -2,6 +2,8 @@ r"""`universal.sphere_limit`: the infinite prefix multiplies harmonics by a Bess
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -9,13 +11,13 @@ from jaxtyping import Array, Key
 from scipy import special
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation
-from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
-from jaxprompt.universal.numerics import bessel, sphere
+from jaxprompt.universal.numerics import bessel, kernel_averages
 from jaxprompt.universal.numerics.exact import compare_exact, exact
 from jaxprompt.universal.numerics.harmonics import Number, eigenvalue, zonal
+from jaxprompt.universal.parameters import CONCENTRATION, DEGREE, SPHERE_DIM
 
-__all__ = ["CLAIM", "predict"]
+__all__ = ["CLAIM", "closed_form"]
 
 STATEMENT = r"""
 When the centres fill $S^m$ uniformly ($N\to\infty$) and $v_i=f(b_i)$, the head without content is
@@ -39,7 +41,9 @@ $\pi\,(I_0(\lambda)-e^{-\lambda})/(2\sinh\lambda)$.
 RADIAL_NODES = 220
 
 
-def predict(sphere_dim: ArrayLike, degree: ArrayLike, concentration: ArrayLike) -> dict[str, Array]:
+def closed_form(
+    sphere_dim: ArrayLike, degree: ArrayLike, concentration: ArrayLike
+) -> dict[str, Array]:
     """Multiplier, its defect and logarithm, and the mean angle; the parameters broadcast."""
     m, lam = jnp.asarray(sphere_dim), jnp.asarray(concentration)
     lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
@@ -49,7 +53,7 @@ def predict(sphere_dim: ArrayLike, degree: ArrayLike, concentration: ArrayLike) 
         "multiplier": jnp.exp(log),
         "defect": -jnp.expm1(log),
         "log_multiplier": log,
-        "lipschitz_bias": jnp.broadcast_to(sphere.mean_angle(m, lam), shape),
+        "lipschitz_bias": jnp.broadcast_to(kernel_averages.mean_angle(m, lam), shape),
     }
 
 
@@ -61,7 +65,7 @@ def simulate(
     The rule is a fan of circles around the query. A zonal harmonic enters through three
     coordinates only (along the query, along its pole, and the rest), so centres have three.
     """
-    centres, log_weights, angle = _fan(sphere_dim, degree, concentration)
+    centres, log_weights, angle = _quadrature_prefix(sphere_dim, degree, concentration)
     tilt = 0.4 / (1 + degree)  # close enough to the query for the harmonic to be large there
     pole = np.array([np.cos(tilt), np.sin(tilt), 0.0])
     harmonic = zonal(centres @ pole, sphere_dim, degree)
@@ -75,7 +79,9 @@ def simulate(
     return exact(trials, multiplier=multiplier, defect=defect, lipschitz_bias=bias)
 
 
-def _fan(m: int, degree: int, lam: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _quadrature_prefix(
+    m: int, degree: int, lam: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Centres (P, 3), log-weights (P) and angles to the query (P) of the quadrature prefix."""
     trial = np.concatenate([np.geomspace(1e-8, 1e-2, 2000), np.linspace(1e-2, np.pi, 6002)[1:-1]])
     density = (m - 1) * np.log(np.sin(trial)) - 2 * lam * np.sin(trial / 2) ** 2
@@ -109,20 +115,20 @@ def _zonal_defect(angle: np.ndarray, m: int, degree: int) -> np.ndarray:
 
 
 def _half_order(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Array]:
-    return {**predict(sphere_dim, degree, concentration),
-            **{n: v for n, v in predict(sphere_dim + 1, degree, concentration).items()
+    return {**closed_form(sphere_dim, degree, concentration),
+            **{n: v for n, v in closed_form(sphere_dim + 1, degree, concentration).items()
                if n != "lipschitz_bias"}}  # fmt: skip
 
 
 def _first_order(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Number]:
     defect = eigenvalue(sphere_dim, degree) / (2 * concentration)
-    return {**predict(sphere_dim, degree, concentration), "defect": defect}
+    return {**closed_form(sphere_dim, degree, concentration), "defect": defect}
 
 
 def _chordal(sphere_dim: Number, degree: Number, concentration: Number) -> dict[str, Array]:
-    theta, weight, _ = sphere.kernel_quadrature(sphere_dim, concentration)
+    theta, weight, _ = kernel_averages.kernel_quadrature(sphere_dim, concentration)
     chord = (2 * jnp.sin(theta / 2) * weight).sum(-1) / weight.sum(-1)
-    return {**predict(sphere_dim, degree, concentration), "lipschitz_bias": chord}
+    return {**closed_form(sphere_dim, degree, concentration), "lipschitz_bias": chord}
 
 
 CLAIM = Claim(
@@ -133,10 +139,9 @@ CLAIM = Claim(
     relation=Relation.IDENTITY,
     source="Petrov et al., ICML 2024; expansion and Lipschitz bias derived here",
     parameters=(
-        Parameter("sphere_dim", "integer", "dimension of the sphere", "m", low=1, high=401),
-        Parameter("degree", "integer", "degree of the harmonic", "k", low=0, high=10_000),
-        Parameter("concentration", "real", "inverse temperature", r"\lambda", low=0,
-                  open_low=True),
+        SPHERE_DIM,
+        replace(DEGREE, high=10_000),
+        CONCENTRATION,
     ),
     # Log-weights of size m are rounded to m ulps, 1e-13 for the largest m; the quadrature's range
     # is cut where the kernel is e^{-80}. The defect's recurrence in the degree loses two digits
@@ -153,7 +158,7 @@ CLAIM = Claim(
         Falsifier("first order only", "defect K/(2λ)", _first_order),
         Falsifier("chordal distance", "mean chord in place of mean angle", _chordal),
     ),
-    closed_form=predict,
+    closed_form=closed_form,
     simulation=simulate,
     designs={
         "quick": Design.product(

@@ -12,7 +12,7 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_prefix
 from jaxprompt.universal.build import build
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 
 
 def height(x):
@@ -93,7 +93,7 @@ def test_says_when_the_accuracy_is_out_of_reach():
 
 @pytest.mark.parametrize("method", ["two_term", "deconvolution", "least_squares"])
 def test_better_values_beat_the_functions_own(method):
-    centres = sphere.fibonacci(60)
+    centres = point_sets.fibonacci(60)
     prefix = build_prefix(
         smooth, sphere_dim=2, accuracy=1e-9, method=method, centres=centres, test_points=1000
     )

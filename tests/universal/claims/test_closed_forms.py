@@ -14,7 +14,7 @@ from jaxprompt.stats import Estimate, decide
 from jaxprompt.universal.claims import prefix_lower_bound, random_centres, sequence_map
 from jaxprompt.universal.claims.prefix_rate import hull_distance
 from jaxprompt.universal.networks import stack
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 
 
 def circle_head(count, lam, k, psi):
@@ -179,7 +179,7 @@ def test_layers_sort_sequences_of_three():
 def test_hull_distance_of_solids():
     corners = np.vstack([np.eye(3), -np.eye(3)])
     assert hull_distance(corners) == pytest.approx(1 - 1 / np.sqrt(3), rel=1e-12)
-    hexagon = sphere.equispaced(6)
+    hexagon = point_sets.equispaced(6)
     assert hull_distance(hexagon) == pytest.approx(1 - np.cos(np.pi / 6), rel=1e-12)
 
 

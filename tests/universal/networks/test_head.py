@@ -7,7 +7,7 @@ import pytest
 
 from jaxprompt.attention import prefixed_head
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import sphere
+from jaxprompt.universal.numerics import point_sets
 
 
 def plain(query, centres, values, lam, content):
@@ -24,7 +24,7 @@ def example():
     random = np.random.default_rng(3)
     query = random.normal(size=(5, 3))
     query /= np.linalg.norm(query, axis=1, keepdims=True)
-    return query, sphere.fibonacci(11), random.normal(size=(11, 2))
+    return query, point_sets.fibonacci(11), random.normal(size=(11, 2))
 
 
 @pytest.mark.parametrize("content", [0, 1, 40])
