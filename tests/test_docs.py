@@ -106,7 +106,7 @@ def blocks(page):
 
 
 def test_the_theory_of_ones_own_is_confirmed(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_brought", {})
+    monkeypatch.setattr(registry, "_user_claims", {})
     page = ROOT / "docs" / "own_theory.md"
     code = next(code for language, code in blocks(page) if language == "python")
     assert len(code.splitlines()) < 40, "the tutorial promises about thirty lines"

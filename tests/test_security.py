@@ -284,7 +284,7 @@ def test_a_report_and_a_list_run_no_claims_of_others(tmp_path, monkeypatch, caps
     store.SweepStore.create(tmp_path / "out", {"a": (1.0,)}, ["value"], config, {})
     jp.load(tmp_path / "out")
     assert not mark.exists(), "somebody else's code ran"
-    monkeypatch.setattr(registry, "_brought", {})
+    monkeypatch.setattr(registry, "_user_claims", {})
     assert main.main(["list", "mine.py"]) == 2, "it holds no claims"
     assert mark.exists(), "named, it runs"
     capsys.readouterr()

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
-import traceback
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxprompt.core.claim import Claim
+from jaxprompt.core.claim_files import modules_beside, run_claim_file
 from jaxprompt.errors import UnknownClaimError, UsageError, short, suggest
 
 if TYPE_CHECKING:
@@ -40,8 +38,8 @@ ENTRY_POINTS = "jaxprompt.claims"
 """Group of the entry points by which a package brings claims: the name is their family, the value
 a sequence of claims, such as ``my_family = "my_package.claims:CLAIMS"``."""
 
-_brought: dict[str, tuple[Claim, str]] = {}
-"""Claims brought by the user in this process, each with the file or package it came from."""
+_user_claims: dict[str, tuple[Claim, str]] = {}
+"""Claims of the user's in this process, each with the file or package it came from."""
 
 
 @functools.cache
@@ -69,13 +67,13 @@ def claims(family: str | None = None) -> tuple[Claim, ...]:
     if family is None:
         return tuple(_table().values())
     if family in FAMILIES:
-        brought = [c for c, _ in _brought.values() if c.family == family]
+        brought = [c for c, _ in _user_claims.values() if c.family == family]
         own = [c for c in _table().values() if c.family == family]
         return tuple(sorted([*own, *brought], key=lambda c: c.id))
-    found = [c for c, _ in _brought.values() if c.family == family] or _load_installed(family)
+    found = [c for c, _ in _user_claims.values() if c.family == family] or _load_installed(family)
     if found:
         return tuple(sorted(found, key=lambda c: c.id))
-    known = (*FAMILIES, *installed(), *sorted({c.family for c, _ in _brought.values()}))
+    known = (*FAMILIES, *installed(), *sorted({c.family for c, _ in _user_claims.values()}))
     raise UnknownClaimError(
         f"unknown family {short(family)}: the families are {', '.join(dict.fromkeys(known))}"
         f"{suggest(family, known, most=1)}"
@@ -93,11 +91,11 @@ def claim(id: str) -> Claim:
     if id in table:
         return table[id]
     family = id.partition(".")[0]
-    if id not in _brought and family not in FAMILIES:
+    if id not in _user_claims and family not in FAMILIES:
         _load_installed(family)
-    if id in _brought:
-        return _brought[id][0]
-    near = suggest(id, (*table, *_brought, *FAMILIES))
+    if id in _user_claims:
+        return _user_claims[id][0]
+    near = suggest(id, (*table, *_user_claims, *FAMILIES))
     raise UnknownClaimError(f"unknown claim {short(id)}{near or ';'} `jaxprompt list` shows all")
 
 
@@ -134,7 +132,7 @@ def _named(name: str) -> tuple[Claim, ...]:
         return load_claims(name)
     if "." in name:
         return (claim(name),)
-    known = (*FAMILIES, *installed(), *(c.family for c, _ in _brought.values()))
+    known = (*FAMILIES, *installed(), *(c.family for c, _ in _user_claims.values()))
     return claims(name) if name in known else (claim(name),)
 
 
@@ -144,78 +142,87 @@ def _named(name: str) -> tuple[Claim, ...]:
 def register(entries: Iterable[Claim], source: str) -> tuple[Claim, ...]:
     """Make claims known by id in this process; `source` tells where they came from.
 
+    A claim that is known already, such as one of jaxprompt's own that a file lists, stays what it
+    is and keeps its source.
+
     Raises:
         UsageError: an id is taken by another claim.
     """
     entries = tuple(entries)
     ids = [entry.id for entry in entries]
+    new: dict[str, tuple[Claim, str]] = {}
     for entry in entries:
-        other = "jaxprompt" if entry.id in _table() else _brought.get(entry.id, (None, source))[1]
-        if other != source or ids.count(entry.id) > 1:
-            raise UsageError(
-                f"claim '{entry.id}' of {source} is defined by {other} too: give it another id"
-            )
-    _brought.update({entry.id: (entry, source) for entry in entries})
+        if ids.count(entry.id) > 1:
+            raise _id_taken(entry, source, source)
+        known, other = _known_claim(entry.id)
+        if known is not None and not _same_source(other, source):
+            if known is not entry:
+                raise _id_taken(entry, source, other)
+            continue
+        new[entry.id] = entry, source
+    _user_claims.update(new)
     return entries
+
+
+def _known_claim(id: str) -> tuple[Claim | None, str]:
+    """A claim with where it comes from; (None, "") for an id that is free."""
+    if id in _table():
+        return _table()[id], "jaxprompt"
+    return _user_claims.get(id, (None, ""))
+
+
+def _id_taken(entry: Claim, source: str, other: str) -> UsageError:
+    return UsageError(
+        f"claim '{entry.id}' of {source} is defined by {other} too: give it another id"
+    )
 
 
 def origin(id: str) -> str:
     """The file a claim was loaded from, to be named beside its id; "" where the id is enough."""
-    source = _brought[id][1] if id in _brought else ""
+    source = _user_claims[id][1] if id in _user_claims else ""
     return source if source.endswith(".py") else ""
 
 
 def load_claims(path: str | Path) -> tuple[Claim, ...]:
     """Run a Python file and make its claims known by id in this process.
 
-    Takes the file's ``CLAIMS`` (a sequence) where it has one, else every claim among its global
-    names. The file's code runs as with ``python FILE``: it may import modules beside it.
+    Takes the file's ``CLAIMS`` (a sequence) where it has one, else every claim that the file
+    defines under a global name. The file's code runs as with ``python FILE``: it may import
+    modules beside it, which files of other folders do not see.
 
     Raises:
         UsageError: the file cannot be read or run, or holds no claim.
     """
     source = str(path)
-    try:
-        text = Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(
-            f"file of claims '{path}' cannot be read ({error.strerror}): check the path"
-        ) from None
-    module = _run_file(Path(path).resolve(), text, source)
-    return register(_claims_in(module, source), source)
-
-
-def _run_file(path: Path, text: bytes, source: str) -> dict[str, Any]:
-    from types import ModuleType
-
-    # A name of its own for each file, so that two called alike do not meet.
-    module = ModuleType(f"jaxprompt_claims_{path.stem}_{zlib.crc32(str(path).encode()):08x}")
-    module.__file__ = str(path)
-    sys.modules[module.__name__] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        exec(compile(text, str(path), "exec"), module.__dict__)
-    except Exception as error:
-        del sys.modules[module.__name__]
-        raise UsageError(_where(error, str(path), source)) from error
-    finally:
-        sys.path.remove(str(path.parent))
-    return vars(module)
-
-
-def _where(error: Exception, path: str, source: str) -> str:
-    """One line that places an error in the user's file."""
-    frames = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-    line = error.lineno if isinstance(error, SyntaxError) else frames[-1] if frames else None
-    place = f"'{source}'" + (f" line {line}" if line else "")
-    return f"file of claims {place}: {type(error).__name__}: {error}; mend that line"
+    return register(_claims_in(run_claim_file(path), source), source)
 
 
 def _claims_in(names: dict[str, Any], source: str) -> tuple[Claim, ...]:
+    """The claims a file lists, or else those it defines; what it only looked up is not its own."""
     listed = names.get("CLAIMS")
     if listed is None:
-        listed = {id(v): v for v in names.values() if isinstance(v, Claim)}.values()
+        known = [*_table().values(), *_other_claims(source)]
+        held = [v for v in _unique(names.values()) if not any(v is other for other in known)]
+        beside = [v for module in modules_beside(source) for v in vars(module).values()]
+        defined = [v for v in held if not any(v is other for other in beside)]
+        listed = defined or held
     return _claims_of(listed, source)
+
+
+def _unique(values: Iterable[Any]) -> list[Claim]:
+    return list({id(value): value for value in values if isinstance(value, Claim)}.values())
+
+
+def _other_claims(source: str) -> list[Claim]:
+    """Claims that were brought by other files and packages than `source`."""
+    return [entry for entry, other in _user_claims.values() if not _same_source(other, source)]
+
+
+def _same_source(one: str, other: str) -> bool:
+    """Whether two sources are one: two spellings of a path name the same file."""
+    if one.endswith(".py") and other.endswith(".py"):
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
 
 
 def _claims_of(listed: Any, source: str) -> tuple[Claim, ...]:

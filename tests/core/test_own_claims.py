@@ -55,7 +55,7 @@ CLAIM = jp.Claim(
 @pytest.fixture(autouse=True)
 def forget(monkeypatch):
     """What a test brings is gone after it."""
-    monkeypatch.setattr(registry, "_brought", {})
+    monkeypatch.setattr(registry, "_user_claims", {})
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_a_report_is_rebuilt_without_running_the_file(mine, run, tmp_path, monke
     out = tmp_path / "out"
     run("check", mine, "--out", out)
     page = (out / "report.html").read_bytes()
-    registry._brought.clear()
+    registry._user_claims.clear()
     mine.unlink()
     assert run("report", out)[0] == 0
     assert (out / "report.html").read_bytes() == page
@@ -153,7 +153,103 @@ def test_a_file_may_import_what_lies_beside_it(tmp_path):
     before = list(sys.path)
     assert jp.load_claims(tmp_path / "mine.py")[0].id == "mine.mean"
     assert sys.path == before
-    del sys.modules["beside_mine"]
+    assert "beside_mine" not in sys.modules
+
+
+def write_files(folder, **texts):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (folder / f"{name}.py").write_text(text)
+    return folder
+
+
+def test_helpers_of_one_name_do_not_meet(tmp_path):
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        text = "from helper import VALUE\n" + FILE.replace("mine.", f"{name}.")
+        text = text.replace('"value": level}\n', '"value": VALUE + 0.0 * level}\n', 1)
+        write_files(tmp_path / name, claims=text, helper=f"VALUE = {value}\n")
+    one, two = (jp.load_claims(tmp_path / name / "claims.py")[0] for name in ("one", "two"))
+    assert one.predict(level=5.0) == {"value": 1.0}
+    assert two.predict(level=5.0) == {"value": 2.0}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from beside import VALUE", "import beside; VALUE = beside.VALUE",
+     "import shelf.deep; VALUE = shelf.deep.VALUE", "from shelf import deep; VALUE = deep.VALUE",
+     "from shelf.near import VALUE"],
+)  # fmt: skip
+def test_a_formula_may_import_what_lies_beside_it_later(tmp_path, line):
+    text = FILE.replace(
+        'return {"value": level}\n', f'{line}\n    return {{"value": VALUE + 0.0 * level}}\n', 1
+    )
+    write_files(tmp_path, mine=text, beside="from other import VALUE\n", other="VALUE = 3.0\n")
+    # A package beside it, with an import of its own parts and one of what lies beside the file.
+    write_files(
+        tmp_path / "shelf",
+        __init__="",
+        deep="from other import VALUE\n",
+        near="from .deep import VALUE\n",
+    )
+    (claim,) = jp.load_claims(tmp_path / "mine.py")
+    assert claim.predict(level=5.0) == {"value": 3.0}
+
+
+def test_a_helper_that_was_edited_is_read_again(tmp_path):
+    text = "from helper import VALUE\n" + FILE.replace('"value": level}\n', '"value": VALUE}\n', 1)
+    write_files(tmp_path, mine=text, helper="VALUE = 1.0\n")
+    assert jp.load_claims(tmp_path / "mine.py")[0].predict(level=5.0) == {"value": 1.0}
+    write_files(tmp_path, helper="VALUE = 22.0\n")
+    assert jp.load_claims(tmp_path / "mine.py")[0].predict(level=5.0) == {"value": 22.0}
+
+
+@pytest.mark.parametrize("call", ["sys.exit(0)", "sys.exit()", "raise SystemExit('bye')"])
+def test_a_file_may_not_end_the_program(tmp_path, run, call):
+    (tmp_path / "mine.py").write_text(f"{FILE}\nimport sys\n{call}\n")
+    code, out, err = run("check", tmp_path / "mine.py")
+    assert (code, out) == (2, "")
+    assert "ends the program" in err
+    assert err.count("\n") == 1
+
+
+def test_what_a_file_prints_is_no_output(tmp_path, run):
+    text = FILE.replace("    return {", '    print("in a formula")\n    return {', 1)
+    (tmp_path / "mine.py").write_text(f'print("at the top")\n{text}')
+    code, out, err = run("check", tmp_path / "mine.py", "--json")
+    assert code == 0
+    assert json.loads(out)["claims"][0]["id"] == "mine.mean"
+    assert "at the top" in err
+    assert "in a formula" in err
+
+
+def test_two_spellings_of_one_path_are_one_file(tmp_path, mine, monkeypatch, run):
+    monkeypatch.chdir(tmp_path)
+    jp.load_claims(mine)
+    jp.load_claims("mine.py")
+    code, out, _ = run("list", "./mine.py", str(mine), "--claims", "mine.py", "--json")
+    assert code == 0
+    assert [entry["id"] for entry in json.loads(out)] == ["mine.mean"]
+
+
+def test_a_file_may_look_at_other_claims(tmp_path):
+    base = 'BASE = jp.claim("contextual.prompt_error")\n'
+    (tmp_path / "mine.py").write_text(FILE + base)
+    assert [claim.id for claim in jp.load_claims(tmp_path / "mine.py")] == ["mine.mean"]
+    (tmp_path / "mine.py").write_text(FILE + base + "CLAIMS = [BASE, CLAIM]\n")
+    loaded = [claim.id for claim in jp.load_claims(tmp_path / "mine.py")]
+    assert loaded == ["contextual.prompt_error", "mine.mean"], "what is listed is chosen"
+    assert registry.origin("contextual.prompt_error") == ""
+    (tmp_path / "mine.py").write_text("import jaxprompt as jp\n" + base)
+    with pytest.raises(UsageError, match="brings no claims"):
+        jp.load_claims(tmp_path / "mine.py")
+
+
+def test_a_file_may_import_the_claims_of_another(tmp_path, mine):
+    second = FILE.replace("mine.mean", "mine.second").replace("CLAIM =", "SECOND =")
+    (tmp_path / "second.py").write_text(f"from mine import CLAIM\n{second}")
+    assert [claim.id for claim in jp.load_claims(tmp_path / "second.py")] == ["mine.second"]
+    assert [claim.id for claim in jp.load_claims(mine)] == ["mine.mean"]
+    assert [claim.id for claim in jp.load_claims(tmp_path / "second.py")] == ["mine.second"]
 
 
 @pytest.mark.parametrize(
@@ -180,7 +276,7 @@ def test_a_bad_file_gives_one_line(tmp_path, run, text, said):
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
-    assert not registry._brought
+    assert not registry._user_claims
 
 
 def test_two_files_may_not_share_an_id(tmp_path, mine):
@@ -218,9 +314,9 @@ def test_an_installed_family_is_imported_when_named(package, run):
     assert "brought by installed packages: mine" in out
     assert "mine_package" not in sys.modules, "listing imported the package"
     assert "mine.mean" in run("list", "--family", "mine")[1]
-    registry._brought.clear()
+    registry._user_claims.clear()
     assert jp.claim("mine.mean").title == "A mean"
-    registry._brought.clear()
+    registry._user_claims.clear()
     assert run("check", "mine")[0] == 0
 
 
