@@ -55,7 +55,7 @@ def check_key(claim: str) -> tuple[jax.Array, dict]:
 def draw_attention(folder: Path) -> None:
     """Patterns of a head without and with a prefix, and the ratio, which is flat along rows."""
     config = Config(1, 1, 24, 10, 10, tasks.SYMBOLS)
-    model = adaptation.grown(config, Added(prefix=3), key=jax.random.key(4))
+    model = adaptation.sharp_random_model(config, Added(prefix=3), key=jax.random.key(4))
     assert model.prefix is not None
     tokens = jax.random.randint(jax.random.key(5), (10,), 0, 8)
     full, base = Trace([], []), Trace([], [])
@@ -116,7 +116,7 @@ def draw_accuracy(folder: Path) -> None:
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.5))
     key, run = check_key("prefix.new_task_limit")
     made = {
-        name: experiments.run(plan)
+        name: experiments.train_or_load(plan)
         for name, plan in new_task_limit.plans(
             run["length"], run["steps"], jp.claim("prefix.new_task_limit").designs["quick"].trials,
             experiments.seeds(key),
@@ -133,7 +133,7 @@ def draw_accuracy(folder: Path) -> None:
     left.set_ylabel("adapted")
     key, run = check_key("prefix.skill_selection")
     plans = skill_selection.plans(run["length"], run["steps"], experiments.seeds(key))
-    base, prefixed = map(experiments.run, plans)
+    base, prefixed = map(experiments.train_or_load, plans)
     known = list(skill_selection.KNOWN)
     chosen = skill_selection.best_runs(prefixed)
     rows = [("nothing", base, 0), *((f"prefix of 1\non {x}", prefixed, run)
@@ -212,7 +212,8 @@ def draw_temperature(folder: Path) -> None:
     heats = np.linspace(30, 42, 97)
     with jax.enable_x64(True):
         head = jax.vmap(
-            jax.vmap(token_selection._at_temperature, (None, None, 0, None)), (None, None, None, 0)
+            jax.vmap(token_selection.leakage_and_reading, (None, None, 0, None)),
+            (None, None, None, 0),
         )
         right = np.asarray(head(length, vocabulary, jnp.asarray(symbols), jnp.asarray(heats))[1])
     least = np.array([

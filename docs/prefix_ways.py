@@ -77,7 +77,7 @@ def adapted(setting: Setting, way: str, task: str) -> Plan:
 
 def cell(plan: Plan, task: str) -> str:
     """Mean accuracy over the starts with a 95 % interval, and the least and the best, in %."""
-    trained = experiments.run(plan)
+    trained = experiments.train_or_load(plan)
     found = [
         experiments.accuracy(trained, r, task, key=jax.random.key(7)).mean for r in range(STARTS)
     ]
@@ -98,7 +98,7 @@ def main() -> None:
         print("| --- | --- |" + " --- |" * len(tasks))
         own = [cell(setting.base, task) for task in tasks]
         print(f"| not adapted | 0 | {' | '.join(own)} |", flush=True)
-        state = experiments.run(setting.base).run(0)
+        state = experiments.train_or_load(setting.base).parameters_of(0)
         whole = sum(np.size(x) for x in jax.tree.leaves(state))
         for way, name in WAYS.items():
             count = added(setting, way).size(config) or whole
@@ -106,7 +106,9 @@ def main() -> None:
             shown = name.format(10 * config.layers)
             print(f"| {shown} | {count} | {' | '.join(cells)} |", flush=True)
         key = jax.random.key(8)
-        least = [experiments.constant(task, config.inputs, key=key).mean for task in tasks]
+        least = [
+            experiments.constant_answer_share(task, config.inputs, key=key).mean for task in tasks
+        ]
         shown = " | ".join(f"{100 * float(share):.1f}" for share in least)
         print(f"| best constant answer | | {shown} |", flush=True)
 

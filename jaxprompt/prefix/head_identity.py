@@ -29,13 +29,13 @@ __all__ = [
     "HEAD",
     "Draws",
     "Layer",
-    "allowed",
     "compare_rounding",
     "draw_layer",
-    "draws_of",
-    "one_query",
-    "prefixed",
+    "head_by_definition",
+    "head_from_scores",
+    "measure_layer",
     "rounding",
+    "rounding_tolerance",
 ]
 
 HEAD = (
@@ -54,7 +54,7 @@ HEAD = (
 
 
 @jax.jit
-def prefixed(
+def head_from_scores(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
     visible: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
@@ -82,7 +82,7 @@ def prefixed(
     }
 
 
-ONCE: dict[str, Any] = {"xla_backend_optimization_level": 0}
+RUN_ONCE_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """Compiler options of programs that run once: the compiler's own time is most of theirs."""
 
 
@@ -116,7 +116,7 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def one_query(
+def head_by_definition(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
     visible: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
@@ -190,24 +190,24 @@ def draw_layer(layer: Layer, scale: float, draws: int, *, key: Key[Array, ""]) -
     score of each draw is `scale`. Weights are representable in float32 in either dtype.
     """
     with jax.enable_x64(True):
-        numbers = _normals(key, draws, -(-_size(layer) // 1024) * 1024)
-        found = _draw(layer, jnp.float32(scale), numbers)
-        arrays: Any = (None if x is None else np.asarray(x, _kind(x)) for x in found)
+        numbers = _normals(key, draws, -(-_numbers_per_layer(layer) // 1024) * 1024)
+        found = _draw_layers(layer, jnp.float32(scale), numbers)
+        arrays: Any = (None if x is None else np.asarray(x, _widest_dtype(x)) for x in found)
         return Draws(*arrays)
 
 
-def parts(row: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+def split_row(row: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """Arrays of these shapes from consecutive entries of one long row."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])
     pieces = jnp.split(row[: ends[-1]], ends[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
 
-def _size(layer: Layer) -> int:
+def _numbers_per_layer(layer: Layer) -> int:
     return 3 * layer.width * (layer.width + 1) + (layer.tokens + layer.prefix) * layer.width
 
 
-def _kind(x: Array) -> type:
+def _widest_dtype(x: Array) -> type:
     return np.float64 if x.dtype.kind == "f" else np.int64
 
 
@@ -217,25 +217,27 @@ def _normals(key: Array, draws: int, size: int) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _draw(layer: Layer, scale: Array, numbers: Array) -> Draws:
-    return jax.vmap(functools.partial(_one, layer, scale))(numbers)
+def _draw_layers(layer: Layer, scale: Array, numbers: Array) -> Draws:
+    return jax.vmap(functools.partial(_draw_layer, layer, scale))(numbers)
 
 
-def _one(layer: Layer, scale: Array, numbers: Array) -> Draws:
+def _draw_layer(layer: Layer, scale: Array, numbers: Array) -> Draws:
     d, h, n, t = layer.width, layer.heads, layer.prefix, layer.tokens
-    kernel, bias, content, prefix = parts(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
+    kernel, bias, content, prefix = split_row(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
     kernel = kernel / np.float32(d**0.5)
     if layer.norm:
         content, prefix = normed(3 * content + 1), normed(3 * prefix + 1)
-    content_scores, prefix_scores, *_ = _exact(kernel, bias, content, prefix, h)
+    content_scores, prefix_scores, *_ = _float64_scores_and_values(kernel, bias, content, prefix, h)
     largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
     run = jnp.dtype(layer.dtype)
     weights = Projections((kernel * column).astype(run), (bias * column).astype(run))
-    return draws_of(weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal)
+    return measure_layer(
+        weights, content.astype(run), prefix.astype(run), heads=h, causal=layer.causal
+    )
 
 
-def draws_of(
+def measure_layer(
     weights: Projections, content: Array, prefix: Array, *, heads: int, causal: bool
 ) -> Draws:
     """What a layer makes of one content (T, d) and prefix (n, d) in their dtype, without leading R.
@@ -243,7 +245,9 @@ def draws_of(
     Scores and values are recomputed in float64, so 64-bit types must be on. `visible` is None
     where every position sees all.
     """
-    content_scores, prefix_scores, *values = _exact(*weights, content, prefix, heads)
+    content_scores, prefix_scores, *values = _float64_scores_and_values(
+        *weights, content, prefix, heads
+    )
     with_prefix = attend(weights, content, prefix, heads=heads, causal=causal)
     alone = attend(weights, content, heads=heads, causal=causal)
     seen = None
@@ -263,7 +267,7 @@ def draws_of(
     )
 
 
-def _exact(
+def _float64_scores_and_values(
     kernel: Array, bias: Array, content: Array, prefix: Array, heads: int
 ) -> tuple[Array, Array, Array, Array]:
     """Scores (H, T, S) and (H, T, n), values (H, S, v) and (H, n, v), in float64."""
@@ -313,22 +317,22 @@ def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) ->
             expected, measured = np.broadcast_arrays(predicted[name], np.asarray(estimate.mean))
             tolerance = claim.quantity(name).tolerance
             if rounding is not None:
-                tolerance = allowed(rounding, expected)
-            worst = np.unravel_index(_worst(expected, measured), expected.shape)
+                tolerance = rounding_tolerance(rounding, expected)
+            worst = np.unravel_index(_argmax_deviation(expected, measured), expected.shape)
             rows.append(
                 Comparison(name, label, float(expected[worst]), float(measured[worst]), tolerance)
             )
     return rows
 
 
-def allowed(rounding: Mapping[str, Any], values: np.ndarray) -> float:
+def rounding_tolerance(rounding: Mapping[str, Any], values: np.ndarray) -> float:
     """The tolerance of :func:`compare_rounding` for an array of these values."""
     size = max(1.0, float(np.abs(values).max()))
     eps = float(np.finfo(rounding["dtype"]).eps)
     return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
 
 
-def _worst(expected: np.ndarray, measured: np.ndarray) -> int:
+def _argmax_deviation(expected: np.ndarray, measured: np.ndarray) -> int:
     """Place of the largest deviation; one that is not a number comes first."""
     return int(np.argmax(np.nan_to_num(np.abs(measured - expected), nan=np.inf)))
 

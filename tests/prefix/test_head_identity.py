@@ -19,7 +19,7 @@ from jaxprompt.networks.attention_layer import Projections, attend, dense, embed
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims import bias_identity
 from jaxprompt.prefix.claims.pattern_invariance import ratio_change
-from jaxprompt.prefix.head_identity import SINGLE, Layer, draw_layer, prefixed
+from jaxprompt.prefix.head_identity import SINGLE, Layer, draw_layer, head_from_scores
 
 
 def test_worked_example():
@@ -96,7 +96,7 @@ def test_random_layers_keep_the_identity(dtype, scale):
     assert largest == pytest.approx(scale, rel=1e-5)
     mass = draws.prefix_attention.sum(-1)[..., None]
     # Model against model: nothing here knows the scores.
-    allowed = head_identity.allowed(
+    allowed = head_identity.rounding_tolerance(
         head_identity.rounding(layer.width, layer.heads, dtype, scale), np.ones(())
     )
     assert np.abs(draws.attention - (1 - mass) * draws.alone).max() < allowed
@@ -108,7 +108,7 @@ def test_closed_form_agrees_with_the_shared_head():
     q, k, v, pk, pv = (rng.normal(size=s) for s in ((5, 4), (6, 4), (6, 3), (2, 4), (2, 3)))
     with jax.enable_x64(True):
         shared = prefixed_head(q, k, v, pk, pv)
-        found = prefixed(q @ k.T, v, q @ pk.T, pv)
+        found = head_from_scores(q @ k.T, v, q @ pk.T, pv)
     np.testing.assert_allclose(found["output"], shared.output, rtol=1e-12)
     np.testing.assert_allclose(found["prefix_mass"], shared.mass, rtol=1e-12)
 

@@ -24,10 +24,10 @@ from jaxprompt.prefix.head_identity import (
     Draws,
     Layer,
     exact,
-    one_query,
-    prefixed,
+    head_by_definition,
+    head_from_scores,
 )
-from jaxprompt.prefix.training.adaptation import grown
+from jaxprompt.prefix.training.adaptation import sharp_random_model
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "LAYERS", "closed_form", "inside", "simulate", "variant"]
@@ -80,9 +80,9 @@ def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict
         result |= {"own_inputs": 0.0, "first_layer": 0.0, "changed": wrong.get("changed", 1.0)}
     if arrays.get("content_scores") is None:
         return result
-    found = prefixed(**arrays)
+    found = head_from_scores(**arrays)
     if wrong.get("undamped"):
-        found["output"] = found["output"] + found["prefix_mass"][..., None] * prefixed(
+        found["output"] = found["output"] + found["prefix_mass"][..., None] * head_from_scores(
             **{**arrays, "prefix_scores": jnp.asarray(arrays["prefix_scores"]) - 1e9}
         )["output"]  # fmt: skip
     if wrong.get("uniform"):
@@ -91,7 +91,7 @@ def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict
         found["prefix_attention"] = mean
     if wrong.get("strongest"):
         top = jnp.max(jnp.asarray(arrays["prefix_scores"]), axis=-1, keepdims=True)
-        rest = prefixed(
+        rest = head_from_scores(
             **{
                 **arrays,
                 "prefix_scores": top,
@@ -113,13 +113,13 @@ def inside(layers: int, draws: int, *, key: Key[Array, ""]) -> dict[str, Float[n
         return {n: np.asarray(v) for n, v in _inside(layers, draws, key).items()}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.ONCE)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.RUN_ONCE_OPTIONS)
 def _inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
     config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, 11)
 
     def one(key: Array) -> dict[str, Array]:
         model_key, token_key = jax.random.split(key)
-        model = grown(config, Added(prefix=_PREFIX), key=model_key)
+        model = sharp_random_model(config, Added(prefix=_PREFIX), key=model_key)
         assert model.prefix is not None
         tokens = jax.random.randint(token_key, (_TOKENS,), 0, 8)
         full, base = Trace([], []), Trace([], [])
@@ -149,7 +149,7 @@ def _deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: i
     (query, key, value), (_, prefix_key, prefix_value) = split(content), split(extra)
     root = jnp.sqrt(jnp.asarray(query.shape[-1], query.dtype))
     size = stream.shape[0]
-    found = prefixed(
+    found = head_from_scores(
         query @ key.swapaxes(1, 2) / root, value[:, None],
         query @ prefix_key.swapaxes(1, 2) / root, prefix_value[:, None],
         jnp.tri(size, dtype=int),
@@ -167,7 +167,7 @@ def simulate(
     result: dict[str, Estimate] = {}
     if arrays:
         with jax.enable_x64(True):
-            result |= exact(trials, **one_query(**arrays))
+            result |= exact(trials, **head_by_definition(**arrays))
     if layers is not None:
         result |= _deep(layers, trials, key)
     return result

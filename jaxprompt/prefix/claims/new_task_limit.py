@@ -21,7 +21,7 @@ from jaxprompt.prefix.training.constant_answer import constant_answer
 from jaxprompt.prefix.training.experiments import FAILS, LEARNS, Plan, Trained
 from jaxprompt.stats import Estimate
 
-__all__ = ["CLAIM", "closed_form", "plans", "relaxed", "simulate"]
+__all__ = ["CLAIM", "closed_form", "plans", "relaxed_loss", "simulate"]
 
 STATEMENT = r"""
 A one-layer, one-head transformer that sorts digits upwards is adapted to sort them downwards,
@@ -105,7 +105,7 @@ def simulate(
     of the relaxed loss and the fine-tuned model's.
     """
     wanted = plans(length, steps, trials, experiments.seeds(key), width)
-    made = {name: experiments.run(plan) for name, plan in wanted.items()}
+    made = {name: experiments.train_or_load(plan) for name, plan in wanted.items()}
     test_key, relax_key = jax.random.split(jax.random.fold_in(key, 7))
 
     def worst(arm: str, task: str, pick: Any) -> Estimate:
@@ -113,7 +113,10 @@ def simulate(
         return pick(found, key=lambda estimate: estimate.mean)
 
     digits = tasks.inputs(EXAMPLES, length, key=test_key, test=True)
-    losses = [_losses(made, r, digits, jax.random.fold_in(relax_key, r)) for r in range(trials)]
+    losses = [
+        _relaxed_and_trained_losses(made, r, digits, jax.random.fold_in(relax_key, r))
+        for r in range(trials)
+    ]
     holds = np.mean([bound <= prefix for bound, prefix, _ in losses])
     excess = min(bound - tuned for bound, _, tuned in losses)
     return {
@@ -123,11 +126,13 @@ def simulate(
         "prefix_ten": worst("prefix_ten", "desc", max),
         "relaxation": Estimate(float(holds), 0.0, trials),
         "relaxed_excess": Estimate(float(excess), 0.0, trials),
-        "constant_answer": experiments.constant("desc", length, key=jax.random.fold_in(key, 8)),
+        "constant_answer": experiments.constant_answer_share(
+            "desc", length, key=jax.random.fold_in(key, 8)
+        ),
     }
 
 
-def _losses(
+def _relaxed_and_trained_losses(
     made: dict[str, Trained], place: int, digits: Array, key: Array
 ) -> tuple[float, float, float]:
     """Loss on `digits` of the relaxation, of the trained one-vector prefix, and fine-tuned."""
@@ -136,15 +141,19 @@ def _losses(
     values = []
     for arm in ("prefix_one", "fine_tune"):
         plan = made[arm].plan
-        each = adaptation.losses(plan.config, plan.added, made[arm].run(place), digits, solution)
+        each = adaptation.losses(
+            plan.config, plan.added, made[arm].parameters_of(place), digits, solution
+        )
         values.append(float(each.mean()))
-    own = bias_of(config, made["prefix_one"].run(place))
-    best, _ = relaxed(config, made["base"].run(place), digits, solution, own, key=key)
+    own = prefix_bias(config, made["prefix_one"].parameters_of(place))
+    best, _ = relaxed_loss(
+        config, made["base"].parameters_of(place), digits, solution, own, key=key
+    )
     return float(best), values[0], values[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def bias_of(config: Config, state: Any) -> Float[Array, " d"]:
+def prefix_bias(config: Config, state: Any) -> Float[Array, " d"]:
     """W_V s of a one-layer model with one prefix vector, all heads joined."""
     model = adaptation.model_of(config, Added(prefix=1), state)
     assert model.prefix is not None
@@ -156,7 +165,7 @@ STARTS, DESCENT, GRID = 4, 100, 9
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def relaxed(
+def relaxed_loss(
     config: Config,
     state: Any,
     digits: Int[Array, "B n"],

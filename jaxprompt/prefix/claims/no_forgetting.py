@@ -20,7 +20,7 @@ from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.experiments import FAILS, LEARNS, Trained
 from jaxprompt.stats import Estimate, share_estimate
 
-__all__ = ["CLAIM", "closed_form", "restored", "simulate"]
+__all__ = ["CLAIM", "closed_form", "logit_changes", "simulate"]
 
 STATEMENT = r"""
 Training a prefix or low-rank factors (not merged) leaves the model's own parameters as they were,
@@ -59,14 +59,16 @@ def simulate(
     """
     plans = new_task_limit.plans(length, steps, trials, experiments.seeds(key))
     low = dataclasses.replace(plans["prefix_ten"], trains="low_rank", added=Added(rank=1))
-    made = {name: experiments.run(plans[name]) for name in ("base", "prefix_ten", "fine_tune")}
-    made["low_rank"] = experiments.run(low)
+    made = {
+        name: experiments.train_or_load(plans[name]) for name in ("base", "prefix_ten", "fine_tune")
+    }
+    made["low_rank"] = experiments.train_or_load(low)
     test_key = jax.random.fold_in(key, 7)
     digits = tasks.inputs(256, length, key=test_key, test=True)
-    prefix = [restored(made["base"], made["prefix_ten"], r, digits) for r in range(trials)]
-    factors = [restored(made["base"], made["low_rank"], r, digits) for r in range(trials)]
+    prefix = [logit_changes(made["base"], made["prefix_ten"], r, digits) for r in range(trials)]
+    factors = [logit_changes(made["base"], made["low_rank"], r, digits) for r in range(trials)]
     tuned = [experiments.accuracy(made["fine_tune"], r, "asc", key=test_key) for r in range(trials)]
-    kept = [_kept(made["prefix_ten"], r, digits) for r in range(trials)]
+    kept = [_old_task_accuracy(made["prefix_ten"], r, digits) for r in range(trials)]
     return {
         "prefix_removed": Estimate(max(x[0] for x in prefix), 0.0, trials),
         "low_rank_removed": Estimate(max(x[0] for x in factors), 0.0, trials),
@@ -78,20 +80,22 @@ def simulate(
     }
 
 
-def restored(base: Trained, adapted: Trained, place: int, digits: Array) -> tuple[float, float]:
+def logit_changes(
+    base: Trained, adapted: Trained, place: int, digits: Array
+) -> tuple[float, float]:
     """Largest change of a logit from the base, without the addition and with it."""
     config, added = base.plan.config, adapted.plan.added
-    state = adapted.run(place)
+    state = adapted.parameters_of(place)
     content = jnp.concatenate([digits, digits[:, :-1]], axis=1)
-    before = adaptation.logits(config, Added(), base.run(place), content)
+    before = adaptation.logits(config, Added(), base.parameters_of(place), content)
     without = adaptation.logits(config, Added(), nnx.filter_state(state, nnx.Param), content)
     present = adaptation.logits(config, added, state, content)
     return float(jnp.abs(without - before).max()), float(jnp.abs(present - before).max())
 
 
-def _kept(adapted: Trained, place: int, digits: Array) -> Estimate:
+def _old_task_accuracy(adapted: Trained, place: int, digits: Array) -> Estimate:
     """Accuracy on the old task with the addition removed."""
-    state = nnx.filter_state(adapted.run(place), nnx.Param)
+    state = nnx.filter_state(adapted.parameters_of(place), nnx.Param)
     right = adaptation.exact_match(
         adapted.plan.config, Added(), state, digits, tasks.solved("asc", digits)
     )

@@ -15,7 +15,14 @@ from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quan
 from jaxprompt.core.parameters import REQUIRED
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims.bias_identity import random_layers
-from jaxprompt.prefix.head_identity import HEAD, PAIR, SINGLE, exact, one_query, prefixed
+from jaxprompt.prefix.head_identity import (
+    HEAD,
+    PAIR,
+    SINGLE,
+    exact,
+    head_by_definition,
+    head_from_scores,
+)
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "closed_form", "ratio_change", "simulate"]
@@ -43,7 +50,7 @@ def closed_form(**arrays: Any) -> dict[str, Any]:
 
 
 def _closed_form(wrong: dict[str, Any], **arrays: Any) -> dict[str, Any]:
-    found = prefixed(**arrays)
+    found = head_from_scores(**arrays)
     mass = found["prefix_mass"]
     if wrong.get("undamped"):
         found["attention"] = found["attention"] / (1 - wrong["undamped"] * mass[..., None])
@@ -71,10 +78,10 @@ def ratio_change(
 def simulate(*, key: Key[Array, ""], trials: int, **arrays: Any) -> dict[str, Estimate]:
     """One query by the definition, with and without the prefix; float64."""
     with jax.enable_x64(True):
-        found = {name: np.asarray(value) for name, value in one_query(**arrays).items()}
+        found = {name: np.asarray(value) for name, value in head_by_definition(**arrays).items()}
         # A prefix that no query can see is no prefix.
         bare = {**arrays, "prefix_scores": np.full(np.shape(arrays["prefix_scores"]), -np.inf)}
-        alone = np.asarray(one_query(**bare)["attention"])
+        alone = np.asarray(head_by_definition(**bare)["attention"])
     return exact(trials, **found, log_ratio_change=ratio_change(found["attention"], alone))
 
 

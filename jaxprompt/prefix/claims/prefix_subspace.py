@@ -19,11 +19,19 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend
 from jaxprompt.networks.transformer import Added, Config, Trace
 from jaxprompt.prefix.claims import new_task_limit
-from jaxprompt.prefix.head_identity import ONCE, exact, parts
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, exact, split_row
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.stats import Estimate
 
-__all__ = ["CLAIM", "closed_form", "measured", "room", "simulate", "summary", "variant"]
+__all__ = [
+    "CLAIM",
+    "bias_and_bounds",
+    "closed_form",
+    "largest_over_layers",
+    "random_layer_biases",
+    "simulate",
+    "variant",
+]
 
 STATEMENT = r"""
 Through a head of width $d_h$, a prefix of $n$ vectors adds at position $i$ a bias in
@@ -75,10 +83,14 @@ def simulate(
     the exponential of the entropy of a head's squared singular values, as shares of their sum.
     """
     with jax.enable_x64(True):
-        return summary(*measured(vectors, heads, head_width, trials, key=key))
+        return largest_over_layers(
+            *random_layer_biases(vectors, heads, head_width, trials, key=key)
+        )
 
 
-def summary(bias: Array, found: dict[str, Array], noise: float = 0.0) -> dict[str, Estimate]:
+def largest_over_layers(
+    bias: Array, found: dict[str, Array], noise: float = 0.0
+) -> dict[str, Estimate]:
     """Largest values over the layers whose biases (R, B, T, H, v) these are.
 
     Where entries are known up to `noise` only, singular values that noise of that size can have
@@ -90,42 +102,42 @@ def summary(bias: Array, found: dict[str, Array], noise: float = 0.0) -> dict[st
     joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
     return exact(
         trials,
-        rank=_ranks(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
-        joined_rank=_ranks(joined, noise * np.sqrt(flat[0].size)).max(),
-        effective_rank=_effective(single).max(),
+        rank=_count_dimensions(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
+        joined_rank=_count_dimensions(joined, noise * np.sqrt(flat[0].size)).max(),
+        effective_rank=_effective_ranks(single).max(),
         **{name: float(np.asarray(value).max()) for name, value in found.items()},
     )
 
 
-def _ranks(singular: np.ndarray, least: float) -> np.ndarray:
+def _count_dimensions(singular: np.ndarray, least: float) -> np.ndarray:
     return (singular > np.maximum(1e-9 * singular[..., :1], least)).sum(axis=-1)
 
 
-def _effective(singular: np.ndarray) -> np.ndarray:
+def _effective_ranks(singular: np.ndarray) -> np.ndarray:
     shares = singular**2 / (singular**2).sum(axis=-1, keepdims=True)
     logs = np.log(np.where(shares > 0, shares, 1.0))
     return np.exp(-(shares * logs).sum(axis=-1))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=ONCE)
-def measured(
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=RUN_ONCE_OPTIONS)
+def random_layer_biases(
     vectors: int, heads: int, head_width: int, draws: int, *, key: Key[Array, ""]
 ) -> tuple[Float[Array, "R B T H v"], dict[str, Float[Array, " R"]]]:
-    """Biases of R random layers with random prefixes, and what :func:`room` says of each."""
+    """Biases of R random layers with random prefixes, and what :func:`bias_and_bounds` says of each."""
     d = heads * head_width
 
     shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
 
     def one(numbers: Array) -> tuple[Array, dict[str, Array]]:
-        kernel, offset, content, prefix = parts(numbers, shapes)
+        kernel, offset, content, prefix = split_row(numbers, shapes)
         weights = Projections(kernel / np.sqrt(d) * 1.5, offset)
-        return room(weights, content, prefix, heads)
+        return bias_and_bounds(weights, content, prefix, heads)
 
     numbers = random_table.normals(key, 0, draws, sum(int(np.prod(shape)) for shape in shapes))
     return jax.vmap(one)(numbers.astype(jnp.result_type(float)))
 
 
-def room(
+def bias_and_bounds(
     weights: Projections,
     content: Float[Array, "B T d"],
     prefix: Float[Array, "n d"],
@@ -174,7 +186,7 @@ def measure(
     own = fold_in_parameters(key, run)
     plan = new_task_limit.plans(**run, copies=copies, seed=experiments.seeds(own))["prefix_ten"]
     digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(own, 7), test=True)
-    found = _trained(plan, experiments.run(plan), digits)
+    found = _trained(plan, experiments.train_or_load(plan), digits)
     config = plan.config
     return [*cells, Cell({"vectors": plan.added.prefix, "heads": config.heads,
                           "head_width": config.width // config.heads}, found)]  # fmt: skip
@@ -185,12 +197,12 @@ def _trained(
 ) -> dict[str, Estimate]:
     """The same of trained one-layer models, in float64."""
     content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
-    layers = [_first_layer(plan.config, plan.added, made.run(r), content)
+    layers = [_first_layer(plan.config, plan.added, made.parameters_of(r), content)
               for r in range(len(plan.runs))]  # fmt: skip
     with jax.enable_x64(True):
         stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float64), *layers)
-        every = jax.vmap(functools.partial(room, heads=plan.config.heads))
-        return summary(*jax.jit(every, compiler_options=ONCE)(*stacked))
+        every = jax.vmap(functools.partial(bias_and_bounds, heads=plan.config.heads))
+        return largest_over_layers(*jax.jit(every, compiler_options=RUN_ONCE_OPTIONS)(*stacked))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

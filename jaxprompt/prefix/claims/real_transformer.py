@@ -91,7 +91,7 @@ def _closed_form(
         moved = wrong.get("ratios", 0.0)
         result["log_ratio_change"] = jnp.zeros_like(result["prefix_mass"]) + moved
     if layer is not None:
-        result["pattern_change"] = np.where(_keeps(layer, added, wrong), KEPT, CHANGE)
+        result["pattern_change"] = np.where(_keeps_ratios(layer, added, wrong), KEPT, CHANGE)
     if vectors is not None:
         result |= prefix_subspace.variant(wrong, vectors=vectors, heads=HEADS, head_width=WIDTH)
         result |= {f"{name}_accuracy": 0.5 for name in ("frozen", *ARMS)}
@@ -102,7 +102,7 @@ def _closed_form(
     return result
 
 
-def _keeps(layer: Any, added: str, wrong: dict[str, Any]) -> Any:
+def _keeps_ratios(layer: Any, added: str, wrong: dict[str, Any]) -> Any:
     """Whether attention ratios in these layers are those of the model with nothing added."""
     if added == "low_rank":
         return np.equal(layer, 1) & bool(wrong.get("low_rank_keeps"))
@@ -138,14 +138,14 @@ class Outcome(NamedTuple):
     right: dict[str, Float[np.ndarray, " m"]]
 
 
-def _unit(x: Array) -> Array:
+def _unit_rows(x: Array) -> Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 @jax.jit
 def features(weights: Weights, text: Text, adapter: Adapter) -> Float[Array, "B d"]:
     """Sentence embeddings of length 1."""
-    return _unit(minilm.pooled(minilm.encode(weights, text, adapter).output, text.present))
+    return _unit_rows(minilm.pooled(minilm.encode(weights, text, adapter).output, text.present))
 
 
 @jax.jit
@@ -156,7 +156,7 @@ def _train(
 
     def loss(adapter: Adapter, text: Text, labels: Array) -> Array:
         output = minilm.encode(weights, text, adapter).output
-        logits = SHARPNESS * _unit(minilm.pooled(output, text.present)) @ head.T
+        logits = SHARPNESS * _unit_rows(minilm.pooled(output, text.present)) @ head.T
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     def step(carry: tuple[Adapter, Any], data: Any) -> tuple[tuple[Adapter, Any], None]:
@@ -173,14 +173,16 @@ def _train(
 
 
 @functools.lru_cache(maxsize=64)
-def _outcome(seed: tuple[int, ...], place: int, vectors: int, steps: int, examples: int) -> Outcome:
+def _train_start(
+    seed: tuple[int, ...], place: int, vectors: int, steps: int, examples: int
+) -> Outcome:
     key = jax.random.fold_in(_key(seed), place)
     split_key, batch_key, start_key = jax.random.split(key, 3)
     weights = jax.tree.map(jnp.asarray, minilm.pretrained())
-    split = sentences.split(examples, TESTS, key=split_key)
+    split = sentences.split_sentences(examples, TESTS, key=split_key)
     own = np.asarray(features(weights, split.train, Adapter()))
     means = [own[split.train_labels == label].mean(axis=0) for label in range(2)]
-    head = _unit(jnp.asarray(np.stack(means)))
+    head = _unit_rows(jnp.asarray(np.stack(means)))
     order = _batches(len(split.train_labels), steps, batch_key)
     text = jax.tree.map(lambda x: jnp.asarray(x)[order], split.train)
     labels = jnp.asarray(split.train_labels, jnp.int32)[order]
@@ -229,7 +231,7 @@ def experiment(
             "factors of equal size have 4dr parameters a layer", CLAIM.id,
         )  # fmt: skip
     words = experiments.seeds(key)
-    return [_outcome(words, place, vectors, steps, examples) for place in range(seeds)]
+    return [_train_start(words, place, vectors, steps, examples) for place in range(seeds)]
 
 
 # --- measurements ---
@@ -265,10 +267,10 @@ def simulate(
         f"{name}_accuracy": share_estimate(int(own.sum()), len(own)) for name, own in right.items()
     }
     result |= {f"{arm}_gain": mean_estimate(right[arm] - right["frozen"]) for arm in ARMS}
-    moved = _changes([x.adapters for x in made])
+    moved = _pattern_changes([x.adapters for x in made])
     return {
         **result,
-        **_rooms(made[0].adapters["prefix"]),
+        **_bias_dimensions(made[0].adapters["prefix"]),
         **exact(
             trials,
             first_layer=moved["prefix"][:, 0].max(),
@@ -282,7 +284,7 @@ SENTENCES = 16
 """Sentences that a layer is looked into with."""
 
 
-def _wide(tree: Any, dtype: str) -> Any:
+def _cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
@@ -292,28 +294,30 @@ def _encode(weights: Weights, text: Text, adapter: Adapter) -> Encoded:
 
 
 @functools.lru_cache(maxsize=2)
-def _inputs(dtype: str) -> tuple[Weights, Text]:
-    text = sentences.of_length(SENTENCES)
-    return _wide(minilm.pretrained(), dtype), text
+def _model_and_sentences(dtype: str) -> tuple[Weights, Text]:
+    text = sentences.full_length_sentences(SENTENCES)
+    return _cast(minilm.pretrained(), dtype), text
 
 
-def _rooms(adapter: Adapter) -> dict[str, Estimate]:
+def _bias_dimensions(adapter: Adapter) -> dict[str, Estimate]:
     """What `prefix.prefix_subspace` bounds, in every layer given its actual inputs; float64."""
     with jax.enable_x64(True):
-        weights, text = _inputs("float64")
-        own = _wide(adapter, "float64")
+        weights, text = _model_and_sentences("float64")
+        own = _cast(adapter, "float64")
         streams = _encode(weights, text, own).streams
-        bias, found = _every_room(weights.layers.attention, streams, own.prefix)
-        draws = _draws(weights.layers.attention, streams, own.prefix)
+        bias, found = _bias_and_bounds_by_layer(weights.layers.attention, streams, own.prefix)
+        draws = _measure_layers(weights.layers.attention, streams, own.prefix)
         # A bias is a difference of outputs, so it is known to their rounding and no better.
         scores = max(jnp.abs(draws.content_scores).max(), jnp.abs(draws.prefix_scores).max())
-        noise = head_identity.allowed(_rounding("float64", float(scores)), np.asarray(draws.output))
-        return prefix_subspace.summary(bias, found, noise)
+        noise = head_identity.rounding_tolerance(
+            _rounding("float64", float(scores)), np.asarray(draws.output)
+        )
+        return prefix_subspace.largest_over_layers(bias, found, noise)
 
 
-@functools.partial(jax.jit, compiler_options=head_identity.ONCE)
-def _every_room(attention: Any, streams: Array, prefix: Array) -> Any:
-    one = functools.partial(prefix_subspace.room, heads=HEADS, causal=False)
+@functools.partial(jax.jit, compiler_options=head_identity.RUN_ONCE_OPTIONS)
+def _bias_and_bounds_by_layer(attention: Any, streams: Array, prefix: Array) -> Any:
+    one = functools.partial(prefix_subspace.bias_and_bounds, heads=HEADS, causal=False)
     return jax.vmap(one)(attention, streams, prefix)
 
 
@@ -321,13 +325,13 @@ def _rounding(dtype: str, largest: float) -> dict[str, Any]:
     return head_identity.rounding(HEADS * WIDTH, HEADS, dtype, largest)
 
 
-def _layers(adapter: Adapter, dtype: str) -> Iterator[Cell]:
+def _layer_cells(adapter: Adapter, dtype: str) -> Iterator[Cell]:
     """Each layer's heads as the model ran them, beside the exact scores of what it was given."""
     with jax.enable_x64(True):
-        weights, text = _inputs(dtype)
-        own = _wide(adapter, dtype)
+        weights, text = _model_and_sentences(dtype)
+        own = _cast(adapter, dtype)
         run = _encode(weights, text, own)
-        draws = _draws(weights.layers.attention, run.streams, own.prefix)
+        draws = _measure_layers(weights.layers.attention, run.streams, own.prefix)
         actual = run.attended
         draws = draws._replace(
             output=actual.output.swapaxes(-3, -2),
@@ -351,14 +355,14 @@ def _layers(adapter: Adapter, dtype: str) -> Iterator[Cell]:
         yield Cell({**one.parameters, "rounding": rounding, "label": label}, found)
 
 
-@functools.partial(jax.jit, compiler_options=head_identity.ONCE)
-def _draws(attention: Any, streams: Array, prefix: Array) -> head_identity.Draws:
-    one = functools.partial(head_identity.draws_of, heads=HEADS, causal=False)
+@functools.partial(jax.jit, compiler_options=head_identity.RUN_ONCE_OPTIONS)
+def _measure_layers(attention: Any, streams: Array, prefix: Array) -> head_identity.Draws:
+    one = functools.partial(head_identity.measure_layer, heads=HEADS, causal=False)
     over_sentences = jax.vmap(one, in_axes=(None, 0, None))
     return jax.vmap(over_sentences)(attention, streams, prefix)
 
 
-def _changes(
+def _pattern_changes(
     adapters: Sequence[Mapping[str, Adapter]],
 ) -> dict[str, Float[np.ndarray, "starts L B"]]:
     """Largest change of a log-ratio from the model with nothing added, by what was added.
@@ -366,11 +370,11 @@ def _changes(
     Over the heads and queries of each layer and sentence, in float64.
     """
     with jax.enable_x64(True):
-        weights, text = _inputs("float64")
+        weights, text = _model_and_sentences("float64")
         alone = _patterns(_encode(weights, text, Adapter()))
 
         def change(adapter: Adapter) -> np.ndarray:
-            found = _patterns(_encode(weights, text, _wide(adapter, "float64")))
+            found = _patterns(_encode(weights, text, _cast(adapter, "float64")))
             return ratio_change(found, alone).max(axis=(-2, -1))
 
         return {name: np.stack([change(x[name]) for x in adapters]) for name in ARMS}
@@ -378,9 +382,9 @@ def _changes(
 
 def _change_cells(made: Sequence[Outcome], vectors: int) -> Iterator[Cell]:
     """The same for each layer: of all starts and sentences, the one that fits the claim least."""
-    for name, moved in _changes([x.adapters for x in made]).items():
+    for name, moved in _pattern_changes([x.adapters for x in made]).items():
         for layer in range(moved.shape[1]):
-            pick = np.max if _keeps(layer + 1, name, {}) else np.min
+            pick = np.max if _keeps_ratios(layer + 1, name, {}) else np.min
             found = exact(len(made), pattern_change=pick(moved[:, layer]))
             yield Cell({"vectors": vectors, "layer": layer + 1, "added": name}, found)
 
@@ -403,9 +407,9 @@ def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
         made = experiment(seeds, **own, key=fold_in_parameters(key, own))
         first = made[0].adapters["prefix"]
         assert first.prefix is not None
-        cells.append(Cell({"vectors": 1}, _rooms(Adapter(first.prefix[:, :1]))))
+        cells.append(Cell({"vectors": 1}, _bias_dimensions(Adapter(first.prefix[:, :1]))))
         for dtype in ("float32", "float64"):
-            cells += _layers(first, dtype)
+            cells += _layer_cells(first, dtype)
         cells += _change_cells(made, own["vectors"])
     return cells
 

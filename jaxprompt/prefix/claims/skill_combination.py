@@ -94,7 +94,7 @@ def simulate(
     Raises:
         ParameterError: for another number of tasks than the experiment's four.
     """
-    skill_selection.only_known(tasks, CLAIM.id)
+    skill_selection.require_known_tasks(tasks, CLAIM.id)
     wanted, test_key = (
         plans(length, steps, experiments.seeds(key), model),
         jax.random.fold_in(key, 7),
@@ -102,7 +102,7 @@ def simulate(
 
     def gain(arm: str, run: int, task: str) -> Estimate:
         found = experiments.accuracy(
-            experiments.run(wanted[arm]), run, task, key=test_key, tests=TESTS
+            experiments.train_or_load(wanted[arm]), run, task, key=test_key, tests=TESTS
         )
         least = constant_answer(task, length)
         return Estimate(
@@ -114,7 +114,7 @@ def simulate(
         "combined": gain("prefix", 0, "asc_add1"),
         "counting": gain("prefix", 1, "double_hist"),
         "counting_tuned": gain("fine_tune", 0, "double_hist"),
-        "constant_answer": experiments.constant(
+        "constant_answer": experiments.constant_answer_share(
             "double_hist", length, key=jax.random.fold_in(key, 8)
         ),
     }

@@ -105,7 +105,7 @@ def best_runs(prefixed: Trained) -> list[int]:
     return [int(start) * len(KNOWN) + task for task, start in enumerate(final.argmin(axis=0))]
 
 
-def only_known(tasks: int, where: str) -> None:
+def require_known_tasks(tasks: int, where: str) -> None:
     """Refuse to train on another number of tasks than there are: the formula takes any."""
     if tasks != len(KNOWN):
         raise ParameterError("tasks", tasks, f"{len(KNOWN)} in a simulation", "leave it out", where)
@@ -128,9 +128,9 @@ def simulate(
     Raises:
         ParameterError: for another number of tasks than the experiment's four.
     """
-    only_known(tasks, CLAIM.id)
+    require_known_tasks(tasks, CLAIM.id)
     base_plan, prefix_plan = plans(length, steps, experiments.seeds(key), model)
-    base, prefixed = experiments.run(base_plan), experiments.run(prefix_plan)
+    base, prefixed = experiments.train_or_load(base_plan), experiments.train_or_load(prefix_plan)
     test_key = jax.random.fold_in(key, 7)
     table = [
         [experiments.accuracy(prefixed, run, name, key=test_key) for name in KNOWN]
@@ -152,7 +152,7 @@ def simulate(
             float(np.hypot.reduce([float(e.stderr) for e in alone]) / len(alone)),
             alone[0].trials,
         ),
-        **experiments.told_apart(KNOWN, length),
+        **experiments.task_ambiguity(KNOWN, length),
     }
 
 

@@ -16,7 +16,7 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.head_identity import exact
-from jaxprompt.prefix.training.adaptation import grown
+from jaxprompt.prefix.training.adaptation import sharp_random_model
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "closed_form", "deviations", "simulate"]
@@ -75,7 +75,9 @@ def simulate(*, key: Key[Array, ""], trials: int, layers: int, prompt: int) -> d
     )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=head_identity.ONCE)
+@functools.partial(
+    jax.jit, static_argnums=(0, 1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS
+)
 def deviations(
     layers: int, prompt: int, draws: int, *, key: Key[Array, ""]
 ) -> dict[str, Float[Array, " R"]]:
@@ -92,7 +94,7 @@ def deviations(
 
         def model(causal: bool, hard: bool) -> Transformer:
             config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, _SYMBOLS, causal=causal)
-            built = grown(config, Added(soft_prompt=prompt), key=model_key)
+            built = sharp_random_model(config, Added(soft_prompt=prompt), key=model_key)
             if hard and built.soft_prompt is not None:
                 words = built.embedding[...][tokens[_TOKENS:]]
                 built.soft_prompt[...] = words + built.position[...][:prompt]

@@ -99,12 +99,12 @@ def best_affine(points: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"
             rows = labels[list(chosen), None] * np.append(
                 scaled[list(chosen)], np.ones((size, 1)), axis=1
             )
-            if _margin(rows) > 1e-9:
+            if _largest_margin(rows) > 1e-9:
                 return size / count
     return 0.0
 
 
-def _margin(rows: np.ndarray) -> float:
+def _largest_margin(rows: np.ndarray) -> float:
     """Largest t with rows·u ≥ t for some u in the unit box."""
     width = rows.shape[1]
     result: Any = optimize.linprog(
@@ -129,8 +129,8 @@ def simulate(
     random heads for the identities, with `vectors` tokens before or behind the content."""
     with jax.enable_x64(True):
         sequences, labels = noise_free(relevant, tokens, shift)
-        with_prefix = np.asarray(_prefixed(sequences, trials, vectors, key))
-        with_suffix = np.asarray(_suffixed(sequences))
+        with_prefix = np.asarray(_outputs_with_prefix(sequences, trials, vectors, key))
+        with_suffix = np.asarray(_outputs_with_suffix(sequences))
         identities = {n: float(x.max()) for n, x in _identities(trials, vectors, key).items()}
     marks = np.asarray(labels)
     return exact(
@@ -142,7 +142,7 @@ def simulate(
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _prefixed(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
+def _outputs_with_prefix(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
     """Outputs (R, 4, 2) of the frozen head's last row with random prefixes of several sizes."""
 
     def one(uniform: Array, normal: Array) -> Array:
@@ -161,7 +161,7 @@ def _prefixed(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
 
 
 @jax.jit
-def _suffixed(sequences: Array) -> Array:
+def _outputs_with_suffix(sequences: Array) -> Array:
     """Outputs (4, 2) of one suffix token with the query γq⋆, a very low own score and value 0."""
 
     def output(x: Array) -> Array:
@@ -172,14 +172,14 @@ def _suffixed(sequences: Array) -> Array:
     return jax.vmap(output)(sequences)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.ONCE)
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.RUN_ONCE_OPTIONS)
 def _identities(trials: int, vectors: int, key: Array) -> dict[str, Array]:
     """Largest deviations, for random heads on 8 content tokens of width 6."""
     size, width = 8, 6
     shapes = ((3, width, width), (size, width), (vectors, width))
 
     def one(numbers: Array) -> dict[str, Array]:
-        kernel, content, extra = head_identity.parts(numbers, shapes)
+        kernel, content, extra = head_identity.split_row(numbers, shapes)
         before, after = jnp.concatenate([extra, content]), jnp.concatenate([content, extra])
 
         def head(rows: Array, seen: Array | None = None) -> Array:

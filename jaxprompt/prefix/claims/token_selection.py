@@ -22,7 +22,16 @@ from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.head_identity import exact
 from jaxprompt.stats import Estimate
 
-__all__ = ["CASES", "CLAIM", "closed_form", "complete", "simulate", "targets", "unpack"]
+__all__ = [
+    "CASES",
+    "CLAIM",
+    "closed_form",
+    "leakage_and_reading",
+    "simulate",
+    "targets",
+    "unpack",
+    "write_completions",
+]
 
 STATEMENT = r"""
 An attention-only transformer with embeddings (content, one-hot position), a ReLU read-out and
@@ -85,14 +94,14 @@ def _closed_form(
         gap = wrong.get("gap", 2.0) * np.multiply(vocabulary, wrong.get("one", 1.0) + value)
         result["least_temperature"] = root * np.log(others * (gap - 1))
     if case is not None:
-        result["reached"] = _count(case, vocabulary, outputs) - wrong.get("missing", 0)
+        result["reached"] = _count_targets(case, vocabulary, outputs) - wrong.get("missing", 0)
     if precision is not None:
         bits = {"float32": 24, "float64": 53}[precision] - wrong.get("bits", 1)
         result["largest"] = max(v for v in range(2, 40) if v**v < 2**bits)
     return result
 
 
-def _count(case: str, vocabulary: int, outputs: int) -> int:
+def _count_targets(case: str, vocabulary: int, outputs: int) -> int:
     power = {
         "completion": outputs,
         "one_to_one": vocabulary,
@@ -112,7 +121,7 @@ def _embed(content: Array, offset: int = 0) -> Array:
     return jnp.concatenate([content, jnp.eye(content.shape[0], dtype=content.dtype)], axis=1)
 
 
-def _look(tokens: Array, at: int, temperature: Any, value: Array) -> Array:
+def _attend_to_position(tokens: Array, at: int, temperature: Any, value: Array) -> Array:
     """One head of the last token: its key is the one-hot position `at`, its values are given."""
     size = tokens.shape[0]
     positions = tokens[:, -size:]
@@ -121,12 +130,12 @@ def _look(tokens: Array, at: int, temperature: Any, value: Array) -> Array:
     return attention_head(query, positions, value)[0]
 
 
-def _read(soft: Array, mark: Array) -> Array:
+def _marked_entry(soft: Array, mark: Array) -> Array:
     """z: what the ReLU leaves of 1 + v in the entry that `mark` (one-hot) marks."""
     return jax.nn.relu(soft - 1 + 2 * (mark - 1)).sum()
 
 
-def _choose(z: Array, vocabulary: int) -> Array:
+def _nearest_symbol(z: Array, vocabulary: int) -> Array:
     """Argmax of the linear logits −(z − j/V)² + (z − ½)²: the nearest j/V."""
     level = jnp.arange(vocabulary, dtype=z.dtype) / vocabulary
     return jnp.argmax(2 * z * level - level**2 - z + 0.25)
@@ -138,11 +147,11 @@ def unpack(packed: Float[Array, " k"], vocabulary: int) -> Float[Array, "k V"]:
     levels = jnp.arange(1, vocabulary, dtype=packed.dtype)
 
     def step(left: Array, _: None) -> tuple[Array, Array]:
-        grown = vocabulary * left
+        shifted = vocabulary * left
         # [a ≥ k] as 1 − relu(1 − relu(steep·(a − k))): exactly 0 or 1 off a sliver.
-        high = 1 - jax.nn.relu(1 - jax.nn.relu(steep * (grown[:, None] - levels)))
+        high = 1 - jax.nn.relu(1 - jax.nn.relu(steep * (shifted[:, None] - levels)))
         digit = high.sum(axis=1)
-        return grown - digit, digit
+        return shifted - digit, digit
 
     return lax.scan(step, packed, None, length=vocabulary)[1].T
 
@@ -158,7 +167,7 @@ def soft_tokens(case: str, target: Int[Array, "*shape"], vocabulary: int, dtype:
     return rows.astype(dtype) / jnp.asarray(vocabulary, dtype)
 
 
-def complete(
+def write_completions(
     case: str, soft: Float[Array, "n e"], vocabulary: int, outputs: int, temperature: Any
 ) -> Int[Array, "*shape"]:
     """What the network with these soft tokens writes: for every input, greedily, token by token.
@@ -184,14 +193,14 @@ def complete(
             size = tokens.shape[0]
             flag = (jnp.arange(size) < lead).astype(soft.dtype)[:, None]
             at = step if case == "one_to_many" else 0
-            read = _look(tokens, at, temperature, tokens[:, :entries] + flag)
+            read = _attend_to_position(tokens, at, temperature, tokens[:, :entries] + flag)
 
             def word(place: int, tokens: Array = tokens) -> Array:
                 one_hots = tokens[:, entries : entries + vocabulary]
-                return _look(tokens, lead + place, temperature, one_hots)
+                return _attend_to_position(tokens, lead + place, temperature, one_hots)
 
             if case == "completion":
-                z = _read(read, jnp.eye(entries, dtype=soft.dtype)[step])
+                z = _marked_entry(read, jnp.eye(entries, dtype=soft.dtype)[step])
             elif case == "two_to_one":
                 digits = unpack(jax.nn.relu(read - 1), vocabulary) / vocabulary
                 row = jax.vmap(lambda d, m: jax.nn.relu(d + m - 1))(
@@ -199,8 +208,8 @@ def complete(
                 )
                 z = jax.nn.relu(row.sum(axis=1) + word(1) - 1).sum()
             else:
-                z = _read(read, word(0))
-            said.append(_choose(z, vocabulary))
+                z = _marked_entry(read, word(0))
+            said.append(_nearest_symbol(z, vocabulary))
         return jnp.stack(said[inputs:])
 
     if inputs == 0:
@@ -225,22 +234,24 @@ def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
     return grid.reshape(-1, *shape)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=head_identity.ONCE)
-def _written(case: str, wanted: Array, vocabulary: int, outputs: int, precision: str) -> Array:
+@functools.partial(
+    jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=head_identity.RUN_ONCE_OPTIONS
+)
+def _write_all(case: str, wanted: Array, vocabulary: int, outputs: int, precision: str) -> Array:
     dtype = jnp.dtype(precision)
 
     def one(target: Array) -> Array:
         soft = soft_tokens(case, target, vocabulary, dtype)
-        return complete(case, soft, vocabulary, outputs, SHARP)
+        return write_completions(case, soft, vocabulary, outputs, SHARP)
 
     return jax.vmap(one)(wanted)
 
 
-def reached(case: str, vocabulary: int, outputs: int) -> int:
+def count_reached(case: str, vocabulary: int, outputs: int) -> int:
     """How many distinct targets their own soft tokens produce exactly, over all of them."""
     wanted = targets(case, vocabulary, outputs)
     with jax.enable_x64(True):
-        found = np.asarray(_written(case, jnp.asarray(wanted), vocabulary, outputs, "float64"))
+        found = np.asarray(_write_all(case, jnp.asarray(wanted), vocabulary, outputs, "float64"))
     right = (found == wanted).reshape(len(wanted), -1).all(axis=1)
     return len(np.unique(found[right].reshape(right.sum(), -1), axis=0))
 
@@ -249,28 +260,28 @@ def largest_packed(precision: str, tries: int, key: Key[Array, ""]) -> int:
     """Largest V up to which every one of `tries` random maps of two tokens, and the two extreme
     ones, comes out of its packed token unchanged."""
     best = 1
-    bits = np.asarray(_bits(key, tries, _MOST**2), np.int64)
+    bits = np.asarray(_random_words(key, tries, _MAX_PACKED_VOCABULARY**2), np.int64)
     with jax.enable_x64(True):
-        for vocabulary in range(2, _MOST):
+        for vocabulary in range(2, _MAX_PACKED_VOCABULARY):
             maps = (bits[:, : vocabulary**2] * vocabulary >> 32).reshape(tries, vocabulary, -1)
             maps[0], maps[1] = 0, vocabulary - 1
-            if (np.asarray(_packed(maps, vocabulary, precision)) != maps).any():
+            if (np.asarray(_pack_and_unpack(maps, vocabulary, precision)) != maps).any():
                 return best
             best = vocabulary
     return best
 
 
-_MOST = 20
+_MAX_PACKED_VOCABULARY = 20
 """No format of 64 bits packs so many symbols."""
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _bits(key: Array, rows: int, columns: int) -> Array:
+def _random_words(key: Array, rows: int, columns: int) -> Array:
     return random_table.words(key, 0, rows, columns)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.ONCE)
-def _packed(maps: Array, vocabulary: int, precision: str) -> Array:
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS)
+def _pack_and_unpack(maps: Array, vocabulary: int, precision: str) -> Array:
     """Packs, sends 1 + p through the head, and unpacks."""
     dtype = jnp.dtype(precision)
 
@@ -282,15 +293,17 @@ def _packed(maps: Array, vocabulary: int, precision: str) -> Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _at_temperature(length: int, vocabulary: int, value: Array, temperature: Array) -> Any:
+def leakage_and_reading(length: int, vocabulary: int, value: Array, temperature: Array) -> Any:
     """Leakage, and whether the symbol vV is read right, from the head on `length` tokens."""
     soft = jnp.zeros((1, 1)).at[0, 0].set(value)
     rest = jnp.zeros((length - 1, 1))
     tokens = _embed(jnp.concatenate([soft, rest]))
     flag = jnp.zeros((length, 1)).at[0].set(1)
-    leak = 1 - _look(tokens, 0, temperature, flag)[0]
-    z = _read(_look(tokens, 0, temperature, tokens[:, :1] + flag), jnp.ones(1))
-    return leak, _choose(z, vocabulary) == jnp.rint(value * vocabulary)
+    leak = 1 - _attend_to_position(tokens, 0, temperature, flag)[0]
+    z = _marked_entry(
+        _attend_to_position(tokens, 0, temperature, tokens[:, :1] + flag), jnp.ones(1)
+    )
+    return leak, _nearest_symbol(z, vocabulary) == jnp.rint(value * vocabulary)
 
 
 def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Estimate]:
@@ -304,18 +317,18 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
     with jax.enable_x64(True):
         if params.get("temperature") is not None:
             heat = jnp.float64(params["temperature"])
-            result["leakage"] = _at_temperature(length, 2, jnp.float64(0.5), heat)[0]
+            result["leakage"] = leakage_and_reading(length, 2, jnp.float64(0.5), heat)[0]
         if value:
             low, high = 0.0, 1e3
             for _ in range(60):
                 middle = (low + high) / 2
-                right = _at_temperature(
+                right = leakage_and_reading(
                     length, vocabulary, jnp.float64(value), jnp.float64(middle)
                 )[1]
                 low, high = (low, middle) if bool(right) else (middle, high)
             result["least_temperature"] = high
     if params.get("case") is not None:
-        result["reached"] = reached(params["case"], vocabulary, params.get("outputs", 1))
+        result["reached"] = count_reached(params["case"], vocabulary, params.get("outputs", 1))
     if params.get("precision") is not None:
         result["largest"] = largest_packed(params["precision"], max(trials, 2), key)
     return exact(trials, **result)

@@ -43,11 +43,11 @@ __all__ = [
     "Recipe",
     "exact_match",
     "greedy",
-    "grown",
     "initial",
     "logits",
     "losses",
     "model_loss",
+    "sharp_random_model",
     "train",
     "with_base",
 ]
@@ -118,7 +118,7 @@ def model_of(config: Config, added: Added, state: State) -> Transformer:
     return nnx.merge(_graph(config, added), state)
 
 
-def grown(config: Config, added: Added, *, key: Key[Array, ""]) -> Transformer:
+def sharp_random_model(config: Config, added: Added, *, key: Key[Array, ""]) -> Transformer:
     """A new model with matrices and vectors ten times as large, so that attention is not flat.
 
     In the default float type; no training is behind it.
@@ -139,7 +139,7 @@ def with_base(state: State, base: State) -> State:
 # --- losses and accuracies ---
 
 
-def _content(digits: Array, solution: Array) -> Array:
+def _model_input(digits: Array, solution: Array) -> Array:
     return jnp.concatenate([digits, solution[..., :-1]], axis=-1)
 
 
@@ -147,7 +147,7 @@ def model_loss(
     model: Transformer, digits: Int[Array, "*batch n"], solution: Int[Array, "*batch n"]
 ) -> Float[Array, "*batch n"]:
     """Cross-entropy in nats of each symbol of the solution given the ones before."""
-    logits = model(_content(digits, solution), digits.shape[-1])
+    logits = model(_model_input(digits, solution), digits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
 
 
@@ -185,7 +185,7 @@ def exact_match(
     it, so one pass over the solution tells; :func:`greedy` is the slow way.
     """
     model = model_of(config, added, state)
-    guess = model(_content(digits, solution), digits.shape[1]).argmax(axis=-1)
+    guess = model(_model_input(digits, solution), digits.shape[1]).argmax(axis=-1)
     return (guess == solution).all(axis=1).astype(jnp.int32)
 
 
@@ -198,7 +198,7 @@ def greedy(
     length = digits.shape[1]
 
     def write(place: int | Array, solution: Array) -> Array:
-        best = model(_content(digits, solution), length)[:, place].argmax(axis=-1)
+        best = model(_model_input(digits, solution), length)[:, place].argmax(axis=-1)
         return solution.at[:, place].set(best.astype(solution.dtype))
 
     return lax.fori_loop(0, length, write, jnp.zeros_like(digits))
@@ -237,17 +237,23 @@ def train(
         starts, nnx.filterlib.Any(*(TRAINABLE[name] for name in trains)), ...
     )
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
-    flat = _joined(moving)
-    state, decay, chances = _fresh(flat), _decay(like), jnp.asarray(shares, jnp.float32)
+    flat = _flatten_runs(moving)
+    state, decay, chances = (
+        _initial_moments(flat),
+        _weight_decay(like),
+        jnp.asarray(shares, jnp.float32),
+    )
     for block in range(blocks):
-        digits, solutions = _draw(tuple(mixture), recipe.batch, config.inputs, chances, block, key)
-        flat, state, loss = _block(
+        digits, solutions = _draw_block(
+            tuple(mixture), recipe.batch, config.inputs, chances, block, key
+        )
+        flat, state, loss = _train_block(
             config, added, _Shape.of(like), together, flat, state, frozen, decay, digits,
             solutions, _rates(recipe, block),
         )  # fmt: skip
         losses[block] = loss
     # NumPy arrays, since taking one run out of them needs no program.
-    trained = _Shape.of(like).part(np.asarray(flat))
+    trained = _Shape.of(like).unflatten(np.asarray(flat))
     return Outcome(nnx.merge_state(trained, jax.tree.map(np.asarray, frozen)), losses.T)
 
 
@@ -257,7 +263,7 @@ def _rates(recipe: Recipe, block: int) -> Any:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _draw(
+def _draw_block(
     mixture: tuple[str, ...], batch: int, length: int, shares: Array, block: int | Array,
     keys: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
@@ -294,7 +300,7 @@ class _Shape(NamedTuple):
         leaves, tree = jax.tree.flatten(like)
         return cls(tree, tuple(x.shape for x in leaves))
 
-    def part(self, flat: Array | np.ndarray) -> State:
+    def unflatten(self, flat: Array | np.ndarray) -> State:
         """The tree of a flat vector; leading axes stay in front."""
         ends = np.cumsum([int(np.prod(shape)) for shape in self.shapes])
         pieces = [
@@ -305,13 +311,13 @@ class _Shape(NamedTuple):
 
 
 @jax.jit
-def _joined(moving: State) -> Array:
+def _flatten_runs(moving: State) -> Array:
     """Parameters of every run as the rows of one matrix."""
     leaves = jax.tree.leaves(moving)
     return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
 
 
-def _decay(like: State) -> np.ndarray:
+def _weight_decay(like: State) -> np.ndarray:
     """Weight decay of each entry: 0.1 for the model's matrices."""
 
     def one(path: Any, leaf: Any) -> np.ndarray:
@@ -327,12 +333,12 @@ MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9
 
 
 @jax.jit
-def _fresh(flat: Array) -> Any:
+def _initial_moments(flat: Array) -> Any:
     return jax.vmap(MOMENTS.init)(flat)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))
-def _block(
+def _train_block(
     config: Config, added: Added, shape: _Shape, together: bool, flat: Array, memory: Any,
     frozen: State, decay: Array, digits: Array, solutions: Array, rates: Array,
 ) -> tuple[Array, Any, Array]:  # fmt: skip
@@ -349,7 +355,7 @@ def _block(
             flat, memory = carry
             x, y, rate = data
             # Joined here, since the gradient of taking a part is a sum of padded vectors.
-            value, slope = jax.value_and_grad(loss)(shape.part(flat), x, y)
+            value, slope = jax.value_and_grad(loss)(shape.unflatten(flat), x, y)
             joined = jnp.concatenate([part.ravel() for part in jax.tree.leaves(slope)])
             updates, memory = MOMENTS.update(joined, memory)
             direction = jnp.asarray(updates) + decay * flat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["commonest", "constant_answer"]
+__all__ = ["constant_answer", "input_of_commonest_answer"]
 
 DIGITS = 8
 """Inputs are made of 0 … 7; a closed form must not lean on the sampler's module."""
@@ -20,7 +20,7 @@ def constant_answer(task: str, length: int) -> float:
     return max(counts) / DIGITS**length
 
 
-def commonest(task: str, length: int) -> tuple[int, ...]:
+def input_of_commonest_answer(task: str, length: int) -> tuple[int, ...]:
     """An input whose answer no other answer is commoner than."""
     if task != "double_hist":
         return tuple(place % DIGITS for place in range(length))

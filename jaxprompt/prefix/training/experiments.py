@@ -26,7 +26,7 @@ from jaxprompt.core.claim import Cell, Claim, Predictor
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.constant_answer import commonest
+from jaxprompt.prefix.training.constant_answer import input_of_commonest_answer
 from jaxprompt.stats import (
     Comparison,
     Estimate,
@@ -42,9 +42,10 @@ __all__ = [
     "accuracy",
     "compare_limits",
     "compare_upper",
-    "constant",
-    "run",
+    "constant_answer_share",
+    "task_ambiguity",
     "tiny",
+    "train_or_load",
 ]
 
 ORDER = tuple(tasks.TASKS)
@@ -100,19 +101,19 @@ class Trained:
     state: Any
     losses: np.ndarray
 
-    def run(self, place: int) -> Any:
+    def parameters_of(self, run: int) -> Any:
         """Parameters of one run."""
-        return jax.tree.map(lambda x: x[place], self.state)
+        return jax.tree.map(lambda x: x[run], self.state)
 
 
 @functools.lru_cache(maxsize=32)
-def run(plan: Plan) -> Trained:
+def train_or_load(plan: Plan) -> Trained:
     """The result of a plan: from memory, from disk, or by training (float32)."""
-    keys = jax.random.split(_key(plan), len(plan.runs))
-    start = _starts(plan.config, plan.added, keys)
+    keys = jax.random.split(_plan_key(plan), len(plan.runs))
+    start = _initial_states(plan.config, plan.added, keys)
     if plan.base is not None:
         chosen = np.asarray(plan.base_runs)
-        base = jax.tree.map(lambda x: x[chosen], run(plan.base).state)
+        base = jax.tree.map(lambda x: x[chosen], train_or_load(plan.base).state)
         start = adaptation.with_base(start, base)
     found = _load(plan, start)
     if found is not None:
@@ -127,7 +128,7 @@ def run(plan: Plan) -> Trained:
     return trained
 
 
-def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
+def _initial_states(config: Config, added: Added, keys: jax.Array) -> Any:
     """Initial parameters of every run."""
 
     def one(key: jax.Array) -> Any:
@@ -136,7 +137,7 @@ def _starts(config: Config, added: Added, keys: jax.Array) -> Any:
     return jax.vmap(one)(keys)
 
 
-def _key(plan: Plan) -> jax.Array:
+def _plan_key(plan: Plan) -> jax.Array:
     words = np.frombuffer(bytes.fromhex(plan.digest())[:8], np.uint32)
     mixed = words ^ np.asarray([*plan.seed, 0, 0][:2], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(mixed), impl="threefry2x32")
@@ -188,7 +189,7 @@ def accuracy(
     """
     digits = tasks.inputs(tests, trained.plan.config.inputs, key=key, test=True)
     right = adaptation.exact_match(
-        trained.plan.config, trained.plan.added, trained.run(place), digits,
+        trained.plan.config, trained.plan.added, trained.parameters_of(place), digits,
         tasks.solved(task, digits),
     )  # fmt: skip
     return share_estimate(int(right.sum()), tests)
@@ -200,7 +201,11 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
     digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
     each = [
         adaptation.losses(
-            plan.config, plan.added, trained.run(place), digits, tasks.solved(name, digits)
+            plan.config,
+            plan.added,
+            trained.parameters_of(place),
+            digits,
+            tasks.solved(name, digits),
         )
         for name in mixture
     ]
@@ -210,21 +215,21 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
 LEARNS, FAILS = 0.5, 0.05
 """What the statements call learned: half of all sequences wholly right; and not: below 5 %."""
 
-CONSTANT = 2**19
+MAX_COUNTED_INPUTS = 2**19
 """Most inputs behind the share of a constant answer: a standard error of 4e-4 at 8 %."""
 
-COUNTED = ("constant_answer", "entropy", "one_answer")
+COUNTED_QUANTITIES = ("constant_answer", "entropy", "one_answer")
 """Quantities of the tasks alone, which are counted over all inputs."""
 
 
-def constant(task: str, length: int, *, key: jax.Array) -> Estimate:
+def constant_answer_share(task: str, length: int, *, key: jax.Array) -> Estimate:
     """Share of inputs that the commonest answer solves.
 
-    Of all inputs, and exact, where there are no more than :data:`CONSTANT`; else of uniform ones.
+    Of all inputs, and exact, where there are no more than :data:`MAX_COUNTED_INPUTS`; else of uniform ones.
     """
     count = tasks.DIGITS**length
-    if count > CONSTANT:
-        return share_estimate(int(_constant(task, length, key)), CONSTANT)
+    if count > MAX_COUNTED_INPUTS:
+        return share_estimate(int(_count_commonest_answer(task, length, key)), MAX_COUNTED_INPUTS)
     return Estimate(float(np.bincount(_answers(task, length)).max()) / count, 0.0, count)
 
 
@@ -236,15 +241,15 @@ def _answers(task: str, length: int) -> np.ndarray:
     return solved @ tasks.SYMBOLS**places
 
 
-def told_apart(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
+def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
     """What the tasks of an even mixture leave open to a model that is not told which it is.
 
     `entropy` of the solution given the input, in nats a symbol, and `one_answer`, the share of the
     tasks that the best single answer solves: both counted over all inputs, hence exact. Nothing
-    where there are more inputs than :data:`CONSTANT`.
+    where there are more inputs than :data:`MAX_COUNTED_INPUTS`.
     """
     count = tasks.DIGITS**length
-    if count > CONSTANT:
+    if count > MAX_COUNTED_INPUTS:
         return {}
     answers = np.stack([_answers(task, length) for task in mixture])
     # How many tasks have the answer that this one has: a share of these is its probability.
@@ -254,13 +259,13 @@ def told_apart(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _constant(task: str, length: int, key: jax.Array) -> jax.Array:
+def _count_commonest_answer(task: str, length: int, key: jax.Array) -> jax.Array:
     # Both parts of the split, in their proportions.
-    tests = CONSTANT // 4
+    tests = MAX_COUNTED_INPUTS // 4
     first, second = jax.random.split(key)
-    answer = tasks.solve(task, jnp.asarray(commonest(task, length), jnp.int32))
+    answer = tasks.solve(task, jnp.asarray(input_of_commonest_answer(task, length), jnp.int32))
     right = jnp.int32(0)
-    for own, count, test in ((first, tests, True), (second, CONSTANT - tests, False)):
+    for own, count, test in ((first, tests, True), (second, MAX_COUNTED_INPUTS - tests, False)):
         digits = tasks.inputs(count, length, key=own, test=test)
         right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
     return right
@@ -283,7 +288,7 @@ def compare_limits(
 ) -> list[Comparison]:
     """Accuracies against limits: at most the prediction if it is below ½, else at least it.
 
-    Quantities named in `at_least` have a lower limit whatever its value. Those in :data:`COUNTED`
+    Quantities named in `at_least` have a lower limit whatever its value. Those in :data:`COUNTED_QUANTITIES`
     are values and must be met from both sides, to rounding where all inputs were counted. A loss
     is compared with its least value, so it must not undercut it.
 
@@ -295,7 +300,7 @@ def compare_limits(
         predicted = predict(**cell.parameters)
         for name, estimate in cell.estimates.items():
             value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
-            if estimate.stderr == 0 and name in COUNTED:
+            if estimate.stderr == 0 and name in COUNTED_QUANTITIES:
                 mean = float(estimate.mean)
                 rows.append(compare_identity(name, cell.parameters, value, mean))
                 continue
@@ -306,7 +311,7 @@ def compare_limits(
                 continue
             lower = value >= 0.5 or name.endswith("loss") or name in at_least
             side = "lower" if lower else "upper"
-            side = "two" if name in COUNTED else side
+            side = "two" if name in COUNTED_QUANTITIES else side
             rows.append(
                 compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
             )

@@ -20,7 +20,14 @@ from jaxtyping import Array, Int, Key
 
 from jaxprompt.networks.minilm import Text, tokenised
 
-__all__ = ["LENGTH", "Split", "documented", "of_length", "reversed_words", "split"]
+__all__ = [
+    "LENGTH",
+    "Split",
+    "docstring_sentences",
+    "full_length_sentences",
+    "reversed_words",
+    "split_sentences",
+]
 
 MODULES = ("cluster.hierarchy", "cluster.vq", "fft", "integrate", "interpolate", "linalg",
            "ndimage", "optimize", "signal", "sparse", "sparse.linalg", "spatial",
@@ -32,7 +39,7 @@ LENGTH = 16
 
 
 @functools.lru_cache(maxsize=1)
-def documented() -> tuple[str, ...]:
+def docstring_sentences() -> tuple[str, ...]:
     """Distinct first sentences of at least four words, without full stop, in alphabetical order."""
     found: set[str] = set()
     for name in MODULES:
@@ -64,13 +71,13 @@ class Split(NamedTuple):
     test_labels: Int[np.ndarray, " m"]
 
 
-def split(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
+def split_sentences(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
     """Even numbers `examples` and `tests` of distinct sentences, half of each reversed.
 
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    known = documented()
+    known = docstring_sentences()
     order = np.asarray(jax.random.permutation(key, len(known)))
     labels = np.arange(len(known)) % 2
 
@@ -83,12 +90,12 @@ def split(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
     return Split(*part(range(examples)), *part(range(examples, examples + tests)))
 
 
-def of_length(count: int) -> Text:
+def full_length_sentences(count: int) -> Text:
     """The first `count` sentences that fill all places exactly, so that no place is empty.
 
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    text = tokenised(documented(), LENGTH + 1)
+    text = tokenised(docstring_sentences(), LENGTH + 1)
     full = np.flatnonzero(text.present.sum(axis=1) == LENGTH)[:count]
     return Text(text.tokens[full, :LENGTH], text.present[full, :LENGTH])

@@ -25,7 +25,9 @@ def test_reference_threshold_and_both_sides():
     with jax.enable_x64(True):
         for heat in (30.0, 40.0):
             values = jnp.arange(1, 94) / 94.0
-            read = jax.vmap(lambda v, t=heat: selection._at_temperature(20, 94, v, jnp.float64(t)))
+            read = jax.vmap(
+                lambda v, t=heat: selection.leakage_and_reading(20, 94, v, jnp.float64(t))
+            )
             right[heat] = float(read(values)[1].mean())
     assert right[40.0] == 1.0
     assert right[30.0] == 0.0
@@ -39,7 +41,7 @@ def test_reference_threshold_and_both_sides():
 ])  # fmt: skip
 def test_counts(case, vocabulary, outputs, count):
     assert SELECT.predict(case=case, vocabulary=vocabulary, outputs=outputs)["reached"] == count
-    assert selection.reached(case, vocabulary, outputs) == count
+    assert selection.count_reached(case, vocabulary, outputs) == count
 
 
 @pytest.mark.parametrize(("precision", "largest"), [("float32", 7), ("float64", 13)])
@@ -75,7 +77,7 @@ def test_suffix_output_is_prompt_attention():
         tokens = jnp.asarray(tokens, jnp.float64)
         prompt = suffix.SHARPNESS * jnp.array([0.0, 1.0])
         expected = jax.vmap(lambda x: prompt_attention(x, prompt))(tokens)
-        np.testing.assert_allclose(suffix._suffixed(tokens), expected, atol=1e-12)
+        np.testing.assert_allclose(suffix._outputs_with_suffix(tokens), expected, atol=1e-12)
 
 
 def test_certificate_on_known_sets():

@@ -27,7 +27,9 @@ needs_model = pytest.mark.skipif(
     bool(EXTRA.missing()), reason=f"needs the extra `transformer`: {EXTRA.command}"
 )
 # Written by tests/peers/minilm_reference.py with transformers and PyTorch.
-REFERENCE = json.loads((Path(__file__).parents[2] / "networks" / "minilm_reference.json").read_text("utf-8"))
+REFERENCE = json.loads(
+    (Path(__file__).parents[2] / "networks" / "minilm_reference.json").read_text("utf-8")
+)
 ENTRIES = REFERENCE["entries"]
 KEY = jax.random.key(0)
 LONGEST = max(len(entry["tokens"]) for entry in ENTRIES)
@@ -94,7 +96,7 @@ def test_every_layer_keeps_the_identities(dtype):
     """With vectors that no one trained; the engine's own comparison decides."""
     prefix = np.random.default_rng(0).normal(size=(6, 3, 384)).astype(np.float32)
     claim = real_transformer.CLAIM
-    cells = list(real_transformer._layers(Adapter(jnp.asarray(prefix)), dtype))
+    cells = list(real_transformer._layer_cells(Adapter(jnp.asarray(prefix)), dtype))
     assert [cell.parameters["label"]["layer"] for cell in cells] == [1, 2, 3, 4, 5, 6]
     for row in head_identity.compare_rounding(claim, cells, claim.predict):
         assert row.excess <= row.tolerance, f"{row.quantity} {row.parameters}: {row.excess:.2g}"
@@ -132,7 +134,7 @@ def test_batches_pass_over_all_sentences():
 
 
 def test_sentences_are_prose_and_stay_the_same():
-    known = sentences.documented()
+    known = sentences.docstring_sentences()
     assert len(known) > 1000
     assert list(known) == sorted(set(known))
     assert all(len(s.split()) >= 4 and not s.endswith(".") for s in known)
@@ -141,13 +143,13 @@ def test_sentences_are_prose_and_stay_the_same():
 
 @needs_model
 def test_a_split_is_balanced_and_apart():
-    made = sentences.split(32, 20, key=KEY)
+    made = sentences.split_sentences(32, 20, key=KEY)
     assert made.train_labels.sum() == 16
     assert made.test_labels.sum() == 10
     rows = {tuple(sorted(x)) for x in made.train.tokens}
     assert len(rows) == 32
     assert not rows & {tuple(sorted(x)) for x in made.test.tokens}
-    full = sentences.of_length(5)
+    full = sentences.full_length_sentences(5)
     assert full.present.all()
     assert full.tokens.shape == (5, sentences.LENGTH)
     assert (full.tokens[:, -1] == full.tokens[0, -1]).all(), "the last piece is the end mark"

@@ -16,7 +16,7 @@ from jaxprompt.networks.transformer import Added, Config, LowRank, Prefix
 from jaxprompt.prefix.claims import skill_selection, soft_prompt
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.constant_answer import commonest, constant_answer
+from jaxprompt.prefix.training.constant_answer import constant_answer, input_of_commonest_answer
 
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
 
@@ -68,7 +68,7 @@ def test_constant_answer_by_enumeration(task, length):
         answer = tuple(plain_solution(task, x))
         counts[answer] = counts.get(answer, 0) + 1
     assert constant_answer(task, length) == max(counts.values()) / 8**length
-    answer = tuple(plain_solution(task, commonest(task, length)))
+    answer = tuple(plain_solution(task, input_of_commonest_answer(task, length)))
     assert counts[answer] == max(counts.values())
 
 
@@ -76,17 +76,17 @@ def test_ten_counts_are_commonest_in_pairs():
     # Five pairs: 8·7·6·5·4 digits for the 10! / (2!⁵ 5!) ways to pair the places.
     pairs = 8 * 7 * 6 * 5 * 4 * 945
     assert constant_answer("double_hist", 10) == pairs / 8**10
-    assert commonest("double_hist", 10) == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
+    assert input_of_commonest_answer("double_hist", 10) == (0, 0, 1, 1, 2, 2, 3, 3, 4, 4)
 
 
 @pytest.mark.parametrize(("task", "length"), [("desc", 6), ("double_hist", 4)])
 def test_constant_answers_are_counted_or_drawn(task, length, monkeypatch):
     key = jax.random.key(3)
-    counted = experiments.constant(task, length, key=key)
+    counted = experiments.constant_answer_share(task, length, key=key)
     assert counted.stderr == 0
     assert counted.mean == constant_answer(task, length)
-    monkeypatch.setattr(experiments, "CONSTANT", 8**length - 8)
-    drawn = experiments.constant(task, length, key=key)
+    monkeypatch.setattr(experiments, "MAX_COUNTED_INPUTS", 8**length - 8)
+    drawn = experiments.constant_answer_share(task, length, key=key)
     assert drawn.stderr > 0
     assert abs(drawn.mean - counted.mean) < 5 * drawn.stderr
 
@@ -107,14 +107,14 @@ def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch):
         share += max(alike) / 64
     for length in (2, 3):
         predicted = claim.predict(tasks=4, length=length)
-        found = experiments.told_apart(names, length)
+        found = experiments.task_ambiguity(names, length)
         assert found["entropy"].mean == pytest.approx(predicted["entropy"], rel=1e-13)
         assert found["one_answer"].mean == pytest.approx(predicted["one_answer"], rel=1e-13)
         if length == 2:
             assert entropy == pytest.approx(predicted["mixture_loss"], rel=1e-12)
             assert share == pytest.approx(predicted["unselected"], rel=1e-12)
-    monkeypatch.setattr(experiments, "CONSTANT", 8**3 - 1)
-    assert experiments.told_apart(names, 3) == {}, "too many inputs to count are not counted"
+    monkeypatch.setattr(experiments, "MAX_COUNTED_INPUTS", 8**3 - 1)
+    assert experiments.task_ambiguity(names, 3) == {}, "too many inputs to count are not counted"
 
 
 def test_of_several_starts_the_least_training_loss_counts():
@@ -193,7 +193,7 @@ def trained():
     base = experiments.pretrained(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
     plan = experiments.Plan(SMALL, "prefix", (("desc",),) * 2, Recipe(250, 1e-2), (0, 1),
                     Added(prefix=2), base, (0, 1))  # fmt: skip
-    return experiments.run(base), experiments.run(plan)
+    return experiments.train_or_load(base), experiments.train_or_load(plan)
 
 
 @pytest.mark.slow  # trains two models for 250 steps
