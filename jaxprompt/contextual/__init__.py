@@ -1,36 +1,64 @@
-"""The `contextual` family: prompt-attention on contextual data (Oymak et al., ICML 2023)."""
+"""The `contextual` family: prompt-attention on contextual data (Oymak et al., ICML 2023).
+
+`claims` holds a module for each claim, `law` the theory's parts that several of them use,
+`simulation` what they are compared with. `extensions` goes beyond the setting: it is documented
+and tested, but no claim rests on it.
+
+For models and data of your own:
+
+* :class:`Setting`: the data model's parameters, validated.
+* :class:`Geometry`, :func:`conditional_error`, :func:`normal_nodes`: the exact error of any fixed
+  head and prompt, from seven inner products.
+* :func:`feature_law`, :func:`ridge_limit`: the law of the pooled feature, and the limiting error of
+  a ridge head over it.
+* :func:`least_error`: the least error that any weights of a model can have.
+* :func:`sample_sequence`, :func:`token_steps`: sequences token by token, and gradient descent on
+  them.
+"""
 
 from __future__ import annotations
 
-from jaxprompt.contextual.claims import (
-    best_ridge,
-    conditional_error,
-    context_gain,
-    convex_head,
-    first_step,
-    image_context,
-    prompt_error,
-    prompt_step,
-    sample_complexity,
-    separation,
-    three_steps,
-    training,
-)
-from jaxprompt.core.claim import Claim
+from typing import TYPE_CHECKING
 
-__all__ = ["CLAIMS"]
+from jaxprompt.core.families import lazy_members
 
-CLAIMS: tuple[Claim, ...] = (
-    best_ridge.CLAIM,
-    conditional_error.CLAIM,
-    context_gain.CLAIM,
-    convex_head.CLAIM,
-    first_step.CLAIM,
-    image_context.CLAIM,
-    prompt_error.CLAIM,
-    prompt_step.CLAIM,
-    sample_complexity.CLAIM,
-    separation.CLAIM,
-    three_steps.CLAIM,
-    training.CLAIM,
+if TYPE_CHECKING:
+    from jaxprompt.contextual.law.attention_moments import normal_nodes
+    from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
+    from jaxprompt.contextual.law.feature_law import feature_law
+    from jaxprompt.contextual.law.least_error import least_error
+    from jaxprompt.contextual.law.ridge_limit import ridge_limit
+    from jaxprompt.contextual.setting import Setting
+    from jaxprompt.contextual.simulation.gradient_steps import token_steps
+    from jaxprompt.contextual.simulation.sampling import sample_sequence
+    from jaxprompt.core.claim import Claim
+
+    CLAIMS: tuple[Claim, ...]
+
+__all__ = [
+    "CLAIMS",
+    "Geometry",
+    "Setting",
+    "conditional_error",
+    "feature_law",
+    "least_error",
+    "normal_nodes",
+    "ridge_limit",
+    "sample_sequence",
+    "token_steps",
+]
+
+__getattr__, __dir__ = lazy_members(
+    __name__,
+    {
+        "Geometry": "jaxprompt.contextual.law.error_given_prompt",
+        "Setting": "jaxprompt.contextual.setting",
+        "conditional_error": "jaxprompt.contextual.law.error_given_prompt",
+        "feature_law": "jaxprompt.contextual.law.feature_law",
+        "least_error": "jaxprompt.contextual.law.least_error",
+        "normal_nodes": "jaxprompt.contextual.law.attention_moments",
+        "ridge_limit": "jaxprompt.contextual.law.ridge_limit",
+        "sample_sequence": "jaxprompt.contextual.simulation.sampling",
+        "token_steps": "jaxprompt.contextual.simulation.gradient_steps",
+    },
 )

@@ -2,37 +2,38 @@
 
 Prompts and in-context examples are the special case in which the added vectors are embeddings of
 real tokens; :mod:`jaxprompt.prefix.claims.soft_prompt` shows it.
+
+For models of your own:
+
+* :func:`head_from_scores`: output, patterns and mass of a head with a prefix, by the identity that
+  splits it into the head without it and a bias.
+* :class:`Projections`, :func:`attend`: one attention layer with a prefix, by definition.
+* :class:`Transformer`: a small GPT-2-style model that takes prefixes, soft prompts and low-rank
+  factors.
 """
 
 from __future__ import annotations
 
-from jaxprompt.core.claim import Claim
-from jaxprompt.prefix.claims import (
-    bias_identity,
-    new_task_limit,
-    no_forgetting,
-    pattern_invariance,
-    prefix_subspace,
-    real_transformer,
-    skill_combination,
-    skill_selection,
-    soft_prompt,
-    suffix_reads_content,
-    token_selection,
-)
+from typing import TYPE_CHECKING
 
-__all__ = ["CLAIMS"]
+from jaxprompt.core.families import lazy_members
 
-CLAIMS: tuple[Claim, ...] = (
-    bias_identity.CLAIM,
-    pattern_invariance.CLAIM,
-    soft_prompt.CLAIM,
-    prefix_subspace.CLAIM,
-    token_selection.CLAIM,
-    suffix_reads_content.CLAIM,
-    new_task_limit.CLAIM,
-    skill_selection.CLAIM,
-    skill_combination.CLAIM,
-    no_forgetting.CLAIM,
-    real_transformer.CLAIM,
+if TYPE_CHECKING:
+    from jaxprompt.core.claim import Claim
+    from jaxprompt.networks.attention_layer import Projections, attend
+    from jaxprompt.networks.transformer import Transformer
+    from jaxprompt.prefix.head_identity import head_from_scores
+
+    CLAIMS: tuple[Claim, ...]
+
+__all__ = ["CLAIMS", "Projections", "Transformer", "attend", "head_from_scores"]
+
+__getattr__, __dir__ = lazy_members(
+    __name__,
+    {
+        "Projections": "jaxprompt.networks.attention_layer",
+        "Transformer": "jaxprompt.networks.transformer",
+        "attend": "jaxprompt.networks.attention_layer",
+        "head_from_scores": "jaxprompt.prefix.head_identity",
+    },
 )

@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import interpolate
 
-from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.convex_limit import convex_limit
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import best_gain, best_ridge, ridge_limit
 from jaxprompt.contextual.setting import (

@@ -1,24 +1,25 @@
 r"""Claim ``contextual.conditional_error``: the exact error of any fixed head and prompt.
 
-This closed form replaces test sets in every other claim of the family; here it is itself checked
-against sequences drawn token by token.
+The family's other claims use it in place of test sets; here it is compared with sequences drawn
+token by token. The formula is in :mod:`jaxprompt.contextual.law.error_given_prompt`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import ndtr
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from jaxprompt.attention import prompt_attention
 from jaxprompt.compute.devices import loop, map_trials
 from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
+from jaxprompt.contextual.law.margins import wrong_sign
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,
@@ -40,111 +41,7 @@ from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = ["CLAIM", "Geometry", "conditional_error", "normal_error", "wrong_sign"]
-
-
-class Geometry(NamedTuple):
-    r"""The seven inner products of head :math:`w` and prompt :math:`q` that decide the error."""
-
-    head_signal: Float[Array, ""] | float
-    head_context: Float[Array, ""] | float
-    head_norm: Float[Array, ""] | float
-    prompt_signal: Float[Array, ""] | float
-    prompt_context: Float[Array, ""] | float
-    prompt_norm: Float[Array, ""] | float
-    head_prompt: Float[Array, ""] | float
-
-    @classmethod
-    def of_known_prompt(
-        cls, setting: Setting, along_signal: Array, along_context: Array | float, norm: Array
-    ) -> Geometry:
-        r"""Of a head over the prompt :math:`\gamma q_\star`.
-
-        The head is given by its components along the unit vectors of :math:`w_\star` and
-        :math:`q_\star` and by its norm.
-        """
-        return cls(
-            head_signal=along_signal * setting.signal,
-            head_context=along_context * setting.context,
-            head_norm=norm,
-            prompt_signal=0.0,
-            prompt_context=setting.gain * setting.context**2,
-            prompt_norm=jnp.abs(setting.gain) * setting.context,
-            head_prompt=setting.gain * setting.context * along_context,
-        )
-
-
-def conditional_error(
-    setting: Setting, geometry: Geometry, scalars: Float[Array, "M N"]
-) -> Float[Array, ""]:
-    r"""Probability of a wrong sign on a fresh sequence, for a fixed head and prompt.
-
-    With :math:`u_t = \langle q, z_t\rangle` for the irrelevant tokens, :math:`s` the total relevant
-    weight, :math:`p_2` the sum of squared irrelevant weights and
-    :math:`\bar u = \sum_t \varphi_t u_t`,
-
-    .. math::
-        \mu &= s(\langle w,q_\star\rangle + y\langle w,w_\star\rangle)
-           - (1-s)(\delta_q\langle w,q_\star\rangle + \delta_w y\langle w,w_\star\rangle)
-           + \bar u \langle w,q\rangle / |q|^2 \\
-        v &= \sigma^2 p_2 (|w|^2 - \langle w,q\rangle^2/|q|^2), \qquad
-        \text{error} = E\,\Phi(-y\mu/\sqrt v).
-
-    `scalars` are the M nodes of the N = T − k standard normals :math:`u_t/(\sigma|q|)` over which
-    the mean is taken; the sum over labels and shifts is exact. Computes in the dtype of
-    `scalars`; works under jit, vmap and grad. Derived here (setting: Oymak et al., ICML 2023).
-    """
-    return _expected_error(setting, geometry, scalars)
-
-
-def _expected_error(
-    setting: Setting,
-    g: Geometry,
-    scalars: Array,
-    *,
-    drift: float = 1.0,
-    removed: float = 1.0,
-    uniform_spread: bool = False,
-    mean_weights: bool = False,
-) -> Array:
-    dtype = scalars.dtype
-    label = jnp.array([-1.0, 1.0], dtype)[:, None, None]
-    shifts = jnp.asarray(setting.shifts, dtype)
-    shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
-    gap = (1 + shift_context) * g.prompt_context
-    # A prompt that is orthogonal to the signal for certain gives both labels the same weights.
-    if not (isinstance(g.prompt_signal, float) and g.prompt_signal == 0.0):
-        gap = gap + (1 + shift_signal) * label * g.prompt_signal
-    scale = setting.noise * jnp.asarray(g.prompt_norm, dtype)
-    m = attention_moments.moments(gap.astype(dtype), scale, setting.relevant, scalars)
-    if mean_weights:
-        m = attention_moments.Moments(*(x.mean(axis=-1, keepdims=True) for x in m))
-    spread = setting.irrelevant / setting.tokens**2 if uniform_spread else m.spread
-    # ⟨w, q⟩/|q|, which is 0 for the zero prompt: its softmax is uniform and no direction special.
-    prompt_norm = jnp.asarray(g.prompt_norm, dtype)
-    along = g.head_prompt / jnp.where(prompt_norm > 0, prompt_norm, jnp.inf)
-    away = jnp.sqrt(jnp.maximum(jnp.square(g.head_norm) - removed * jnp.square(along), 0.0))
-    own = label * g.head_context + g.head_signal
-    other = -shift_context * label * g.head_context - shift_signal * g.head_signal
-    margin = m.attention * own + (1 - m.attention) * other
-    margin = margin + drift * label * setting.noise * m.drift * along
-    error = normal_error(margin, setting.noise * jnp.sqrt(spread) * away).mean(axis=(0, 2))
-    return error @ jnp.asarray(setting.shift_weights, dtype)
-
-
-def normal_error(margin: Float[Array, "*#n"], deviation: Float[Array, "*#n"]) -> Float[Array, "*_"]:
-    r""":math:`\Phi(-\text{margin}/\text{deviation})`, with its limit where the deviation is 0.
-
-    Where one of the two is NaN, so is the result.
-    """
-    certain = deviation <= 0
-    safe = jnp.where(certain, 1.0, deviation)
-    return jnp.where(certain, wrong_sign(margin), ndtr(-margin / safe))
-
-
-def wrong_sign(margin: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """1 where `margin` is negative, a half where it is 0, NaN where it is; in its dtype."""
-    return (1 - jnp.sign(margin)) / 2
+__all__ = ["CLAIM", "closed_form", "simulate"]
 
 
 # --- the closed form ---
@@ -152,7 +49,7 @@ def wrong_sign(margin: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 @functools.partial(jax.jit, static_argnames=("drift", "removed", "uniform_spread", "mean_weights"))
 def _per_replicate(setting: Setting, geometry: Geometry, nodes: Array, **wrong: Any) -> Array:
-    return jax.vmap(lambda v: _expected_error(setting, geometry, v, **wrong))(nodes)
+    return jax.vmap(lambda v: conditional_error(setting, geometry, v, **wrong))(nodes)
 
 
 def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:

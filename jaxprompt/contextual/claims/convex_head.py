@@ -17,7 +17,6 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute.devices import map_trials
-from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.convex_definition import applied_once
 from jaxprompt.contextual.law.convex_limit import (
@@ -27,6 +26,7 @@ from jaxprompt.contextual.law.convex_limit import (
     solved_law,
     varied_convex_limit,
 )
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.contextual.law.ridge_limit import Limit
 from jaxprompt.contextual.setting import (

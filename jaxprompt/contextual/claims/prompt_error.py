@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
 from jaxprompt.compute.devices import loop, map_trials, room
-from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import Limit, best_gain, ridge_limit, varied_ridge_limit
 from jaxprompt.contextual.setting import (

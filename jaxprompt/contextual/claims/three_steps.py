@@ -17,10 +17,10 @@ from jaxtyping import Array, Float, Key
 from scipy import special, stats
 
 from jaxprompt.compute.devices import cores, loop, map_trials
-from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error
 from jaxprompt.contextual.claims.first_step import pooled_coefficients
 from jaxprompt.contextual.claims.prompt_step import prompt_moments
 from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.setting import (
     CONTEXT,
     DIM,

@@ -20,7 +20,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
-from jaxprompt.contextual.claims.conditional_error import Geometry, normal_error
+from jaxprompt.contextual.law.margins import (
+    Geometry,
+    along_and_across,
+    labels_and_shifts,
+    mean_error,
+    token_products,
+)  # fmt: skip
 from jaxprompt.contextual.setting import Setting
 
 __all__ = ["class_accuracies", "noisy_relevant_error", "tilted_geometry"]
@@ -32,7 +38,7 @@ def tilted_geometry(
     r"""Inner products for a signal :math:`w_\star` and a context at an angle with that `cosine`.
 
     Axis 0 is along :math:`w_\star`; :math:`q_\star` lies in the plane of axes 0 and 1. Give the
-    result to :func:`~jaxprompt.contextual.claims.conditional_error.conditional_error`.
+    result to :func:`~jaxprompt.contextual.law.error_given_prompt.conditional_error`.
     """
     sine = jnp.sqrt(1 - jnp.square(cosine))
 
@@ -65,27 +71,23 @@ def noisy_relevant_error(
     the brackets being those of `contextual.conditional_error`; error :math:`=E\,\Phi(-y\mu/\sqrt
     v)`. The relevant tokens' scalars come first in `scalars`, whose dtype is the result's.
     """
-    g, dtype, k = geometry, scalars.dtype, setting.relevant
-    label = jnp.array([-1.0, 1.0], dtype)[:, None, None]
-    shifts = jnp.asarray(setting.shifts, dtype)
-    shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
-    norm = jnp.asarray(g.prompt_norm, dtype)
+    dtype, k = scalars.dtype, setting.relevant
+    on = labels_and_shifts(setting, dtype)
+    along, across = along_and_across(geometry, dtype)
+    head_relevant, head_irrelevant = token_products(on, geometry.head_context, geometry.head_signal)
+    relevant_score, irrelevant_score = token_products(
+        on, geometry.prompt_context, geometry.prompt_signal
+    )
     relevant = jnp.arange(setting.tokens) < k
     level = jnp.where(relevant, relevant_noise, setting.noise).astype(dtype)
-    own_score = g.prompt_context + label * g.prompt_signal
-    other_score = -shift_context * g.prompt_context - shift_signal * label * g.prompt_signal
-    means = jnp.where(relevant, own_score[..., None], other_score[..., None])
-    weights = jax.nn.softmax(means + level * norm * scalars, axis=-1)
+    scores = jnp.where(relevant, relevant_score[..., None], irrelevant_score[..., None])
+    norm = jnp.asarray(geometry.prompt_norm, dtype)
+    weights = jax.nn.softmax(scores + level * norm * scalars, axis=-1)
     share = weights[..., :k].sum(axis=-1)
-    along = g.head_prompt / jnp.where(norm > 0, norm, jnp.inf)
-    away = jnp.sqrt(jnp.maximum(jnp.square(g.head_norm) - jnp.square(along), 0.0))
-    own = label * g.head_context + g.head_signal
-    other = -shift_context * label * g.head_context - shift_signal * g.head_signal
-    margin = share * own + (1 - share) * other
-    margin = margin + label * along * (weights * level * scalars).sum(axis=-1)
-    deviation = away * jnp.sqrt(jnp.square(weights * level).sum(axis=-1))
-    error = normal_error(margin, deviation).mean(axis=(0, 2))
-    return error @ jnp.asarray(setting.shift_weights, dtype)
+    mean = share * head_relevant + (1 - share) * head_irrelevant
+    mean = mean + along * (weights * level * scalars).sum(axis=-1)
+    deviation = across * jnp.sqrt(jnp.square(weights * level).sum(axis=-1))
+    return mean_error(setting, on.label * mean, deviation)
 
 
 def class_accuracies(

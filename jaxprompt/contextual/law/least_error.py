@@ -22,11 +22,18 @@ from jaxtyping import Array, Float
 from scipy import special
 from scipy.stats import qmc
 
-from jaxprompt.contextual.claims.conditional_error import Geometry, conditional_error, normal_error
 from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.law.error_given_prompt import conditional_error
+from jaxprompt.contextual.law.margins import (
+    Geometry,
+    along_and_across,
+    labels_and_shifts,
+    mean_error,
+    token_products,
+)  # fmt: skip
 from jaxprompt.contextual.setting import Setting
 
-__all__ = ["CEILINGS", "exact_error", "geometry_of", "least_error", "linear_prompt_error"]
+__all__ = ["CEILINGS", "exact_error", "least_error", "linear_prompt_error"]
 
 CEILINGS = ("linear", "linear_prompt", "prompt")
 """Models whose least error is known."""
@@ -53,35 +60,21 @@ def linear_prompt_error(
         \text{error} = E\,\Phi(-y\mu/\sqrt v):
 
     given the :math:`v_t` the rest is Gaussian. Arguments as in
-    :func:`~jaxprompt.contextual.claims.conditional_error.conditional_error`. Derived here.
+    :func:`~jaxprompt.contextual.law.error_given_prompt.conditional_error`. Derived here.
     """
-    g, dtype = geometry, scalars.dtype
-    label = jnp.array([-1.0, 1.0], dtype)[:, None, None]
-    shifts = jnp.asarray(setting.shifts, dtype)
-    shift_context, shift_signal = shifts[None, :, None, 0], shifts[None, :, None, 1]
-    norm = jnp.asarray(g.prompt_norm, dtype)
-    along = g.head_prompt / jnp.where(norm > 0, norm, jnp.inf)
-    away = jnp.sqrt(jnp.maximum(jnp.square(g.head_norm) - jnp.square(along), 0.0))
-    relevant = (g.head_context + label * g.head_signal) * (
-        g.prompt_context + label * g.prompt_signal
+    dtype = scalars.dtype
+    on = labels_and_shifts(setting, dtype)
+    along, across = along_and_across(geometry, dtype)
+    head_relevant, head_irrelevant = token_products(on, geometry.head_context, geometry.head_signal)
+    relevant_score, irrelevant_score = token_products(
+        on, geometry.prompt_context, geometry.prompt_signal
     )
-    own = -shift_context * g.head_context - shift_signal * label * g.head_signal
-    other = -shift_context * g.prompt_context - shift_signal * label * g.prompt_signal
-    scores = other[..., None] + setting.noise * norm * scalars
-    parts = (own[..., None] + setting.noise * along * scalars) * scores
-    mean = setting.relevant * relevant + parts.sum(axis=-1)
-    deviation = setting.noise * away * jnp.sqrt(jnp.square(scores).sum(axis=-1))
-    error = normal_error(label * mean, deviation).mean(axis=(0, 2))
-    return error @ jnp.asarray(setting.shift_weights, dtype)
-
-
-def geometry_of(setting: Setting, head: Array, prompt: Array) -> Geometry:
-    """Inner products of a head and a prompt whose first coordinates are along w⋆ and q⋆."""
-    return Geometry(
-        head[0] * setting.signal, head[1] * setting.context, jnp.linalg.norm(head),
-        prompt[0] * setting.signal, prompt[1] * setting.context, jnp.linalg.norm(prompt),
-        head @ prompt,
-    )  # fmt: skip
+    norm = jnp.asarray(geometry.prompt_norm, dtype)
+    scores = irrelevant_score[..., None] + setting.noise * norm * scalars
+    products = (head_irrelevant[..., None] + setting.noise * along * scalars) * scores
+    mean = setting.relevant * (head_relevant * relevant_score) + products.sum(axis=-1)
+    deviation = setting.noise * across * jnp.sqrt(jnp.square(scores).sum(axis=-1))
+    return mean_error(setting, on.label * mean, deviation)
 
 
 def exact_error(
@@ -93,7 +86,7 @@ def exact_error(
     model is 0.
     """
     rule = linear_prompt_error if model == "linear_prompt" else conditional_error
-    return rule(setting, geometry_of(setting, head, prompt), scalars)
+    return rule(setting, Geometry.of_vectors(setting, head, prompt), scalars)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.attention import prompt_attention
 from jaxprompt.compute import random_table
-from jaxprompt.contextual.claims.conditional_error import Geometry
+from jaxprompt.contextual.law.margins import Geometry
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence, shift_index
 
@@ -92,20 +92,8 @@ def token_steps(
     prompt = prompt_step(head, zero, second)
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     return Steps(
-        _geometry(setting, head, prompt), _geometry(setting, head_step(zero, prompt, third), prompt)
-    )
-
-
-def _geometry(setting: Setting, head: Array, prompt: Array) -> Geometry:
-    """Inner products of vectors whose first two coordinates are along w⋆ and q⋆."""
-    return Geometry(
-        head_signal=head[0] * setting.signal,
-        head_context=head[1] * setting.context,
-        head_norm=jnp.linalg.norm(head),
-        prompt_signal=prompt[0] * setting.signal,
-        prompt_context=prompt[1] * setting.context,
-        prompt_norm=jnp.linalg.norm(prompt),
-        head_prompt=head @ prompt,
+        Geometry.of_vectors(setting, head, prompt),
+        Geometry.of_vectors(setting, head_step(zero, prompt, third), prompt),
     )
 
 
@@ -177,10 +165,10 @@ def reduced_steps_and_terms(
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
     # of the prompt's rest, with the new head's rest as a fourth direction.
-    known = _geometry(setting, jnp.append(head, 0.0), prompt)
+    known = Geometry.of_vectors(setting, jnp.append(head, 0.0), prompt)
     framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3]), 0.0])
     last, third = _third(setting, samples, framed, lengths[2], keys[2])
-    return Steps(known, _geometry(setting, last, framed)), (first, second, third)
+    return Steps(known, Geometry.of_vectors(setting, last, framed)), (first, second, third)
 
 
 def _terms(

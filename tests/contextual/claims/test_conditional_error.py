@@ -10,13 +10,8 @@ from scipy import integrate
 from scipy import stats as sps
 
 import jaxprompt as jp
-from jaxprompt.contextual.claims.conditional_error import (
-    Geometry,
-    _vectors,
-    conditional_error,
-    normal_error,
-    wrong_sign,
-)
+from jaxprompt.contextual.claims.conditional_error import _vectors
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.errors import ParameterError
 
@@ -139,20 +134,6 @@ def test_the_function_differentiates():
     slope = jax.jit(jax.grad(error))(0.9)
     numeric = (error(0.9 + 1e-5) - error(0.9 - 1e-5)) / 2e-5
     assert float(slope) == pytest.approx(float(numeric), rel=1e-6)
-
-
-@pytest.mark.parametrize("point", [(np.nan, 1.0), (np.nan, 0.0), (1.0, np.nan), (np.nan, np.nan)])
-def test_what_is_no_number_gives_no_error(point):
-    assert np.isnan(normal_error(*map(jnp.asarray, point)))
-    assert np.isnan(wrong_sign(jnp.asarray(np.nan)))
-
-
-def test_normal_error():
-    margin, deviation = jnp.array([1.0, 0.0, 2.0, -2.0, 0.0]), jnp.array([1.0, 1, 0, 0, 0])
-    expected = [sps.norm.cdf(-1), 0.5, 0.0, 1.0, 0.5]
-    np.testing.assert_allclose(normal_error(margin, deviation), expected, rtol=1e-6)
-    slope = jax.grad(lambda d: normal_error(jnp.ones(1), d * jnp.ones(1))[0])(0.0)
-    assert np.isfinite(slope)
 
 
 def test_the_simulated_vectors_have_the_products():

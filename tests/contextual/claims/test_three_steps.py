@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxprompt.contextual.claims import three_steps
-from jaxprompt.contextual.claims.conditional_error import conditional_error
 from jaxprompt.contextual.claims.three_steps import CLAIM
+from jaxprompt.contextual.law.error_given_prompt import conditional_error
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 from jaxprompt.stats import mean_estimate

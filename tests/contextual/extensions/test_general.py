@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.claims.conditional_error import conditional_error
 from jaxprompt.contextual.extensions import general
 from jaxprompt.contextual.law.attention_moments import normal_nodes
+from jaxprompt.contextual.law.error_given_prompt import conditional_error
 from jaxprompt.contextual.setting import Setting
 
 SETTING = Setting.make(
