@@ -547,7 +547,7 @@ def fate_of(
         with applied(found, mutant), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             wrong = claim.compared(cells)
-            status = stats.overall(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
+            status = stats.combine_statuses(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
     except Exception as error:  # whatever a wrong formula runs into
         return Fate(*place, "crashed", error=f"{type(error).__name__}: {error}"[:200])
     if len(wrong) != len(right) or status is Status.FAILED:

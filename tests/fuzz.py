@@ -314,7 +314,7 @@ def sound_report(folder: Path) -> tuple[Path, bytes]:
         "parameters": {"centres": 4, "list": [1.0, [2]]},
         "verdict": "confirmed",
         "note": "",
-        "freedom": 3.0,
+        "dof": 3.0,
         "goodness": 1.0,
     }
     entry = {

@@ -281,15 +281,15 @@ finite = st.floats(-1e12, 1e12)
 def test_any_numbers_in_a_comparison(rows, side):
     comparisons = [
         Comparison("q", {}, predicted, simulated, tolerance=abs(tolerance), stderr=stderr,
-                   freedom=7, side=side)
+                   dof=7, side=side)
         for (predicted, stderr, tolerance), simulated in zip(rows, [1.0] * len(rows), strict=True)
     ]  # fmt: skip
     with np.errstate(all="ignore"):
-        for judge in (stats.decide, stats.decide_within):
+        for judge in (stats.decide, stats.decide_equivalence):
             for row, one in zip(judge(comparisons, 1e-3), comparisons, strict=True):
                 if math.isnan(one.tolerance):
                     assert row.verdict == Status.FAILED, "without a tolerance nothing is confirmed"
-                elif row.verdict == Status.CONFIRMED and judge is stats.decide_within:
+                elif row.verdict == Status.CONFIRMED and judge is stats.decide_equivalence:
                     assert one.excess <= one.tolerance
                 if row.verdict in (Status.CONFIRMED, Status.REFUTED):
                     assert not math.isnan(row.p_value)

@@ -210,7 +210,7 @@ def outcomes(claim: Claim, seeds: Iterable[int], *, profile: str = "quick") -> I
         loose = verdict.status
         if verdict.rows:
             rows = stats.decide(kept.compared(verdict.cells), LOOSE)
-            loose = stats.overall(row.verdict for row in rows)
+            loose = stats.combine_statuses(row.verdict for row in rows)
         seconds = time.process_time() - started
         yield Outcome(int(seed), verdict.status, loose, wrong, seconds, verdict.error)
 

@@ -67,7 +67,7 @@ def test_false_alarms_of_means(trials, common):
 
 def test_false_alarms_with_a_prediction_error():
     rng = np.random.default_rng(5)
-    freedom, hits = stats.PREDICTION_FREEDOM, 0
+    freedom, hits = stats.PREDICTION_DOF, 0
     for _ in range(CHECKS):
         (found,) = estimates(rng, 64, 1)
         own = 0.05
@@ -162,7 +162,7 @@ def test_a_wrong_law_of_approach_is_inconclusive_not_refuted():
      (100, 9e-6, "inconclusive"), (100, 1.1e-5, "confirmed")],
 )  # fmt: skip
 def test_fits_of_one_check_share_their_level(rows, goodness, status):
-    fits = [stats.Comparison("a", {}, 0.0, 0.0, 9.0, stderr=1.0, freedom=63, goodness=g)
+    fits = [stats.Comparison("a", {}, 0.0, 0.0, 9.0, stderr=1.0, dof=63, goodness=g)
             for g in (goodness, *[0.5] * (rows - 1))]  # fmt: skip
     found = [row.verdict for row in stats.decide(fits, LEVEL)]
     assert found == [status, *["confirmed"] * (rows - 1)]
@@ -189,7 +189,7 @@ def test_extrapolation_is_exact_on_exact_laws():
     design = np.vander(size.min() / size, 2, increasing=True) / 0.1
     expected = math.sqrt(np.linalg.inv(design.T @ design)[0, 0])
     assert fit.stderr == pytest.approx(expected, rel=1e-12)
-    assert fit.freedom == math.inf
+    assert fit.dof == math.inf
 
 
 @pytest.mark.parametrize("sizes", [(10, 20), (10, 10, 20), (10,)])
@@ -315,14 +315,14 @@ def test_numbers_that_are_not_finite_fail(bad, place):
     numbers = {"predicted": 0.5, "simulated": 0.5, "stderr": 0.1, "predicted_stderr": 0.0}
     good = Comparison("a", {}, 0.5, 0.5, 1.0, stderr=0.1)
     broken = Comparison("a", {}, tolerance=1.0, **{**numbers, place: bad})
-    for judge in (stats.decide, stats.decide_within):
+    for judge in (stats.decide, stats.decide_equivalence):
         rows = judge([good, broken], LEVEL)
         assert rows[0].verdict == Status.CONFIRMED
         assert rows[1].verdict == Status.FAILED
 
 
 def test_a_failed_row_does_not_change_the_level_of_the_others():
-    good = Comparison("a", {}, 0.5, 0.5, 1.0, stderr=0.1, freedom=20)
+    good = Comparison("a", {}, 0.5, 0.5, 1.0, stderr=0.1, dof=20)
     alone = stats.decide([good], LEVEL)[0]
     beside = stats.decide([good, Comparison("a", {}, math.nan, 0.5, 1.0, stderr=0.1)], LEVEL)[0]
     assert alone.detectable == beside.detectable
@@ -340,17 +340,17 @@ def test_a_failed_row_does_not_change_the_level_of_the_others():
         (0.2, 0.0, Status.REFUTED),
     ],
 )
-def test_decide_within(difference, stderr, expected):
-    row = Comparison("a", {}, 0.5, 0.5 + difference, 0.1, stderr=stderr, freedom=60)
-    assert stats.decide_within([row], LEVEL)[0].verdict == expected
+def test_decide_equivalence(difference, stderr, expected):
+    row = Comparison("a", {}, 0.5, 0.5 + difference, 0.1, stderr=stderr, dof=60)
+    assert stats.decide_equivalence([row], LEVEL)[0].verdict == expected
 
 
-def test_rates_of_decide_within():
+def test_rates_of_decide_equivalence():
     rng, wrong = np.random.default_rng(6), {0.1: 0, -0.1: 0}
     for _, edge in itertools.product(range(CHECKS), wrong):
         (found,) = estimates(rng, 20, 1, mean=0.5 + edge, spread=0.1)
         row = stats.compare_mean("a", {}, 0.5, found, tolerance=0.1)
-        wrong[edge] += stats.decide_within([row], LEVEL)[0].verdict != Status.INCONCLUSIVE
+        wrong[edge] += stats.decide_equivalence([row], LEVEL)[0].verdict != Status.INCONCLUSIVE
     for edge, hits in wrong.items():
         rate_at_most(hits, CHECKS, LEVEL, f"certain verdicts at the tolerance's edge {edge}")
 
@@ -367,7 +367,7 @@ def test_rates_of_decide_within():
 )
 def test_overall(parts, whole):
     names = {status.value[0]: status for status in Status}
-    assert stats.overall(names[p] for p in parts) == whole
+    assert stats.combine_statuses(names[p] for p in parts) == whole
 
 
 # --- building blocks ---
@@ -430,11 +430,11 @@ def test_combine_arrays():
 
 
 def test_a_share_has_an_error_even_where_all_or_none_succeed():
-    middle = stats.share_estimate(3000, 10_000)
+    middle = stats.proportion_estimate(3000, 10_000)
     assert middle.mean == 0.3
     assert middle.trials == 10_000
     assert middle.stderr == pytest.approx(math.sqrt(0.3 * 0.7 / 10_000), rel=1e-4)
-    none, every = stats.share_estimate(0, 100), stats.share_estimate(100, 100)
+    none, every = stats.proportion_estimate(0, 100), stats.proportion_estimate(100, 100)
     assert (none.mean, every.mean) == (0.0, 1.0)
     assert none.stderr == pytest.approx(every.stderr)
     # What never happened in 100 trials has a share below 3 % with a chance of 95 %.
@@ -462,7 +462,7 @@ def test_intervals():
 
 
 def test_welch_freedom_of_a_difference():
-    row = Comparison("a", {}, 0.0, 0.0, 1.0, stderr=3e-200, freedom=10, predicted_stderr=4e-200)
+    row = Comparison("a", {}, 0.0, 0.0, 1.0, stderr=3e-200, dof=10, predicted_stderr=4e-200)
     share = np.array([9, 16]) / 25
-    expected = 1 / (share[0] ** 2 / 10 + share[1] ** 2 / stats.PREDICTION_FREEDOM)
-    assert row.total_freedom == pytest.approx(expected)
+    expected = 1 / (share[0] ** 2 / 10 + share[1] ** 2 / stats.PREDICTION_DOF)
+    assert row.total_dof == pytest.approx(expected)

@@ -166,7 +166,7 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
         rows.append(
             Comparison(
                 "mse", shown, scale[0] * bias, scale[0] * bias + left.value, tolerance,
-                stderr=left.stderr, freedom=left.freedom, goodness=left.goodness,
+                stderr=left.stderr, dof=left.dof, goodness=left.goodness,
                 note="as N grows, in units of the variance scale over the smallest N",
             )
         )  # fmt: skip

@@ -121,7 +121,7 @@ def test_wrong_formulas_are_refuted_by_the_best_weights_alone(attained):
     def status(predict=None):
         rows = CLAIM.compared([cell], predict)
         assert [row.quantity for row in rows] == list(BEST.values())
-        return stats.overall(row.verdict for row in stats.decide(rows, 1e-3))
+        return stats.combine_statuses(row.verdict for row in stats.decide(rows, 1e-3))
 
     assert status() != "refuted"
     assert {f.name: status(f.predict) for f in CLAIM.falsifiers} == {
