@@ -6,7 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.setting import MODEL, Setting, complete, optional, to_simulate
+from jaxprompt.contextual.parameters import (
+    FAMILY,
+    check_law,
+    check_trainable,
+    optional,
+    required,
+    resolve_ratio,
+    to_simulate,
+)
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.core.parameters import REQUIRED
 from jaxprompt.errors import ParameterError
 
@@ -59,13 +68,49 @@ def test_the_pytree_keeps_shapes_static():
     assert structure != jax.tree.structure(Setting.make(**{**POINT, "tokens": 7}))
 
 
-def test_complete_reads_arrays():
+def test_check_law_reads_arrays():
     with pytest.raises(ParameterError, match="`relevant`"):
-        complete({"tokens": np.array([4, 2]), "relevant": 3}, "here")
+        check_law({"tokens": np.array([4, 2]), "relevant": 3}, "here")
 
 
 def test_derived_parameters():
-    parameter = MODEL[0]
+    parameter = FAMILY[0]
     assert optional(parameter, 3).default == 3
     assert to_simulate(parameter).default is REQUIRED
     assert to_simulate(parameter).simulate_only
+
+
+def test_required_parameters():
+    assert required(FAMILY[0]).default is REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("given", "ratio"),
+    [
+        ({"ratio": 0.5}, 0.5),
+        ({"dim": 10, "samples": 4}, 2.5),
+        ({"dim": 10, "ratio": 0.7}, 10 / 14),
+        ({"dim": 10, "ratio": [0.7, 4.0, 100.0]}, [10 / 14, 5.0, 10.0]),
+        ({"dim": 10, "samples": [4, 5]}, [2.5, 2.0]),
+    ],
+)
+def test_ratio_is_the_one_that_whole_samples_have(given, ratio):
+    found = resolve_ratio(dict(given), "here")
+    assert "samples" not in found
+    np.testing.assert_array_equal(found["ratio"], ratio)
+    assert isinstance(found["ratio"], float) == (np.ndim(ratio) == 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"samples": 4, "ratio": 0.5}, "samples"), ({"samples": 4}, "dim"), ({"dim": 4}, "ratio")],
+)
+def test_refusals_of_sizes(given, named):
+    with pytest.raises(ParameterError, match=f"`{named}` = "):
+        resolve_ratio(dict(given), "here")
+
+
+def test_some_token_must_be_irrelevant_to_train():
+    check_trainable({"tokens": 3, "relevant": 2}, "here")
+    with pytest.raises(ParameterError, match="`relevant` = 3"):
+        check_trainable({"tokens": 3, "relevant": 3}, "here")

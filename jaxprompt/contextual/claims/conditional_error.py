@@ -20,21 +20,15 @@ from jaxprompt.compute.devices import loop, map_trials
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.margins import wrong_sign
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
+    FAMILY,
     LAW_NAMES,
-    MODEL,
-    NOISE,
-    RELEVANT,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
+    check_law,
     optional,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
 from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.core.parameters import Parameter, is_traced
@@ -165,7 +159,7 @@ def _residual_gram(setting: Setting, g: Geometry) -> np.ndarray:
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Refuse inner products that no head and prompt can have."""
-    values = complete(values, where)
+    values = check_law(values, where)
     needed = [values[name] for name in (*Geometry._fields, "signal", "context")]
     if any(is_traced(value) for value in needed):
         return values
@@ -303,13 +297,7 @@ the average over $y$ and $\delta$ is exact.
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         *(
             Parameter(
                 name,
@@ -322,7 +310,7 @@ the average over $y$ and $\delta$ is exact.
         ),
         optional(DIM, 8),
     ),
-    accepted=MODEL,
+    accepted=FAMILY,
     quantities=(Quantity("error", "probability of a wrong sign on a fresh sequence", 0.005),),
     falsifiers=(
         Falsifier("no_drift", "drops the term ū⟨w,q⟩/|q|² of the mean", _wrong(drift=0.0)),

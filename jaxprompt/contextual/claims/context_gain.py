@@ -19,7 +19,15 @@ from jaxtyping import Array, Float, Key
 from jaxprompt.compute import random_table
 from jaxprompt.compute.devices import loop, map_trials
 from jaxprompt.contextual.law.maximise import golden_section
-from jaxprompt.contextual.setting import CONTEXT, GAIN, MODEL, NOISE, SIGNAL, TOKENS, to_simulate
+from jaxprompt.contextual.parameters import (
+    CONTEXT,
+    FAMILY,
+    GAIN,
+    NOISE,
+    SIGNAL,
+    TOKENS,
+    to_simulate,
+)
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
@@ -436,7 +444,7 @@ CLAIM = Claim(
         GAIN,
         to_simulate(TOKENS),
     ),
-    accepted=MODEL,
+    accepted=FAMILY,
     quantities=(
         Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
         Quantity(

@@ -12,24 +12,17 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxprompt.compute.devices import loop, map_trials
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
-    MODEL,
-    NOISE,
-    RELEVANT,
+    FAMILY,
     SAMPLES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
-    optional,
+    check_law,
+    required,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.gradient_steps import head_step, sample_batch
 from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.core.parameters import REQUIRED
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "pooled_coefficients", "simulate"]
@@ -168,17 +161,11 @@ every single term of the formula that a falsifier drops is larger somewhere in t
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
-        optional(DIM, REQUIRED),
-        optional(SAMPLES, REQUIRED),
+        *DATA_LAW,
+        required(DIM),
+        required(SAMPLES),
     ),
-    accepted=MODEL,
+    accepted=FAMILY,
     quantities=(
         Quantity("signal", "component of the head along w⋆/W", 0.05, True),
         Quantity("energy", "squared norm of the head", 0.05, True),
@@ -192,7 +179,7 @@ every single term of the formula that a falsifier drops is larger somewhere in t
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": _design(4096), "full": _design(32768)},
-    validate=complete,
+    validate=check_law,
     broadcasts="every number",
     figure=Agreement(title="The head after one step", label="signal, energy, alignment"),
 )

@@ -17,24 +17,18 @@ from jaxtyping import Array, Float, Key
 from scipy import special
 
 from jaxprompt.compute.devices import loop, map_trials
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
-    MODEL,
-    NOISE,
-    RELEVANT,
+    FAMILY,
     SAMPLES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
-    optional,
+    check_law,
+    required,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.core.parameters import REQUIRED, Parameter, is_traced
+from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -254,7 +248,7 @@ def _ratio(product: Any, norm: Any) -> Any:
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Refuse products that no head can have."""
-    values = complete(values, where)
+    values = check_law(values, where)
     names = ("head_signal", "head_context", "head_norm", "signal", "context")
     given = [values[name] for name in names]
     if any(is_traced(value) for value in given):
@@ -344,20 +338,14 @@ orthogonal energy's is 5 %, half of that in length.
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
-        optional(DIM, REQUIRED),
-        optional(SAMPLES, REQUIRED),
+        *DATA_LAW,
+        required(DIM),
+        required(SAMPLES),
         Parameter("head_signal", "real", "inner product ⟨w, w⋆⟩", "⟨w, w⋆⟩"),
         Parameter("head_context", "real", "inner product ⟨w, q⋆⟩", "⟨w, q⋆⟩"),
         Parameter("head_norm", "real", "norm of the head", "|w|", low=0),
     ),
-    accepted=MODEL,
+    accepted=FAMILY,
     quantities=(
         Quantity("context", "component of the prompt along q⋆/Q", 0.03),
         Quantity("signal", "component of the prompt along w⋆/W", 0.03),

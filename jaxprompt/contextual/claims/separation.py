@@ -21,7 +21,12 @@ from jaxtyping import Array, Float, Key
 from jaxprompt.compute import random_table
 from jaxprompt.compute.devices import map_trials
 from jaxprompt.contextual.law.maximise import golden_section
-from jaxprompt.contextual.setting import CONTEXT, MODEL, SIGNAL, optional
+from jaxprompt.contextual.parameters import (
+    CONTEXT,
+    FAMILY,
+    SIGNAL,
+    optional,
+)
 from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Regions, Relation
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
@@ -483,7 +488,7 @@ cannot all be right; three can, since the constants may differ.
     relation=Relation.IMPOSSIBILITY,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(SPARSITY, SHIFT, LAW, optional(CONTEXT, 1.0), optional(SIGNAL, 1.0)),
-    accepted=MODEL,
+    accepted=FAMILY,
     quantities=(
         Quantity("linear", "best accuracy of a linear model, no intercept"),
         Quantity("linear_prompt", "best accuracy of linear prompt-attention, no intercept"),
