@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Key
@@ -16,6 +17,7 @@ from scipy import optimize
 
 from jaxprompt.core.claim import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate
 from jaxprompt.universal.networks import head
 from jaxprompt.universal.numerics import bessel, point_sets
@@ -39,11 +41,22 @@ $e^{\lambda\cos\alpha}=\sum_n I_n(\lambda)e^{in\alpha}$; summing over the centre
 aliasing, the orders $n\equiv k$ modulo $N$ in the numerator and $n\equiv0$ in the denominator.
 When $\lambda>N^2$ both sums cancel nearly to nothing, and the same quantity is evaluated over the
 centres, $\sum_j w_j\,(1-e^{ik\delta_j})$ with $\delta_j$ the angle from the query to centre $j$.
+The supremum over the phase is searched on a grid that resolves both scales on which the error
+changes: $N/k$, of the target, and $N^2/(2\pi\lambda)$ about $\psi=\pi$, where one nearest centre
+takes over from the other. For $1\le k<N/2$ the error goes to $1$ as $\lambda\to0$, is smaller in
+between and tends to $2\sin(k\pi/2N)$ at large $\lambda$; for $k\ge N/2$ no $\lambda$ brings it under
+$1$, and none is best.
 """
 
 PHASES = 129
-FIRST_DECADES = (-3.5, 0.3)
-"""The best λ is sought between these powers of ten times N² max(1, k)."""
+"""Phases in [0, π] at which a supremum is first looked for, or more where the target needs them."""
+
+LAYER_WIDTHS = 40
+"""The change of nearest centre is resolved over so many of its own widths: e^{-40} is left out."""
+
+DECADES_OF_BEST = (-2.0, 0.3)
+"""The best λ over N² lies between these powers of ten: 0.05 for (N, k) = (4096, 1), and 0.34 as k
+nears N/2."""
 
 
 # --- the closed form -----------------------------------------------------------------------------
@@ -61,7 +74,7 @@ def relative_error(
     if spectral.any():
         result[spectral] = _spectral(count[spectral], lam[spectral], k[spectral], psi[spectral])
     for i in np.flatnonzero(~spectral):
-        result[i] = _nodal(int(count[i]), lam[i], k[i], psi[i])
+        result[i] = _nodal(int(count[i]), lam[i], k[i], psi[i : i + 1])[0]
     return result.reshape(shape)
 
 
@@ -94,69 +107,94 @@ def _coefficients(
     return above, at_zero, index
 
 
-def _nodal(count: int, lam: float, k: float, psi: float) -> complex:
-    delta = (2 * np.pi * np.arange(count) - psi) / count
-    weight = np.exp(-2 * lam * (np.sin(delta / 2) ** 2 - (np.sin(delta / 2) ** 2).min()))
+def _nodal(
+    count: int, lam: float, k: float, psi: Float[np.ndarray, " phases"]
+) -> Complex[np.ndarray, " phases"]:
+    delta = (2 * np.pi * np.arange(count) - psi[:, None]) / count
+    squared = np.sin(delta / 2) ** 2
+    weight = np.exp(-2 * lam * (squared - squared.min(axis=1, keepdims=True)))
     lack = 2 * np.sin(k * delta / 2) ** 2 - 1j * np.sin(k * delta)
-    return complex((weight * lack).sum() / weight.sum())
+    return (weight * lack).sum(axis=1) / weight.sum(axis=1)
 
 
-def _modulus(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
+def _modulus_of_phase(count: int, lam: float, k: int) -> Callable[[np.ndarray], np.ndarray]:
+    """|1 − h e^{−ikθ}| as a function of an array of phases."""
     if lam > count**2:
-        return np.abs([_nodal(count, lam, k, p) for p in np.atleast_1d(psi)])
+        return lambda psi: np.abs(_nodal(count, lam, k, psi))
     above, below, index = _coefficients(np.array([count]), np.array([lam]), np.array([k]))
-    wave = np.exp(1j * np.atleast_1d(psi)[:, None] * index)
-    return np.abs((wave @ above)[:, 0] / (wave @ below)[:, 0])
+
+    def modulus(psi: np.ndarray) -> np.ndarray:
+        wave = np.exp(1j * psi[:, None] * index)
+        return np.abs((wave @ above)[:, 0] / (wave @ below)[:, 0])
+
+    return modulus
 
 
-def supremum(modulus: Callable[[np.ndarray], np.ndarray]) -> float:
-    """Largest value over phases in [0, π] of a function that takes arrays of phases."""
-    psi = np.linspace(0, np.pi, PHASES)
-    while True:
-        values = modulus(psi)
-        best = int(values.argmax())
-        if not 0 < best < len(psi) - 1:
-            # The modulus is even about 0 and about π: an end that wins is a maximum itself.
-            return float(values[best])
-        if psi[1] - psi[0] < 1e-3:
-            # Three points h apart give the top of a smooth curve to h⁴.
-            before, top, after = values[best - 1 : best + 2]
-            bend = 2 * top - before - after
-            return float(top + (after - before) ** 2 / (8 * bend) if bend > 0 else top)
-        psi = np.linspace(psi[best - 1], psi[best + 1], 33)
-
-
-def least(sup_error: Callable[[float], float], count: int, k: int) -> tuple[float, float]:
-    """The concentration that minimises `sup_error(λ)`, and the error there."""
-    scale = count**2 * 10.0 ** np.arange(*FIRST_DECADES, 0.1) / max(k, 1)
-    coarse = [sup_error(lam) for lam in scale]
-    best = int(np.argmin(coarse))
-    low, high = np.log(scale[max(best - 1, 0)]), np.log(scale[min(best + 1, len(scale) - 1)])
-    result: Any = optimize.minimize_scalar(
-        lambda t: sup_error(math.exp(t)), bounds=(low, high), method="bounded",
-        options={"xatol": 1e-4},
-    )  # fmt: skip
-    # Near the bottom the error is flat to rounding; a quartic through points further out
-    # finds its place to about 1e-10.
-    step = 2e-3 * np.arange(-2, 3)
-    fit = np.polynomial.Polynomial.fit(
-        step, [sup_error(math.exp(result.x + h)) for h in step], 4
-    ).convert()
-    roots = fit.deriv().roots()
-    bottom = float(roots[np.abs(roots).argmin()].real) if roots.size else math.inf
-    if abs(bottom) > 2e-3:  # a kink, the end of the range, or a constant: no smooth bottom
-        return math.exp(result.x), float(result.fun)
-    return math.exp(result.x + bottom), float(fit(bottom))
+def _phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " phases"]:
+    """Phases in [0, π], close enough together for the target's waves and the change of centre."""
+    even = np.linspace(0, np.pi, max(PHASES, 16 * math.ceil(k / count) + 1))
+    if count == 1:
+        return even
+    # The two nearest centres' scores differ by (π − ψ) over this width.
+    width = count / (2 * lam * math.sin(math.pi / count))
+    layer = np.pi - width * np.linspace(0, LAYER_WIDTHS, 8 * LAYER_WIDTHS + 1)
+    return np.unique(np.concatenate([even, layer[layer > 0]]))
 
 
 @functools.lru_cache(maxsize=4096)
-def _sup(count: int, lam: float, k: int) -> float:
-    return supremum(functools.partial(_modulus, count, lam, k))
+def _supremum(count: int, lam: float, k: int) -> float:
+    """Largest modulus over the phase; it is even about 0 and about π.
+
+    Every local maximum of the grid that comes within a fiftieth of the largest value is enlarged
+    until its neighbours are equal to rounding.
+    """
+    modulus = _modulus_of_phase(count, lam, k)
+    psi = _phases_that_resolve(count, lam, k)
+    values = modulus(psi)
+    padded = np.concatenate([[-np.inf], values, [-np.inf]])
+    is_peak = (padded[1:-1] >= padded[:-2]) & (padded[1:-1] >= padded[2:])
+    peaks = np.flatnonzero(is_peak & (values >= 0.98 * values.max()))
+    low, high = psi[np.maximum(peaks - 1, 0)], psi[np.minimum(peaks + 1, len(psi) - 1)]
+    rows = np.arange(len(peaks))
+    while True:
+        inside = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 17)
+        values = modulus(inside.ravel()).reshape(inside.shape)
+        best = values.argmax(axis=1)
+        before, after = np.maximum(best - 1, 0), np.minimum(best + 1, 16)
+        top = values[rows, best]
+        fall = top - np.minimum(values[rows, before], values[rows, after])
+        low, high = inside[rows, before], inside[rows, after]
+        if (fall <= 1e-14 * top).all() or (high - low).max() < 1e-14:
+            return float(top.max())
 
 
 @functools.lru_cache(maxsize=1024)
-def _best(count: int, k: int) -> tuple[float, float]:
-    return least(lambda lam: _sup(count, lam, k), count, k)
+def _best_concentration(count: int, k: int) -> tuple[float, float]:
+    """The concentration that minimises the supremum, and the supremum there."""
+
+    def error(log_lam: float) -> float:
+        return _supremum(count, math.exp(log_lam), k)
+
+    scale = np.log(count**2 * 10.0 ** np.arange(*DECADES_OF_BEST, 0.1))
+    best = int(np.argmin([error(t) for t in scale]))
+    low, high = scale[max(best - 1, 0)], scale[min(best + 1, len(scale) - 1)]
+    result: Any = optimize.minimize_scalar(
+        error, bounds=(low, high), method="bounded", options={"xatol": 1e-4}
+    )
+    # Near the bottom the error is flat to rounding; a quartic through points further out
+    # finds where it is to about 1e-10.
+    step = 2e-3 * np.arange(-2, 3)
+    fit = np.polynomial.Polynomial.fit(step, [error(result.x + h) for h in step], 4).convert()
+    roots = fit.deriv().roots()
+    bottom = float(roots[np.abs(roots).argmin()].real) if roots.size else math.inf
+    if abs(bottom) <= 2e-3 and abs(fit(bottom) - error(result.x + bottom)) < 1e-9 * result.fun:
+        return math.exp(result.x + bottom), float(fit(bottom))
+    # A kink, where two phases are equally bad: a search by values finds it to rounding.
+    result = optimize.minimize_scalar(
+        error, bounds=(result.x - 4e-3, result.x + 4e-3), method="bounded",
+        options={"xatol": 1e-11},
+    )  # fmt: skip
+    return math.exp(result.x), float(result.fun)
 
 
 def closed_form(
@@ -170,10 +208,16 @@ def closed_form(
     The parameters broadcast; float64 arrays of their shape, or floats.
     """
     if concentration is None:
-        return _broadcast_rows(("best_concentration", "best_error"), _best, centres, degree)
+        return _broadcast_rows(
+            ("best_concentration", "best_error"), _best_concentration, centres, degree
+        )
     if phase is None:
         return _broadcast_rows(
-            ("sup_error",), lambda n, k, lam: (_sup(n, lam, k),), centres, degree, concentration
+            ("sup_error",),
+            lambda n, k, lam: (_supremum(n, lam, k),),
+            centres,
+            degree,
+            concentration,
         )
     error = relative_error(centres, concentration, degree, phase)
     return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
@@ -212,33 +256,122 @@ def simulate(
 ) -> dict[str, Estimate]:
     """A head with `centres` equispaced keys at an arbitrary offset, queried at the phase.
 
-    Suprema and the best concentration are searched on the head's own errors.
+    Suprema are found by bisection on the head's own errors over the whole period, and the best
+    concentration as the zero of the derivative of its worst error: by other routes than the
+    closed form's, which it shares no search with.
+    """
+    if phase is not None and concentration is not None:
+        error = _head_error(centres, concentration, degree, np.array([phase]))[0]
+        return exact(trials, error=abs(error), error_real=error.real, error_imag=error.imag)
+    if concentration is not None:
+        return exact(trials, sup_error=_worst_phase(centres, concentration, degree)[1])
+    if degree == 0:
+        return exact(trials, best_concentration=0.1 * centres**2, best_error=0.0)
+
+    def slope(log_lam: float) -> float:
+        """Of the worst error in log λ: at the worst phase itself its derivative is 0."""
+        psi, _ = _worst_phase(centres, math.exp(log_lam), degree)
+        with jax.enable_x64(True):
+            return float(_error_slope(log_lam, *_head_inputs(centres, degree, np.array([psi]))))
+
+    low, high = (math.log(share * centres**2) for share in (0.02, 1.5))
+    where: Any = optimize.brentq(slope, low, high, xtol=1e-11)
+    best = math.exp(where)
+    return exact(trials, best_concentration=best, best_error=_worst_phase(centres, best, degree)[1])
+
+
+def _worst_phase(count: int, lam: float, k: int) -> tuple[float, float]:
+    """The phase in [0, 2π] at which the head's error is largest, and the error there.
+
+    Intervals whose ends differ, and that could hold the largest error if it changes inside them
+    as much as between their ends, are halved until they do not differ any more.
     """
 
-    def sup_error(lam: float) -> float:
-        return supremum(lambda psi: np.abs(_head_error(centres, lam, degree, psi)))
+    def error(psi: np.ndarray) -> np.ndarray:
+        return np.abs(_head_error(count, lam, k, psi))
 
-    if concentration is None:
-        where, value = least(sup_error, centres, degree)
-        return exact(trials, best_concentration=where, best_error=value)
-    if phase is None:
-        return exact(trials, sup_error=sup_error(concentration))
-    error = _head_error(centres, concentration, degree, np.array([phase]))[0]
-    return exact(trials, error=abs(error), error_real=error.real, error_imag=error.imag)
+    psi = np.linspace(0, 2 * np.pi, 64 * (4 + math.ceil(k / count)) + 1)
+    values = error(psi)
+    while True:
+        change, top = np.abs(np.diff(values)), values.max()
+        hopeful = np.maximum(values[1:], values[:-1]) + 2 * change >= top
+        halved = np.flatnonzero(hopeful & (change > 1e-4 * top) & (np.diff(psi) > 1e-12))
+        if not halved.size:
+            break
+        middle = (psi[halved] + psi[halved + 1]) / 2
+        psi = np.insert(psi, halved + 1, middle)
+        values = np.insert(values, halved + 1, error(middle))
+    best = int(values.argmax())
+    low, high = psi[max(best - 1, 0)], psi[min(best + 1, len(psi) - 1)]
+    result: Any = optimize.minimize_scalar(
+        lambda x: -error(np.array([x]))[0], bounds=(low, high), method="bounded",
+        options={"xatol": 1e-9 * (high - low)},
+    )  # fmt: skip
+    if -result.fun < values[best]:
+        return float(psi[best]), float(values[best])
+    return float(result.x), float(-result.fun)
+
+
+BLOCK = 64
+"""Queries that the head is given at once: a single compiled shape for each number of centres."""
+
+
+def _head_inputs(
+    count: int, k: int, psi: Float[np.ndarray, " phases"]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Queries and centres on the circle, values at the centres, and the target at the queries."""
+    offset = 0.3
+    theta = offset + psi / count
+    query = np.stack([np.cos(theta), np.sin(theta)], axis=1)
+    angle = offset + 2 * np.pi * np.arange(count) / count
+    values = np.stack([np.cos(k * angle), np.sin(k * angle)], axis=1)
+    target = np.stack([np.cos(k * theta), np.sin(k * theta)], axis=1)
+    return query, point_sets.equispaced(count, offset), values, target
 
 
 def _head_error(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
-    offset = 0.3
-    angle = offset + 2 * np.pi * np.arange(count) / count
-    values = np.stack([np.cos(k * angle), np.sin(k * angle)], axis=1)
-    theta = offset + psi / count
-    query = np.stack([np.cos(theta), np.sin(theta)], axis=1)
+    query, centres, values, target = _head_inputs(count, k, psi)
+    padded = np.concatenate([query, np.repeat(query[-1:], -len(query) % BLOCK, axis=0)])
     with jax.enable_x64(True):
-        output = np.asarray(_core(query, point_sets.equispaced(count, offset), values, lam)[0])
-    return 1 - (output[:, 0] + 1j * output[:, 1]) * np.exp(-1j * k * theta)
+        output = np.concatenate([
+            np.asarray(_core(block, centres, values, lam)[0])
+            for block in padded.reshape(-1, BLOCK, 2)
+        ])[: len(query)]  # fmt: skip
+    wave = target[:, 0] - 1j * target[:, 1]
+    return 1 - (output[:, 0] + 1j * output[:, 1]) * wave
 
 
 _core = jax.jit(head.core)
+
+
+@jax.jit
+@jax.grad
+def _error_slope(
+    log_lam: ArrayLike,
+    query: Float[Array, "1 2"],
+    centres: Float[Array, "N 2"],
+    values: Float[Array, "N 2"],
+    target: Float[Array, "1 2"],
+) -> Float[Array, ""]:
+    return jnp.linalg.norm(head.core(query, centres, values, jnp.exp(log_lam))[0] - target)
+
+
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """A best concentration needs a target that so many centres can follow."""
+    if params.get("concentration") is None:
+        centres, degree = np.broadcast_arrays(params["centres"], params["degree"])
+        if ((degree > 0) & (2 * degree >= centres)).any():
+            raise ParameterError(
+                "degree", params["degree"], "below half the centres without `concentration`",
+                "use more centres: otherwise no concentration brings the error below 1, and the "
+                "smaller, the better", where,
+            )  # fmt: skip
+        if params.get("phase") is not None:
+            raise ParameterError(
+                "phase", params["phase"], "given together with `concentration` only",
+                "give both, or leave it out", where,
+            )  # fmt: skip
+    return params
 
 
 # --- wrong variants ------------------------------------------------------------------------------
@@ -323,6 +456,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
+    validate=validate,
     designs={
         "quick": Design((*POINTS, *SUPREMA, {"centres": 8, "degree": 1},
                          {"centres": 32, "degree": 1}), 2),

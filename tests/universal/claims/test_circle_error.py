@@ -1,0 +1,134 @@
+"""`universal.circle_error`: suprema and best concentrations against mpmath, which shares no code."""
+
+import mpmath
+import numpy as np
+import pytest
+
+import jaxprompt as jp
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal.claims import circle_error
+
+CLAIM = "universal.circle_error"
+
+
+def error_at(count, lam, k, psi):
+    """|1 − h e^{−ikθ}| by the plain sum over the centres, at mpmath's precision."""
+    theta = mpmath.mpf(psi) / count
+    top = below = mpmath.mpc(0)
+    for j in range(count):
+        centre = 2 * mpmath.pi * j / count
+        weight = mpmath.exp(lam * (mpmath.cos(theta - centre) - 1))
+        top += weight * mpmath.expj(k * (centre - theta))
+        below += weight
+    return abs(1 - top / below)
+
+
+def grid_errors(count, lam, k, psi):
+    """The same in long doubles, for a dense grid; shifted by the nearest centre's score."""
+    psi = psi.astype(np.longdouble)
+    distance = (2 * np.pi * np.arange(count) - psi[:, None]) / count
+    square = np.sin(distance / 2) ** 2
+    weight = np.exp(-2 * lam * (square - square.min(axis=1, keepdims=True)))
+    wave = np.cos(k * distance) + 1j * np.sin(k * distance)
+    return np.abs(1 - (weight * wave).sum(1) / weight.sum(1)).astype(float)
+
+
+def supremum(count, lam, k):
+    """Dense grid over the whole period, denser towards π at every scale; then golden sections."""
+    graded = np.geomspace(1e-12, np.pi, 6000)
+    psi = np.unique(np.concatenate([np.linspace(0, 2 * np.pi, 20_001), np.pi - graded]))
+    values = np.concatenate([grid_errors(count, lam, k, part) for part in np.array_split(psi, 20)])
+    best = int(values.argmax())
+    with mpmath.workdps(30):
+        low, high = mpmath.mpf(psi[max(best - 1, 0)]), mpmath.mpf(psi[min(best + 1, len(psi) - 1)])
+        golden = (mpmath.sqrt(5) - 1) / 2
+        for _ in range(60):
+            left, right = high - golden * (high - low), low + golden * (high - low)
+            if error_at(count, lam, k, left) < error_at(count, lam, k, right):
+                low = left
+            else:
+                high = right
+        return float(max(error_at(count, lam, k, (low + high) / 2), mpmath.mpf(values[best])))
+
+
+@pytest.mark.parametrize(
+    ("count", "lam", "k"),
+    [
+        (8, 1e7, 1),  # .39018, and never above 2 sin(kπ/2N); .42942 was given
+        (8, 1e9, 3),
+        (8, 65.0, 1),  # both sides of λ = N², where the sum over aliases is left
+        (8, 63.0, 1),
+        (2, 1e4, 1),
+        (3, 50.0, 200),
+        (16, 1e4, 40),
+        (16, 2e3, 7),
+        (5, 0.01, 2),
+        (64, 300.0, 5),
+        (1, 7.0, 3),
+    ],
+)
+def test_supremum_and_the_heads_own_against_an_oracle(count, lam, k):
+    """The closed form and the head are each set beside mpmath: neither search is trusted."""
+    expected = supremum(count, lam, k)
+    given = {"centres": count, "degree": k, "concentration": lam}
+    predicted = jp.claim(CLAIM).predict(**given)["sup_error"]
+    assert float(predicted) == pytest.approx(expected, rel=1e-9)
+    measured = jp.claim(CLAIM).simulate(key=0, trials=2, **given)["sup_error"].mean
+    assert measured == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("count", [4, 8, 33])
+def test_no_supremum_passes_the_nearest_centres(count):
+    """Where one centre decides, the error is the chord to it: at most 2 sin(kπ/2N)."""
+    for lam in 10.0 ** np.arange(4, 9.1, 0.5):
+        found = jp.claim(CLAIM).predict(centres=count, degree=1, concentration=lam)["sup_error"]
+        assert found <= 2 * np.sin(np.pi / (2 * count)) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize(("count", "k"), [(64, 20), (9, 4), (3, 1), (256, 50)])
+def test_best_concentration_wherever_it_is(count, k):
+    """λ*/N² was sought in a window that shrank with k, and left it for k above N/4."""
+    best = jp.claim(CLAIM).predict(centres=count, degree=k)
+    lam, error = float(best["best_concentration"]), float(best["best_error"])
+    psi = np.unique(
+        np.concatenate([np.linspace(0, np.pi, 300), np.pi - np.geomspace(1e-4, 1, 200)])
+    )
+    scan = lam * np.geomspace(1e-2, 1e2, 21)
+    values = [grid_errors(count, x, k, psi).max() for x in scan]
+    assert min(values) >= error * (1 - 1e-6)
+    assert min(values) == pytest.approx(error, rel=1e-3)
+    measured = jp.claim(CLAIM).simulate(key=0, trials=2, centres=count, degree=k)
+    assert measured["best_error"].mean == pytest.approx(error, rel=1e-9)
+    assert measured["best_concentration"].mean == pytest.approx(lam, rel=1e-6)
+
+
+@pytest.mark.parametrize(("count", "k"), [(8, 4), (8, 5), (8, 8), (2, 1), (1, 1)])
+def test_targets_that_no_concentration_follows_are_refused(count, k):
+    errors = [
+        float(jp.claim(CLAIM).predict(centres=count, degree=k, concentration=lam)["sup_error"])
+        for lam in (1e-6, 0.1 * count**2, 1e4)
+    ]
+    assert min(errors) >= 1 - 1e-9
+    with pytest.raises(ParameterError, match="`degree`.*below half the centres"):
+        jp.claim(CLAIM).predict(centres=count, degree=k)
+
+
+def test_a_phase_without_a_concentration_is_refused():
+    with pytest.raises(ParameterError, match="`phase`"):
+        jp.claim(CLAIM).predict(centres=8, degree=1, phase=0.3)
+
+
+def test_prediction_and_simulation_search_apart(monkeypatch):
+    """The head's worst error does not reach the closed form's search, nor the reverse."""
+
+    def caught(*args, **kwargs):
+        raise AssertionError("the two sides share a search")
+
+    given = {"centres": 7, "degree": 1, "concentration": 5.0}
+    with monkeypatch.context() as patch:
+        for name in ("_supremum", "_modulus_of_phase", "_best_concentration", "_nodal"):
+            patch.setattr(circle_error, name, caught)
+        jp.claim(CLAIM).simulate(key=0, trials=2, **given)
+    for name in ("_worst_phase", "_head_error"):
+        monkeypatch.setattr(circle_error, name, caught)
+    jp.claim(CLAIM).predict(**given)
