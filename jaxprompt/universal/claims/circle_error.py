@@ -44,7 +44,7 @@ centres, $\sum_j w_j\,(1-e^{ik\delta_j})$ with $\delta_j$ the angle from the que
 The supremum over the phase is searched on a grid that resolves both scales on which the error
 changes: $N/k$, of the target, and $N^2/(2\pi\lambda)$ about $\psi=\pi$, where one nearest centre
 takes over from the other. For $1\le k<N/2$ the error goes to $1$ as $\lambda\to0$, is smaller in
-between and tends to $2\sin(k\pi/2N)$ at large $\lambda$; for $k\ge N/2$ no $\lambda$ brings it under
+between and tends to $2\sin(k\pi/2N)$ at large $\lambda$; for $k\ge N/2$ none brings it under
 $1$, and none is best.
 """
 
