@@ -17,7 +17,8 @@ from typing import Any
 import jaxprompt as jp
 from jaxprompt.core.claim import Claim
 from jaxprompt.core.registry import FAMILIES
-from jaxprompt.presentation.statement_html import markup, table
+from jaxprompt.presentation.html_tables import table
+from jaxprompt.presentation.statement_html import markup
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,9 +10,13 @@ A *claim* is a closed form, a simulation and a calibrated comparison of the two:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import xarray
+
     from jaxprompt.compute.trials import per_trial
     from jaxprompt.core.calibration import calibrate
     from jaxprompt.core.claim import (
@@ -29,7 +33,6 @@ if TYPE_CHECKING:
     from jaxprompt.core.registry import claim, claims, load_claims
     from jaxprompt.presentation.notebook import draw
     from jaxprompt.stats import Estimate, Status
-    from jaxprompt.sweep.store import load
 
 __version__ = "0.1.0"
 
@@ -50,7 +53,6 @@ _HOME = {
     "claims": "core.registry",
     "load_claims": "core.registry",
     "draw": "presentation.notebook",
-    "load": "sweep.store",
     "per_trial": "compute.trials",
 }
 _MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
@@ -78,17 +80,60 @@ __all__ = [
 ]
 
 
+def load(folder: str | Path) -> xarray.Dataset:
+    """Open what a run left as a labelled ``xarray.Dataset``.
+
+    For the folder of a sweep: dimensions are the grid's parameters in file order; variables
+    ``<quantity>_predicted``, ``<quantity>``, ``<quantity>_stderr`` and `status`; attributes hold
+    the configuration, seed, versions, device and dtype. For a table of a figure (such as
+    ``DIR/data/ID/points.csv``): one dimension `row`.
+
+    Raises:
+        UsageError: there is no result, or it is damaged.
+    """
+    if Path(folder).suffix == ".csv":
+        return _import("presentation.table_files").load_table(Path(folder))
+    return _import("sweep.store").load(folder)
+
+
 def __getattr__(name: str) -> Any:
     # Lazy, so that `import jaxprompt` starts no computation and the command line answers at once.
-    import importlib
-
     if name in _HOME:
-        value = getattr(importlib.import_module(f"jaxprompt.{_HOME[name]}"), name)
+        value = getattr(_import(_HOME[name]), name)
         globals()[name] = value
+        _give_html()
         return value
     if name in _MODULES:
-        return importlib.import_module(f"jaxprompt.{name}")
+        return _import(name)
     raise AttributeError(f"module 'jaxprompt' has no attribute {name!r}")
+
+
+def _import(module: str) -> Any:
+    import importlib
+
+    return importlib.import_module(f"jaxprompt.{module}")
+
+
+def _give_html() -> None:
+    """Let notebooks show claims, verdicts and estimates as tables.
+
+    The classes know nothing of HTML: it is made two rooms above them, and given to them here.
+    """
+    for module, name, function in (
+        ("core.claim", "Claim", "claim_card"),
+        ("core.claim", "Verdict", "verdict_card"),
+        ("stats", "Estimate", "estimate_table"),
+    ):
+        shown = getattr(_import(module), name)
+        if not hasattr(shown, "_repr_html_"):
+            shown._repr_html_ = _html_method(function)
+
+
+def _html_method(function: str) -> Callable[[Any], str]:
+    def to_html(value: Any) -> str:
+        return getattr(_import("presentation.html_tables"), function)(value)
+
+    return to_html
 
 
 def __dir__() -> list[str]:

@@ -71,8 +71,7 @@ def toy_claim():
 
 
 def make_toy(*, offset: float = 0.0, tolerance: float = 0.2, **changes):
-    from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Relation
-    from jaxprompt.core.parameters import Parameter
+    from jaxprompt import Claim, Design, Falsifier, Parameter, Quantity, Relation
     from jaxprompt.stats import mean_estimate
 
     def closed_form(*, level, **unused):

@@ -52,11 +52,6 @@ class Verdict:
         fields["rows"] = [dataclasses.asdict(row) for row in self.rows]
         return to_json_values(fields)
 
-    def _repr_html_(self) -> str:
-        from jaxprompt.presentation.statement_html import verdict_page
-
-        return verdict_page(self.to_dict())
-
     @property
     def worst(self) -> Row | None:
         """The row that decided: the first with the verdict's status, by smallest p-value."""

@@ -1,22 +1,22 @@
 """The numbers behind a claim's figure, as plain tables: one row a point or a place on a line.
 
-Tables are made here, stored by :mod:`jaxprompt.sweep.store` and drawn by :mod:`jaxprompt.presentation.plot`, so a
-figure can always be redrawn from what was stored.
+Tables are made here, stored by :mod:`jaxprompt.presentation.table_files` and drawn by
+:mod:`jaxprompt.presentation.plot`, so a figure can always be redrawn from what was stored.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxprompt import stats
 from jaxprompt.core.claim import Agreement, Cell, Claim, Curves, Regions, Verdict
 from jaxprompt.core.json_values import canonical
+from jaxprompt.presentation.wording import count_trials
 
-__all__ = ["FigureTables", "figure_tables", "shows_check"]
+__all__ = ["FigureTables", "figure_needs_verdict", "figure_tables"]
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None] | None
@@ -29,7 +29,7 @@ class FigureTables(NamedTuple):
     lines: list[Row]
 
 
-def shows_check(claim: Claim) -> bool:
+def figure_needs_verdict(claim: Claim) -> bool:
     """Whether the claim's figure shows what its check measured, and so needs the verdict."""
     if isinstance(claim.figure, Curves):
         return claim.figure.design is None
@@ -42,9 +42,9 @@ def figure_tables(
     """Measure what the claim's figure needs beyond its check; None if it has no figure.
 
     Figures of agreement, of regions, and curves without a design of their own show what `verdict`
-    holds (:func:`shows_check`); the others do not need one.
+    holds (:func:`figure_needs_verdict`); the others do not need one.
     """
-    if shows_check(claim) and verdict is None:
+    if figure_needs_verdict(claim) and verdict is None:
         raise ValueError(f"{claim.id}: this figure needs the check's verdict")
     if isinstance(claim.figure, Curves):
         cells = _curve_cells(claim, claim.figure, verdict, key, progress)
@@ -74,7 +74,7 @@ def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
             "predicted": row.predicted,
             "simulated": row.simulated,
             "stderr": float(np.hypot(row.stderr, row.predicted_stderr)),
-            "trials": _trials(row, verdict.cells),
+            "trials": count_trials(row, verdict.cells),
             "verdict": row.verdict.value,
             "note": row.note,
             "parameters": canonical(row.parameters),
@@ -82,33 +82,6 @@ def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
         for row in verdict.rows
         if not spec.quantities or row.quantity in spec.quantities
     ]
-
-
-def _trials(row: stats.Row, cells: Sequence[Cell]) -> int:
-    """Fewest trials of the cells that a row was made from; 0 without sampling error.
-
-    A fit joins several cells: what it runs over stands in the row's parameters as the list of its
-    values. A row that names no cell's parameters counts as made from all.
-    """
-    if row.stderr == row.predicted_stderr == 0:
-        return 0
-    own = [cell for cell in cells if _joined(row.parameters, cell.parameters)] or cells
-    return min(
-        estimate.trials
-        for cell in own
-        for name, estimate in cell.estimates.items()
-        if name == row.quantity or row.quantity not in cell.estimates
-    )
-
-
-def _joined(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
-    return all(_covers(row[name], cell[name]) for name in row.keys() & cell.keys())
-
-
-def _covers(named: Any, value: Any) -> bool:
-    """Whether a row's value, or one of those it runs over, is a cell's; values may be arrays."""
-    among = [named, *(named if isinstance(named, list | tuple) else ())]
-    return canonical({"": value}) in [canonical({"": one}) for one in among]
 
 
 def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:

@@ -12,7 +12,7 @@ from jaxprompt.core.claim import Claim, Verdict
 from jaxprompt.core.keys import as_key
 from jaxprompt.errors import UsageError
 from jaxprompt.presentation import plot
-from jaxprompt.presentation.figure_tables import FigureTables, figure_tables, shows_check
+from jaxprompt.presentation.figure_tables import FigureTables, figure_needs_verdict, figure_tables
 
 __all__ = ["Drawing", "draw"]
 
@@ -45,7 +45,7 @@ def draw(claim: Claim, verdict: Verdict | None = None, key: jax.Array | int = 0)
     """
     if claim.figure is None:
         raise UsageError(f"claim {claim.id} has no figure: give it one, such as Agreement")
-    if verdict is None and shows_check(claim):
+    if verdict is None and figure_needs_verdict(claim):
         verdict = claim.check("quick", key)
     tables = figure_tables(claim, verdict, as_key(key))
     assert tables is not None  # the claim has a figure

@@ -19,6 +19,7 @@ from scipy import stats as sps
 
 from jaxprompt.core.claim import Agreement, Claim, Curves, Regions
 from jaxprompt.presentation.figure_tables import FigureTables, Row
+from jaxprompt.presentation.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,10 +41,10 @@ _WIDTH = 7.0
 
 @functools.cache
 def _style() -> dict[Any, Any]:
-    """The package's style file, ``figures.mplstyle``."""
+    """The package's style file, which Matplotlib knows as ``jaxprompt.figures``."""
     import matplotlib as mpl
 
-    path = Path(__file__).with_name("figures.mplstyle")
+    path = Path(__file__).parents[1] / "figures.mplstyle"
     return dict(mpl.rc_params_from_file(path, use_default_template=False))
 
 
@@ -76,13 +77,8 @@ def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
     paths = []
     for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
         path = folder / (name + suffix)
-        part = path.with_name(path.name + ".part")
-        try:
-            with mpl.rc_context(_style()):
-                figure.savefig(part, format=suffix[1:], metadata=metadata)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path) as part, mpl.rc_context(_style()):
+            figure.savefig(part, format=suffix[1:], metadata=metadata)
         paths.append(path)
     return paths[0], paths[1]
 

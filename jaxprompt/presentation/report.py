@@ -7,7 +7,6 @@ made from the statements' LaTeX, so the page needs no script and no network.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import itertools
 import json
 import shlex
@@ -16,22 +15,25 @@ from pathlib import Path
 from typing import Any
 
 from jaxprompt.core.claim import Claim, Verdict
-from jaxprompt.core.json_values import to_json_values
 from jaxprompt.core.registry import FAMILIES, origin
 from jaxprompt.core.registry import claim as find_claim
 from jaxprompt.errors import UnknownClaimError, UsageError
 from jaxprompt.presentation import plot
 from jaxprompt.presentation.figure_tables import FigureTables
-from jaxprompt.presentation.statement_html import deviation, markup, number, parameters, surprise
-from jaxprompt.sweep import store
+from jaxprompt.presentation.files import write_atomically
+from jaxprompt.presentation.html_tables import render_template
+from jaxprompt.presentation.table_files import load_table_rows, save_table
+from jaxprompt.presentation.wording import (
+    by_strength_of_evidence,
+    describe_verdict,
+    describe_worst_row,
+)
 
 __all__ = [
     "SCHEMA",
     "describe_falsifiers",
-    "deviation",
     "draw_figures",
     "has_data",
-    "markup",
     "read_report",
     "write_data",
     "write_html",
@@ -52,51 +54,77 @@ def write_json(
     verdicts: Sequence[Verdict],
     falsified: Mapping[str, Mapping[str, Verdict]],
     left_out: Sequence[Claim] = (),
+    *,
+    warnings: Mapping[str, Sequence[str]] | None = None,
+    earlier: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``report.json``: the environment, every verdict, and what the falsifiers met.
 
     `left_out` are claims that could not be measured because their extra is not installed.
+    `warnings` holds for each claim what went wrong beside its verdict, such as its figure.
+    `earlier` is the report that the folder held before (:func:`read_report`): its claims are kept
+    unless they were checked again.
 
     Each verdict carries what its claim says, so that the page can be rebuilt without the claim.
     """
-    entries = [
-        {
-            **verdict.to_dict(),
+    entries = {
+        verdict.id: {
+            **describe_verdict(verdict),
             "falsifiers": describe_falsifiers(falsified.get(verdict.id, {})),
             "claim": find_claim(verdict.id).describe(),
             "origin": origin(verdict.id),
+            "warnings": list((warnings or {}).get(verdict.id, ())),
         }
         for verdict in verdicts
+    }
+    missing = [
+        {"id": c.id, "extra": c.extra.name, "command": c.extra.command} for c in left_out if c.extra
     ]
+    if earlier is not None:
+        kept = {entry["id"]: _mark_environment(entry, earlier, environment)
+                for entry in earlier["claims"]}  # fmt: skip
+        entries = dict(sorted({**kept, **entries}.items()))
+        named = {entry["id"] for entry in missing} | entries.keys()
+        missing += [entry for entry in earlier.get("left_out", ()) if entry["id"] not in named]
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "environment": dict(environment),
-        "claims": entries,
-        "left_out": [
-            {"id": c.id, "extra": c.extra.name, "command": c.extra.command}
-            for c in left_out
-            if c.extra
-        ],
+        "claims": list(entries.values()),
+        "left_out": missing,
     }
     _write(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
 
 
+def _mark_environment(
+    entry: Mapping[str, Any], earlier: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An entry of an earlier run, with those parts of its environment that differ from now."""
+    then = {**earlier["environment"], **entry.get("environment", {})}
+    differs = {name: value for name, value in then.items() if now.get(name) != value}
+    for name in ("seed", "command"):  # the entry has its own seed, and every run its own command
+        differs.pop(name, None)
+    return {**entry, "environment": differs}
+
+
 def describe_falsifiers(falsified: Mapping[str, Verdict]) -> list[dict[str, Any]]:
-    """How clearly each falsifier was refuted: its rows, and the one that told most."""
+    """How clearly each falsifier was refuted: its rows, and the one that says most."""
     return [
         {
             "name": name,
             "status": wrong.status.value,
-            "refuting_rows": _refuting(wrong),
-            "clearest": None
-            if wrong.worst is None
-            else to_json_values(dataclasses.asdict(wrong.worst)),
+            "refuting_rows": _count_refuting(wrong),
+            "clearest": _clearest_row(wrong),
         }
         for name, wrong in falsified.items()
     ]
 
 
-def _refuting(verdict: Verdict) -> str:
+def _clearest_row(verdict: Verdict) -> dict[str, Any] | None:
+    found = describe_verdict(verdict)
+    return None if found["worst"] is None else found["rows"][found["worst"]]
+
+
+def _count_refuting(verdict: Verdict) -> str:
     refuted = sum(row.verdict == "refuted" for row in verdict.rows)
     return f"{refuted} of {len(verdict.rows)}"
 
@@ -104,27 +132,30 @@ def _refuting(verdict: Verdict) -> str:
 def write_data(folder: Path, claim: Claim, tables: FigureTables) -> None:
     """Store the numbers behind a claim's figure under ``data/ID/``."""
     home = folder / _NAMES["data"] / claim.id
-    store.save_table(home / "points.zarr", tables.points)
+    save_table(home / "points.csv", tables.points)
     if tables.lines:
-        store.save_table(home / "lines.zarr", tables.lines)
+        save_table(home / "lines.csv", tables.lines)
 
 
 def has_data(source: Path, claim: Claim) -> bool:
     """Whether a run stored the numbers of the claim's figure in `source`."""
-    return (source / _NAMES["data"] / claim.id / "points.zarr").is_dir()
+    return (source / _NAMES["data"] / claim.id / "points.csv").is_file()
 
 
 def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]:
-    """Draw the claims' figures into `out` from the tables a run stored in `source`."""
+    """Draw the claims' figures into `out` from the tables a run stored in `source`.
+
+    Raises:
+        UsageError: a table is damaged, or holds numbers that no figure can show.
+    """
     written: list[Path] = []
     for claim in claims:
         home = source / _NAMES["data"] / claim.id
         if claim.figure is None or not has_data(source, claim):
             continue
-        lines = home / "lines.zarr"
+        lines = home / "lines.csv"
         tables = FigureTables(
-            store.table_rows(home / "points.zarr"),
-            store.table_rows(lines) if lines.is_dir() else [],
+            load_table_rows(home / "points.csv"), load_table_rows(lines) if lines.is_file() else []
         )
         try:
             written.extend(plot.save(plot.draw(claim, tables), out, claim.id))
@@ -159,12 +190,14 @@ def read_report(folder: Path) -> dict[str, Any]:
         report.get("environment"), dict
     ):
         raise UsageError(f"'{path}' lacks its claims or environment: run the check again")
-    wrong = next(itertools.chain.from_iterable(map(_wrong, report["claims"])), None)
-    if wrong is None and "jaxprompt" not in report["environment"]:
-        wrong = "environment.jaxprompt"
-    if wrong is not None:
+    problem = next(itertools.chain.from_iterable(map(_entry_problems, report["claims"])), None)
+    if problem is None and "jaxprompt" not in report["environment"]:
+        problem = "environment.jaxprompt"
+    if problem is None and not _is_left_out(report.get("left_out", [])):
+        problem = "left_out"
+    if problem is not None:
         raise UsageError(
-            f"'{path}' is damaged ({wrong} is missing or something else): run the check again"
+            f"'{path}' is damaged ({problem} is missing or something else): run the check again"
         )
     return report
 
@@ -194,6 +227,14 @@ _ROW: dict[str, Any] = {
     "verdict": _TEXT,
     "note": _TEXT,
 }
+_ROW_OPTIONS: dict[str, Any] = {
+    "side": _TEXT,
+    "exact": bool,
+    "trials": int,
+    "goodness": _NUMBER,
+    "systematic": _NUMBER,
+}
+"""What rows of earlier versions lack."""
 _FALSIFIER: dict[str, Any] = {"name": _TEXT, "status": _TEXT, "refuting_rows": _TEXT}
 _FALSIFIER["clearest"] = (dict, type(None))
 _CARD: dict[str, Any] = {
@@ -205,8 +246,8 @@ _CARD: dict[str, Any] = {
 }
 
 
-def _wrong(entry: Any) -> Iterator[str]:
-    """What of a claim's entry is not what this module writes, if anything."""
+def _entry_problems(entry: Any) -> Iterator[str]:
+    """Yield what is wrong with a stored claim entry; nothing if it is as this module writes it."""
     id = entry.get("id") if isinstance(entry, dict) else None
     # An id becomes the name of a file.
     if not isinstance(id, str) or not all(part.isidentifier() for part in id.split(".")):
@@ -214,33 +255,62 @@ def _wrong(entry: Any) -> Iterator[str]:
         return
     if entry.get("status") not in tuple(_MARKS):
         yield f"{id}.status"
-    yield from _wrong_in(entry, _ENTRY, id)
+    yield from _field_problems(entry, _ENTRY, id)
     card, falsifiers = entry.get("claim") or {}, entry.get("falsifiers", [])
     if not isinstance(card, dict) or not isinstance(falsifiers, list):
         yield f"{id}.claim"
         return
     if card:
-        yield from _wrong_in(card, _CARD, f"{id}.claim")
+        yield from _field_problems(card, _CARD, f"{id}.claim")
     if not isinstance(entry.get("origin", ""), str):
         yield f"{id}.origin"
-    for place, row in enumerate(entry["rows"] if isinstance(entry.get("rows"), list) else ()):
-        yield from _wrong_row(row, f"{id}.rows[{place}]")
-    for place, wrong in enumerate(falsifiers):
-        yield from _wrong_in(wrong, _FALSIFIER, f"{id}.falsifiers[{place}]")
-        if isinstance(wrong, dict) and wrong.get("clearest") is not None:
-            yield from _wrong_row(wrong["clearest"], f"{id}.falsifiers[{place}].clearest")
-    for place, wrong in enumerate(card.get("falsifiers", ())):
+    rows = entry["rows"] if isinstance(entry.get("rows"), list) else []
+    for index, row in enumerate(rows):
+        yield from _row_problems(row, f"{id}.rows[{index}]")
+    if not _is_worst(entry.get("worst"), len(rows)):
+        yield f"{id}.worst"
+    if not _is_texts(entry.get("warnings", [])):
+        yield f"{id}.warnings"
+    if not isinstance(entry.get("environment", {}), dict):
+        yield f"{id}.environment"
+    for index, falsifier in enumerate(falsifiers):
+        yield from _field_problems(falsifier, _FALSIFIER, f"{id}.falsifiers[{index}]")
+        if isinstance(falsifier, dict) and falsifier.get("clearest") is not None:
+            yield from _row_problems(falsifier["clearest"], f"{id}.falsifiers[{index}].clearest")
+    for index, falsifier in enumerate(card.get("falsifiers", ())):
         words = {"name": _TEXT, "what": _TEXT}
-        yield from _wrong_in(wrong, words, f"{id}.claim.falsifiers[{place}]")
+        yield from _field_problems(falsifier, words, f"{id}.claim.falsifiers[{index}]")
 
 
-def _wrong_row(row: Any, where: str) -> Iterator[str]:
-    yield from _wrong_in(row, _ROW, where)
-    if isinstance(row, dict) and not _shallow(row):
+def _is_worst(index: Any, rows: int) -> bool:
+    """Whether it is the index of a row; reports of earlier versions have none."""
+    return index is None or (type(index) is int and 0 <= index < rows)
+
+
+def _is_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _is_left_out(values: Any) -> bool:
+    names = ("id", "extra", "command")
+    return isinstance(values, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(name), str) for name in names)
+        for entry in values
+    )
+
+
+def _row_problems(row: Any, where: str) -> Iterator[str]:
+    yield from _field_problems(row, _ROW, where)
+    if not isinstance(row, dict):
+        return
+    if not _shallow(row):
         yield where
+    for name, kind in _ROW_OPTIONS.items():
+        if name in row and not isinstance(row[name], kind):
+            yield f"{where}.{name}"
 
 
-def _wrong_in(table: Any, kinds: Mapping[str, Any], where: str) -> Iterator[str]:
+def _field_problems(table: Any, kinds: Mapping[str, Any], where: str) -> Iterator[str]:
     if not isinstance(table, dict):
         yield where
         return
@@ -261,23 +331,12 @@ def _shallow(value: Any, depth: int = 8) -> bool:
 
 def write_html(folder: Path) -> Path:
     """Rebuild ``report.html`` from ``report.json``, the stored tables and the figures."""
-    import jinja2
-
     report = read_report(folder)
-    env = jinja2.Environment(
-        autoescape=True,
-        loader=jinja2.PackageLoader("jaxprompt"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    env.filters.update(
-        number=number, parameters=parameters, seconds=lambda s: f"{s:.1f} s", deviation=deviation
-    )
-    found = [entry["status"] for entry in report["claims"]]
-    page = env.get_template("report.html.jinja").render(
+    statuses = [entry["status"] for entry in report["claims"]]
+    page = render_template(
+        "report",
         claims=[_section(folder, entry) for entry in report["claims"]],
-        counts={name: found.count(name) for name in _MARKS if name in found},
+        counts={name: statuses.count(name) for name in _MARKS if name in statuses},
         marks=_MARKS,
         environment=report["environment"],
         left_out=report.get("left_out", []),
@@ -295,9 +354,15 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     png = figure.read_bytes() if figure.is_file() else b""
     png = png if png.startswith(_PNG) and len(png) >= 24 else b""
     card = _card(entry)
-    rows = sorted(entry["rows"], key=surprise)
-    common = _common([row["parameters"] for row in entry["rows"]])
-    wrong = {f["name"]: f["what"] for f in card.get("falsifiers", ())}
+    common = _common_parameters([row["parameters"] for row in entry["rows"]])
+    rows = [
+        {
+            "side": "two", "trials": 0, "goodness": None, "systematic": None, **row,
+            "distinct": _without(row["parameters"], common), "difference": _difference(row),
+        }
+        for row in entry["rows"]
+    ]  # fmt: skip
+    entry = {**entry, "worst": _worst_index(entry)}
     command = ["jaxprompt", "check", entry["id"]]
     if entry.get("origin"):
         command += ["--claims", entry["origin"]]
@@ -305,20 +370,47 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     if entry["seed"]:
         command += ["--seed", str(entry["seed"])]
     return {
+        "warnings": [],
+        "environment": {},
         **entry,
         "common": common,
-        "rows": [{**row, "own": _without(row["parameters"], common)} for row in entry["rows"]],
-        "claim": {"title": "", "source": "", **card},
+        "rows": rows,
+        "optional_columns": _optional_columns(rows),
+        "claim": {"title": "", "source": "", "statement": "", "derivation": "", **card},
         "image": base64.b64encode(png).decode(),
         "size": _size(png) if png else (),
-        "alt": _alt(card, entry["rows"], rows[0] if rows else None),
-        "worst": rows[0] if rows else None,
-        "statement": markup(card.get("statement", "")),
-        "derivation": markup(card.get("derivation", "")),
-        "wrong": wrong,
+        "alt": _alternative_text(card, entry),
+        "wrong": {f["name"]: f["what"] for f in card.get("falsifiers", ())},
         "falsifiers": entry.get("falsifiers", []),
         "command": shlex.join(command),
     }
+
+
+def _worst_index(entry: Mapping[str, Any]) -> int | None:
+    """The row that decided; reports of earlier versions leave it to be found."""
+    if "worst" in entry or not entry["rows"]:
+        return entry.get("worst")
+    rows = entry["rows"]
+    return min(range(len(rows)), key=lambda index: by_strength_of_evidence(rows[index]))
+
+
+def _difference(row: Mapping[str, Any]) -> float | None:
+    if row["simulated"] is None or row["predicted"] is None:
+        return None
+    return row["simulated"] - row["predicted"]
+
+
+def _optional_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Columns of the comparison that say something of at least one row."""
+    says = {
+        "predicted_stderr": lambda row: bool(row["predicted_stderr"]),
+        "stderr": lambda row: bool(row["stderr"]),
+        "trials": lambda row: bool(row["trials"]),
+        "p_value": lambda row: bool(row["stderr"] or row["predicted_stderr"]),
+        "goodness": lambda row: row["goodness"] not in (None, 1.0),
+        "systematic": lambda row: bool(row["systematic"]),
+    }
+    return [name for name, holds in says.items() if any(map(holds, rows))]
 
 
 def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,16 +434,17 @@ def _size(png: bytes) -> tuple[int, int]:
     return round(width / plot.SCALE), round(height / plot.SCALE)
 
 
-def _alt(card: Mapping[str, Any], rows: Sequence[Any], worst: Mapping[str, Any] | None) -> str:
+def _alternative_text(card: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """A figure in words: what it shows, and what there is to see."""
-    agreeing = sum(row["verdict"] == "confirmed" for row in rows)
+    agreeing = sum(row["verdict"] == "confirmed" for row in entry["rows"])
     text = f"{card.get('figure') or card.get('title', '')}. Predicted values as lines, measured "
-    text += f"values as points; {agreeing} of {len(rows)} comparisons confirm the prediction"
-    return f"{text}, the farthest with {deviation(worst)}." if worst else f"{text}."
+    text += f"values as points; {agreeing} of {len(entry['rows'])} comparisons confirm the "
+    worst = describe_worst_row(entry)
+    return text + (f"prediction, the farthest is {worst}." if worst else "prediction.")
 
 
-def _common(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Parameters that all rows share, so that each row names only its own."""
+def _common_parameters(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Parameters that all rows share, so that each row names only those that differ."""
     if len(tables) < 2:
         return {}
     first = tables[0]
@@ -363,7 +456,5 @@ def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, 
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    # A name of a file, or a text of a claim, may hold what is no character.
-    part.write_text(text, encoding="utf-8", errors="backslashreplace")
-    part.replace(path)
+    # File names and claim texts may contain lone surrogates.
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

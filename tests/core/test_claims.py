@@ -20,7 +20,7 @@ import jaxprompt
 import jaxprompt as jp
 from jaxprompt.core.claim import Agreement, Curves, Regions
 from jaxprompt.core.registry import FAMILIES
-from jaxprompt.presentation import report
+from jaxprompt.presentation.statement_html import markup
 from jaxprompt.stats import Estimate, Status
 
 CLAIMS = jp.claims()
@@ -61,7 +61,7 @@ def test_mathematics_converts(claim, part):
     text = getattr(claim, part)
     assert text.strip(), f"{claim.id} has no {part}"
     assert text.count("$") % 2 == 0, "a dollar sign is not closed"
-    page = str(report.markup(text))
+    page = str(markup(text))
     assert "$" not in page, "LaTeX was left unconverted"
     assert "\\" not in page, f"a command was not understood: {page[page.find(chr(92)) :][:40]!r}"
     if "$" in text:

@@ -14,9 +14,9 @@ from jaxprompt.core.claim import Agreement, Curves, Design, ExtraLine, Regions, 
 from jaxprompt.core.keys import as_key
 from jaxprompt.presentation import plot, report
 from jaxprompt.presentation.figure_tables import FigureTables, figure_tables
-from jaxprompt.sweep import store
+from jaxprompt.presentation.table_files import load_table_rows
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_an_agreement_needs_a_verdict(agreement):
 def test_stored_tables_keep_every_number(curves, tmp_path):
     tables = tables_of(curves)
     report.write_data(tmp_path, curves, tables)
-    rows = store.table_rows(tmp_path / "data" / curves.id / "points.zarr")
+    rows = load_table_rows(tmp_path / "data" / curves.id / "points.csv")
     for row, original in zip(rows, tables.points, strict=True):
         for name in ("x", "y", "stderr", "trials", "series", "parameters"):
             assert row[name] == original[name]

@@ -13,6 +13,8 @@ from jaxprompt.core.keys import as_key
 from jaxprompt.errors import UsageError
 from jaxprompt.presentation import report
 from jaxprompt.presentation.figure_tables import figure_tables
+from jaxprompt.presentation.statement_html import markup
+from jaxprompt.presentation.wording import describe_row, format_number
 
 NASTY = '<script>alert("x")</script> & <b>bold</b>'
 
@@ -92,7 +94,9 @@ def test_everything_is_told(page):
     for text in ("contextual.toy", "confirmed", "shifted", "doubled", "Reproduce", "Environment"):
         assert text in page
     assert "jaxprompt check contextual.toy --profile quick --falsify" in page
-    assert re.search(r"<td>refuted</td>\s*<td>value, z = −\d", page), "how clearly is not told"
+    assert re.search(
+        r"<td>refuted</td>\s*<td>value: .* predicted, [\d.]+ standard errors apart", page
+    )
     assert 'href="#contextual.toy-derivation"' in page
     assert 'id="contextual.toy-derivation"' in page
 
@@ -112,24 +116,95 @@ def test_tables_and_pictures_speak(page):
     for tag in re.findall(r"<th\b[^>]*>", page):
         assert "scope=" in tag
     (image,) = re.findall(r"<img[^>]*>", page)
-    assert "2 of 2 comparisons confirm the prediction, the farthest with z = " in image
+    assert "2 of 2 comparisons confirm the prediction, the farthest is value: " in image
     assert re.search(r'width="\d+" height="\d+"', image)
     assert '<a class="skip"' in page
 
 
+ROW = {
+    "predicted": 1.0, "predicted_stderr": 0.0, "simulated": 1.2, "stderr": 0.1, "statistic": 2.0,
+    "tolerance": 0.05, "side": "two", "exact": False,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("changes", "said"),
     [
-        ({"statistic": -2.345, "stderr": 0.1}, "z = −2.35"),
-        ({"statistic": 1.5, "stderr": 0.1}, "z = +1.5"),
-        ({"statistic": None, "stderr": 0.1}, "no number"),
-        ({"statistic": 0.25, "stderr": 0.0}, "0.25 times the tolerance"),
-        ({"statistic": 0.0, "stderr": 0.0}, "no difference"),
-        ({"statistic": None, "stderr": 0.0}, "a difference where none is allowed"),
+        ({}, "1.2 measured, 1 predicted, 2 standard errors apart"),
+        ({"simulated": 0.76}, "0.76 measured, 1 predicted, 2.4 standard errors apart"),
+        ({"predicted_stderr": 0.1}, "1.2 measured, 1 predicted, 1.4 standard errors apart"),
+        ({"simulated": None}, "no number measured, 1 predicted"),
+        ({"simulated": 1.0}, "1 measured as predicted"),
+        (
+            {"exact": True, "stderr": 0.0},
+            "1.2 measured, 1 predicted: they differ by 0.2, 0.05 allowed",
+        ),
+        (
+            {"exact": True, "stderr": 0.0, "tolerance": 0.0},
+            "1.2 measured, 1 predicted: they differ by 0.2, none allowed",
+        ),
+        # A bound that is met by far is no difference.
+        ({"side": "upper", "predicted": 12.0, "simulated": 8.0, "statistic": -8.5e9},
+         "8 measured, at most 12 predicted"),
+        ({"side": "lower", "predicted": 0.5, "simulated": 0.75},
+         "0.75 measured, at least 0.5 predicted"),
+        ({"simulated": -82.0, "side": "upper", "predicted": 0.0},
+         "−82 measured, at most 0 predicted"),
     ],
-)
-def test_deviations(row, said):
-    assert report.deviation({"predicted_stderr": 0.0, **row}) == said
+)  # fmt: skip
+def test_a_row_in_words(changes, said):
+    assert describe_row({**ROW, **changes}) == said
+
+
+@pytest.mark.parametrize(("stderr", "exact"), [(0.0, "they differ by"), (0.1, "standard errors")])
+def test_rows_of_earlier_versions_say_by_a_zero_that_they_are_exact(stderr, exact):
+    row = {name: value for name, value in ROW.items() if name not in ("side", "exact")}
+    assert exact in describe_row({**row, "stderr": stderr})
+
+
+def test_terminal_page_and_json_name_the_same_row(written, page, capsys):
+    (entry,) = json.loads((written / "report.json").read_text())["claims"]
+    row = entry["rows"][entry["worst"]]
+    said = f"{row['quantity']}: {describe_row(row)}"
+    assert said in page
+    assert min(r["p_value"] for r in entry["rows"]) == row["p_value"]
+
+
+def test_the_page_tells_trials_and_leaves_out_what_says_nothing(page):
+    assert '<th scope="col" class="n">trials</th>' in page
+    assert page.count('<td class="n">100</td>') == 2, "each row has the trials of its cell"
+    assert "p of the fit" not in page.partition("<section")[2], "nothing was fitted"
+    for riddle in ("± own", "how clearly", ">statistic<"):
+        assert riddle not in page
+
+
+def test_an_earlier_run_of_the_folder_is_kept_by_id(written, toy_claim, toy_registry):
+    earlier = report.read_report(written)
+    other = toy_claim(id="contextual.other")
+    toy_registry(toy_claim(), other)
+    environment = {"jaxprompt": "1", "note": NASTY, "seed": 5}
+    report.write_json(written, environment, [other.check()], {}, earlier=earlier)
+    found = report.read_report(written)
+    assert [entry["id"] for entry in found["claims"]] == ["contextual.other", "contextual.toy"]
+    kept = found["claims"][1]
+    assert kept["rows"] == earlier["claims"][0]["rows"]
+    assert kept["environment"] == {"jaxprompt": "0"}, "it was computed with another version"
+    assert "with another jaxprompt 0" in report.write_html(written).read_text(encoding="utf-8")
+    toy_registry(toy_claim())
+    again = toy_claim().check(key=3)
+    report.write_json(written, environment, [again], {}, earlier=found)
+    entries = {entry["id"]: entry for entry in report.read_report(written)["claims"]}
+    assert entries["contextual.toy"]["seed"] == 3
+    assert len(entries) == 2
+
+
+def test_a_warning_stands_beside_its_claim(written, toy_claim):
+    verdict = toy_claim().check()
+    report.write_json(
+        written, {"jaxprompt": "0"}, [verdict], {}, warnings={verdict.id: ["no figure: <b>"]}
+    )
+    page = report.write_html(written).read_text(encoding="utf-8")
+    assert "Warning: no figure: &lt;b&gt;" in page
 
 
 def test_rebuilding_gives_equal_bytes(written, page):
@@ -165,23 +240,30 @@ def test_no_half_written_files(written):
     ],
 )
 def test_markup(text, expected):
-    assert str(report.markup(text)) == expected
+    assert str(markup(text)) == expected
+
+
+def test_a_script_after_a_bracket_stands_where_one_after_a_letter_does():
+    """Chromium sets the script of an operator half a line too high."""
+    for latex in ("$(1+x)^2$", "$[a]_i$", "$|x|_i^2$", r"$\|w\|^2$"):
+        assert not re.search(r"<m(sup|sub|subsup)><mo", str(markup(latex))), latex
+    assert "<msup><mi" in str(markup("$(1+x)^2$"))
 
 
 @pytest.mark.parametrize("latex", ["$a < b$", "$$\\sum_{i<n} x_i$$", "$\\text{<script>}$"])
 def test_markup_escapes_inside_mathematics(latex):
-    found = str(report.markup(latex))
+    found = str(markup(latex))
     assert "<math" in found
     assert "<script" not in found
     assert "&lt;" in found or "&#x0003C;" in found
 
 
 def test_numbers():
-    assert report.number(None) == "–"
-    assert report.number(0.0) == "0.0000"
-    assert report.number(0.12345) == "0.1235" or report.number(0.12345) == "0.1234"
-    assert report.number(1.234e-7) == "1.23e-07"
-    assert report.number(3) == "3"
+    assert format_number(None) == "–"
+    assert format_number(0.0) == "0.0000"
+    assert format_number(0.12345) == "0.1235" or format_number(0.12345) == "0.1234"
+    assert format_number(1.234e-7) == "1.23e-07"
+    assert format_number(3) == "3"
 
 
 def test_unreadable_reports(tmp_path):
@@ -203,6 +285,10 @@ DAMAGE = (
     (lambda entry: entry.update(claim=[1]), ".claim"),
     (lambda entry: entry.update(origin=4), ".origin"),
     (lambda entry: entry.update(rows=[3]), ".rows[0]"),
+    (lambda entry: entry.update(worst=7), ".worst"),
+    (lambda entry: entry.update(warnings=[3]), ".warnings"),
+    (lambda entry: entry.update(environment=[3]), ".environment"),
+    (lambda entry: entry["rows"][0].update(trials="many"), ".rows[0].trials"),
     (lambda entry: entry["rows"][0].update(predicted="much"), ".rows[0].predicted"),
     (lambda entry: entry["falsifiers"].append(3), ".falsifiers["),
     (lambda entry: entry["claim"]["falsifiers"].append(3), ".claim.falsifiers["),

@@ -12,33 +12,6 @@ from jaxprompt.errors import UsageError
 from jaxprompt.sweep import store
 from jaxprompt.sweep.store import SweepStore
 
-ROWS = [
-    {"x": 1.5, "label": "a", "count": 3},
-    {"x": np.pi, "label": "b", "count": 4, "extra": "only here"},
-    {"x": None, "label": "a", "count": 5},
-]
-
-
-def test_tables_round_trip(tmp_path):
-    path = tmp_path / "deep" / "points.zarr"
-    store.save_table(path, ROWS)
-    rows = store.table_rows(path)
-    assert [row["x"] for row in rows[:2]] == [1.5, np.pi]
-    assert np.isnan(rows[2]["x"])
-    assert [row["label"] for row in rows] == ["a", "b", "a"]
-    assert [row["extra"] for row in rows] == ["", "only here", ""]
-    data = jp.load(path)
-    assert dict(data.sizes) == {"row": 3}
-    assert data["count"].values.tolist() == [3, 4, 5]
-
-
-def test_a_table_replaces_an_older_one(tmp_path):
-    path = tmp_path / "points.zarr"
-    store.save_table(path, ROWS)
-    store.save_table(path, [{"y": 1.0}])
-    assert store.table_rows(path) == [{"y": 1.0}]
-    assert [p.name for p in tmp_path.iterdir()] == ["points.zarr"]
-
 
 @pytest.fixture
 def sweep_store(tmp_path):
@@ -101,8 +74,6 @@ def test_nothing_to_load(tmp_path):
     for place in (tmp_path, tmp_path / "nothing", tmp_path / "nothing.zarr"):
         with pytest.raises(UsageError, match="no sweep in"):
             jp.load(place)
-    with pytest.raises(UsageError, match="no table at"):
-        store.load_table(tmp_path / "nothing.zarr")
 
 
 def test_another_schema_is_refused(sweep_store, tmp_path):
