@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxprompt import attention
+from jaxprompt.errors import ParameterError
 
 pytestmark = pytest.mark.usefixtures("strict_ranks")
 
@@ -152,6 +153,177 @@ def test_a_dominant_prefix_leaves_exact_bias():
     assert float(split.output[0, 0]) == 3.0
     split = apply(attention.prefixed_head, one, 1e4 * one, 5 * one, -1e4 * one, 3 * one)
     assert float(split.output[0, 0]) == 5.0
+
+
+def masked_head(queries, keys, values, mask, scale=1.0, cap=None, sink=None):
+    """The definition in float64, query by query: what is not seen is left out of every sum.
+
+    Returns outputs and the weights on every key.
+    """
+    outputs, patterns = [], []
+    for query, seen in zip(queries, mask, strict=True):
+        scores = np.array([scale * float(query @ key) for key in keys])
+        if cap is not None:
+            scores = cap * np.tanh(scores / cap)
+        terms = np.where(seen, np.exp(scores), 0.0)
+        weights = terms / (terms.sum() + (0.0 if sink is None else np.exp(sink)))
+        patterns.append(weights)
+        outputs.append(sum(w * v for w, v in zip(weights, values, strict=True)))
+    return np.array(outputs), np.array(patterns)
+
+
+OPTIONS = [
+    {},
+    {"scale": 0.5},
+    {"soft_cap": 1.5},
+    {"sink_score": 0.7},
+    {"sink_score": 0.0},
+    {"scale": 2.0, "soft_cap": 3.0, "sink_score": -1.2},
+]
+
+
+def brute_names(options):
+    """The options as the definition above names them."""
+    new = {"scale": "scale", "soft_cap": "cap", "sink_score": "sink"}
+    return {new[name]: value for name, value in options.items()}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("options", OPTIONS)
+class TestMasksAndOptions:
+    """Visible prefixes query by query, scale, soft cap and sink, against the definition."""
+
+    MASK = np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 0]], bool)
+    PREFIX_MASK = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 0], [1, 1, 1], [0, 0, 0]], bool)
+
+    @pytest.fixture
+    def arrays(self, rng):
+        return [rng.normal(size=s) for s in ((5, 3), (4, 3), (4, 2), (3, 3), (3, 2))]
+
+    def test_head(self, arrays, options):
+        queries, keys, values, *_ = arrays
+        seen = self.MASK if "sink_score" in options else self.MASK[[0, 2, 3, 4]]
+        queries = queries if "sink_score" in options else queries[[0, 2, 3, 4]]
+        found = attention.attention_head(queries, keys, values, seen, **options)
+        expected, _ = masked_head(queries, keys, values, seen, **brute_names(options))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
+
+    def test_prefixed_head(self, arrays, options):
+        queries, keys, values, prefix_keys, prefix_values = arrays
+        found = attention.prefixed_head(
+            queries, keys, values, prefix_keys, prefix_values, self.MASK, self.PREFIX_MASK,
+            **options,
+        )  # fmt: skip
+        both = np.concatenate([self.PREFIX_MASK, self.MASK], axis=1)
+        expected, weights = masked_head(
+            queries, np.concatenate([prefix_keys, keys]), np.concatenate([prefix_values, values]),
+            both, **brute_names(options),
+        )  # fmt: skip
+        np.testing.assert_allclose(found.output, expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(found.mass, weights[:, :3].sum(1), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(
+            found.content_mass, weights[:, 3:].sum(1), rtol=1e-12, atol=1e-15
+        )
+        # A query without a prefix in sight has the plain output, one without content its bias.
+        blind = ~self.PREFIX_MASK.any(axis=1)
+        plain = attention.attention_head(queries[blind], keys, values, self.MASK[blind], **options)
+        np.testing.assert_allclose(found.output[blind], plain, rtol=1e-12, atol=1e-14)
+        assert (np.asarray(found.mass)[blind] == 0).all()
+        assert (np.asarray(found.bias)[blind] == 0).all()
+        assert float(found.content_mass[1]) == 0.0
+        np.testing.assert_array_equal(found.content[1], 0)
+        assert all(np.isfinite(x).all() for x in found)
+
+    def test_slopes_are_numbers(self, arrays, options):
+        queries, keys, values, prefix_keys, prefix_values = arrays
+
+        def total(*given):
+            found = attention.prefixed_head(*given, self.MASK, self.PREFIX_MASK, **options)
+            return found.output.sum()
+
+        given = (queries, keys, values, prefix_keys, prefix_values)
+        slopes = jax.grad(total, argnums=(0, 1, 2, 3, 4))(*map(jnp.asarray, given))
+        assert all(np.isfinite(x).all() for x in slopes)
+        # One entry against a difference quotient.
+        step = np.zeros_like(prefix_keys)
+        step[0, 1] = 1e-6
+        moved = [
+            total(*map(jnp.asarray, (*given[:3], prefix_keys + sign * step, prefix_values)))
+            for sign in (1, -1)
+        ]
+        quotient = float(moved[0] - moved[1]) / 2e-6
+        assert float(slopes[3][0, 1]) == pytest.approx(quotient, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("sinks", [False, True])
+def test_grouped_heads_share_keys_and_values(rng, groups, sinks):
+    queries = rng.normal(size=(4, 5, 3))
+    keys, values = rng.normal(size=(groups, 6, 3)), rng.normal(size=(groups, 6, 2))
+    prefix_keys, prefix_values = rng.normal(size=(groups, 2, 3)), rng.normal(size=(groups, 2, 2))
+    mask, prefix_mask = np.tri(5, 6, 1, bool), rng.random((5, 2)) < 0.6
+    scores = rng.normal(size=4) if sinks else None
+    plain = attention.grouped_heads(
+        queries, keys, values, mask, scale=0.6, soft_cap=2.0, sink_scores=scores
+    )
+    split = attention.grouped_prefixed_heads(
+        queries, keys, values, prefix_keys, prefix_values, mask, prefix_mask, scale=0.6,
+        soft_cap=2.0, sink_scores=scores,
+    )  # fmt: skip
+    for head in range(4):
+        group = head * groups // 4  # consecutive query heads share one key head
+        sink = None if scores is None else scores[head]
+        expected, _ = masked_head(queries[head], keys[group], values[group], mask, 0.6, 2.0, sink)
+        np.testing.assert_allclose(plain[head], expected, rtol=1e-12, atol=1e-14)
+        expected, weights = masked_head(
+            queries[head], np.concatenate([prefix_keys[group], keys[group]]),
+            np.concatenate([prefix_values[group], values[group]]),
+            np.concatenate([prefix_mask, mask], axis=1), 0.6, 2.0, sink,
+        )  # fmt: skip
+        np.testing.assert_allclose(split.output[head], expected, rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(split.mass[head], weights[:, :2].sum(1), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_prefix_or_content_of_no_vectors_is_not_there(rng):
+    queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (4, 3), (4, 2)))
+    none_keys, none_values = np.zeros((0, 3)), np.zeros((0, 2))
+    bare = attention.prefixed_head(queries, keys, values, none_keys, none_values)
+    np.testing.assert_allclose(bare.output, head(queries, keys, values), rtol=1e-12)
+    alone = attention.prefixed_head(queries, none_keys, none_values, keys, values)
+    np.testing.assert_allclose(alone.output, head(queries, keys, values), rtol=1e-12)
+    assert (np.asarray(alone.mass) == 1).all()
+
+
+@pytest.mark.usefixtures("x64")
+def test_sinks_imitate_a_vector_of_value_zero(rng):
+    """A sink is a key that every query scores alike, with value 0: a prefix of one vector."""
+    queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (4, 3), (4, 2)))
+    with_sink = attention.attention_head(queries, keys, values, sink_score=0.4)
+    ones = np.ones((5, 1))
+    prefix = attention.prefixed_head(
+        np.concatenate([queries, ones], axis=1), np.pad(keys, ((0, 0), (0, 1))), values,
+        np.array([[0.0, 0, 0, 0.4]]), np.zeros((1, 2)),
+    )  # fmt: skip
+    np.testing.assert_allclose(with_sink, prefix.output, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sink", [None, 0.0])
+def test_scores_of_ten_thousand_stay_numbers(sink):
+    one = np.ones((1, 1), np.float32)
+    for content, prefix in ((-1e4, 1e4), (1e4, -1e4), (1e4, 1e4), (-1e4, -1e4)):
+        given = (one, np.float32(content) * one, one, np.float32(prefix) * one, one)
+        found = attention.prefixed_head(*given, sink_score=sink)
+        assert all(np.isfinite(x).all() for x in found)
+
+
+def test_wrong_groups_and_caps_are_named():
+    x = np.ones((3, 2, 2), np.float32)
+    with pytest.raises(ParameterError, match=r"`queries`.*multiple of the 2 key heads"):
+        attention.grouped_heads(x, x[:2], x[:2])
+    with pytest.raises(ParameterError, match="`soft_cap`"):
+        attention.attention_head(x[0], x[0], x[0], soft_cap=0.0)
 
 
 def test_computes_in_the_dtype_of_its_arguments():

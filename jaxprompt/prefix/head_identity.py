@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.attention import attention_head
+from jaxprompt.attention import attention_head, log_sum_and_weights
 from jaxprompt.compute import random_table
 from jaxprompt.core.claim import Cell, Claim, Predictor
-from jaxprompt.core.parameters import Parameter
+from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend, normed
 from jaxprompt.stats import Comparison, Estimate
@@ -47,16 +47,23 @@ HEAD = (
               default=None),
     Parameter("prefix_values", "array", "values of the prefix, (…, n, v)", "W_V s_k",
               default=None),
-    Parameter("visible", "integer", "1 for content the query sees, else 0, (…, m); all if left out",
+    Parameter("visible", "array", "1 for content the query sees, else 0, (…, m); all if left out",
+              low=0, high=1, default=None),
+    Parameter("prefix_visible", "array",
+              "1 for prefix vectors the query sees, else 0, (…, n); all if left out",
               low=0, high=1, default=None),
 )  # fmt: skip
-"""Parameters of one query of a prefixed head; leading axes broadcast."""
+"""Parameters of one query of a prefixed head; leading axes broadcast.
+
+What a query sees is its own affair, of the prefix as of the content: one that sees no prefix has
+the plain head's output, one that sees no content has the bias alone.
+"""
 
 
 @jax.jit
 def head_from_scores(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
-    visible: Any = None,
+    visible: Any = None, prefix_visible: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
     r"""Output (…, v), patterns (…, m) and (…, n) and mass (…) of a head with a prefix.
 
@@ -64,26 +71,30 @@ def head_from_scores(
        t^{pt}=\alpha\sum_kp_kW_Vs_k+(1-\alpha)t
 
     with p the softmax over the prefix alone and t the output without it. Leading axes broadcast;
-    dtype as given. Neither overflows nor divides by 1 − α. A query must see some content.
+    dtype as given. Neither overflows nor divides by 1 − α. Scores of −∞ count as not seen. Where
+    no prefix is seen α = 0, where no content is seen α = 1, and where nothing is seen all is NaN.
     """
     content, prefix = jnp.asarray(content_scores), jnp.asarray(prefix_scores)
     if visible is not None:
         content = jnp.where(jnp.asarray(visible) > 0, content, -jnp.inf)
-    gap = jax.nn.logsumexp(prefix, axis=-1) - jax.nn.logsumexp(content, axis=-1)
-    mass, rest = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
-    within, alone = jax.nn.softmax(prefix, axis=-1), jax.nn.softmax(content, axis=-1)
-    bias = jnp.einsum("...n,...nv->...v", within, jnp.asarray(prefix_values))
-    output = jnp.einsum("...m,...mv->...v", alone, jnp.asarray(content_values))
+    if prefix_visible is not None:
+        prefix = jnp.where(jnp.asarray(prefix_visible) > 0, prefix, -jnp.inf)
+    prefix_log, prefix_weights = log_sum_and_weights(prefix)
+    content_log, content_weights = log_sum_and_weights(content)
+    gap = prefix_log - content_log
+    mass, content_mass = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
+    bias = jnp.einsum("...n,...nv->...v", prefix_weights, jnp.asarray(prefix_values))
+    output = jnp.einsum("...m,...mv->...v", content_weights, jnp.asarray(content_values))
     return {
-        "output": mass[..., None] * bias + rest[..., None] * output,
-        "attention": rest[..., None] * alone,
-        "prefix_attention": mass[..., None] * within,
+        "output": mass[..., None] * bias + content_mass[..., None] * output,
+        "attention": content_mass[..., None] * content_weights,
+        "prefix_attention": mass[..., None] * prefix_weights,
         "prefix_mass": mass,
     }
 
 
 RUN_ONCE_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""Compiler options of programs that run once: the compiler's own time is most of theirs."""
+"""Compiler options of programs that run once: compiling them takes longer than running them."""
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -107,20 +118,44 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
                 values, f"shape {shape}", f"an array (…, {size[-1] if size else 'm'}, v)",
                 f"give one row for each of `{scores}`", where,
             )  # fmt: skip
-    seen = params.get("visible")
-    if seen is not None and not np.asarray(seen).any(axis=-1).all():
-        raise ParameterError(
-            "visible", f"shape {np.shape(seen)}", "1 somewhere for every query",
-            "let every query see some content", where,
-        )  # fmt: skip
+    _require_something_visible(params, where)
     return params
+
+
+def _require_something_visible(params: Mapping[str, Any], where: str) -> None:
+    """Refuse masks that do not fit their scores, or that leave a query with nothing to see."""
+    masks = {"visible": "content_scores", "prefix_visible": "prefix_scores"}
+    given = {mask: scores for mask, scores in masks.items() if mask in params}
+    for mask, scores in given.items():
+        shape, size = np.shape(params[mask]), np.shape(params[scores])[-1]
+        if not shape or shape[-1] != size:
+            raise ParameterError(
+                mask, f"shape {shape}", f"an array (…, {size})",
+                f"give one entry for each of `{scores}`", where,
+            )  # fmt: skip
+    # A traced mask has no values yet, and with one part unmasked every query sees something.
+    known = [np.asarray(params[mask]) for mask in given if not is_traced(params[mask])]
+    for mask, entries in zip(given, known, strict=False):
+        if not np.isin(entries, (0, 1)).all():
+            raise ParameterError(mask, params[mask], "made of 0 and 1", "round its entries", where)
+    if len(known) == len(masks):
+        anything = functools.reduce(np.logical_or, [entries.any(axis=-1) for entries in known])
+        if not anything.all():
+            raise ParameterError(
+                "visible", f"shape {known[0].shape}", "1 somewhere, there or in `prefix_visible`",
+                "let every query see some content or some of the prefix", where,
+            )  # fmt: skip
 
 
 def head_by_definition(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
-    visible: Any = None,
+    visible: Any = None, prefix_visible: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
-    """The same numbers by the definition, for one query: one softmax over prefix and content."""
+    """The same numbers by the definition, for one query: one softmax over prefix and content.
+
+    Raises:
+        ParameterError: `content_scores` is not of one query.
+    """
     if np.ndim(content_scores) != 1:
         raise ParameterError(
             "content_scores", f"shape {np.shape(content_scores)}", "one query, shape (m,)",
@@ -132,6 +167,8 @@ def head_by_definition(
     seen = jnp.ones(len(keys), bool)
     if visible is not None:
         seen = seen.at[count:].set(jnp.asarray(visible) > 0)
+    if prefix_visible is not None:
+        seen = seen.at[:count].set(jnp.asarray(prefix_visible) > 0)
     query = jnp.ones((1, 1), keys.dtype)
     output = attention_head(query, keys, values, seen[None])[0]
     pattern = attention_head(query, keys, jnp.eye(len(keys), dtype=keys.dtype), seen[None])[0]
@@ -147,7 +184,7 @@ def head_by_definition(
 
 
 class Layer(NamedTuple):
-    """What a random layer is made of; `dtype` is that of its run."""
+    """Sizes of a random layer; `dtype` is that of its run, any float type of JAX."""
 
     dtype: str = "float64"
     causal: bool = False
@@ -175,6 +212,7 @@ class Draws(NamedTuple):
     prefix_attention: Float[Array | np.ndarray, "*R H T n"]
     alone: Float[Array | np.ndarray, "*R H T S"]
     alone_output: Float[Array | np.ndarray, "*R H T v"]
+    prefix_visible: Any = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -208,7 +246,8 @@ def _numbers_per_layer(layer: Layer) -> int:
 
 
 def _widest_dtype(x: Array) -> type:
-    return np.float64 if x.dtype.kind == "f" else np.int64
+    # NumPy's own kind of bfloat16 is "V", so the question goes to JAX.
+    return np.float64 if jnp.issubdtype(x.dtype, jnp.floating) else np.int64
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
@@ -326,9 +365,12 @@ def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) ->
 
 
 def rounding_tolerance(rounding: Mapping[str, Any], values: np.ndarray) -> float:
-    """The tolerance of :func:`compare_rounding` for an array of these values."""
+    """The tolerance of :func:`compare_rounding` for an array of these values.
+
+    For any float type that JAX computes in; NumPy alone does not know bfloat16.
+    """
     size = max(1.0, float(np.abs(values).max()))
-    eps = float(np.finfo(rounding["dtype"]).eps)
+    eps = float(jnp.finfo(rounding["dtype"]).eps)
     return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
 
 
@@ -369,3 +411,10 @@ PAIR = {
     "prefix_values": np.array([[-2.0], [4.0]]),
 }
 """The same content with a second prefix vector: α = 7/10, output −2·5/10 + 4·2/10 + 7/10."""
+
+PARTLY_SEEN = (
+    {**PAIR, "prefix_visible": np.array([1, 0])},
+    {**PAIR, "prefix_visible": np.array([0, 0])},
+    {**PAIR, "visible": np.array([0, 0])},
+)
+"""The second vector hidden, which is :data:`SINGLE`; no prefix: output 7/3; no content: −2/7."""

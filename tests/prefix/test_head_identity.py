@@ -19,7 +19,7 @@ from jaxprompt.networks.attention_layer import Projections, attend, dense, embed
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims import bias_identity
 from jaxprompt.prefix.claims.pattern_invariance import ratio_change
-from jaxprompt.prefix.head_identity import SINGLE, Layer, draw_layer, head_from_scores
+from jaxprompt.prefix.head_identity import PAIR, SINGLE, Layer, draw_layer, head_from_scores
 
 
 def test_worked_example():
@@ -27,6 +27,109 @@ def test_worked_example():
     assert found["output"] == pytest.approx([-3 / 8], rel=1e-15)
     assert found["prefix_mass"] == pytest.approx(5 / 8, rel=1e-15)
     assert found["attention"] == pytest.approx([1 / 8, 1 / 4], rel=1e-15)
+
+
+def brute_force_query(content, content_values, prefix, prefix_values, seen, prefix_seen):
+    """Output, weights and mass by exponentials in float64; what is not seen is not summed."""
+    terms = np.exp(np.concatenate([prefix, content]))
+    terms = terms * np.concatenate([prefix_seen, seen])
+    weights = terms / terms.sum()
+    output = weights @ np.concatenate([prefix_values, content_values])
+    count = len(prefix)
+    return {
+        "output": output, "attention": weights[count:], "prefix_attention": weights[:count],
+        "prefix_mass": weights[:count].sum(),
+    }  # fmt: skip
+
+
+def test_every_query_has_its_own_view_of_prefix_and_content():
+    """All 2⁵ − 1 views of three prefix vectors and two of content, in one broadcast call."""
+    rng = np.random.default_rng(8)
+    scores, values = rng.normal(size=(31, 5)), rng.normal(size=(31, 5, 4))
+    views = np.array([[(view >> bit) & 1 for bit in range(5)] for view in range(1, 32)])
+    found = jp.claim("prefix.bias_identity").predict(
+        content_scores=scores[:, 3:], content_values=values[:, 3:], prefix_scores=scores[:, :3],
+        prefix_values=values[:, :3], visible=views[:, 3:], prefix_visible=views[:, :3],
+    )  # fmt: skip
+    for i, view in enumerate(views):
+        expected = brute_force_query(
+            scores[i, 3:], values[i, 3:], scores[i, :3], values[i, :3], view[3:], view[:3]
+        )
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name][i], value, rtol=1e-13, atol=1e-15, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("masks", "output", "mass"),
+    [
+        ({"prefix_visible": [1, 0]}, -3 / 8, 5 / 8),  # the first vector alone
+        ({"prefix_visible": [0, 1]}, (2 * 4 + 7) / 5, 2 / 5),
+        ({"prefix_visible": [0, 0]}, 7 / 3, 0),  # the plain output
+        ({"visible": [0, 0]}, -2 / 7, 1),  # the bias alone
+        ({"visible": [1, 0], "prefix_visible": [0, 0]}, 1, 0),
+    ],
+)
+def test_partial_views_of_the_worked_example(masks, output, mass):
+    claim = jp.claim("prefix.bias_identity")
+    given = {**PAIR, **masks}
+    simulated = claim.simulate(key=0, trials=2, **given)
+    for found in (claim.predict(**given), {n: e.mean for n, e in simulated.items()}):
+        assert found["output"] == pytest.approx([output], rel=1e-14)
+        assert found["prefix_mass"] == pytest.approx(mass, rel=1e-14)
+
+
+def test_prefix_scores_of_minus_infinity_are_not_seen():
+    gone = {**PAIR, "prefix_scores": np.full(2, -np.inf)}
+    with jax.enable_x64(True):
+        assert head_from_scores(**gone)["output"] == pytest.approx([7 / 3], rel=1e-14)
+
+
+def test_partial_views_run_under_jit():
+    claim = jp.claim("prefix.bias_identity")
+    found = jax.jit(lambda mask: claim.predict(**PAIR, prefix_visible=mask)["output"])
+    np.testing.assert_allclose(found(jnp.array([0.0, 0.0])), [7 / 3], rtol=1e-6)
+    slope = jax.grad(lambda s: head_from_scores(
+        s, PAIR["content_values"], PAIR["prefix_scores"], PAIR["prefix_values"],
+        None, np.zeros(2),
+    )["output"][0])(jnp.asarray(PAIR["content_scores"], jnp.float32))  # fmt: skip
+    # The plain output's: A_j (v_j − t).
+    np.testing.assert_allclose(slope, [1 / 3 * (1 - 7 / 3), 2 / 3 * (3 - 7 / 3)], rtol=1e-5)
+
+
+def test_a_query_that_sees_nothing_is_refused():
+    with pytest.raises(ParameterError, match=r"`visible`.*`prefix_visible`"):
+        jp.claim("prefix.bias_identity").predict(**PAIR, visible=[0, 0], prefix_visible=[0, 0])
+    with pytest.raises(ParameterError, match="`prefix_visible`"):
+        jp.claim("prefix.bias_identity").predict(**PAIR, prefix_visible=[1, 0, 0])
+    with pytest.raises(ParameterError, match=r"`prefix_visible`.*made of 0 and 1"):
+        jp.claim("prefix.bias_identity").predict(**PAIR, prefix_visible=[0.5, 1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "eps"), [("float64", 2.0**-52), ("float32", 2.0**-23), ("float16", 2.0**-10),
+                       ("bfloat16", 2.0**-7)],
+)  # fmt: skip
+def test_tolerances_of_every_float_type(dtype, eps):
+    rounding = head_identity.rounding(48, 4, dtype, 10.0)
+    tolerance = head_identity.rounding_tolerance(rounding, np.array([0.5, -3.0]))
+    assert tolerance == pytest.approx((48 + 48 + 12) ** 0.5 * eps * 3.0 * 11.0, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_layers_in_short_formats_keep_the_identity(dtype, scale):
+    """Within the tolerance, which is not idle: the deviation is more than a hundredth of it."""
+    layer = Layer(dtype, causal=True, prefix=3, heads=2, norm=True)
+    draws = draw_layer(layer, scale, 200, key=jax.random.key(3))
+    assert draws.output.dtype == np.float64, "measured numbers are compared in float64"
+    with jax.enable_x64(True):
+        exact = head_from_scores(**draws.parameters)
+    rounding = head_identity.rounding(layer.width, layer.heads, dtype, scale)
+    for name in ("attention", "prefix_attention", "output"):
+        expected = np.asarray(exact[name])
+        off = np.abs(expected - getattr(draws, name)).max()
+        tolerance = head_identity.rounding_tolerance(rounding, expected)
+        assert tolerance / 100 < off < tolerance, name
 
 
 finite = st.floats(-1e4, 1e4, allow_subnormal=False)

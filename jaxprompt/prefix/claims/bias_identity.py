@@ -20,6 +20,7 @@ from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.head_identity import (
     HEAD,
     PAIR,
+    PARTLY_SEEN,
     SINGLE,
     Draws,
     Layer,
@@ -38,7 +39,8 @@ $\ell_{ij}$ and $\ell_{ik}$, and let $A,t$ be its pattern and output without the
 $$t^{pt}_i=\sum_k\alpha_{ik}W_Vs_k+(1-\alpha_i)\,t_i,\qquad
 \alpha_i=\mathrm{sigmoid}\Big(\log\sum_k e^{\ell_{ik}}-\log\sum_je^{\ell_{ij}}\Big),\qquad
 \alpha_{ik}=\alpha_i\frac{e^{\ell_{ik}}}{\sum_{k'}e^{\ell_{ik'}}},$$
-where $j$ runs over the content that position $i$ sees; every position sees the whole prefix. With
+where $j$ runs over the content and $k$ over the prefix vectors that position $i$ sees. A position
+that sees no prefix has $\alpha_i=0$ and the plain output, one that sees no content $\alpha_i=1$. With
 several heads each has its own $\alpha$; a bias of $W_V$ belongs to the values, and with a layer
 norm $W_Vs$ means $W_V\mathrm{LN}(s)$. In a deep model the identity holds inside each layer for
 that layer's own inputs, so layer 1 is that of the model without a prefix and later ones are not.
@@ -62,7 +64,8 @@ _WIDTH, _HEADS, _TOKENS, _PREFIX = 24, 2, 8, 3
 
 def closed_form(
     *, content_scores: Any = None, content_values: Any = None, prefix_scores: Any = None,
-    prefix_values: Any = None, visible: Any = None, layers: Any = None,
+    prefix_values: Any = None, visible: Any = None, prefix_visible: Any = None,
+    layers: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Output (…, v), patterns and mass of a head; with `layers`, what a deep model must show.
 
@@ -70,7 +73,7 @@ def closed_form(
     """
     return variant({}, content_scores=content_scores, content_values=content_values,
                    prefix_scores=prefix_scores, prefix_values=prefix_values,
-                   visible=visible, layers=layers)  # fmt: skip
+                   visible=visible, prefix_visible=prefix_visible, layers=layers)  # fmt: skip
 
 
 def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict[str, Any]:
@@ -80,27 +83,25 @@ def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict
         result |= {"own_inputs": 0.0, "first_layer": 0.0, "changed": wrong.get("changed", 1.0)}
     if arrays.get("content_scores") is None:
         return result
-    found = head_from_scores(**arrays)
+    if wrong.get("whole_prefix"):
+        arrays["prefix_visible"] = None
+    head = head_from_scores(**arrays)
     if wrong.get("undamped"):
-        found["output"] = found["output"] + found["prefix_mass"][..., None] * head_from_scores(
-            **{**arrays, "prefix_scores": jnp.asarray(arrays["prefix_scores"]) - 1e9}
-        )["output"]  # fmt: skip
+        unseen = jnp.zeros(jnp.shape(arrays["prefix_scores"]), int)
+        plain = head_from_scores(**{**arrays, "prefix_visible": unseen})
+        head["output"] = head["output"] + head["prefix_mass"][..., None] * plain["output"]
     if wrong.get("uniform"):
         shape = jnp.shape(arrays["prefix_scores"])
-        mean = jnp.broadcast_to(found["prefix_mass"][..., None] / shape[-1], shape)
-        found["prefix_attention"] = mean
-    if wrong.get("strongest"):
-        top = jnp.max(jnp.asarray(arrays["prefix_scores"]), axis=-1, keepdims=True)
-        rest = head_from_scores(
-            **{
-                **arrays,
-                "prefix_scores": top,
-                "prefix_values": jnp.asarray(arrays["prefix_values"])[..., :1, :],
-            }
+        head["prefix_attention"] = jnp.broadcast_to(
+            head["prefix_mass"][..., None] / shape[-1], shape
         )
-        found["prefix_mass"] = rest["prefix_mass"]  # fmt: skip
+    if wrong.get("strongest"):
+        scores = jnp.asarray(arrays["prefix_scores"])
+        strongest = jnp.arange(scores.shape[-1]) == jnp.argmax(scores, axis=-1, keepdims=True)
+        one_vector = {**arrays, "prefix_visible": strongest.astype(int)}
+        head["prefix_mass"] = head_from_scores(**one_vector)["prefix_mass"]
     scale = wrong.get("mass", 1.0)
-    return {**result, **found, "prefix_mass": scale * found["prefix_mass"]}
+    return {**result, **head, "prefix_mass": scale * head["prefix_mass"]}
 
 
 def inside(layers: int, draws: int, *, key: Key[Array, ""]) -> dict[str, Float[np.ndarray, " R"]]:
@@ -285,15 +286,17 @@ CLAIM = Claim(
                   functools.partial(variant, {"strongest": True})),
         Falsifier("mass +0.1 %", "a mass one per mille too large",
                   functools.partial(variant, {"mass": 1.001})),
+        Falsifier("whole prefix", "every query sees the whole prefix",
+                  functools.partial(variant, {"whole_prefix": True})),
         Falsifier("every layer", "says that layer 2 matches the model without prefix too",
                   functools.partial(variant, {"changed": 0.0})),
     ),
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design((SINGLE, PAIR, {"layers": 3, "trials": 200}), 2),
+        "quick": Design((SINGLE, PAIR, {"layers": 3, "trials": 200}, *PARTLY_SEEN), 2),
         "full": Design(
-            (SINGLE, PAIR, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000}), 2
+            (SINGLE, PAIR, *PARTLY_SEEN, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000}), 2
         ),
     },
     validate=validate,

@@ -12,12 +12,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.core.parameters import REQUIRED
+from jaxprompt.core.parameters import REQUIRED, is_traced
+from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims.bias_identity import random_layers
 from jaxprompt.prefix.head_identity import (
     HEAD,
     PAIR,
+    PARTLY_SEEN,
     SINGLE,
     exact,
     head_by_definition,
@@ -50,6 +52,8 @@ def closed_form(**arrays: Any) -> dict[str, Any]:
 
 
 def _closed_form(wrong: dict[str, Any], **arrays: Any) -> dict[str, Any]:
+    if wrong.get("whole_prefix"):
+        arrays["prefix_visible"] = None
     found = head_from_scores(**arrays)
     mass = found["prefix_mass"]
     if wrong.get("undamped"):
@@ -75,13 +79,22 @@ def ratio_change(
     return np.where(held.any(axis=-1), high - low, 0.0)
 
 
+def _without_prefix(arrays: dict[str, Any]) -> dict[str, Any]:
+    """The same query on the content alone, its prefix being of no vectors."""
+    shape = np.shape(arrays["prefix_values"])
+    return {
+        **arrays,
+        "prefix_scores": np.zeros(0),
+        "prefix_values": np.zeros((0, shape[-1])),
+        "prefix_visible": None,
+    }
+
+
 def simulate(*, key: Key[Array, ""], trials: int, **arrays: Any) -> dict[str, Estimate]:
     """One query by the definition, with and without the prefix; float64."""
     with jax.enable_x64(True):
         found = {name: np.asarray(value) for name, value in head_by_definition(**arrays).items()}
-        # A prefix that no query can see is no prefix.
-        bare = {**arrays, "prefix_scores": np.full(np.shape(arrays["prefix_scores"]), -np.inf)}
-        alone = np.asarray(head_by_definition(**bare)["attention"])
+        alone = np.asarray(head_by_definition(**_without_prefix(arrays))["attention"])
     return exact(trials, **found, log_ratio_change=ratio_change(found["attention"], alone))
 
 
@@ -101,6 +114,18 @@ def measure(
     return [*cells, *head_identity.measure_runs(claim, profile, key)]
 
 
+def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+    """The arrays of a query that sees some content: of none there are no ratios."""
+    mask = params.get("visible")
+    if mask is not None and not is_traced(mask) and not np.asarray(mask).any(axis=-1).all():
+        raise ParameterError(
+            "visible", f"shape {np.shape(mask)}", "1 somewhere for every query",
+            "let every query see some content; `prefix.bias_identity` takes those that see none",
+            where,
+        )  # fmt: skip
+    return head_identity.validate(params, where)
+
+
 _WRONG = functools.partial
 
 CLAIM = Claim(
@@ -110,7 +135,7 @@ CLAIM = Claim(
     derivation=DERIVATION,
     relation=Relation.IDENTITY,
     source="Petrov et al., ICLR 2024; derived here",
-    parameters=(*(dataclasses.replace(p, default=REQUIRED) for p in HEAD[:4]), HEAD[4]),
+    parameters=(*(dataclasses.replace(p, default=REQUIRED) for p in HEAD[:4]), *HEAD[4:]),
     quantities=(
         Quantity("attention", "weights on the content (…, m)", 1e-13, symbol=r"A^{pt}"),
         Quantity("prefix_attention", "weights on the prefix (…, n)", 1e-13, symbol=r"\alpha_{k}"),
@@ -126,13 +151,15 @@ CLAIM = Claim(
                   _WRONG(_closed_form, {"sharper": True})),
         Falsifier("ratios move", "log-ratios change by 0.001",
                   _WRONG(_closed_form, {"change": 1e-3})),
+        Falsifier("whole prefix", "every query sees the whole prefix",
+                  _WRONG(_closed_form, {"whole_prefix": True})),
         Falsifier("first token", "the mass of the first prefix token is all",
                   _WRONG(_closed_form, {"first": True})),
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": Design((SINGLE, PAIR), 2), "full": Design((SINGLE, PAIR), 2)},
-    validate=head_identity.validate,
+    designs={name: Design((SINGLE, PAIR, *PARTLY_SEEN[:2]), 2) for name in ("quick", "full")},
+    validate=validate,
     measure=measure,
     compare=head_identity.compare_rounding,
     broadcasts="leading axes of the arrays",
