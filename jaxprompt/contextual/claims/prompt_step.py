@@ -32,7 +32,9 @@ from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
 
-__all__ = ["CLAIM", "PromptMoments", "closed_form", "prompt_moments", "simulate"]
+__all__ = [
+    "CLAIM", "PromptMoments", "closed_form", "prompt_moments", "simulate", "turning_signal",
+]  # fmt: skip
 
 
 # --- the closed form -----------------------------------------------------------------------------
@@ -41,6 +43,34 @@ __all__ = ["CLAIM", "PromptMoments", "closed_form", "prompt_moments", "simulate"
 def closed_form(**params: Any) -> dict[str, Any]:
     """`context`, `signal` and `orthogonal_energy`, for broadcastable arrays of every number."""
     return _closed_form({}, **params)
+
+
+def turning_signal(
+    *, tokens: Any, relevant: Any, signal: Any, noise: Any, shifts: Any = ((0.0, 0.0),),
+    shift_weights: Any = (1.0,),
+) -> np.ndarray:  # fmt: skip
+    r"""Product :math:`p_\star=A/B` of a head :math:`w\propto w_\star` with :math:`w_\star` at
+    which the step along :math:`q_\star` changes sign; float64, infinite where B is 0.
+
+    With :math:`p=\langle w,w_\star\rangle` and :math:`a=\zeta-(1-\zeta)\delta_w`,
+
+    .. math:: \langle E\hat q, q_\star/Q\rangle = \zeta(1-\zeta)Q\,p\,(A-Bp),\quad
+       A=E[(1+\delta_q)(1+\delta_w)],\quad
+       B=E\Big[(1+\delta_q)\Big((1+\delta_w)a-\frac{\sigma^2}{TW^2}\Big)\Big].
+
+    For A > 0 the step points towards :math:`q_\star` between 0 and :math:`p_\star` if B > 0, and
+    outside of that interval if B < 0. The arguments broadcast, `signal` > 0. Derived here.
+    """
+    total, size = np.asarray(tokens, np.float64), np.asarray(signal, np.float64)
+    share = np.asarray(relevant) / total
+    first, second = 0.0, 0.0
+    for (shift_context, shift_signal), odds in zip(shifts, shift_weights, strict=True):
+        level = share - (1 - share) * shift_signal
+        noisy = np.square(noise / size) / total
+        first = first + odds * (1 + shift_context) * (1 + shift_signal)
+        second = second + odds * (1 + shift_context) * ((1 + shift_signal) * level - noisy)
+    nonzero = np.where(second == 0, 1.0, second)
+    return np.where(second == 0, np.inf, first / nonzero)
 
 
 def _closed_form(
@@ -106,6 +136,11 @@ def _orthogonal(
 
 def _wrong(**changes: Any) -> Any:
     return functools.partial(_closed_form, changes)
+
+
+def _always_found(**params: Any) -> dict[str, Any]:
+    right = closed_form(**params)
+    return {**right, "context": jnp.abs(right["context"])}
 
 
 # --- all second moments --------------------------------------------------------------------------
@@ -289,6 +324,13 @@ _PAIR = {
 }  # fmt: skip
 
 
+_OVERSHOOTING = {
+    **_BASE, "signal": 3.0, "shifts": ((0.0, 0.0), (0.0, 0.0)), "head_signal": 5.0,
+    "head_context": 0.0, "head_norm": 5 / 3, "dim": 16,
+}  # fmt: skip
+"""A head along w⋆ that turns the prompt away from the context: p⋆ is 72/17."""
+
+
 def _design(trials: int) -> Design:
     runs = [{**_BASE, **head, "dim": d} for head, d in zip(_HEADS, (16, 40, 40), strict=True)]
     # With one token of each kind every term of v is a fair share of it: 0.05 of one shows.
@@ -297,6 +339,7 @@ def _design(trials: int) -> Design:
          "trials": 8 * trials}
         for noise, along, across, norm in ((0.8, -1.4, 0.9, 2.4), (0.4, 0.6, -0.9, 0.9))
     ]  # fmt: skip
+    runs.append({**_OVERSHOOTING, "trials": 8 * trials})
     return Design(tuple(runs), trials)
 
 
@@ -314,8 +357,14 @@ and each coordinate orthogonal to $w_\star$, $q_\star$ and $w$ has mean 0 and va
 $$v=\frac{\sigma^2}{T^2}E\big[e_0^2E_s-2e_0|w|\sigma E_{sg}+|w|^2\sigma^2E_{sgg}\big],$$
 where, with $A=N\zeta^2(h\cdot w)^2$, $B=-2\zeta(h\cdot w)\sigma|w|k$, $C=\sigma^2|w|^2$ and
 $g=N/T^2$: $E_s=A+C(N-(2T-N)g)$, $E_{sg}=Bg$, $E_{sgg}=Ag+C(g(N+2)-3(2T-N)g^2)$. The orthogonal
-energy is $v(d-3)/n$. At $w\propto w_\star$ and $n\to\infty$ the step points along $q_\star$
-exactly: gradient descent finds the prompt.
+energy is $v(d-3)/n$.
+
+A head $w\propto w_\star$ with $p=\langle w,w_\star\rangle$ moves the prompt along $q_\star$ alone
+as $n\to\infty$, by $\zeta(1-\zeta)Q\,p\,(A-Bp)$ with $A=E[(1+\delta_q)(1+\delta_w)]$ and
+$B=E[(1+\delta_q)((1+\delta_w)a-\sigma^2/(TW^2))]$, $a=\zeta-(1-\zeta)\delta_w$. So gradient descent
+finds the prompt exactly if $p\,(A-Bp)>0$: without shifts, for every $p>0$ if $kW^2\le\sigma^2$, and
+otherwise for $0<p<TW^2/(kW^2-\sigma^2)$. A longer head overshoots the labels and turns the prompt
+away from the context.
 """,
     derivation=r"""
 At $q=0$ the softmax's derivative is the centring projection over $T$, so
@@ -330,6 +379,10 @@ $z_t^\perp$ is independent of the bracket and of the residual. With $z_t\cdot w=
 $G=\frac1T\sum_tg_t$, the brackets' squares sum to
 $A+BG+C(\sum_tg_t^2-(2T-N)G^2)$, and the moments $E[G^2]=g$,
 $E[G^2\sum_tg_t^2]=g(N+2)$, $E[G^4]=3g^2$ give $E_s,E_{sg},E_{sgg}$.
+
+For $w=p\,w_\star/W^2$ one has $h\cdot w=(1+\delta_w)yp$ and $e_0=y(1-ap)$. Of $E\hat q$ every term
+along $w_\star$ is odd in $y$, so its mean is 0; along $q_\star/Q$ the two terms with $h$ are
+$\zeta(1-\zeta)(1+\delta_q)Q\,[(1-ap)(1+\delta_w)p+\sigma^2p^2/(TW^2)]$.
 
 *Tolerances.* Components have an absolute one, because one of them is exactly 0 in the design: 0.03
 is 4 % of the longest step's length there, 0.75, and so the accuracy of its direction. The
@@ -356,6 +409,7 @@ orthogonal energy's is 5 %, half of that in length.
         Falsifier("all_directions", "d for d − 3", _wrong(removed=0.0)),
         Falsifier("no_residual_noise", "the residual's noise left out of v", _wrong(residual=0.0)),
         Falsifier("no_cross_term", "drops E_sg", _wrong(cross=0.0)),
+        Falsifier("always_found", "along q⋆ whatever the head", _always_found),
     ),
     closed_form=closed_form,
     simulation=simulate,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.claims.prompt_step import CLAIM, prompt_moments
+from jaxprompt.contextual.claims.prompt_step import CLAIM, prompt_moments, turning_signal
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 
@@ -91,6 +91,61 @@ def test_at_the_signal_the_prompt_points_along_the_context():
     assert at["context"] > 0.1
     # Only e₀ σ² (1 − 1/T) w and its like are left along w⋆, and they are odd in the label.
     assert abs(at["signal"]) < 1e-15
+
+
+PLAIN = {
+    "tokens": 8, "relevant": 2, "signal": 1.0, "context": 1.0, "noise": 1.0,
+    "shifts": ((0.0, 0.0),), "shift_weights": (1.0,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("signal", "context"), [(1.0, 0.1640625), (3.0, -1.8984375)])
+def test_a_long_head_along_the_signal_turns_the_prompt_away(signal, context):
+    model = {**PLAIN, "signal": signal}
+    at = predict(np.array([signal, 0.0, 0.0]), model, dim=9, samples=5)
+    assert at["context"] == pytest.approx(context, rel=1e-14)
+    assert at["signal"] == pytest.approx(0.0, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {**PLAIN, "signal": 3.0},
+        {**PLAIN, "signal": 0.5},  # kW² < σ²: towards the context from every positive product
+        {**MODEL, "signal": 2.0},
+        {**MODEL, "signal": 2.0, "shifts": ((-2.0, 0.4), (-1.5, -0.3))},  # A < 0
+    ],
+)
+def test_sign_of_the_step_along_the_context(model):
+    """Below, at and above the product at which it turns, by the formula and by autodiff."""
+    law = {name: value for name, value in model.items() if name != "context"}
+    turn = float(turning_signal(**law))
+    setting = Setting.make(**model)
+
+    def along(product):
+        head = np.array([product / model["signal"], 0.0, 0.0])
+        return predict(head, model, dim=4, samples=1)["context"]
+
+    assert along(turn) == pytest.approx(0.0, abs=1e-12 * abs(along(2 * turn)))
+    slope = sum(p * (1 + a) * (1 + b) for (a, b), p in
+                zip(model["shifts"], model["shift_weights"], strict=True))  # fmt: skip
+    batch = gradient_steps.sample_batch(setting, 4, 400_000, key=jax.random.key(3))
+    for share in (-0.6, 0.4, 1.7):
+        sign = np.sign(slope * share * turn * (1 - share))
+        assert np.sign(along(share * turn)) == sign
+        head = jnp.zeros(4, jnp.float32).at[0].set(share * turn / model["signal"])
+        step = gradient_steps.prompt_step(head, jnp.zeros(4, jnp.float32), batch)
+        assert np.sign(step[1]) == sign, share
+
+
+def test_the_least_signal_without_a_turn():
+    """Without shifts and with kW² = σ² the step points along the context from every head."""
+    law = {**PLAIN, "signal": np.sqrt(0.5)}
+    context = law.pop("context")
+    assert np.abs(turning_signal(**law)) > 1e12
+    assert turning_signal(**{**law, "signal": 1.0, "relevant": 1}) == np.inf
+    far = predict(np.array([1e3, 0.0, 0.0]), {**law, "context": context}, dim=4, samples=1)
+    assert far["context"] > 0
 
 
 def test_simulation_agrees():
