@@ -16,7 +16,7 @@ from jaxprompt.errors import ParameterError
 
 __all__ = [
     "CONTEXT", "DATA_LAW", "DIM", "FAMILY", "GAIN", "LAW_NAMES", "NOISE", "RATIO", "RELEVANT",
-    "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "TOKENS",
+    "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "SPARSITY", "TOKENS",
     "check_law", "check_trainable", "optional", "required", "resolve_ratio", "sample_counts",
     "to_simulate",
 ]  # fmt: skip
@@ -24,6 +24,10 @@ __all__ = [
 DIM = Parameter("dim", "integer", "token dimension", "d", low=2, default=None)
 TOKENS = Parameter("tokens", "integer", "tokens per sequence", "T", low=1, high=100_000)
 RELEVANT = Parameter("relevant", "integer", "relevant tokens, 1 ≤ k ≤ T", "k", low=1)
+SPARSITY = Parameter(
+    "sparsity", "real", "share ζ = k/T of relevant tokens", "ζ", low=0, high=1, open_low=True,
+    open_high=True,
+)  # fmt: skip
 SIGNAL = Parameter("signal", "real", "norm of w⋆", "W", low=0)
 CONTEXT = Parameter("context", "real", "norm of q⋆", "Q", low=0)
 NOISE = Parameter("noise", "real", "standard deviation of the irrelevant tokens' noise", "σ", low=0)

@@ -25,6 +25,7 @@ from jaxprompt.contextual.parameters import (
     GAIN,
     NOISE,
     SIGNAL,
+    SPARSITY,
     TOKENS,
     to_simulate,
 )
@@ -157,29 +158,39 @@ def _values(
 def _best_gain(law: Any, sparsity: Any, context: Any, noise: Any, dq: Any, dw: Any) -> Array:
     r"""The maximiser over real gains of the signal-to-noise ratio.
 
-    For :math:`\delta_w = 0` it is :math:`(1+\delta_q)/(2\sigma^2)`. Otherwise the attention at
-    which the signal changes sign splits the line in two; the best of a scan on a scale that fits
-    all parameters is refined by golden-section search.
+    For :math:`\delta_w = 0` it is :math:`(1+\delta_q)/(2\sigma^2)`. Otherwise the root of the ratio
+    is :math:`|A(\gamma)-B(\gamma)|` up to a factor, with
+    :math:`A=\zeta e^{\gamma(1+\delta_q)Q^2-\gamma^2\sigma^2Q^2}` and
+    :math:`B=\delta_w(1-\zeta)e^{-\gamma^2\sigma^2Q^2/2}`: two bumps, around
+    :math:`(1+\delta_q)/(2\sigma^2)` and around 0, each about :math:`1/(\sigma Q)` wide. Both are
+    scanned as far as they reach, and golden-section search refines the best point.
     """
     args = jnp.broadcast_arrays(*(jnp.asarray(x) for x in (sparsity, context, noise, dq, dw)))
     flat = tuple(a.reshape(-1) for a in args)
 
     def one(z: Array, q: Array, s: Array, dq: Array, dw: Array) -> Array:
         def value(g: Array) -> Array:
-            return law(g, z, q, s, dq, dw).log_snr
+            # At the gain where A = B the signal is 0.
+            return jnp.nan_to_num(law(g, z, q, s, dq, dw).log_snr, nan=-jnp.inf)
 
-        natural = (1 + jnp.abs(dq)) / (2 * s**2)
-        crossing = (jnp.abs(jnp.log(z / (1 - z))) + jnp.abs(jnp.log(jnp.maximum(dw, 1e-9)))) / (
-            q**2 * (1 + jnp.abs(dq))
-        )
-        reach = 4 * natural + jnp.where(dw > 0, jnp.minimum(crossing, 8 / (s * q) + natural), 0.0)
-        grid = jnp.linspace(-1.0, 1.0, 801, dtype=natural.dtype) * reach
-        start = grid[jnp.argmax(jnp.nan_to_num(value(grid), nan=-jnp.inf))]
-        return golden_section(value, start - reach / 400, start + reach / 400)
+        middle = (1 + dq) / (2 * s**2)
+        around = jnp.linspace(-_REACH, _REACH, _SCANNED, dtype=middle.dtype) / (s * q)
+        scan = jnp.concatenate([around, middle + around])
+        start = scan[jnp.argmax(value(scan))]
+        step = around[1] - around[0]
+        refined = golden_section(value, start - step, start + step)
+        return jnp.where(value(refined) >= value(start), refined, start)
 
     best = jax.vmap(one)(*flat).reshape(args[0].shape)
     exact = (1 + args[3]) / (2 * jnp.square(args[2]))
     return jnp.where((args[4] == 0) & (law.keywords["tilt"] == 2.0), exact, best)
+
+
+_REACH = 8.0
+"""Widths of a bump that are scanned on either side: beyond, it is below 1e-13 of its height."""
+
+_SCANNED = 401
+"""Gains scanned around each bump."""
 
 
 def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
@@ -349,18 +360,8 @@ def relevant_tokens(tokens: Any, sparsity: Any) -> Any:
     return np.clip(np.rint(np.asarray(sparsity) * tokens), 1, np.asarray(tokens) - 1).astype(int)
 
 
-SPARSITY = Parameter(
-    "sparsity",
-    "real",
-    "share ζ = k/T of relevant tokens",
-    "ζ",
-    low=0,
-    high=1,
-    open_low=True,
-    open_high=True,
-)
 SHIFT_CONTEXT = Parameter("shift_context", "real", "shift δq of the context", "δq", default=0.0)
-SHIFT_SIGNAL = Parameter("shift_signal", "real", "shift δw of the signal", "δw", low=0, default=0.0)
+SHIFT_SIGNAL = Parameter("shift_signal", "real", "shift δw of the signal", "δw", default=0.0)
 
 _BASE = {"sparsity": 0.1, "signal": 1.0, "context": 1.0, "noise": 1.0}
 _CASES: tuple[Mapping[str, Any], ...] = (
@@ -444,7 +445,7 @@ CLAIM = Claim(
         GAIN,
         to_simulate(TOKENS),
     ),
-    accepted=FAMILY,
+    ignored=FAMILY,
     quantities=(
         Quantity("attention", "softmax weight on relevant tokens", 0.01, symbol="s"),
         Quantity(
@@ -488,9 +489,10 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": _design((480, 960, 1920), 64), "full": _design((960, 1920, 3840, 7680), 256)},
-    validate=_validate,
+    check_parameters=_validate,
     shared=("gain",),
     size="tokens",
+    powers=(1,),
     figure=_FIGURE,
     broadcasts="every parameter",
     traceable=True,

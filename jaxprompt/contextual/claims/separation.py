@@ -25,6 +25,7 @@ from jaxprompt.contextual.parameters import (
     CONTEXT,
     FAMILY,
     SIGNAL,
+    SPARSITY,
     optional,
 )
 from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Regions, Relation
@@ -396,10 +397,6 @@ def _measured_gain(points: Cases) -> Array:
 
 # --- the claim -----------------------------------------------------------------------------------
 
-SPARSITY = Parameter(
-    "sparsity", "real", "share ζ = k/T of relevant tokens", "ζ", low=0, high=1, open_low=True,
-    open_high=True,
-)  # fmt: skip
 SHIFT = Parameter("shift", "real", "size of the shift", "Δ", low=0)
 LAW = Parameter(
     "law", "choice", "law of the shift: {(0,0),(Δ,Δ)} or {(0,0),(Δ,−Δ)}",
@@ -488,7 +485,7 @@ cannot all be right; three can, since the constants may differ.
     relation=Relation.IMPOSSIBILITY,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(SPARSITY, SHIFT, LAW, optional(CONTEXT, 1.0), optional(SIGNAL, 1.0)),
-    accepted=FAMILY,
+    ignored=FAMILY,
     quantities=(
         Quantity("linear", "best accuracy of a linear model, no intercept"),
         Quantity("linear_prompt", "best accuracy of linear prompt-attention, no intercept"),
