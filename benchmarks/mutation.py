@@ -533,7 +533,7 @@ class Fate:
 def fates(claim: Claim, cells: Sequence[Cell], most: int = MOST, first: int = 0) -> Iterator[Fate]:
     """The fate of every mutant of a claim, against what its check measured."""
     found = theory(claim.closed_form)
-    right = claim.compared(cells)
+    right = claim.comparisons(cells)
     for mutant in evenly(mutants(found), most)[first:]:
         yield fate_of(mutant, found, claim, cells, right)
 
@@ -546,7 +546,7 @@ def fate_of(
     try:
         with applied(found, mutant), warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            wrong = claim.compared(cells)
+            wrong = claim.comparisons(cells)
             status = stats.combine_statuses(row.verdict for row in stats.decide(wrong, FALSE_ALARM))
     except Exception as error:  # whatever a wrong formula runs into
         return Fate(*place, "crashed", error=f"{type(error).__name__}: {error}"[:200])
@@ -656,7 +656,7 @@ def run_elsewhere(ids: Sequence[str], most: int, path: Path) -> None:
                 if judge not in measured:
                     claim = reduced(jp.claim(judge), **DESIGNS.get(judge, {}))
                     cells = claim.check("quick", 0).cells
-                    measured[judge] = claim, cells, claim.compared(cells)
+                    measured[judge] = claim, cells, claim.comparisons(cells)
                 found = theories[judge]
                 same = [m for m in mutants(found) if place_of(m) == place_of(fate)]
                 verdict = fate_of(same[0], found, *measured[judge]).fate if same else "absent"

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "ClaimError",
     "JaxpromptError",
     "MissingExtraError",
     "NumericalError",
@@ -19,6 +20,10 @@ __all__ = [
 
 class JaxpromptError(Exception):
     """Base of every error that bad input, rather than a defect, can cause."""
+
+
+class ClaimError(JaxpromptError, ValueError):
+    """A claim that is not well defined; refused when it is built, with what to write instead."""
 
 
 class UsageError(JaxpromptError):

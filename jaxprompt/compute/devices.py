@@ -18,6 +18,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -28,7 +29,18 @@ from jax.custom_batching import sequential_vmap
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-__all__ = ["THREADS", "cores", "devices", "loop", "map_trials", "room", "unbatched"]
+from jaxprompt.compute.jax_settings import own_settings
+
+__all__ = [
+    "THREADS",
+    "block_observer",
+    "cores",
+    "devices",
+    "loop",
+    "map_trials",
+    "room",
+    "unbatched",
+]
 
 
 Device = Any  # jax.Device is no type to a type checker
@@ -74,6 +86,8 @@ def map_trials(
     :func:`loop`, for numbers that do not depend on the number of blocks to the last bit.
     """
     found = devices()
+    if len(found) == 1 and loops:
+        return _looped_trials(block, trials, batch, threads or cores(), first)
     # Every process of a mesh takes part, however few trials there are; and a batch keeps its
     # size, because the rounding of a batched product may depend on it.
     workers = len(found) if len(found) > 1 else min(threads or cores(), -(-trials // batch))
@@ -83,12 +97,13 @@ def map_trials(
     if loops and steps == 1:
         indices = np.concatenate([indices, np.full_like(indices, _IDLE)], axis=1)
     if len(found) == 1:
-        parts = _on_threads(block, indices, [None] * workers)
+        parts = _on_threads(block, indices, [None] * workers, workers)
     elif isinstance(block, functools.partial) and hasattr(block.func, "lower"):
         parts = [_on_mesh(block, indices, tuple(found))]
     else:  # a function that looks at its indices on the host
         local = [device for device in found if device.process_index == jax.process_index()]
-        parts = _on_threads(block, indices, [local[i % len(local)] for i in range(workers)])
+        places = [local[i % len(local)] for i in range(workers)]
+        parts = _on_threads(block, indices, places, workers)
 
     rows = indices.shape[1]
 
@@ -97,6 +112,46 @@ def map_trials(
         return np.concatenate([a.reshape(-1, *a.shape[3:]) for a in blocks])[:trials]
 
     return jax.tree.map(join, *parts)
+
+
+block_observer: ContextVar[Callable[[Callable[..., Any], np.ndarray], None] | None] = ContextVar(
+    "block_observer", default=None
+)
+"""Called with the block and all indices before :func:`map_trials` runs anything: to look at its
+shapes, and to raise where only those are wanted."""
+
+
+ROWS = 128
+"""Rows of indices that one call of a looping block gets, whatever the number of trials: another
+number of trials then compiles nothing."""
+
+
+def _looped_trials(
+    block: Callable[[np.ndarray], Any], trials: int, batch: int, threads: int, first: int
+) -> Any:
+    """Trials of a block that uses :func:`loop`, in calls of one shape; idle rows cost nothing."""
+    needed = -(-trials // batch)
+    workers = min(threads, needed)
+    rows = min(ROWS, -(-needed // workers))  # few trials are still spread over all threads
+    calls = -(-needed // rows)
+    flat = first + np.arange(calls * rows * batch, dtype=np.uint64)
+    indices = np.full((calls, ROWS, batch), _IDLE, np.uint32)
+    indices[:, :rows] = flat.astype(np.uint32).reshape(calls, rows, batch)
+    indices.reshape(-1, batch)[_rows_beyond(needed, calls, rows)] = _IDLE
+    parts = _on_threads(block, indices, [None] * calls, workers)
+
+    def join(*arrays: np.ndarray) -> np.ndarray:
+        kept = [array[:rows].reshape(-1, *array.shape[2:]) for array in arrays]
+        return np.concatenate(kept)[:trials]
+
+    return jax.tree.map(join, *parts)
+
+
+def _rows_beyond(needed: int, calls: int, rows: int) -> np.ndarray:
+    """Flat places of rows that hold no trial at all."""
+    used = np.zeros((calls, ROWS), bool)
+    used[:, :rows] = np.arange(calls * rows).reshape(calls, rows) < needed
+    return ~used.ravel()
 
 
 def devices() -> list[Device]:
@@ -117,14 +172,17 @@ _CACHE = 2**21
 
 
 def _on_threads(
-    block: Callable[[np.ndarray], Any], indices: np.ndarray, places: Sequence[Device | None]
+    block: Callable[[np.ndarray], Any],
+    indices: np.ndarray,
+    places: Sequence[Device | None],
+    workers: int,
 ) -> list[Any]:
-    """One thread for each block of indices, each on its device (None: the default one)."""
+    """Blocks of indices on `workers` threads, each on its device (None: the default one)."""
     x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
     def run(part: np.ndarray, place: Device | None) -> Any:
         own = jax.default_device(place) if place is not None else contextlib.nullcontext()
-        with jax.enable_x64(x64), own:
+        with own_settings(x64), own:
             # Dispatch returns at once, but the first one compiles: the others wait for that.
             with dispatch:
                 result = block(part)
@@ -132,7 +190,7 @@ def _on_threads(
 
     if len(indices) == 1:
         return [run(indices[0], places[0])]
-    with ThreadPoolExecutor(len(indices)) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(run, indices, places))
 
 

@@ -3,87 +3,360 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.devices import loop, map_trials
-from jaxprompt.errors import JaxpromptError
-from jaxprompt.stats import Estimate, mean_estimate
+from jaxprompt.compute.jax_settings import own_settings
+from jaxprompt.errors import ClaimError, JaxpromptError
+from jaxprompt.stats import Estimate, jackknife, sample_estimate
 
-__all__ = ["per_trial"]
+__all__ = ["TrialSimulation", "paired", "per_trial", "trajectory"]
 
 Trial = Callable[..., Mapping[str, Any]]
+Dtype = Literal["float32", "float64"]
+
+COMPILED_PROGRAMS = 256
+"""Programs that one simulation keeps: one for each combination of parameters that are shapes."""
+
+_SETUP_STREAM = np.uint32(2**32 - 2)
+"""Index of the key that a set-up draws from; no trial has it."""
+
+_LAPACK = (
+    "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
+    "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
+)  # fmt: skip
+"""Primitives that JAX hands to LAPACK on the CPU."""
 
 
-def per_trial(
-    trial: Trial, *, traced: Sequence[str] = (), batch: int = 1
-) -> Callable[..., dict[str, Estimate]]:
-    """Make a claim's simulation from ``trial(*, key, **parameters)``, one independent experiment.
+class TrialSimulation:
+    """What :func:`per_trial` makes: ``simulation(*, key, trials, first=0, **parameters)``."""
 
-    `trial` is a pure JAX function that draws all its randomness from `key` and returns a dict from
-    quantity name to a scalar. Trial `t` gets ``fold_in(key, t)``; the simulation returns the mean
-    over trials of each scalar with its standard error. Everything is in float64.
+    def __init__(
+        self,
+        trial: Trial,
+        *,
+        traced: Sequence[str] = (),
+        batch: int = 1,
+        dtype: Dtype = "float64",
+        setup: Callable[..., Mapping[str, Any]] | None = None,
+        instance: Callable[..., Mapping[str, Any]] | None = None,
+        statistics: Mapping[str, Callable[..., Any]] | None = None,
+    ) -> None:
+        if batch < 1:
+            raise ValueError(f"batch = {batch}: must be an integer ≥ 1")
+        self.trial = trial
+        self.instance = instance
+        self.setup = setup
+        self._traced = tuple(traced)
+        self._batch = batch
+        self._x64 = dtype == "float64"
+        self._statistics: dict[str, Callable[..., Any]] = dict(statistics or {})
+        self._compiled = functools.lru_cache(maxsize=COMPILED_PROGRAMS)(self._compile)
+        self.__doc__ = trial.__doc__
+        self.__name__ = getattr(trial, "__name__", "trial")
+        self.__module__ = trial.__module__
 
-    Parameters are plain Python numbers inside `trial`, so they may be shapes, and each new point
-    is compiled. Those named in `traced` are traced instead and share a compilation.
+    def __call__(
+        self, *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
+    ) -> dict[str, Estimate]:
+        """Run `trials` trials, from the index `first` on; one estimate for each number."""
+        values = self.trial_values(key=key, trials=trials, first=first, **parameters)
+        estimates = {name: sample_estimate(array) for name, array in values.items()}
+        for name, statistic in self._statistics.items():
+            samples = [values[argument] for argument in _argument_names(statistic)]
+            estimates[name] = _statistic_estimate(statistic, samples)
+        return estimates
 
-    Trials are spread over the cores of a CPU; `batch` of them run at once on each, vectorised:
-    choose some hundreds for short trials, and leave it at 1 where a trial factorises or solves
-    matrices, because batches of those on several cores can wait for each other for ever.
+    def statistic(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Declare a function of the trials' numbers, such as a ratio of means, as a quantity.
 
-    Raises:
-        JaxpromptError: (from the simulation) a trial returned something else than scalars.
-    """
-    if batch < 1:
-        raise ValueError(f"batch = {batch}: must be an integer ≥ 1")
+        Its arguments are called like the numbers that a trial returns, and each is an array
+        (trials, …); the quantity has the function's name. It returns one number, whose standard
+        error a jackknife finds, or an :class:`~jaxprompt.stats.Estimate`. A decorator.
+        """
+        self._statistics[function.__name__] = function
+        return function
 
-    @functools.lru_cache(maxsize=8)
-    def compiled(fixed: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, jax.Array]]:
+    @property
+    def statistic_arguments(self) -> dict[str, tuple[str, ...]]:
+        """For each declared statistic the numbers of a trial that it is made of."""
+        return {name: _argument_names(f) for name, f in self._statistics.items()}
+
+    def trial_values(
+        self, *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
+    ) -> dict[str, np.ndarray]:
+        """What each trial returned: arrays (trials, …), float64 or truth values."""
+        with own_settings(x64=self._x64):
+            free, block = self._program(parameters, key)
+            run = functools.partial(block, key=key, free=free)
+            values = map_trials(run, trials, batch=self._batch, first=first, loops=True)
+        return {name: np.asarray(array) for name, array in values.items()}
+
+    def _program(
+        self, parameters: Mapping[str, Any], key: jax.Array
+    ) -> tuple[dict[str, Any], Callable[..., dict[str, jax.Array]]]:
+        """Arguments that are traced, and the compiled block for those that are not."""
+        free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
+        if self.setup is not None:
+            free |= self.setup(**_named(self.setup, parameters, key, _SETUP_STREAM))
+        fixed = tuple((n, _hashable(v)) for n, v in parameters.items() if n not in free)
+        return free, self._compiled(fixed)
+
+    def _compile(self, fixed: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, jax.Array]]:
         def block(indices: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
             def one(index: jax.Array) -> dict[str, jax.Array]:
-                own = jax.random.fold_in(key, index)
-                return _scalars(trial(key=own, **dict(fixed), **free))
+                return self._outputs(jax.random.fold_in(key, index), dict(fixed), free)
 
-            # A batch of one is no batch to LAPACK only without vmap.
-            several = jax.vmap(one) if batch > 1 else lambda row: _stacked(one(row[0]))
+            several = jax.vmap(one)
+            if self._batch == 1:
+                # Even over one row `vmap` calls batched LAPACK, which can deadlock between cores.
+                return loop(lambda row: jax.tree.map(lambda x: x[None], one(row[0])), indices)
+            if _calls_lapack(one, indices[0, 0]):
+                return loop(lambda row: jax.lax.map(one, row), indices)
             return loop(several, indices)
 
         return jax.jit(block)
 
-    def simulation(
-        *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
-    ) -> dict[str, Estimate]:
-        free = {n: v for n, v in parameters.items() if n in traced or isinstance(v, np.ndarray)}
-        block = compiled(tuple((n, v) for n, v in parameters.items() if n not in free))
-        with jax.enable_x64(True):
-            run = functools.partial(block, key=key, free=free)
-            values = map_trials(run, trials, batch=batch, first=first, loops=True)
-        return {name: mean_estimate(np.asarray(array)) for name, array in values.items()}
+    def _outputs(
+        self, key: jax.Array, fixed: Mapping[str, Any], free: Mapping[str, Any]
+    ) -> dict[str, jax.Array]:
+        arguments = {**fixed, **free}
+        if self.instance is not None:
+            key, drawing = jax.random.split(key)
+            arguments |= self.instance(key=drawing, **_named(self.instance, arguments))
+        return _as_outputs(self.trial(key=key, **_named(self.trial, arguments)))
 
-    # Not its signature: this function takes `trials` and `first` too.
-    simulation.__doc__ = trial.__doc__
-    return simulation
+    def output_shapes(self, where: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Shape and dtype of each number that a trial returns; nothing is computed.
+
+        Raises:
+            ClaimError: a parameter that is traced is used as a shape or in a Python condition.
+        """
+        free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
+        fixed = {n: v for n, v in parameters.items() if n not in free}
+        key = jax.random.key(0, impl="threefry2x32")
+        if self.setup is not None:
+            return {}  # a set-up may train: its shapes are known when it has run
+        try:
+            return dict(
+                jax.eval_shape(lambda key, free: self._outputs(key, fixed, free), key, free)
+            )
+        except jax.errors.ConcretizationTypeError as error:
+            names = ", ".join(f"`{name}`" for name in free)
+            raise ClaimError(
+                f"claim {where}: a trial uses a traced parameter ({names}) as a shape or in a "
+                f"Python condition: take it out of `traced=` ({str(error).splitlines()[0]})"
+            ) from error
+
+    def draw_instances(
+        self, *, key: jax.Array, trials: int, **parameters: Any
+    ) -> dict[str, np.ndarray]:
+        """What each of the first `trials` trials was evaluated on: arrays (trials, …)."""
+        draw = self.instance
+        if draw is None:
+            raise JaxpromptError("this simulation has no instance to draw")
+
+        def one(index: jax.Array) -> dict[str, Any]:
+            drawing = jax.random.split(jax.random.fold_in(key, index))[1]
+            return dict(draw(key=drawing, **_named(draw, parameters)))
+
+        with own_settings(x64=self._x64):
+            drawn = jax.jit(jax.vmap(one))(np.arange(trials, dtype=np.uint32))
+        return {name: np.asarray(value) for name, value in drawn.items()}
 
 
-def _stacked(values: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: value[None] for name, value in values.items()}
+@overload
+def per_trial(
+    trial: Trial,
+    *,
+    traced: Sequence[str] = (),
+    batch: int = 1,
+    dtype: Dtype = "float64",
+    setup: Callable[..., Mapping[str, Any]] | None = None,
+    instance: Callable[..., Mapping[str, Any]] | None = None,
+    statistics: Mapping[str, Callable[..., Any]] | None = None,
+) -> TrialSimulation: ...
+@overload
+def per_trial(
+    trial: None = None,
+    *,
+    traced: Sequence[str] = (),
+    batch: int = 1,
+    dtype: Dtype = "float64",
+    setup: Callable[..., Mapping[str, Any]] | None = None,
+    instance: Callable[..., Mapping[str, Any]] | None = None,
+    statistics: Mapping[str, Callable[..., Any]] | None = None,
+) -> Callable[[Trial], TrialSimulation]: ...
+def per_trial(trial: Trial | None = None, **options: Any) -> Any:
+    """Make a claim's simulation from ``trial(*, key, **parameters)``, one independent experiment.
+
+    `trial` is a pure JAX function that draws all its randomness from `key` and returns a dict from
+    quantity name to a number (or an array along the quantity's declared axis). It is called with
+    the parameters that it names. Trial `t` gets ``fold_in(key, t)``; the simulation returns the
+    mean over trials of each number with its standard error, and keeps the trials themselves for
+    distributions and statistics. May be used as a decorator, with or without options.
+
+    Parameters are plain Python numbers inside `trial`, so they may be shapes, and each new point
+    is compiled. Those named in `traced` are traced instead and share a compilation; another number
+    of trials never compiles again.
+
+    Trials are spread over the cores of a CPU; `batch` of them run at once on each, vectorised:
+    choose some hundreds for short trials. Where a trial factorises or solves matrices its batch
+    runs one trial after another, because batched factorisations on several cores can wait for each
+    other for ever.
+
+    `dtype` is that of the computation, ``"float64"`` or ``"float32"``. `setup`, a function of
+    parameters (and of `key`, if it names it), is called once for each point and returns a dict of
+    further arguments for `trial`: a trained model, say. `instance` draws, from `key` and
+    parameters, a dict that both sides of an identity or a bound get as arguments. `statistics`
+    maps names of quantities to functions of the trials' numbers
+    (see :meth:`TrialSimulation.statistic`).
+
+    Raises:
+        ValueError: `batch` is below 1.
+        JaxpromptError: (from the simulation) a trial returned something else than numbers.
+    """
+    if trial is None:
+        return functools.partial(TrialSimulation, **options)
+    return TrialSimulation(trial, **options)
 
 
-def _scalars(found: Any) -> dict[str, jax.Array]:
-    if not isinstance(found, Mapping):
+def paired(first: Trial, second: Trial) -> Trial:
+    """One trial that returns the difference first − second, both on the same random numbers.
+
+    For statements such as "A is at least B" or "A and B have equal means": the noise that both
+    share drops out of the difference. Each number of the two trials that has one name is compared.
+    """
+
+    def trial(*, key: jax.Array, **parameters: Any) -> dict[str, Any]:
+        one = first(key=key, **_named(first, parameters))
+        other = second(key=key, **_named(second, parameters))
+        return {name: jnp.asarray(one[name]) - jnp.asarray(other[name]) for name in one}
+
+    trial.__doc__ = f"{first.__name__} minus {second.__name__}, on common random numbers."
+    trial.__module__ = first.__module__
+    return trial
+
+
+def trajectory(
+    init: Callable[..., Any],
+    step: Callable[..., Any],
+    read: Callable[..., Mapping[str, Any]],
+    *,
+    time: str = "time",
+    traced: Sequence[str] = (),
+    batch: int = 1,
+    dtype: Dtype = "float64",
+) -> TrialSimulation:
+    """A simulation along steps: one run from ``init``, read at every time that the design names.
+
+    ``init(*, key, **parameters)`` gives a state, ``step(state, *, key, **parameters)`` the next
+    one, and ``read(state, **parameters)`` a dict of numbers. The parameter `time` is a number of
+    steps, or a growing list of them that one run serves: put its name into the claim's `shared`.
+    Another list of as many times compiles nothing again.
+    """
+
+    def trial(*, key: jax.Array, **parameters: Any) -> dict[str, Any]:
+        wanted = jnp.asarray(parameters[time])
+        times = jnp.atleast_1d(wanted).astype(jnp.int32)
+        others = {n: v for n, v in parameters.items() if n != time}
+        start_key, step_key = jax.random.split(key)
+        state = init(key=start_key, **_named(init, others))
+
+        def advance(carry: tuple[Any, jax.Array], until: jax.Array) -> Any:
+            def one_step(count: jax.Array, state: Any) -> Any:
+                own = jax.random.fold_in(step_key, count)
+                return step(state, key=own, **_named(step, others, skip=1))
+
+            state = jax.lax.fori_loop(carry[1], until, one_step, carry[0])
+            return (state, until), dict(read(state, **_named(read, others, skip=1)))
+
+        _, readings = jax.lax.scan(advance, (state, jnp.int32(0)), times)
+        return {n: v if wanted.ndim else v[0] for n, v in readings.items()}
+
+    trial.__doc__ = read.__doc__
+    trial.__module__ = read.__module__
+    return TrialSimulation(trial, traced=(*traced, time), batch=batch, dtype=dtype)
+
+
+def _named(
+    function: Callable[..., Any],
+    parameters: Mapping[str, Any],
+    key: jax.Array | None = None,
+    stream: Any = None,
+    skip: int = 0,
+) -> dict[str, Any]:
+    """Those parameters that a function names as arguments (and its key, where one is given)."""
+    arguments = list(inspect.signature(function).parameters.values())[skip:]
+    if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
+        named = dict(parameters)
+    else:
+        names = {a.name for a in arguments}
+        named = {n: v for n, v in parameters.items() if n in names}
+    if key is not None and any(a.name == "key" for a in arguments):
+        named["key"] = jax.random.fold_in(key, stream)
+    return named
+
+
+def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
+
+
+def _statistic_estimate(statistic: Callable[..., Any], samples: Sequence[np.ndarray]) -> Estimate:
+    whole = statistic(*samples)
+    return whole if isinstance(whole, Estimate) else jackknife(statistic, *samples)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | jax.Array)
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _as_outputs(returned: Any) -> dict[str, jax.Array]:
+    if not isinstance(returned, Mapping):
         raise JaxpromptError(
-            f"a trial returned {type(found).__name__}: must be a dict from quantity name to a "
+            f"a trial returned {type(returned).__name__}: must be a dict from quantity name to a "
             "scalar; return one"
         )
-    shapes = {name: jnp.shape(value) for name, value in found.items()}
-    for name, shape in shapes.items():
-        if shape:
+    outputs: dict[str, jax.Array] = {}
+    for name, value in returned.items():
+        array = jnp.asarray(value)
+        if jnp.issubdtype(array.dtype, jnp.complexfloating):
             raise JaxpromptError(
-                f"a trial's `{name}` has shape {shape}: must be a scalar; average it or give each "
-                "number a name"
+                f"a trial's `{name}` is complex: return its real and imaginary part, or its "
+                "absolute value, as numbers of their own"
             )
-    return {name: jnp.asarray(value, dtype=float) for name, value in found.items()}
+        outputs[name] = array if array.dtype == jnp.bool_ else array.astype(float)
+    return outputs
+
+
+def _calls_lapack(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function factorises or solves matrices anywhere, by its traced program."""
+    return any(name in _LAPACK for name in _primitives(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+def _primitives(program: Any) -> set[str]:
+    names: set[str] = set()
+    for equation in program.eqns:
+        names.add(equation.primitive.name)
+        for inner in jax.tree.leaves(
+            list(equation.params.values()),
+            is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                names |= _primitives(inner)
+    return names
+
+
+def _is_program(value: Any) -> bool:
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")

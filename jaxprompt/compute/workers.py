@@ -137,6 +137,9 @@ def outcomes(
     """Run ``function(task)`` for every task, `at_once` at a time; yields each with its result, or
     with the exception that took its place, as they arrive.
 
+    Tasks are taken from `tasks` when there is room for them, so their number need not be bounded
+    by memory, and an iterator may still add some after it ended once, while others are at work.
+
     Where `executor` can replace workers that died, what these were given is tried again up to
     :data:`TRIES` times in all; a task that outlives none of them yields its exception like
     any other. Leaving the iterator drops what is in flight.
@@ -145,7 +148,7 @@ def outcomes(
         UsageError: a worker died that cannot be replaced, no worker can start, or the executor
             dropped its tasks.
     """
-    queue: deque[tuple[Work, int]] = deque((task, 0) for task in tasks)
+    source, queue = iter(tasks), deque[tuple[Work, int]]()
     waiting: dict[Future[Any], tuple[Work, int, int]] = {}
     generation = 0
 
@@ -165,10 +168,16 @@ def outcomes(
                 return
 
     try:
-        while queue or waiting:
+        while True:
             # A few tasks in flight keep any executor busy, and an interrupt loses only those.
-            while queue and len(waiting) < _room(queue[0][1], waiting.values(), at_once):
+            while len(waiting) < at_once:
+                if not queue:
+                    queue.extend((task, 0) for task in itertools.islice(source, 1))
+                if not queue or len(waiting) >= _room(queue[0][1], waiting.values(), at_once):
+                    break
                 submit(*queue.popleft())
+            if not waiting:
+                return
             ready, _ = concurrent.futures.wait(
                 waiting, return_when=concurrent.futures.FIRST_COMPLETED
             )

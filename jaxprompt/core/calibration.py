@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from jaxprompt import stats
-from jaxprompt.core.claim import FALSE_ALARM, Claim, Design, Predictor
+from jaxprompt.core.claim import FALSE_ALARM, Claim, Design, Falsifier, Predictor, Run
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Status
 
@@ -166,7 +166,7 @@ def reduced(
             )
 
     changes, options = dict(changes or {}), dict(options or {})
-    known = [p.name for p in (*claim.accepted, *claim.parameters)]
+    known = [p.name for p in (*claim.ignored, *claim.parameters)]
     for name in changes:
         if name not in known:
             allowed = f"one of {', '.join(known)}"
@@ -183,11 +183,14 @@ def reduced(
     def fewer(count: int) -> int:
         return min(count, max(least, round(trials * count)))
 
-    kept = tuple(
-        {**run, **changes, **({"trials": fewer(run["trials"])} if "trials" in run else {})}
+    kept = [
+        Run({**run, **changes}, trials=fewer(design.trials_of(run)))
         for run in (design.runs[place] for place in places)
-    )
-    smaller = {**claim.designs, profile: Design(kept, fewer(design.trials))}
+    ]
+    smaller = {
+        **claim.designs,
+        profile: Design(*kept, trials=fewer(design.trials), partial=runs is not None),
+    }
     return dataclasses.replace(claim, designs=smaller, measure=measure)
 
 
@@ -200,7 +203,8 @@ def outcomes(claim: Claim, seeds: Iterable[int], *, profile: str = "quick") -> I
         claim,
         closed_form=_remembered(claim.closed_form),
         falsifiers=tuple(
-            dataclasses.replace(f, predict=_remembered(f.predict)) for f in claim.falsifiers
+            Falsifier(f.name, f.description, _remembered(f.predictor(claim.closed_form)))
+            for f in claim.falsifiers
         ),
     )
     for seed in seeds:
@@ -209,7 +213,7 @@ def outcomes(claim: Claim, seeds: Iterable[int], *, profile: str = "quick") -> I
         wrong = {name: found.status for name, found in kept.falsify_cells(verdict).items()}
         loose = verdict.status
         if verdict.rows:
-            rows = stats.decide(kept.compared(verdict.cells), LOOSE)
+            rows = stats.decide(kept.comparisons(verdict.cells), LOOSE)
             loose = stats.combine_statuses(row.verdict for row in rows)
         seconds = time.process_time() - started
         yield Outcome(int(seed), verdict.status, loose, wrong, seconds, verdict.error)

@@ -6,13 +6,7 @@ their own functions, and everything else works on those.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import inspect
-import itertools
-import math
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,39 +14,46 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprompt import stats
-from jaxprompt.core.comparing import COMPARE
+from jaxprompt.compute.jax_settings import own_settings
+from jaxprompt.core.arguments import arguments_of
+from jaxprompt.core.building import check_definition, check_trial
+from jaxprompt.core.checking import FALSE_ALARM, check_claim, compare_measured, falsify_verdict
+from jaxprompt.core.designs import Cell, Design, Run
 from jaxprompt.core.extras import Extra
-from jaxprompt.core.figures import Agreement, Curves, ExtraLine, Regions, fill_curve_defaults
-from jaxprompt.core.json_values import format_parameters, one_line, to_json_values
-from jaxprompt.core.keys import as_key, fold_in_parameters
+from jaxprompt.core.falsifiers import Falsifier, Prediction, Predictor
+from jaxprompt.core.figures import Agreement, Curves, ExtraLine, Regions, complete_figure
+from jaxprompt.core.json_values import format_parameters, nonfinite_word, one_line
+from jaxprompt.core.keys import as_key
 from jaxprompt.core.parameters import Parameter, check_parameters, is_traced
+from jaxprompt.core.quantities import AtLeast, AtMost, Distribution, Quantity, Rate
 from jaxprompt.core.relation import Relation
 from jaxprompt.core.verdict import Verdict
-from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError, suggest
-from jaxprompt.stats import Comparison, Estimate, Status
+from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError
+from jaxprompt.stats import Comparison, Estimate
 
 __all__ = [
     "FALSE_ALARM",
     "MOST_TRIALS",
     "PROFILES",
     "Agreement",
+    "AtLeast",
+    "AtMost",
     "Cell",
     "Claim",
     "Curves",
     "Design",
+    "Distribution",
     "ExtraLine",
     "Falsifier",
+    "Prediction",
     "Predictor",
     "Quantity",
+    "Rate",
     "Regions",
     "Relation",
+    "Run",
     "Verdict",
-    "expand",
 ]
-
-FALSE_ALARM = 1e-3
-"""Chance that a check refutes a true claim, shared over all its rows."""
 
 PROFILES = ("quick", "full")
 """Amounts of work a check may do; `full` tightens every detectable discrepancy."""
@@ -60,99 +61,35 @@ PROFILES = ("quick", "full")
 MOST_TRIALS = 10_000_000
 """Trials one simulation may have; ``stats.combine`` joins what several keys give."""
 
-Prediction = Mapping[str, Any]
-Predictor = Callable[..., Prediction]
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A named number that a claim predicts.
-
-    `tolerance` is the discrepancy a check must be able to see before it may say *confirmed*:
-    in the quantity's own units, or as a share of the prediction when `relative`. It does not
-    depend on the parameters in `ignores`: cells that differ only there give one row. `infinite`
-    says in words where the prediction is infinite; where it is empty an infinite value is an error.
-    """
-
-    name: str
-    meaning: str
-    tolerance: float = math.nan
-    relative: bool = False
-    symbol: str = ""
-    ignores: tuple[str, ...] = ()
-    infinite: str = ""
-
-    def allowance(self, predicted: float) -> float:
-        """The tolerance at a given prediction, in the quantity's units."""
-        return self.tolerance * abs(predicted) if self.relative else self.tolerance
-
-
-@dataclass(frozen=True)
-class Falsifier:
-    """A deliberately wrong variant of the prediction, which the check must refute.
-
-    `predict` has the signature and the result of the claim's closed form.
-    """
-
-    name: str
-    what: str
-    predict: Predictor
-
-    @classmethod
-    def scaled(cls, name: str, closed_form: Predictor, factor: float) -> Falsifier:
-        """The closed form with every number multiplied by `factor`."""
-
-        @functools.wraps(closed_form)
-        def predict(**params: Any) -> Prediction:
-            return {n: factor * value for n, value in closed_form(**params).items()}
-
-        return cls(name, f"every prediction multiplied by {factor:g}", predict)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One parameter point of a check, with what was measured there."""
-
-    parameters: Mapping[str, Any]
-    estimates: Mapping[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Design:
-    """The parameter points a check visits.
-
-    Each entry of `runs` is one call of the claim's simulation; parameters along which the
-    simulation shares its work (:attr:`Claim.shared`) may be lists there, and their product gives
-    the cells. `trials` is per cell; a run may carry its own under the key ``"trials"``.
-    """
-
-    runs: tuple[Mapping[str, Any], ...]
-    trials: int
-
-    @classmethod
-    def product(
-        cls, fixed: Mapping[str, Any], grid: Mapping[str, Sequence[Any]], trials: int
-    ) -> Design:
-        """All combinations of `grid`'s values, the last varying fastest, over `fixed`."""
-        names = list(grid)
-        points = itertools.product(*grid.values())
-        return cls(tuple({**fixed, **dict(zip(names, p, strict=True))} for p in points), trials)
+STATEMENTS = (AtMost, AtLeast, Distribution, Rate)
+"""Predictions that are more than a number; they are passed on as they are."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """One theoretical statement that can be checked by numbers.
 
-    `closed_form` and `simulation` are plain functions of keyword parameters (the simulation also
-    takes ``key`` and ``trials``). `validate` may refuse combinations of parameters and complete
-    them. `shared` names the parameters along which one simulation serves a whole grid; given as
-    arrays they form a product in that order, which is the shape of each estimate. `size` is the
-    parameter that goes to infinity in an asymptotic claim, and `order` the highest power of its
-    inverse in the extrapolation, less where there are fewer than `order` + 2 sizes.
+    `closed_form` and `simulation` are plain functions of keyword parameters; the simulation, which
+    :func:`jaxprompt.per_trial` makes from a function of one trial, also takes ``key`` and
+    ``trials``. The closed form is called with the parameters that it names.
 
-    `measure` and `compare` replace the standard experiment (one simulation for each run of the
-    design) and the standard comparison (by relation) where a statement needs its own. `extra` is
-    the optional part of the installation without which the claim cannot be measured.
+    `check_parameters` may refuse combinations of parameters and complete them; parameters in
+    `ignored` are allowed and not used, so that one setting serves every claim of a family.
+    `shared` names the parameters along which one simulation serves a whole grid; given as arrays
+    they form a product in that order, which is the shape of each estimate.
+
+    `size` is the parameter that grows in a limit or a rate, and `powers` the powers of its inverse
+    by which the limit is approached, such as ``(1,)``, ``(1 / 2,)`` or ``("log",)``. Where they are
+    not stated the power is found from the data, with what that leaves open.
+
+    An identity or a bound that holds for every instance has a simulation with an `instance`
+    (:func:`jaxprompt.per_trial`); the closed form then takes what it draws as further arguments.
+
+    `also` adds rows to the standard comparison; `compare` replaces it and `measure` the standard
+    experiment (one simulation for each run of the design), where a statement needs its own.
+    `extra` is the optional part of the installation without which the claim cannot be measured.
+    `cost` says what makes a check long (``"trained"``, ``"long"``), for those who choose claims.
+    `memory` estimates the bytes that a simulation of given parameters and trials holds.
     """
 
     id: str
@@ -167,44 +104,44 @@ class Claim:
     simulation: Callable[..., dict[str, Estimate]]
     designs: Mapping[str, Design]
     derivation: str = ""
-    accepted: tuple[Parameter, ...] = ()
-    validate: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
+    ignored: tuple[Parameter, ...] = ()
+    check_parameters: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
     shared: tuple[str, ...] = ()
     size: str = ""
-    order: int = 1
+    powers: tuple[float | str, ...] | None = None
     broadcasts: str = ""
     traceable: bool = False
     figure: Curves | Agreement | Regions | None = None
+    also: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
     measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
     compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
     extra: Extra | None = None
+    cost: str = ""
+    memory: Callable[..., int] | None = None
 
     def __post_init__(self) -> None:
-        family, _, stem = self.id.partition(".")
-        if not family.isidentifier() or not stem.isidentifier():
-            raise ValueError(f"claim id {self.id!r}: must be family.word_stem")
-        if len(self.falsifiers) < 2:
-            raise ValueError(f"claim {self.id}: needs at least two falsifiers")
-        names = [f.name for f in self.falsifiers]
-        if len(set(names)) != len(names):
-            raise ValueError(f"claim {self.id}: falsifiers need distinct names")
-        if self.relation is Relation.ASYMPTOTIC and not self.size and self.compare is None:
-            raise ValueError(f"claim {self.id}: an asymptotic claim names its `size` parameter")
-        if isinstance(self.figure, Curves):
-            object.__setattr__(self, "figure", fill_curve_defaults(self, self.figure))
-        if isinstance(self.figure, Agreement):
-            known = [q.name for q in self.quantities]
-            for name in self.figure.quantities:
-                if name not in known:
-                    raise ValueError(
-                        f"claim {self.id}: the figure's quantity {name!r} must be one of "
-                        f"{', '.join(known)}{suggest(name, known, most=1)}"
-                    )
+        for name in ("parameters", "quantities", "falsifiers", "ignored", "shared"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_definition(self)
+        if self.figure is not None:
+            object.__setattr__(self, "figure", complete_figure(self, self.figure))
+        if not self._is_our_own():
+            self.refuse_unfit_trial()
+
+    def _is_our_own(self) -> bool:
+        """Whether it is one of the package's claims, whose trials its tests look at."""
+        home = getattr(self.closed_form, "__module__", "") or ""
+        return home.startswith("jaxprompt.")
 
     @property
     def family(self) -> str:
         """The part of the id before the dot."""
         return self.id.partition(".")[0]
+
+    @property
+    def simulation_sets_up(self) -> bool:
+        """Whether a set-up, which may train, runs before the trials of a point."""
+        return getattr(self.simulation, "setup", None) is not None
 
     @property
     def continues(self) -> bool:
@@ -214,6 +151,10 @@ class Claim:
     def falsifier(self, name: str) -> Falsifier:
         """The falsifier called `name`; KeyError if there is none."""
         return {f.name: f for f in self.falsifiers}[name]
+
+    def quantity(self, name: str) -> Quantity:
+        """The quantity called `name`; KeyError if there is none."""
+        return {q.name: q for q in self.quantities}[name]
 
     def describe(self) -> dict[str, Any]:
         """Everything ``jaxprompt show`` tells, as plain lists, dicts, numbers and texts."""
@@ -226,65 +167,88 @@ class Claim:
             "derivation": self.derivation.strip(),
             "broadcasts": self.broadcasts,
             "parameters": [p.describe() for p in self.parameters],
-            "accepted": [p.name for p in self.accepted],
+            "accepted": [p.name for p in self.ignored],
             "quantities": [
                 {
                     "name": q.name,
                     "meaning": q.meaning + (f"; infinite {q.infinite}" if q.infinite else ""),
                     "symbol": q.symbol,
-                    "tolerance": f"{q.tolerance:g}" + (" of the prediction" if q.relative else ""),
+                    "tolerance": q.describe_tolerance(),
                 }
                 for q in self.quantities
             ],
-            "falsifiers": [{"name": f.name, "what": f.what} for f in self.falsifiers],
+            "falsifiers": [{"name": f.name, "what": f.description} for f in self.falsifiers],
             "figure": self.figure.title if self.figure else "",
             "extra": self.extra.name if self.extra else "",
         }
 
-    def _repr_html_(self) -> str:
-        from jaxprompt.presentation.statement_html import card
+    def refuse_unfit_trial(self) -> None:
+        """Refuse a trial whose numbers are not the declared quantities, by their shapes alone.
 
-        return card(self.describe())
+        Nothing is computed. Simulations that are not made by ``per_trial`` are not looked into.
 
-    def quantity(self, name: str) -> Quantity:
-        """The quantity called `name`; KeyError if there is none."""
-        return {q.name: q for q in self.quantities}[name]
+        Raises:
+            ClaimError: the trial and the declared quantities do not fit together.
+        """
+        shapes = getattr(self.simulation, "output_shapes", None)
+        runs = self.designs["quick"].runs
+        if shapes is None or not runs or self.measure is not None or self.simulation_sets_up:
+            return
+        try:
+            point = self.validated(dict(runs[0]), simulate=True)
+        except JaxpromptError:
+            return  # the check refuses that point, with a better line
+        with own_settings(x64=True):
+            outputs = shapes(self.id, point)
+        check_trial(self, outputs, getattr(self.simulation, "statistic_arguments", {}))
 
-    # --- the two sides ---------------------------------------------------------------------------
+    @property
+    def instance(self) -> Callable[..., Mapping[str, Any]] | None:
+        """What draws the instances that both sides see; None where the sides see none."""
+        return getattr(self.simulation, "instance", None)
+
+    # --- the two sides ---
 
     def predict(self, **params: Any) -> dict[str, Any]:
         """Evaluate the closed form in float64; no model is sampled.
 
         Returns a dict from quantity name to a float, or to a float64 NumPy array when parameters
-        were arrays (which ones may be is in :attr:`broadcasts`). Where :attr:`traceable` is set,
-        the call also works on values traced by ``jax.jit`` or ``jax.vmap``, in their dtype.
-        A number is finite, or infinite where the quantity says so (:attr:`Quantity.infinite`).
+        were arrays (which ones may be is in :attr:`broadcasts`). A prediction with a standard
+        error of its own has it under ``NAME_stderr``. Where :attr:`traceable` is set, the call
+        also works on values traced by ``jax.jit`` or ``jax.vmap``, in their dtype. A number is
+        finite, or infinite where the quantity says so (:attr:`Quantity.infinite`).
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
             NumericalError: the closed form has no number there that float64 could hold.
         """
+        self._refuse_tracers(params, "predict", self.traceable)
         values = self.validated(params)
         remedy = "choose less extreme parameters"
         try:
             with np.errstate(all="ignore"):  # what comes of it is looked at below
-                found = self._evaluate(self.closed_form, values)
+                predicted = self.evaluate(self.closed_form, values)
         except NumericalError:
             raise
         except (ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
+            where = format_parameters(values)
             raise NumericalError(
-                f"{self.id}: no prediction at {format_parameters(values)} ({one_line(error)}); {remedy}"
+                f"{self.id}: no prediction at {where} ({one_line(error)}); {remedy}"
             ) from error
-        wrong = [n for n, v in found.items() if not is_traced(v) and not self._holds(n, v)]
-        if wrong:
-            raise NumericalError(
-                f"{self.id}: the prediction of `{wrong[0]}` at {format_parameters(values)} is "
-                f"{_nonfinite_word(found[wrong[0]])}; {remedy}"
-            )
-        return found
+        for name, value in predicted.items():
+            if not is_traced(value) and not self._is_allowed_value(name, value):
+                raise NumericalError(
+                    f"{self.id}: the prediction of `{name}` at {format_parameters(values)} is "
+                    f"{nonfinite_word(value)}; {remedy}"
+                )
+        return predicted
 
-    def _holds(self, name: str, value: Any) -> bool:
+    def _is_allowed_value(self, name: str, value: Any) -> bool:
         """Whether a predicted value is a number, or infinite where it may be."""
+        if isinstance(value, Distribution):
+            return True
+        if isinstance(value, Rate):
+            return bool(np.isfinite([value.exponent, value.log_power]).all())
         quantity = {q.name: q for q in self.quantities}.get(name.removesuffix("_stderr"))
         allowed = np.isfinite(value)
         if quantity is not None and quantity.infinite:
@@ -306,7 +270,35 @@ class Claim:
             NumericalError: the simulation cannot be done there, or a mean or a standard error is
                 not finite.
         """
-        if not _is_whole(trials) or not 2 <= trials <= MOST_TRIALS:
+        self._refuse_tracers({**params, "key": key}, "simulate", False)
+        self._check_trials(trials, first)
+        values = self.validated(params, simulate=True)
+        more = {"first": int(first)} if first else {}
+        try:
+            with np.errstate(all="ignore"), own_settings():  # what comes of it is looked at below
+                estimates = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
+        except NumericalError:
+            raise
+        except (ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
+            raise NumericalError(
+                f"{self.id}: no simulation at {format_parameters(values)} ({one_line(error)}); "
+                "choose less extreme parameters"
+            ) from error
+        for name, estimate in estimates.items():
+            for number in (estimate.mean, estimate.stderr):
+                if not np.isfinite(number).all():
+                    where = format_parameters(values)
+                    raise NumericalError(
+                        f"{self.id}: simulating `{name}` at {where} gave {nonfinite_word(number)}; "
+                        "choose less extreme parameters"
+                    )
+        declared = {q.name for q in self.quantities}
+        unused = getattr(self.simulation, "statistic_arguments", {})
+        inputs = {name for names in unused.values() for name in names} - declared
+        return {name: e for name, e in estimates.items() if name not in inputs}
+
+    def _check_trials(self, trials: Any, first: int) -> None:
+        if not _is_integer(trials) or not 2 <= trials <= MOST_TRIALS:
             raise ParameterError(
                 "trials",
                 trials,
@@ -318,26 +310,12 @@ class Claim:
             raise ParameterError(
                 "first", first, "0", "this simulation cannot go on where another stopped", self.id
             )
-        values = self.validated(params, simulate=True)
-        more = {"first": int(first)} if first else {}
-        try:
-            with np.errstate(all="ignore"):  # what comes of it is looked at below
-                found = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
-        except NumericalError:
-            raise
-        except (ArithmeticError, MemoryError, np.linalg.LinAlgError) as error:
-            raise NumericalError(
-                f"{self.id}: no simulation at {format_parameters(values)} ({one_line(error)}); "
-                "choose less extreme parameters"
-            ) from error
-        for name, estimate in found.items():
-            for part in (estimate.mean, estimate.stderr):
-                if not np.isfinite(part).all():
-                    raise NumericalError(
-                        f"{self.id}: simulating `{name}` at {format_parameters(values)} gave {_nonfinite_word(part)}; "
-                        "choose less extreme parameters"
-                    )
-        return found
+
+    def _refuse_tracers(self, params: Mapping[str, Any], what: str, traceable: bool) -> None:
+        if not traceable and any(is_traced(x) for x in jax.tree.leaves(list(params.values()))):
+            raise JaxpromptError(
+                f"{self.id}: {what} cannot run under jit or vmap; call it on numbers or arrays"
+            )
 
     def validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
         """`params` checked, converted and completed; with `simulate`, what a simulation needs.
@@ -349,15 +327,15 @@ class Claim:
         if simulate and self.extra:
             self.extra.require(self.id)
         values = check_parameters(
-            self.parameters, params, where=self.id, accepted=self.accepted, simulate=simulate
+            self.parameters, params, where=self.id, accepted=self.ignored, simulate=simulate
         )
         if simulate:
             self._refuse_arrays(values)
-        return self.validate(values, self.id) if self.validate else values
+        return self.check_parameters(values, self.id) if self.check_parameters else values
 
     def _refuse_arrays(self, values: Mapping[str, Any]) -> None:
         """A simulation takes arrays of numbers along :attr:`shared` parameters only."""
-        kinds = {p.name: p.kind for p in (*self.accepted, *self.parameters)}
+        kinds = {p.name: p.kind for p in (*self.ignored, *self.parameters)}
         for name, value in values.items():
             if kinds[name] in ("integer", "real") and np.ndim(value) > (name in self.shared):
                 along = f"; only {', '.join(self.shared)} may be a list" if self.shared else ""
@@ -369,43 +347,67 @@ class Claim:
                     self.id,
                 )
 
-    def _evaluate(self, closed_form: Predictor, values: Mapping[str, Any]) -> dict[str, Any]:
+    def evaluate(self, closed_form: Predictor, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A closed form (the claim's own, or a falsifier's) at validated parameters, in float64.
+
+        Raises:
+            NumericalError: it returns a complex number, or no dict.
+        """
+        arguments = arguments_of(closed_form, values)
         if any(is_traced(leaf) for leaf in jax.tree.leaves(list(values.values()))):
-            if not self.traceable:
-                raise JaxpromptError(
-                    f"{self.id}: predict cannot run under jit or vmap; call it on numbers or arrays"
+            return dict(closed_form(**arguments))
+        with own_settings(x64=True):
+            predicted = closed_form(**arguments)
+            if not isinstance(predicted, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise NumericalError(
+                    f"{self.id}: the closed form returned {type(predicted).__name__}: must be a "
+                    "dict from quantity name to a number; return one"
                 )
-            return dict(closed_form(**self._taken(closed_form, values)))
-        with jax.enable_x64(True):
-            found = closed_form(**self._taken(closed_form, values))
-            return {name: _as_number(value) for name, value in found.items()}
+            numbers: dict[str, Any] = {}
+            for name, value in predicted.items():
+                if isinstance(value, Estimate):
+                    numbers[name] = self._as_number(name, value.mean)
+                    numbers[f"{name}_stderr"] = self._as_number(name, value.stderr)
+                else:
+                    numbers[name] = self._as_number(name, value)
+            return numbers
 
-    def _taken(self, closed_form: Predictor, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """`values` without those only a simulation needs, unless `closed_form` takes them."""
-        if all(p.name not in values for p in self.parameters if p.simulate_only):
-            return values
-        taken = inspect.signature(closed_form).parameters
-        if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values()):
-            return values
-        spare = {p.name for p in self.parameters if p.simulate_only and p.name not in taken}
-        return {name: value for name, value in values.items() if name not in spare}
+    def _as_number(self, name: str, value: Any) -> Any:
+        if isinstance(value, STATEMENTS):
+            return value
+        array = np.asarray(value)
+        if array.dtype.kind == "c":
+            raise NumericalError(
+                f"{self.id}: the closed form of `{name}` is complex: return its real and imaginary "
+                "part as numbers of their own"
+            )
+        if array.dtype.kind in "iub":
+            return array.item() if array.ndim == 0 else array
+        array = array.astype(np.float64)
+        return float(array) if array.ndim == 0 else array
 
-    # --- the comparison --------------------------------------------------------------------------
+    # --- the comparison ---
 
     def check(
         self,
         profile: str = "quick",
         key: jax.Array | int | None = None,
         *,
+        trials: int | None = None,
+        point: Mapping[str, Any] | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Verdict:
         """Measure, compare with the closed form, and judge.
 
-        `key` is a JAX key or an integer seed; None stands for seed 0. `progress` is called with
-        the number of runs done and of all runs. An exception inside the computation gives a
-        verdict with status ``failed`` that carries the traceback.
+        `key` is a JAX key or an integer seed; None stands for seed 0. `trials` replaces the
+        design's number of trials, and `point` keeps only its runs with those parameters.
+        `progress` is called with the number of runs done and of all runs. An exception inside the
+        computation gives a verdict with status ``failed`` that carries the traceback.
+
+        Raises:
+            ParameterError: there is no such profile, or no such point.
         """
-        return self._judge(profile, key, progress)
+        return check_claim(self, profile, key, trials, point, progress)
 
     def falsify(
         self,
@@ -419,172 +421,28 @@ class Claim:
 
     def falsify_cells(self, verdict: Verdict) -> dict[str, Verdict]:
         """Judge every falsifier against what `verdict`'s check measured."""
-        return {
-            f.name: dataclasses.replace(verdict, falsifier=f.name)
-            if not verdict.cells
-            else self._verdict(
-                f.predict, verdict.cells, verdict.profile, verdict.seed, verdict.seconds, f.name
-            )
-            for f in self.falsifiers
-        }
+        return falsify_verdict(self, verdict)
 
-    def compared(
-        self, cells: Sequence[Cell], closed_form: Predictor | None = None
+    def comparisons(
+        self, cells: Sequence[Cell], closed_form: Predictor | Falsifier | None = None
     ) -> list[Comparison]:
         """What was measured beside what `closed_form` (default: the claim's own) predicts.
 
         Nothing is judged yet: :func:`jaxprompt.stats.decide` does that, at any false-alarm rate.
         """
-        chosen = self.closed_form if closed_form is None else closed_form
-
-        def predict(**params: Any) -> dict[str, Any]:
-            return self._evaluate(chosen, self.validated(params))
-
-        return list((self.compare or COMPARE[self.relation])(self, cells, predict))
-
-    def _judge(self, profile: str, key: Any, progress: Any) -> Verdict:
-        if profile not in self.designs:
-            raise ParameterError(
-                "profile",
-                profile,
-                " or ".join(self.designs),
-                "choose one of those" + suggest(profile, self.designs),
-                self.id,
-            )
-        if self.extra:
-            self.extra.require(self.id)
-        started = time.perf_counter()
-        seed = 0 if key is None else key if isinstance(key, int) else None
-        try:
-            cells = tuple(self._measure(profile, as_key(0 if key is None else key), progress))
-        except Exception as error:
-            if _is_user_error(error):
-                raise
-            seconds = time.perf_counter() - started
-            return self._failure(profile, seed, seconds, traceback.format_exc())
-        seconds = time.perf_counter() - started
-        return self._verdict(self.closed_form, cells, profile, seed, seconds)
-
-    def _measure(self, profile: str, key: jax.Array, progress: Any) -> Iterator[Cell]:
-        if self.measure is not None:
-            yield from self.measure(self, profile, key)
-            return
-        yield from self.measure_design(self.designs[profile], key, progress)
+        if isinstance(closed_form, Falsifier):
+            closed_form = closed_form.predictor(self.closed_form)
+        return compare_measured(self, cells, closed_form or self.closed_form)
 
     def measure_design(
         self, design: Design, key: jax.Array, progress: Callable[[int, int], None] | None = None
     ) -> Iterator[Cell]:
         """Simulate every run of a design, one after another, and split them into cells."""
-        for done, run in enumerate(design.runs):
-            if progress:
-                progress(done, len(design.runs))
-            params = {name: value for name, value in run.items() if name != "trials"}
-            trials = run.get("trials", design.trials)
-            run_key = fold_in_parameters(key, params, self.shared)
-            estimates = self.simulate(key=run_key, trials=trials, **params)
-            yield from expand(params, estimates, self.shared)
-        if progress:
-            progress(len(design.runs), len(design.runs))
+        from jaxprompt.core.checking import measure_runs
 
-    def _verdict(
-        self,
-        closed_form: Predictor,
-        cells: Sequence[Cell],
-        profile: str,
-        seed: int | None,
-        seconds: float,
-        falsifier: str = "",
-    ) -> Verdict:
-        started = time.perf_counter()
-        try:
-            rows = stats.decide(self.compared(cells, closed_form), FALSE_ALARM)
-        except Exception as error:
-            if _is_user_error(error):
-                raise
-            return self._failure(profile, seed, seconds, traceback.format_exc(), falsifier)
-        seconds += time.perf_counter() - started
-        seen = [row for row in rows if math.isfinite(row.detectable)]
-        # Exact rows see no less than their tolerance: they say nothing of what sampling can show.
-        noisy = [row for row in seen if row.stderr or row.predicted_stderr]
-        least = max(
-            noisy or seen,
-            key=lambda r: r.detectable / r.tolerance if r.tolerance else 0.0,
-            default=None,
-        )
-        return Verdict(
-            self.id,
-            self.relation,
-            stats.overall(row.verdict for row in rows),
-            rows,
-            0.0
-            if all(row.stderr == 0 and row.predicted_stderr == 0 for row in rows)
-            else FALSE_ALARM,
-            least.detectable if least else math.nan,
-            seconds,
-            profile,
-            seed,
-            tuple(cells),
-            falsifier=falsifier,
-        )
-
-    def _failure(
-        self, profile: str, seed: int | None, seconds: float, error: str, falsifier: str = ""
-    ) -> Verdict:
-        return Verdict(
-            self.id,
-            self.relation,
-            Status.FAILED,
-            (),
-            FALSE_ALARM,
-            math.nan,
-            seconds,
-            profile,
-            seed,
-            error=error,
-            falsifier=falsifier,
-        )
+        return measure_runs(self, design, key, progress)
 
 
-# --- helpers ---
-
-
-def _is_whole(value: object) -> bool:
-    """Whether it is an integer, of Python or NumPy: who does not check types may bring anything."""
-    return isinstance(value, int | np.integer)
-
-
-def expand(
-    params: Mapping[str, Any], estimates: Mapping[str, Estimate], shared: Sequence[str]
-) -> Iterator[Cell]:
-    """Split one run's estimates into a cell for each combination of its shared arrays."""
-    axes = [name for name in shared if name in params and np.ndim(params[name]) == 1]
-    values = [list(to_json_values(params[name])) for name in axes]
-    for index in itertools.product(*(range(len(v)) for v in values)):
-        point = {**params, **{n: v[i] for n, v, i in zip(axes, values, index, strict=True)}}
-        yield Cell(
-            to_json_values(point),
-            {
-                name: Estimate(
-                    float(np.asarray(e.mean)[index]), float(np.asarray(e.stderr)[index]), e.trials
-                )
-                for name, e in estimates.items()
-            },
-        )
-
-
-def _is_user_error(error: Exception) -> bool:
-    """Whether a check was asked for wrongly; everything else is a failed computation."""
-    return isinstance(error, JaxpromptError) and not isinstance(error, NumericalError)
-
-
-def _nonfinite_word(value: Any) -> str:
-    """A value that is not finite, in a word."""
-    return "not a number" if np.isnan(value).any() else "infinite"
-
-
-def _as_number(value: Any) -> Any:
-    array = np.asarray(value)
-    if array.dtype.kind in "iub":
-        return array.item() if array.ndim == 0 else array
-    array = array.astype(np.float64)
-    return float(array) if array.ndim == 0 else array
+def _is_integer(value: object) -> bool:
+    """Whether it is an integer, of Python or NumPy, and no truth value."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxprompt.core.json_values import canonical
-from jaxprompt.errors import suggest
+from jaxprompt.errors import ClaimError, suggest
 
 if TYPE_CHECKING:
-    from jaxprompt.core.claim import Claim, Design
+    from jaxprompt.core.claim import Claim
+    from jaxprompt.core.designs import Design
 
-__all__ = ["Agreement", "Curves", "ExtraLine", "Regions", "fill_curve_defaults"]
+__all__ = ["Agreement", "Curves", "ExtraLine", "Regions", "complete_figure"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,30 @@ class Regions:
     caption: str = ""
 
 
-def fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
+def complete_figure(
+    claim: Claim, figure: Curves | Agreement | Regions
+) -> Curves | Agreement | Regions:
+    """The figure with what it leaves out taken from the claim.
+
+    Raises:
+        ClaimError: it names a parameter or a quantity that the claim lacks.
+    """
+    if isinstance(figure, Curves):
+        return _fill_curve_defaults(claim, figure)
+    if isinstance(figure, Agreement):
+        known = [q.name for q in claim.quantities]
+        for name in figure.quantities:
+            if name not in known:
+                raise ClaimError(
+                    f"claim {claim.id}: the figure's quantity {name!r} must be one of "
+                    f"{', '.join(known)}{suggest(name, known, most=1)}"
+                )
+    return figure
+
+
+def _fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
     """`spec` with what it leaves out taken from the claim; refuses names the claim lacks."""
-    known = {p.name: p for p in (*claim.accepted, *claim.parameters)}
+    known = {p.name: p for p in (*claim.ignored, *claim.parameters)}
     quantities = {q.name: q for q in claim.quantities}
     for what, name, names in (
         ("x", spec.x, known),
@@ -116,7 +138,7 @@ def fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
         ("y", spec.y, quantities),
     ):
         if name not in names and (name or what in ("x", "y")):
-            raise ValueError(
+            raise ClaimError(
                 f"claim {claim.id}: the figure's {what} = {name!r} must be one of "
                 f"{', '.join(names)}{suggest(name, names, most=1)}"
             )
@@ -154,7 +176,7 @@ def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:
     series = series or (free.pop(0) if free else "")
     panel = spec.panel or (free.pop(0) if free else "")
     if free:
-        raise ValueError(
+        raise ClaimError(
             f"claim {claim.id}: the figure tells {', '.join(free)} not apart: give it a design "
             "in which they do not vary"
         )

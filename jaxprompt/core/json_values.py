@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["canonical", "format_parameters", "one_line", "to_json_values"]
+__all__ = ["canonical", "format_parameters", "nonfinite_word", "one_line", "to_json_values"]
 
 
 def canonical(parameters: Mapping[str, Any]) -> str:
@@ -44,3 +44,8 @@ def format_parameters(parameters: Mapping[str, Any]) -> str:
 
 def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def nonfinite_word(value: Any) -> str:
+    """A value that is not finite, in a word."""
+    return "not a number" if np.isnan(value).any() else "infinite"

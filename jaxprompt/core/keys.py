@@ -11,17 +11,57 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.core.json_values import canonical
+from jaxprompt.errors import ParameterError
 
-__all__ = ["as_key", "fold_in_parameters"]
+__all__ = ["LARGEST_SEED", "as_key", "fold_in_parameters"]
+
+LARGEST_SEED = 2**64 - 1
+"""Largest seed; every smaller one from 0 on gives numbers of its own."""
+
+_IMPLEMENTATION = "threefry2x32"
 
 
-def as_key(key: jax.Array | int) -> jax.Array:
-    """A typed JAX key from a key or an integer seed."""
-    if isinstance(key, int | np.integer):
-        return jax.random.key(int(key), impl="threefry2x32")
+def as_key(key: Any) -> jax.Array:
+    """A typed threefry key from an integer seed, a typed key, or the words of an old-style key.
+
+    A key of another generator is folded into a threefry key, word by word.
+
+    Raises:
+        ParameterError: it is none of those, or a seed outside 0 … 2^64 − 1.
+    """
+    if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        return _seeded(int(key))
+    if not isinstance(key, jax.Array | np.ndarray):
+        raise _not_a_key(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        return key
-    return jax.random.wrap_key_data(key, impl="threefry2x32")
+        if key.shape != ():
+            raise _not_a_key(f"{key.shape[0] if key.shape else 0} keys")
+        words = jax.random.key_data(key)
+        return key if str(jax.random.key_impl(key)) == _IMPLEMENTATION else _folded(words)
+    if key.dtype != np.uint32 or key.ndim != 1 or key.shape[0] < 2:
+        raise _not_a_key(key)
+    if key.shape[0] == 2:
+        return jax.random.wrap_key_data(jnp.asarray(key), impl=_IMPLEMENTATION)
+    return _folded(jnp.asarray(key))
+
+
+def _seeded(seed: int) -> jax.Array:
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ParameterError("key", seed, "a seed from 0 to 2^64 − 1", "choose one of those")
+    # JAX drops the upper word of a seed where 64-bit types are off.
+    key = jax.random.key(seed & 0xFFFFFFFF, impl=_IMPLEMENTATION)
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
+def _folded(words: jax.Array) -> jax.Array:
+    key = jax.random.wrap_key_data(words[:2], impl=_IMPLEMENTATION)
+    for word in words[2:]:
+        key = jax.random.fold_in(key, word)
+    return key
+
+
+def _not_a_key(key: object) -> ParameterError:
+    return ParameterError("key", key, "an integer seed or a JAX key", "give a seed such as 0")
 
 
 def fold_in_parameters(
@@ -32,5 +72,5 @@ def fold_in_parameters(
     Adding grid points therefore leaves the other points' random numbers as they were.
     Parameters in `shared` do not enter: along them the simulation uses one stream.
     """
-    rest = {name: value for name, value in parameters.items() if name not in shared}
-    return jax.random.fold_in(key, zlib.crc32(canonical(rest).encode()))
+    distinguishing = {name: value for name, value in parameters.items() if name not in shared}
+    return jax.random.fold_in(key, zlib.crc32(canonical(distinguishing).encode()))

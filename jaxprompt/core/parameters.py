@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from jaxprompt.errors import ParameterError, suggest
 
-__all__ = ["LARGEST", "REQUIRED", "WHOLE", "Parameter", "check_parameters", "is_traced"]
+__all__ = ["KINDS", "LARGEST", "REQUIRED", "WHOLE", "Parameter", "check_parameters", "is_traced"]
 
 LARGEST = 1e30
 """No number may be larger in size, and no single one other than 0 nearer to 0 than its inverse:
@@ -22,6 +22,9 @@ WHOLE = 2**53
 """No integer may be larger in size; beyond it float64 does not hold every integer."""
 
 Kind = Literal["integer", "real", "choice", "pairs", "weights", "array"]
+
+KINDS = ("integer", "real", "choice", "pairs", "weights", "array")
+"""What a parameter may be."""
 
 
 class _Required:
@@ -58,6 +61,11 @@ class Parameter:
     def __post_init__(self) -> None:
         if self.kind == "choice" and not self.choices:
             raise ValueError(f"parameter {self.name}: a choice needs `choices`")
+
+    @property
+    def is_required(self) -> bool:
+        """Whether it must be given."""
+        return self.default is REQUIRED
 
     @property
     def allowed(self) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +14,9 @@ from jaxprompt.core.relation import Relation
 from jaxprompt.stats import Row, Status
 
 if TYPE_CHECKING:
-    from jaxprompt.core.claim import Cell
+    from jaxprompt.core.designs import Cell
 
-__all__ = ["Verdict"]
+__all__ = ["Verdict", "remedy"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Verdict:
     `rows` holds one :class:`~jaxprompt.stats.Row` for each compared quantity; `cells` what was
     measured; `false_alarm` the chance of refuting a true claim; `detectable` the smallest
     discrepancy the least sensitive row (relative to its tolerance) finds with probability 0.95;
-    `seconds` the wall time.
+    `seconds` the wall time; `advice` what to do about a verdict that is not *confirmed*.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Verdict:
     cells: tuple[Cell, ...] = field(default=(), repr=False)
     error: str = ""
     falsifier: str = ""
+    advice: str = ""
 
     def to_json(self) -> str:
         """The verdict as a JSON text; numbers that are not finite become null."""
@@ -57,3 +60,24 @@ class Verdict:
         """The row that decided: the first with the verdict's status, by smallest p-value."""
         rows = [row for row in self.rows if row.verdict == self.status]
         return min(rows, key=lambda row: (row.p_value, -abs(row.statistic)), default=None)
+
+
+def remedy(rows: Sequence[Row], status: Status, trials: int, seconds: float) -> str:
+    """What an inconclusive check needs, with numbers; empty for other verdicts."""
+    if status is not Status.INCONCLUSIVE:
+        return ""
+    undecided = [row for row in rows if row.verdict is Status.INCONCLUSIVE]
+    blunt = [r for r in undecided if not r.exact and r.detectable > r.tolerance > 0]
+    if not blunt or len(blunt) < len(undecided):
+        other = next(row for row in undecided if row not in blunt)
+        return f"{len(undecided)} of {len(rows)} rows undecided; `{other.quantity}`: {other.note}"
+    worst = max(blunt, key=lambda row: row.detectable / row.tolerance)
+    factor = (worst.detectable / worst.tolerance) ** 2
+    more = math.ceil(trials * factor / 10) * 10
+    minutes = seconds * factor / 60
+    time = f"{minutes:.0f} min" if minutes >= 1.5 else f"{max(seconds * factor, 1):.0f} s"
+    return (
+        f"{len(blunt)} of {len(rows)} rows cannot see {worst.tolerance:.3g}; the worst, "
+        f"`{worst.quantity}`, sees {worst.detectable:.3g}: {factor:.2g} × the trials "
+        f"({more} a cell, about {time}): --trials {more}"
+    )

@@ -328,8 +328,8 @@ def measure_runs(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Ce
     """The runs of a design, whose estimates may be arrays."""
     design = claim.designs[profile]
     for place, run in enumerate(design.runs):
-        params = {name: value for name, value in run.items() if name != "trials"}
-        trials = run.get("trials", design.trials)
+        params = dict(run)
+        trials = design.trials_of(run)
         own = jax.random.fold_in(key, 1000 + place)
         yield Cell(params, claim.simulate(key=own, trials=trials, **params))
 

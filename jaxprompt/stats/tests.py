@@ -155,6 +155,17 @@ class Comparison:
         difference = simulated - self.predicted
         return {"two": abs(difference), "upper": difference, "lower": -difference}[self.side]
 
+    def worst_of(self, rows: Sequence[Comparison]) -> Comparison:
+        """This row, standing for the worst of several: at a share of the level, as blunt as any."""
+        unit = max(self.total_stderr / max(self.tolerance, 1e-300), 1e-300)
+        bluntest = max(row.total_stderr / max(row.tolerance, 1e-300) for row in rows)
+        return replace(
+            self,
+            multiplicity=len(rows),
+            sensitivity=max(1.0, bluntest / unit),
+            goodness=min(1.0, len(rows) * min(row.goodness for row in rows)),
+        )
+
     @property
     def allowed_rounding(self) -> float:
         """The difference that counts as none: stated, or some ulps of the larger side."""

@@ -46,7 +46,7 @@ def test_identity_card(claim):
     assert claim.source
     assert len(claim.quantities) >= 1
     assert len(claim.falsifiers) >= (3 if claim.family == "contextual" else 2)
-    assert all(f.what for f in claim.falsifiers)
+    assert all(f.description for f in claim.falsifiers)
     assert set(claim.designs) >= {"quick", "full"}
     names = [q.name for q in claim.quantities]
     assert len(set(names)) == len(names)
@@ -149,7 +149,7 @@ def test_predict_gives_declared_quantities(claim):
 def test_falsifiers_give_the_same_quantities_and_other_values(claim):
     # Each right prediction is made once, and not at all where no falsifier gets that far.
     given = [claim.validated(point) for point in points(claim)]
-    right = functools.cache(lambda place: claim._evaluate(claim.closed_form, given[place]))
+    right = functools.cache(lambda place: claim.evaluate(claim.closed_form, given[place]))
     for falsifier in claim.falsifiers:
         assert any(differs(claim, falsifier, x, right(i)) for i, x in enumerate(given)), (
             f"falsifier {falsifier.name} predicts what the claim does"
@@ -157,7 +157,7 @@ def test_falsifiers_give_the_same_quantities_and_other_values(claim):
 
 
 def differs(claim, falsifier, point, right):
-    wrong = claim._evaluate(falsifier.predict, point)
+    wrong = claim.evaluate(falsifier.predictor(claim.closed_form), point)
     assert set(wrong) == set(right), falsifier.name
     return any(np.any(wrong[n] != right[n]) for n in right if not n.endswith("_stderr"))
 

@@ -21,8 +21,9 @@ from jaxprompt.core.claim import (
     Quantity,
     Relation,
     Verdict,
-    expand,
 )
+from jaxprompt.core.comparing import compare_limit
+from jaxprompt.core.designs import split_into_cells
 from jaxprompt.core.json_values import canonical, to_json_values
 from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError
@@ -250,7 +251,7 @@ def test_design_product_order():
 def test_expand_splits_shared_arrays_in_their_order():
     mean = np.arange(6.0).reshape(2, 3)
     cells = list(
-        expand(
+        split_into_cells(
             {"ratio": [1, 2, 3], "ridge": np.array([0.0, 0.1]), "dim": 8},
             {"error": Estimate(mean, mean / 10, 5)},
             ("ridge", "ratio"),
@@ -258,7 +259,7 @@ def test_expand_splits_shared_arrays_in_their_order():
     )
     assert len(cells) == 6
     assert cells[4] == Cell({"ratio": 2, "ridge": 0.1, "dim": 8}, {"error": Estimate(4.0, 0.4, 5)})
-    (only,) = expand({"dim": 8}, {"error": Estimate(1.0, 0.1, 5)}, ("ridge",))
+    (only,) = split_into_cells({"dim": 8}, {"error": Estimate(1.0, 0.1, 5)}, ("ridge",))
     assert only.estimates["error"] == (1.0, 0.1, 5)
 
 
@@ -306,7 +307,7 @@ def test_more_sizes_raise_the_order_of_an_extrapolation():
             Cell({**point, "dim": d}, {"error": Estimate(limit + 1 / d - 40 / d**2, 1e-5, 10_000)})
             for d in sizes
         ]
-        (row,) = stats.decide(claim.compare_limit(claim, cells, claim.predict), 1e-3)
+        (row,) = stats.decide(compare_limit(claim, cells, claim.predict), 1e-3)
         return row.verdict
 
     assert judged([64, 128, 256, 512]) == Status.CONFIRMED

@@ -439,6 +439,9 @@ _FIGURE = Regions(
     caption="squares: the best that descent from many starts finds; every model has equal restarts",
 )
 
+_TO_ROUNDING: dict[str, Any] = {"tolerance": 64 * 2.0**-52, "side": "two"}
+"""Best accuracies are ratios of small integers, and the thresholds are roots of closed equations."""
+
 CLAIM = Claim(
     id="contextual.separation",
     title="What each attention model can separate without noise",
@@ -487,21 +490,23 @@ cannot all be right; three can, since the constants may differ.
     parameters=(SPARSITY, SHIFT, LAW, optional(CONTEXT, 1.0), optional(SIGNAL, 1.0)),
     ignored=FAMILY,
     quantities=(
-        Quantity("linear", "best accuracy of a linear model, no intercept"),
-        Quantity("linear_prompt", "best accuracy of linear prompt-attention, no intercept"),
-        Quantity("linear_prompt_intercept", "the same with intercept"),
-        Quantity("self_attention", "best accuracy of self-attention, no intercept"),
-        Quantity("self_attention_intercept", "the same with intercept"),
-        Quantity("prompt", "best accuracy of softmax prompt-attention"),
+        Quantity("linear", "best accuracy of a linear model, no intercept", **_TO_ROUNDING),
+        Quantity("linear_prompt", "best accuracy of linear prompt-attention, no intercept", **_TO_ROUNDING),
+        Quantity("linear_prompt_intercept", "the same with intercept", **_TO_ROUNDING),
+        Quantity("self_attention", "best accuracy of self-attention, no intercept", **_TO_ROUNDING),
+        Quantity("self_attention_intercept", "the same with intercept", **_TO_ROUNDING),
+        Quantity("prompt", "best accuracy of softmax prompt-attention", **_TO_ROUNDING),
         Quantity(
             "threshold",
             "largest attention self-attention puts on relevant tokens",
+            **_TO_ROUNDING,
             symbol="M",
             ignores=("law", "context"),
         ),
         Quantity(
             "least_gain",
             "gain beyond which the prompt γq⋆ separates",
+            **_TO_ROUNDING,
             symbol="γ₀",
             infinite="where none does",
         ),
