@@ -1,0 +1,75 @@
+"""`universal.random_centres`: where the leading order holds, and the error where it does not."""
+
+import jax
+import numpy as np
+import pytest
+
+import jaxprompt as jp
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal.claims.random_centres import MOST_RATIO, exact_error, variance_scale
+
+CLAIM = "universal.random_centres"
+
+
+@pytest.mark.parametrize(("m", "lam"), [(1, 0.1), (1, 30.0), (2, 7.0), (3, 300.0), (40, 5.0)])
+def test_one_centre_is_an_independent_point(m, lam):
+    """E‖b − x‖² = 2 for independent uniform points, whatever the concentration."""
+    assert exact_error(m, 1, lam) == pytest.approx(2.0, rel=1e-9)
+
+
+@pytest.mark.parametrize("lam", [1.0, 9.0])
+def test_two_centres_on_the_circle_by_brute_force(lam):
+    """A mean over both angles; the integrand is periodic and smooth."""
+    angle = 2 * np.pi * np.arange(800) / 800
+    wave, weight = np.exp(1j * angle), np.exp(lam * np.cos(angle))
+    share = weight[:, None] / (weight[:, None] + weight)
+    brute = np.abs(share * wave[:, None] + (1 - share) * wave - 1) ** 2
+    assert exact_error(1, 2, lam) == pytest.approx(brute.mean(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("m", "count", "lam"), [(1, 5, 10.0), (2, 20, 30.0), (3, 8, 6.0)])
+def test_exact_error_against_the_heads(m, count, lam):
+    measured = jp.claim(CLAIM).simulate(
+        key=3, trials=4000, sphere_dim=m, centres=count, concentration=lam
+    )["mse"]
+    assert abs(measured.mean - exact_error(m, count, lam)) < 5 * measured.stderr
+
+
+@pytest.mark.parametrize(("m", "lam"), [(1, 0.5), (1, 10.0), (2, 10.0), (3, 20.0), (6, 12.0)])
+def test_the_leading_order_misses_what_its_statement_says(m, lam):
+    """Within 4/3 of R/N at every number of centres that is accepted, and better with more."""
+    with jax.enable_x64(True):
+        kernel = float(jp.universal.kernel_averages.log_mean_exp(m, 2 * lam))
+        kernel -= 2 * float(jp.universal.kernel_averages.log_mean_exp(m, lam))
+    ratio, missed = np.exp(kernel), []
+    for share in (MOST_RATIO, MOST_RATIO / 4, MOST_RATIO / 16):
+        count = int(np.ceil(ratio / share))
+        given = {"sphere_dim": m, "centres": count, "concentration": lam}
+        missed.append(float(jp.claim(CLAIM).predict(**given)["mse"]) / exact_error(*given.values()))
+        assert -4 / 3 * ratio / count < missed[-1] - 1 < 0.05 * ratio / count
+    assert abs(missed[2] - 1) < abs(missed[1] - 1) / 2 < abs(missed[0] - 1) / 2
+
+
+@pytest.mark.parametrize(("m", "count", "lam"), [(3, 1, 1e4), (1, 1, 1.0), (2, 30, 10.0)])
+def test_too_few_centres_are_refused(m, count, lam):
+    """The formula gave 1171 at the first of these; no mean squared error is above 4."""
+    with pytest.raises(ParameterError, match="`centres`") as caught:
+        jp.claim(CLAIM).predict(sphere_dim=m, centres=count, concentration=lam)
+    assert "leading order in R/N" in str(caught.value)
+    least = int(str(caught.value).split("at least ")[1].split(" ")[0])
+    found = jp.claim(CLAIM).predict(sphere_dim=m, centres=least, concentration=lam)["mse"]
+    assert 0 < found < 4
+
+
+def test_the_exact_integral_says_how_far_it_goes():
+    with pytest.raises(ParameterError, match="concentration"):
+        exact_error(2, 10, 1e5)
+
+
+def test_variance_scale_is_what_remains_of_many_centres():
+    """N times the exact error beyond the squared bias, at N where R/N is 1e-4."""
+    count = 60_000
+    bias = float(jp.claim(CLAIM).predict(sphere_dim=1, centres=10**15, concentration=10.0)["mse"])
+    with jax.enable_x64(True):
+        scale = float(variance_scale(1, 10.0))
+    assert count * (exact_error(1, count, 10.0) - bias) / scale == pytest.approx(1, abs=2e-2)
