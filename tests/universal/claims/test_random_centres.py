@@ -35,9 +35,9 @@ def test_exact_error_against_the_heads(m, count, lam):
     assert abs(measured.mean - exact_error(m, count, lam)) < 5 * measured.stderr
 
 
-@pytest.mark.parametrize(("m", "lam"), [(1, 0.5), (1, 10.0), (2, 10.0), (3, 20.0), (6, 12.0)])
+@pytest.mark.parametrize(("m", "lam"), [(1, 0.5), (1, 10.0), (2, 10.0), (3, 20.0), (1, 200.0)])
 def test_the_leading_order_misses_what_its_statement_says(m, lam):
-    """Within 4/3 of R/N at every number of centres that is accepted, and better with more."""
+    """Within 2R/N at every number of centres that is accepted, and better with more."""
     with jax.enable_x64(True):
         kernel = float(jp.universal.kernel_averages.log_mean_exp(m, 2 * lam))
         kernel -= 2 * float(jp.universal.kernel_averages.log_mean_exp(m, lam))
@@ -46,7 +46,7 @@ def test_the_leading_order_misses_what_its_statement_says(m, lam):
         count = int(np.ceil(ratio / share))
         given = {"sphere_dim": m, "centres": count, "concentration": lam}
         missed.append(float(jp.claim(CLAIM).predict(**given)["mse"]) / exact_error(*given.values()))
-        assert -4 / 3 * ratio / count < missed[-1] - 1 < 0.05 * ratio / count
+        assert abs(missed[-1] - 1) < 2 * ratio / count
     assert abs(missed[2] - 1) < abs(missed[1] - 1) / 2 < abs(missed[0] - 1) / 2
 
 
