@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy import special
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
@@ -66,10 +67,13 @@ def test_the_exact_integral_says_how_far_it_goes():
         exact_error(2, 10, 1e5)
 
 
-def test_variance_scale_is_what_remains_of_many_centres():
-    """N times the exact error beyond the squared bias, at N where R/N is 1e-4."""
-    count = 60_000
-    bias = float(jp.claim(CLAIM).predict(sphere_dim=1, centres=10**15, concentration=10.0)["mse"])
+def test_what_remains_of_many_centres():
+    """N times the exact error beyond the squared bias, by SciPy's Bessel functions."""
+    count, lam = 60_000, 10.0
+    a, a2 = (special.ive(1, x) / special.ive(0, x) for x in (lam, 2 * lam))
+    ratio = special.ive(0, 2 * lam) / special.ive(0, lam) ** 2
+    spread = ratio * (1 - 2 * a * a2 + a * a)
+    slope = count * (exact_error(1, count, lam) - (1 - a) ** 2)
+    assert slope == pytest.approx(spread + 2 * (1 - a) * ratio * (a2 - a), rel=1e-3)
     with jax.enable_x64(True):
-        scale = float(variance_scale(1, 10.0))
-    assert count * (exact_error(1, count, 10.0) - bias) / scale == pytest.approx(1, abs=2e-2)
+        assert float(variance_scale(1, lam)) == pytest.approx(spread, rel=1e-12)
