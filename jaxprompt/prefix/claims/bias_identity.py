@@ -40,10 +40,11 @@ $$t^{pt}_i=\sum_k\alpha_{ik}W_Vs_k+(1-\alpha_i)\,t_i,\qquad
 \alpha_i=\mathrm{sigmoid}\Big(\log\sum_k e^{\ell_{ik}}-\log\sum_je^{\ell_{ij}}\Big),\qquad
 \alpha_{ik}=\alpha_i\frac{e^{\ell_{ik}}}{\sum_{k'}e^{\ell_{ik'}}},$$
 where $j$ runs over the content and $k$ over the prefix vectors that position $i$ sees. A position
-that sees no prefix has $\alpha_i=0$ and the plain output, one that sees no content $\alpha_i=1$. With
-several heads each has its own $\alpha$; a bias of $W_V$ belongs to the values, and with a layer
-norm $W_Vs$ means $W_V\mathrm{LN}(s)$. In a deep model the identity holds inside each layer for
-that layer's own inputs, so layer 1 is that of the model without a prefix and later ones are not.
+that sees no prefix has $\alpha_i=0$ and the plain output, one that sees no content has
+$\alpha_i=1$. With several heads each has its own $\alpha$; a bias of $W_V$ belongs to the values,
+and with a layer norm $W_Vs$ means $W_V\mathrm{LN}(s)$. In a deep model the identity holds inside
+each layer for that layer's own inputs, so layer 1 is that of the model without a prefix and later
+ones are not.
 """
 
 DERIVATION = r"""
@@ -92,9 +93,8 @@ def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict
         head["output"] = head["output"] + head["prefix_mass"][..., None] * plain["output"]
     if wrong.get("uniform"):
         shape = jnp.shape(arrays["prefix_scores"])
-        head["prefix_attention"] = jnp.broadcast_to(
-            head["prefix_mass"][..., None] / shape[-1], shape
-        )
+        share = head["prefix_mass"][..., None] / shape[-1]
+        head["prefix_attention"] = jnp.broadcast_to(share, shape)
     if wrong.get("strongest"):
         scores = jnp.asarray(arrays["prefix_scores"])
         strongest = jnp.arange(scores.shape[-1]) == jnp.argmax(scores, axis=-1, keepdims=True)
@@ -296,10 +296,11 @@ CLAIM = Claim(
     designs={
         "quick": Design((SINGLE, PAIR, {"layers": 3, "trials": 200}, *PARTLY_SEEN), 2),
         "full": Design(
-            (SINGLE, PAIR, *PARTLY_SEEN, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000}), 2
+            (SINGLE, PAIR, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000},
+             *PARTLY_SEEN), 2
         ),
     },
-    validate=validate,
+    check_parameters=validate,
     measure=measure,
     compare=head_identity.compare_rounding,
     broadcasts="leading axes of the arrays",

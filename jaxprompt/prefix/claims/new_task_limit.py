@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.networks.descend import descend
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
@@ -187,7 +188,7 @@ def relaxed_loss(
     alone = trace.attended[0].output[..., 0, :]
     grid = jnp.linspace(0.0, 1.0, GRID)[:, None, None, None]
 
-    def losses(bias: Array) -> tuple[Array, Array]:
+    def losses(bias: Array, _: None) -> tuple[Array, Array]:
         mixed = grid * bias + (1 - grid) * alone
         after = stream + block.out(mixed)
         hidden = jax.nn.gelu(block.wide(block.mlp_norm(after)), approximate=True)
@@ -196,23 +197,14 @@ def relaxed_loss(
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return loss.min(axis=0).mean(), (logits.argmax(-1) == labels).any(0).all(1).mean()
 
-    optimiser = optax.adam(0.1)
-
-    def step(carry: Any, _: None) -> tuple[Any, None]:
-        bias, memory, best, right = carry
-        (value, hits), slope = jax.value_and_grad(losses, has_aux=True)(bias)
-        updates, memory = optimiser.update(slope, memory)
-        moved = jnp.asarray(optax.apply_updates(bias, updates))
-        return (moved, memory, jnp.minimum(best, value), jnp.maximum(right, hits)), None
-
-    def descend(bias: Array) -> tuple[Array, Array]:
-        carry = (bias, optimiser.init(bias), jnp.float32(jnp.inf), jnp.float32(0))
-        (_, _, best, right), _ = lax.scan(step, carry, None, length=DESCENT)
-        return best, right
+    def search(bias: Array) -> tuple[Array, Array]:
+        optimiser = optax.adam(0.1)
+        _, (values, hits) = descend(losses, bias, optimiser, steps=DESCENT, has_aux=True)
+        return values.min(), hits.max()
 
     scale = jnp.sqrt(jnp.square(alone).mean())
     starts = scale * jax.random.normal(key, (STARTS - 1, config.width), jnp.float32)
-    found, right = lax.map(descend, jnp.concatenate([own[None], starts]))
+    found, right = lax.map(search, jnp.concatenate([own[None], starts]))
     return found.min(), right.max()
 
 

@@ -1,4 +1,4 @@
-r"""Claim ``prefix.prefix_subspace``: the room a prefix has for its bias."""
+r"""Claim ``prefix.prefix_subspace``: in how many dimensions a prefix can move its bias."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
 
 def variant(wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
     """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
-    room = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
+    each = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
     shape = np.broadcast_shapes(np.shape(vectors), np.shape(heads), np.shape(head_width))
-    joined = room if wrong.get("one_direction") else np.multiply(heads, room)
+    joined = each if wrong.get("one_direction") else np.multiply(heads, each)
     zero = np.zeros(shape)
     return {
-        "rank": zero + room,
+        "rank": zero + each,
         "joined_rank": zero + joined,
-        "effective_rank": zero + room,
+        "effective_rank": zero + each,
         "odds_move": zero + wrong.get("odds", 1.0),
         "outside": zero,
     }
@@ -91,10 +91,10 @@ def simulate(
 def largest_over_layers(
     bias: Array, found: dict[str, Array], noise: float = 0.0
 ) -> dict[str, Estimate]:
-    """Largest values over the layers whose biases (R, B, T, H, v) these are.
+    """Largest ranks over R layers with the biases (R, B, T, H, v), and largest values of `found`.
 
-    Where entries are known up to `noise` only, singular values that noise of that size can have
-    are no dimensions.
+    `noise` is the rounding error of one entry of the biases: singular values that such errors
+    alone can give are not counted as dimensions.
     """
     trials, heads, width = bias.shape[0], *bias.shape[-2:]
     flat = np.asarray(bias).reshape(trials, -1, heads, width)
@@ -123,7 +123,10 @@ def _effective_ranks(singular: np.ndarray) -> np.ndarray:
 def random_layer_biases(
     vectors: int, heads: int, head_width: int, draws: int, *, key: Key[Array, ""]
 ) -> tuple[Float[Array, "R B T H v"], dict[str, Float[Array, " R"]]]:
-    """Biases of R random layers with random prefixes, and what :func:`bias_and_bounds` says of each."""
+    """Biases of R random layers with random prefixes, and the bounds of each.
+
+    Both as :func:`bias_and_bounds` gives them, with a leading axis R.
+    """
     d = heads * head_width
 
     shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
@@ -144,10 +147,12 @@ def bias_and_bounds(
     heads: int,
     causal: bool = True,
 ) -> tuple[Float[Array, "B T H v"], dict[str, Float[Array, ""]]]:
-    """Biases of a layer, read off as the change of its output beyond the damping.
+    """The biases of a layer with a prefix, and two numbers that the theory bounds.
 
-    And the largest move of log-odds as a share of its limit (`odds_move`), and the largest part of
-    a bias that the hull does not explain (`outside`). In the dtype of the arguments.
+    A bias is the output with the prefix, less the damped output without it. `odds_move` is the
+    largest move of log-odds between two positions as a share of its limit, `outside` the largest
+    difference between a bias and the combination of prefix values that the pattern prescribes. In
+    the dtype of the arguments.
     """
     width = content.shape[-1] // heads
     run = functools.partial(attend, weights, heads=heads, causal=causal)
@@ -181,8 +186,8 @@ def measure(
     """
     cells = list(claim.measure_design(claim.designs[profile], key))
     design = new_task_limit.CLAIM.designs[profile]
-    run = {n: v for n, v in design.runs[0].items() if n != "trials"} | dict(trained or {})
-    copies = design.runs[0].get("trials", design.trials)
+    run = dict(design.runs[0]) | dict(trained or {})
+    copies = design.trials_of(design.runs[0])
     own = fold_in_parameters(key, run)
     plan = new_task_limit.plans(**run, copies=copies, seed=experiments.seeds(own))["prefix_ten"]
     digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(own, 7), test=True)
@@ -275,7 +280,7 @@ CLAIM = Claim(
             ), 2000,
         ),
     },
-    validate=validate,
+    check_parameters=validate,
     measure=measure,
     compare=experiments.compare_upper,
     broadcasts="all parameters",

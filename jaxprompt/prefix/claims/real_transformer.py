@@ -381,7 +381,10 @@ def _pattern_changes(
 
 
 def _change_cells(made: Sequence[Outcome], vectors: int) -> Iterator[Cell]:
-    """The same for each layer: of all starts and sentences, the one that fits the claim least."""
+    """One cell a layer, with the start and sentence that fit the claim worst.
+
+    The largest change where the ratios must stay, the smallest where they must move.
+    """
     for name, moved in _pattern_changes([x.adapters for x in made]).items():
         for layer in range(moved.shape[1]):
             pick = np.max if _keeps_ratios(layer + 1, name, {}) else np.min
@@ -401,9 +404,9 @@ def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
         if "vectors" not in run:
             cells.append(Cell(run, claim.simulate(key=key, trials=design.trials, **run)))
             continue
-        own = {name: value for name, value in run.items() if name != "trials"}
+        own = dict(run)
         cells += claim.measure_design(Design((run,), design.trials), key)
-        seeds = run.get("trials", design.trials)
+        seeds = design.trials_of(run)
         made = experiment(seeds, **own, key=fold_in_parameters(key, own))
         first = made[0].adapters["prefix"]
         assert first.prefix is not None
@@ -518,7 +521,7 @@ CLAIM = Claim(
         "quick": Design((PAIR, {"vectors": 4, "steps": 32, "examples": 256}), 2),
         "full": Design((PAIR, {"vectors": 4, "steps": 120, "examples": 512}), 5),
     },
-    validate=validate,
+    check_parameters=validate,
     measure=measure,
     compare=compare,
     broadcasts="leading axes of the arrays; vectors, layer",

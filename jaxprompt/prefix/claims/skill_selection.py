@@ -177,7 +177,8 @@ CLAIM = Claim(
                   default=4),
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "steps of pretraining; a sixth of them, or with larger "
-                  "models a third, for each training of a prefix", low=adaptation.BLOCK, default=3000),
+                  "models a third, for each training of a prefix",
+                  low=adaptation.BLOCK, default=3000),
         Parameter("model", "choice", "sizes of the model", choices=tuple(MODELS), default="small"),
     ),
     quantities=(

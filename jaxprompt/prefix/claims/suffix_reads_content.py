@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from scipy import optimize
 
 from jaxprompt.attention import attention_head, prompt_attention
 from jaxprompt.compute import random_table
@@ -34,9 +34,10 @@ the head's own pattern.
 
 *A task*: sequences with the share $\zeta$ of relevant tokens $r_y=q_\star+yw_\star$ and the others
 0 or, with the shift, $-\Delta r_y$, equally often. One head with query 0 and keys and values equal
-to the tokens is frozen; a linear read-out with intercept is free. If $\Delta>\zeta/(1-\zeta)$, any
-prefix, however long, has accuracy at most $3/4$, and a suffix with the query $\gamma q_\star$,
-$\gamma$ large, reaches 1. (If $\Delta$ is smaller, a prefix reaches 1 too.)
+to the tokens is frozen; a linear read-out with intercept is free. If
+$\Delta\ge\zeta/(1-\zeta)$, the best accuracy with any prefix, however long, is $3/4$, and a suffix
+with the query $\gamma q_\star$, $\gamma$ large, reaches 1. (If $\Delta$ is smaller, a prefix
+reaches 1 too.)
 """
 
 DERIVATION = r"""
@@ -47,10 +48,11 @@ does not see the suffix. The suffix row sees the content and itself: split its s
 With query 0 all content scores are 0, so the output with a prefix is
 $\alpha b+(1-\alpha)\bar x$ with $\alpha$ and $b$ the same for every sequence: an affine image of
 $\bar x=c\,r_y$, where $c=\zeta$ without the shift and $c=\zeta-(1-\zeta)\Delta$ with it. If the
-second is negative, an affine function that is positive at $\zeta r_+$ and $cr_+$ and negative at
-$\zeta r_-$ and $cr_-$ would be positive and negative at 0, which lies between each pair; three of
-the four cases can be had. The suffix weights relevant tokens by $e^{\gamma Q^2}$ and the others by
-at most 1, so for large $\gamma$ its output is near $r_y$ whatever the shift.
+second is 0 or negative, an affine function that is positive at $\zeta r_+$ and $cr_+$ and negative
+at $\zeta r_-$ and $cr_-$ would be positive and negative at 0, which lies between each pair or, at
+$c=0$, is the shifted point of both labels; three of the four cases can be had. The suffix weights
+relevant tokens by $e^{\gamma Q^2}$ and the others by at most 1, so for large $\gamma$ its output is
+near $r_y$ whatever the shift.
 """
 
 
@@ -62,11 +64,14 @@ def closed_form(**params: Any) -> dict[str, Any]:
 def _closed_form(
     wrong: dict[str, Any], *, relevant: Any, tokens: Any, shift: Any, vectors: Any = 1
 ) -> dict[str, Any]:
-    share = np.divide(relevant, tokens)
+    shapes = (np.shape(value) for value in (relevant, tokens, shift, vectors))
+    zero = np.zeros(np.broadcast_shapes(*shapes))
+    threshold = np.divide(relevant, np.subtract(tokens, relevant))
     delta = np.power(shift, wrong.get("power", 1.0))
-    reversed_ = share - (1 - share) * delta < 0
-    zero = np.zeros(np.broadcast_shapes(share.shape, np.shape(shift), np.shape(vectors)))
-    prefix = np.where(reversed_, wrong.get("ceiling", 0.75), 1.0) + zero
+    # A shift computed as k/(T − k) or as ζ/(1 − ζ) is at the threshold, whatever its rounding.
+    side = 1 if wrong.get("strict") else -1
+    beyond = delta >= threshold * (1 + side * ROUNDING)
+    prefix = np.where(beyond, wrong.get("ceiling", 0.75), 1.0) + zero
     return {
         "prefix_accuracy": prefix,
         "suffix_accuracy": prefix if wrong.get("useless") else zero + 1.0,
@@ -74,6 +79,10 @@ def _closed_form(
         "content": zero + wrong.get("content", 0.0),
         "suffix": zero + wrong.get("suffix", 0.0),
     }
+
+
+ROUNDING = 1e-15
+"""Relative distance from the threshold that counts as being at it: five units of 2⁻⁵²."""
 
 
 def noise_free(relevant: int, tokens: int, shift: float) -> tuple[Array, Array]:
@@ -85,41 +94,43 @@ def noise_free(relevant: int, tokens: int, shift: float) -> tuple[Array, Array]:
     return jnp.where(first, mark[:, None], -(scale[:, None] * mark)[:, None]), labels
 
 
-def best_affine(points: Float[np.ndarray, "n d"], labels: Float[np.ndarray, " n"]) -> float:
-    """Largest share of points that an affine function gives their sign, exactly.
+def best_affine(
+    points: Float[np.ndarray, "n 2"], labels: Float[np.ndarray, " n"], rounding: float = 0.0
+) -> float:
+    """Largest share of points in the plane that an affine function gives the sign of their label.
 
-    Every subset is tried, largest first, by a linear programme on the margin in units of the
-    points' spread; a margin below 1e-9 counts as none.
+    Every subset is tried, largest first. It counts when the convex hulls of its two classes are
+    further apart than `rounding`, what the points' own rounding errors may amount to.
     """
-    centred = points - points.mean(axis=0)
-    scaled = centred / max(float(np.abs(centred).max()), 1e-300)
     count = len(labels)
     for size in range(count, 0, -1):
-        for chosen in itertools.combinations(range(count), size):
-            rows = labels[list(chosen), None] * np.append(
-                scaled[list(chosen)], np.ones((size, 1)), axis=1
-            )
-            if _largest_margin(rows) > 1e-9:
+        for subset in itertools.combinations(range(count), size):
+            chosen = list(subset)
+            if _hull_gap(points[chosen], labels[chosen]) > rounding:
                 return size / count
     return 0.0
 
 
-def _largest_margin(rows: np.ndarray) -> float:
-    """Largest t with rows·u ≥ t for some u in the unit box."""
-    width = rows.shape[1]
-    result: Any = optimize.linprog(
-        c=np.append(np.zeros(width), -1.0),
-        A_ub=np.append(-rows, np.ones((len(rows), 1)), axis=1),
-        b_ub=np.zeros(len(rows)),
-        bounds=[(-1, 1)] * width + [(0, None)],
-    )
-    if result.status != 0:
-        raise RuntimeError(f"the linear programme stopped: {result.message}")
-    return float(-result.fun)
+def _hull_gap(points: np.ndarray, labels: np.ndarray) -> float:
+    """Distance of the convex hulls of two classes in the plane; 0 where they meet.
+
+    The shortest segment between disjoint hulls joins two corners, or a corner and an edge, so
+    its direction is that of a difference of two points, or at right angles to one.
+    """
+    positive, negative = points[labels > 0], points[labels < 0]
+    if not len(positive) or not len(negative):
+        return math.inf
+    steps = np.array([b - a for a, b in itertools.combinations(points, 2)])
+    directions = np.concatenate([steps, np.stack([-steps[:, 1], steps[:, 0]], axis=1)])
+    lengths = np.hypot(*directions.T)
+    units = directions[lengths > 0] / lengths[lengths > 0, None]
+    units = np.concatenate([units, -units])
+    gaps = (positive @ units.T).min(axis=0) - (negative @ units.T).max(axis=0)
+    return max(float(gaps.max(initial=0.0)), 0.0)
 
 
 SHARPNESS = 50.0
-"""γ of the suffix's query γq⋆: irrelevant tokens keep a weight of e⁻⁵⁰ or less."""
+"""γ of the suffix's query γq⋆: an irrelevant token has at most e⁻⁵⁰ of a relevant one's weight."""
 
 
 def simulate(
@@ -129,23 +140,32 @@ def simulate(
     random heads for the identities, with `vectors` tokens before or behind the content."""
     with jax.enable_x64(True):
         sequences, labels = noise_free(relevant, tokens, shift)
-        with_prefix = np.asarray(_outputs_with_prefix(sequences, trials, vectors, key))
+        with_prefix, sizes = map(np.asarray, _outputs_with_prefix(sequences, trials, vectors, key))
         with_suffix = np.asarray(_outputs_with_suffix(sequences))
         identities = {n: float(x.max()) for n, x in _identities(trials, vectors, key).items()}
-    marks = np.asarray(labels)
+    marks, eps = np.asarray(labels), float(np.finfo(np.float64).eps)
+    # An output is a mean of that many vectors no longer than `sizes`, so off by less than this.
+    rounding = 8 * (tokens + vectors) * eps * sizes
     return exact(
         trials,
-        prefix_accuracy=max(best_affine(x, marks) for x in with_prefix),
-        suffix_accuracy=best_affine(with_suffix, marks),
+        prefix_accuracy=max(
+            best_affine(x, marks, limit) for x, limit in zip(with_prefix, rounding, strict=True)
+        ),
+        suffix_accuracy=best_affine(with_suffix, marks, 8 * tokens * eps * float(1 + shift)),
         **identities,
     )
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _outputs_with_prefix(sequences: Array, trials: int, vectors: int, key: Array) -> Array:
-    """Outputs (R, 4, 2) of the frozen head's last row with random prefixes of several sizes."""
+def _outputs_with_prefix(
+    sequences: Array, trials: int, vectors: int, key: Array
+) -> tuple[Array, Array]:
+    """Outputs (R, 4, 2) of the frozen head's last row with random prefixes of several sizes.
 
-    def one(uniform: Array, normal: Array) -> Array:
+    And the largest entry (R,) of the prefix and the sequences.
+    """
+
+    def one(uniform: Array, normal: Array) -> tuple[Array, Array]:
         size = jnp.exp(6 * uniform.astype(jnp.float64) - 3)
         prefix = size * normal.reshape(vectors, 2).astype(jnp.float64)
 
@@ -153,7 +173,8 @@ def _outputs_with_prefix(sequences: Array, trials: int, vectors: int, key: Array
             everything = jnp.concatenate([prefix, x])
             return attention_head(jnp.zeros((1, 2)), everything, everything)[0]
 
-        return jax.vmap(output)(sequences)
+        largest = jnp.maximum(jnp.abs(prefix).max(), jnp.abs(sequences).max())
+        return jax.vmap(output)(sequences), largest
 
     size_key, vector_key = jax.random.split(key)
     sizes = random_table.uniforms(size_key, 0, trials, 1)[:, 0]
@@ -246,6 +267,7 @@ CLAIM = Claim(
         Falsifier("half", "½ for ¾", _wrong(ceiling=0.5)),
         Falsifier("prefix can", "a prefix always reaches 1", _wrong(ceiling=1.0)),
         Falsifier("shift squared", "Δ² for Δ in the condition", _wrong(power=2.0)),
+        Falsifier("strict", "1 at Δ = ζ/(1−ζ), where the shifted means are 0", _wrong(strict=True)),
         Falsifier("suffix cannot", "a suffix does no better than a prefix", _wrong(useless=True)),
         Falsifier("content moves", "a causal suffix changes content", _wrong(content=1e-6)),
     ),
@@ -255,7 +277,14 @@ CLAIM = Claim(
         "quick": Design(
             tuple(
                 {"relevant": k, "tokens": 10, "shift": d, "vectors": n}
-                for k, d, n in ((2, 0.2, 1), (2, 0.4, 4), (4, 0.8, 1), (5, 3.0, 4), (6, 1.3, 1))
+                for k, d, n in (
+                    (2, 0.2, 1),
+                    (2, 0.4, 4),
+                    (4, 0.8, 1),
+                    (5, 3.0, 4),
+                    (6, 1.3, 1),
+                    (5, 1.0, 2),
+                )
             ),
             20,
         ),
@@ -263,13 +292,13 @@ CLAIM = Claim(
             tuple(
                 {"relevant": k, "tokens": 10, "shift": d, "vectors": n}
                 for k in (1, 3, 5, 7, 9)
-                for d in (0.05, 0.3, 0.7, 1.2, 2.0, 5.0, 12.0)
+                for d in (0.05, 0.3, 0.7, k / (10 - k), 1.2, 2.0, 5.0, 12.0)
                 for n in (1, 16)
             ),
             200,
         ),
     },
-    validate=validate,
+    check_parameters=validate,
     compare=head_identity.compare_rounding,
     broadcasts="relevant, tokens and shift",
     figure=Agreement(title="Prefix and suffix on one frozen head", label="accuracy or deviation"),

@@ -17,7 +17,7 @@ from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
 from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
 from jaxprompt.core.parameters import Parameter
-from jaxprompt.errors import ParameterError
+from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.head_identity import exact
 from jaxprompt.stats import Estimate
@@ -45,9 +45,12 @@ argmax decoding has soft tokens that make it produce any completion:
 | a map of two tokens to one | one, $v_x=\sum_y m(x,y)V^{-y-1}$ | all $V^{V^2}$ |
 
 One hard token reaches at most $V$ of them. With scores scaled by $\beta=T/\sqrt m$ at length $m$,
-the attention that leaks is $\varepsilon=(m-1)/(e^\beta+m-1)$, and the symbol $vV>0$ is read right
-exactly when $\varepsilon(1+v)<1/(2V)$, that is beyond
-$$T^\star=\sqrt m\,\log\big((m-1)(2V(1+v)-1)\big).$$
+the attention that leaks is $\varepsilon=(m-1)/(e^\beta+m-1)$. Without leakage an entry $v$ of the
+soft token is read as the symbol $j$ whose $j/V$ is nearest (half way, as the lower one), and with
+leakage still exactly when $\varepsilon(1+v)<v-(j-\frac12)/V$. For $j\ge1$ that is beyond
+$$T^\star=\sqrt m\,\log\Big((m-1)\Big(\frac{1+v}{v-(j-\frac12)/V}-1\Big)\Big),$$
+which for a symbol, $v=j/V$, is $\sqrt m\,\log((m-1)(2V(1+v)-1))$. The symbol 0 is read right at any
+temperature.
 The packing of $V$ digits into one number of $p$ bits survives exactly while $V^V<2^{p-1}$: to
 $V=13$ in float64 and $V=7$ in float32.
 """
@@ -58,7 +61,8 @@ $e^\beta/(e^\beta+m-1)=1-\varepsilon$, and nothing else carries a value. The val
 is $1+v$, so the head returns $(1-\varepsilon)(1+v)$; the read-out subtracts 1, and 2 more from
 every entry that the one-hot position (or input token) does not mark, and a ReLU leaves
 $z=(1-\varepsilon)(1+v)-1$ in the marked one. The logits $-(z-j/V)^2+(z-1/2)^2$ are linear in $z$
-and largest at the nearest $j/V$, which is right while $v-z=\varepsilon(1+v)<1/(2V)$.
+and largest at the nearest $j/V$. Leakage only lowers $z$, by $v-z=\varepsilon(1+v)$, so the symbol
+stays $j$ until $z$ falls to $(j-\frac12)/V$.
 
 Digits come out of $p$ by $V$ rounds of $a=Vp$, digit $\sum_{k<V}[a\ge k]$, $p\leftarrow a-$ digit,
 with steps made of ReLUs. Each round multiplies an error by $V$. The head carries $1+p$, in $[1,2)$,
@@ -91,8 +95,12 @@ def _closed_form(
         result["leakage"] = others / (np.exp(np.divide(temperature, root)) + others)
     if value is not None:
         root, others = np.asarray(length) ** wrong.get("power", 0.5), np.asarray(length) - 1
+        scaled = np.multiply(vocabulary, value)
+        symbol = np.minimum(np.ceil(scaled - 0.5), np.asarray(vocabulary) - 1)
+        # How far v lies above its symbol, in steps of 1/V: room that leakage may use up too.
+        above = 0.0 if wrong.get("on_grid") else scaled - symbol
         gap = wrong.get("gap", 2.0) * np.multiply(vocabulary, wrong.get("one", 1.0) + value)
-        result["least_temperature"] = root * np.log(others * (gap - 1))
+        result["least_temperature"] = root * np.log(others * (gap / (1 + 2 * above) - 1))
     if case is not None:
         result["reached"] = _count_targets(case, vocabulary, outputs) - wrong.get("missing", 0)
     if precision is not None:
@@ -294,7 +302,7 @@ def _pack_and_unpack(maps: Array, vocabulary: int, precision: str) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def leakage_and_reading(length: int, vocabulary: int, value: Array, temperature: Array) -> Any:
-    """Leakage, and whether the symbol vV is read right, from the head on `length` tokens."""
+    """Leakage, and whether v is read as its nearest symbol, from the head on `length` tokens."""
     soft = jnp.zeros((1, 1)).at[0, 0].set(value)
     rest = jnp.zeros((length - 1, 1))
     tokens = _embed(jnp.concatenate([soft, rest]))
@@ -303,7 +311,66 @@ def leakage_and_reading(length: int, vocabulary: int, value: Array, temperature:
     z = _marked_entry(
         _attend_to_position(tokens, 0, temperature, tokens[:, :1] + flag), jnp.ones(1)
     )
-    return leak, _nearest_symbol(z, vocabulary) == jnp.rint(value * vocabulary)
+    nearest = jnp.argmin(jnp.abs(value * vocabulary - jnp.arange(vocabulary)))
+    return leak, _nearest_symbol(z, vocabulary) == nearest
+
+
+LONGEST_RUN = 2000
+"""Most tokens of a network that is run: its positions are the rows of a square matrix."""
+
+TEMPERATURE_TOLERANCE = 1e-9
+"""How closely the search must find the least temperature."""
+
+
+def _require_resolved_reading(length: int, vocabulary: int, value: float) -> None:
+    """Refuse a search whose result rounding would move by more than the tolerance.
+
+    Two logits are equal to within V eps of z where the reading turns, and z there differs from the
+    entry by `room`, so β is known to within V eps / room.
+    """
+    steps = vocabulary * value
+    room = (steps - int(np.argmin(np.abs(steps - np.arange(vocabulary)))) + 0.5) / vocabulary
+    off = 2 * vocabulary * float(np.finfo(np.float64).eps) * math.sqrt(length) / room
+    if off > TEMPERATURE_TOLERANCE:
+        raise ParameterError(
+            "value", value, f"read to within {TEMPERATURE_TOLERANCE:g} in T in a simulation",
+            f"rounding leaves {off:.1g}; predict takes it, or take fewer symbols or tokens",
+            "prefix.token_selection",
+        )  # fmt: skip
+
+
+def _search_least_temperature(
+    length: int, vocabulary: int, value: float, first: float = 1e3
+) -> float:
+    """The least temperature at which the network reads `value` right, by bisection.
+
+    From the interval up to `first`, which grows until its end is read right; 64-bit types are on
+    inside.
+    """
+    _require_resolved_reading(length, vocabulary, value)
+    with jax.enable_x64(True):
+        return _bisect_temperature(length, vocabulary, value, first)
+
+
+def _bisect_temperature(length: int, vocabulary: int, value: float, first: float) -> float:
+
+    def right(temperature: float) -> bool:
+        heat = jnp.float64(temperature)
+        return bool(leakage_and_reading(length, vocabulary, jnp.float64(value), heat)[1])
+
+    low, high = 0.0, first
+    while not right(high):
+        low, high = high, 2 * high
+        # At such scores nothing leaks, so it is rounding that decides between two symbols.
+        if high > 1e3 * length:
+            raise NumericalError(
+                f"prefix.token_selection: {value:g} is never read as a symbol of {vocabulary}; "
+                "choose a value further from half way between two symbols"
+            )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if right(middle) else (middle, high)
+    return high
 
 
 def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Estimate]:
@@ -311,7 +378,15 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
 
     The least temperature is found by bisection on what the network reads. Exact: no sampling
     error, except that `largest` tries `trials` random maps.
+
+    Raises:
+        ParameterError: the network would be too long, or its reading too close to rounding.
     """
+    if params.get("length", 0) > LONGEST_RUN:
+        raise ParameterError(
+            "length", params["length"], f"at most {LONGEST_RUN} in a simulation",
+            "predict takes more", "prefix.token_selection",
+        )  # fmt: skip
     result: dict[str, Any] = {}
     length, vocabulary, value = (params.get(n, 0) for n in ("length", "vocabulary", "value"))
     with jax.enable_x64(True):
@@ -319,14 +394,7 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
             heat = jnp.float64(params["temperature"])
             result["leakage"] = leakage_and_reading(length, 2, jnp.float64(0.5), heat)[0]
         if value:
-            low, high = 0.0, 1e3
-            for _ in range(60):
-                middle = (low + high) / 2
-                right = leakage_and_reading(
-                    length, vocabulary, jnp.float64(value), jnp.float64(middle)
-                )[1]
-                low, high = (low, middle) if bool(right) else (middle, high)
-            result["least_temperature"] = high
+            result["least_temperature"] = _search_least_temperature(length, vocabulary, value)
     if params.get("case") is not None:
         result["reached"] = count_reached(params["case"], vocabulary, params.get("outputs", 1))
     if params.get("precision") is not None:
@@ -353,10 +421,13 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
             "value", "(missing)", "a number in (0, 1)",
             "give it, or `temperature`, `case` or `precision`", where,
         )  # fmt: skip
-    if "value" in params and (np.asarray(params["value"]) <= 0).any():
-        raise ParameterError(
-            "value", params["value"], "> 0", "zero is read right at any temperature", where
-        )
+    if "value" in params:
+        steps = np.multiply(params["vocabulary"], params["value"])
+        if (steps <= 0.5).any():
+            raise ParameterError(
+                "value", params["value"], "> 1/(2 vocabulary)",
+                "what is nearest to the symbol zero is read right at any temperature", where,
+            )  # fmt: skip
     return params
 
 
@@ -372,6 +443,14 @@ _LISTED = (
 )  # fmt: skip
 
 
+OFF_GRID = (
+    {"length": 5, "vocabulary": 2, "value": 0.45},
+    {"length": 20, "vocabulary": 7, "value": 0.49},
+    {"length": 8, "vocabulary": 4, "value": 0.99},
+)
+"""Entries below, above and beyond all symbols, 1/2, 3/7 and 3/4."""
+
+
 def _runs(lengths: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
     heads = tuple(
         {"length": m, "vocabulary": v, "value": (v - 1) / v, "temperature": t}
@@ -379,7 +458,7 @@ def _runs(lengths: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
     )
     cases = tuple({"case": c, "vocabulary": v, "outputs": n} for c, v, n in _LISTED)
     packing = tuple({"precision": p, "trials": 2000} for p in ("float32", "float64"))
-    return heads + cases + packing
+    return heads + cases + packing + OFF_GRID
 
 
 CLAIM = Claim(
@@ -392,8 +471,8 @@ CLAIM = Claim(
     parameters=(
         Parameter("length", "integer", "tokens in the sequence", "m", low=2, default=None),
         Parameter("vocabulary", "integer", "size of the vocabulary", "V", low=2, default=None),
-        Parameter("value", "real", "entry to be read, a symbol over V", "v", low=0, high=1,
-                  default=None),
+        Parameter("value", "real", "entry to be read, above 1/(2V): nearest to a symbol j ≥ 1",
+                  "v", low=0, high=1, default=None),
         Parameter("temperature", "real", "factor of the scores, before 1/√m", "T", low=0,
                   default=None),
         Parameter("case", "choice", "what is selected", choices=CASES, default=None),
@@ -403,8 +482,10 @@ CLAIM = Claim(
     ),
     quantities=(
         Quantity("leakage", "attention not on the soft token", 1e-12, symbol=r"\varepsilon"),
-        # Sixty halvings of an interval of length 1000 reach rounding.
-        Quantity("least_temperature", "temperature beyond which v is read right", 1e-9,
+        # Sixty halvings of an interval of length 1000 reach rounding; the reading turns where two
+        # logits are equal to within V² eps.
+        Quantity("least_temperature", "temperature beyond which v is read right",
+                 TEMPERATURE_TOLERANCE,
                  symbol=r"T^\star"),
         Quantity("reached", "distinct targets that some soft tokens produce", 0.0),
         Quantity("largest", "largest vocabulary whose packed maps survive", 0.0),
@@ -414,6 +495,8 @@ CLAIM = Claim(
         Falsifier("all leak", "m for m − 1 in the leakage", _wrong(others=0)),
         Falsifier("whole step", "ε(1+v) < 1/V", _wrong(gap=1.0)),
         Falsifier("no offset", "ε v < 1/(2V): the head carries v, not 1 + v", _wrong(one=0.0)),
+        Falsifier("on the grid", "1/(2V) for the room of an entry that is no symbol",
+                  _wrong(on_grid=True)),
         Falsifier("all but one", "one target is out of reach", _wrong(missing=1)),
         Falsifier("all bits", "packing to V^V < 2^(p+1)", _wrong(bits=-1)),
     ),
@@ -423,7 +506,7 @@ CLAIM = Claim(
         "quick": Design(_runs((20,)), 2),
         "full": Design(_runs((2, 3, 8, 20, 50, 200)), 2),
     },
-    validate=validate,
+    check_parameters=validate,
     measure=measure,
     compare=head_identity.compare_rounding,
     broadcasts="length, vocabulary, value and temperature",

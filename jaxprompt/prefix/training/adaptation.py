@@ -21,17 +21,17 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.compute import random_table
 from jaxprompt.errors import ParameterError
+from jaxprompt.networks.normal_stream import NormalStream
 from jaxprompt.networks.transformer import (
     Added,
     Config,
+    InitStreams,
     LowRank,
-    Numbers,
     Prefix,
-    Row,
     SoftPrompt,
     Suffix,
     Transformer,
-    numbers,
+    init_streams,
 )
 from jaxprompt.prefix.training import tasks
 
@@ -97,20 +97,20 @@ class Outcome(NamedTuple):
 
 def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
     """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
-    return _initial(config, added, *(row.row for row in numbers(config, added, key=key)))
+    return _initial(config, added, *(row.row for row in init_streams(config, added, key=key)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _initial(config: Config, added: Added, own: Array, rest: Array) -> State:
     # Apart from the generator, whose code would else be copied into every array's loop.
-    return nnx.state(Transformer(config, added, rngs=Numbers(Row(own), Row(rest))))
+    streams = InitStreams(NormalStream(own), NormalStream(rest))
+    return nnx.state(Transformer(config, added, rngs=streams))
 
 
 @functools.lru_cache(maxsize=64)
 def _graph(config: Config, added: Added) -> Any:
-    return nnx.graphdef(
-        nnx.eval_shape(lambda: Transformer(config, added, rngs=Numbers(Row(), Row())))
-    )
+    streams = InitStreams(NormalStream(), NormalStream())
+    return nnx.graphdef(nnx.eval_shape(lambda: Transformer(config, added, rngs=streams)))
 
 
 def model_of(config: Config, added: Added, state: State) -> Transformer:

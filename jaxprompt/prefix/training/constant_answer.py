@@ -21,7 +21,7 @@ def constant_answer(task: str, length: int) -> float:
 
 
 def input_of_commonest_answer(task: str, length: int) -> tuple[int, ...]:
-    """An input whose answer no other answer is commoner than."""
+    """An input whose answer is shared by the largest number of inputs."""
     if task != "double_hist":
         return tuple(place % DIGITS for place in range(length))
     factorial = [math.factorial(n) for n in range(length + 1)]

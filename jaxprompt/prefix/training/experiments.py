@@ -216,7 +216,8 @@ LEARNS, FAILS = 0.5, 0.05
 """What the statements call learned: half of all sequences wholly right; and not: below 5 %."""
 
 MAX_COUNTED_INPUTS = 2**19
-"""Most inputs behind the share of a constant answer: a standard error of 4e-4 at 8 %."""
+"""Up to so many inputs all are counted; of more, so many are drawn: a standard error of 4e-4 at a
+share of 8 %."""
 
 COUNTED_QUANTITIES = ("constant_answer", "entropy", "one_answer")
 """Quantities of the tasks alone, which are counted over all inputs."""
@@ -225,7 +226,8 @@ COUNTED_QUANTITIES = ("constant_answer", "entropy", "one_answer")
 def constant_answer_share(task: str, length: int, *, key: jax.Array) -> Estimate:
     """Share of inputs that the commonest answer solves.
 
-    Of all inputs, and exact, where there are no more than :data:`MAX_COUNTED_INPUTS`; else of uniform ones.
+    Counted over all inputs, so exact, where there are no more than :data:`MAX_COUNTED_INPUTS`;
+    else over that many uniform draws.
     """
     count = tasks.DIGITS**length
     if count > MAX_COUNTED_INPUTS:
@@ -242,11 +244,12 @@ def _answers(task: str, length: int) -> np.ndarray:
 
 
 def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
-    """What the tasks of an even mixture leave open to a model that is not told which it is.
+    """How ambiguous an even mixture of tasks is for a model that is not told the task.
 
-    `entropy` of the solution given the input, in nats a symbol, and `one_answer`, the share of the
-    tasks that the best single answer solves: both counted over all inputs, hence exact. Nothing
-    where there are more inputs than :data:`MAX_COUNTED_INPUTS`.
+    `entropy` is that of the solution given the input, in nats a symbol; `one_answer` is the
+    largest share of the tasks that a single answer to the input can solve. Both are counted over
+    all inputs, so they are exact. Empty where there are more inputs than
+    :data:`MAX_COUNTED_INPUTS`.
     """
     count = tasks.DIGITS**length
     if count > MAX_COUNTED_INPUTS:
@@ -288,12 +291,13 @@ def compare_limits(
 ) -> list[Comparison]:
     """Accuracies against limits: at most the prediction if it is below ½, else at least it.
 
-    Quantities named in `at_least` have a lower limit whatever its value. Those in :data:`COUNTED_QUANTITIES`
-    are values and must be met from both sides, to rounding where all inputs were counted. A loss
-    is compared with its least value, so it must not undercut it.
+    Three kinds of quantities differ from that. Those named in `at_least` have a lower limit
+    whatever its value. Those in :data:`COUNTED_QUANTITIES` are values, so they are compared from
+    both sides, up to rounding where all inputs were counted. A loss has a least value, so it may
+    not be smaller.
 
-    Quantities without sampling error must equal the prediction to their tolerance when it is 1 or
-    next to 0, and not undercut it otherwise.
+    A quantity without sampling error must equal a prediction that is 1 or nearly 0, up to its
+    tolerance; any other prediction is a lower limit of it.
     """
     rows = []
     for cell in cells:
