@@ -115,14 +115,14 @@ def _one_quantity(claim: Claim, quantity: Quantity) -> Iterator[str]:
     if name in RESERVED_QUANTITIES:
         yield f"quantity `{name}`: a store has that name for itself; rename it"
     if not callable(tolerance):
-        if np.isnan(tolerance) and claim.compare is None:
+        if np.isnan(tolerance) and claim.compare is None and not quantity.unmeasured:
             yield (
                 f"quantity `{name}` has no tolerance: state the discrepancy that you would mind, "
                 "such as tolerance=0.01"
             )
         if tolerance < 0:
             yield f"quantity `{name}` has tolerance {tolerance:g}: must be ≥ 0"
-    undeclared = quantity.side == "" and claim.compare is None
+    undeclared = quantity.side == "" and claim.compare is None and not quantity.unmeasured
     if undeclared and claim.relation in (Relation.EXISTENCE, Relation.IMPOSSIBILITY):
         yield (
             f"{claim.relation.value} says nothing of how `{name}` is compared: give the quantity a "
@@ -221,7 +221,8 @@ def check_trial(claim: Claim, outputs: Mapping[str, Any], statistics: Mapping[st
                 'scalar; average it, or name the axis that it runs along: Quantity(…, axis="x")'
             )
     for name in quantities:
-        if name not in outputs and name not in statistics:
+        unmeasured = quantities[name].unmeasured
+        if name not in outputs and name not in statistics and not unmeasured:
             near = suggest(name, [*outputs, *statistics], most=1)
             raise ClaimError(
                 f"claim {claim.id}: no trial returns the quantity `{name}`{near or ';'} return it, "

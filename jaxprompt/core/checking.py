@@ -225,7 +225,7 @@ def _unmeasured(
     if not rows or not whole or claim.designs[profile].partial:
         return []
     compared = {row.quantity for row in rows}
-    return [q.name for q in claim.quantities if q.name not in compared]
+    return [q.name for q in claim.quantities if q.name not in compared and not q.unmeasured]
 
 
 def canonical_point(parameters: Mapping[str, Any], shared: Sequence[str]) -> str:

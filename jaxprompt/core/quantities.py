@@ -62,7 +62,8 @@ class Quantity:
     `magnitude` is the size of the largest intermediate number, where it is larger than the
     quantity itself: a difference of a few ulps of it is rounding. `axis` names the axis along
     which a trial returns an array: the whole function is one row. `proportion` says that a trial
-    gives 0 or 1. The quantity does not depend on the parameters in `ignores`: cells that differ
+    gives 0 or 1. An `unmeasured` number is one that the closed form states beside the others, such
+    as a constant of the theorem, and that no simulation gives. The quantity does not depend on the parameters in `ignores`: cells that differ
     only there give one row. `infinite` says in words where the prediction is infinite; where it is
     empty an infinite value is an error.
     """
@@ -78,6 +79,7 @@ class Quantity:
     magnitude: Number = 0.0
     axis: str = ""
     proportion: bool = False
+    unmeasured: bool = False
 
     def allowance(self, predicted: Any, parameters: Mapping[str, Any] | None = None) -> Any:
         """The tolerance at a given prediction (and point), in the quantity's units."""

@@ -59,7 +59,7 @@ share of it, so that a large check of a true claim is not inconclusive by chance
 PREDICTION_DOF = 15
 """Degrees of freedom of a prediction's own standard error (16 randomised quadratures)."""
 
-ULPS = 8.0
+ULPS = 4.0
 """Units in the last place of the larger side below which a difference is rounding."""
 
 Side = Literal["two", "upper", "lower"]
