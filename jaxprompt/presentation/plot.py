@@ -6,58 +6,46 @@ and marker, so they stay apart for colour-blind readers and in grey.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats as sps
 
 from jaxprompt.core.claim import Agreement, Claim, Curves, Regions
+from jaxprompt.presentation.canvas import (
+    LINE_STYLES,
+    MARKERS,
+    PAGE_WIDTH,
+    add_title_and_caption,
+    curve_colour,
+    figure_style,
+    first_panels,
+    format_value,
+    half_widths,
+    new_figure,
+    plain_log_ticks,
+    point_style,
+    point_trials,
+)
 from jaxprompt.presentation.figure_tables import FigureTables, Row
-from jaxprompt.presentation.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "save"]
-
-_STYLES = ("-", "--", "-.", (0, (1, 1)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (2, 3)))
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-SCALE = 2
-"""Pixels of a PNG for each hundredth of an inch (`savefig.dpi` of the style over 100)."""
+__all__ = ["draw"]
 
 _ASIDE = 0.12
 """How far apart the points of two series stand where abscissae are levels, in units of them."""
 
-_WIDTH = 7.0
-"""Inches a figure may take: a page's text."""
-
-
-@functools.cache
-def _style() -> dict[Any, Any]:
-    """The package's style file, which Matplotlib knows as ``jaxprompt.figures``."""
-    import matplotlib as mpl
-
-    path = Path(__file__).parents[1] / "figures.mplstyle"
-    return dict(mpl.rc_params_from_file(path, use_default_template=False))
-
-
-def _colour(place: int) -> str:
-    colours = _style()["axes.prop_cycle"].by_key()["color"]
-    return colours[place % len(colours)]
-
 
 def draw(claim: Claim, tables: FigureTables) -> Figure:
-    """The claim's figure; the caller saves it with :func:`save`."""
+    """The claim's figure; the caller saves it with :func:`.canvas.save_figure`."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_style()):
+    with mpl.rc_context(figure_style()):
         if isinstance(claim.figure, Agreement):
             drawing = _draw_limits if claim.figure.limits else _draw_agreement
             return drawing(claim.figure, tables.points)
@@ -68,62 +56,9 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
     raise ValueError(f"claim {claim.id} has no figure")
 
 
-def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write ``name.png`` and ``name.svg``, each complete under its final name or not at all."""
-    import matplotlib as mpl
-
-    folder.mkdir(parents=True, exist_ok=True)
-    _require_formulas(figure)
-    paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        path = folder / (name + suffix)
-        with replacing(path) as part, mpl.rc_context(_style()):
-            figure.savefig(part, format=suffix[1:], metadata=metadata)
-        paths.append(path)
-    return paths[0], paths[1]
-
-
-def _require_formulas(figure: Figure) -> None:
-    """Show as they stand the texts whose dollars enclose no formula that Matplotlib knows."""
-    from matplotlib.mathtext import MathTextParser
-    from matplotlib.text import Text
-
-    parser: Any = MathTextParser("path")
-    for text in figure.findobj(Text):
-        if "$" in text.get_text():
-            try:
-                parser.parse(text.get_text())
-            except ValueError:
-                text.set_parse_math(False)
-
-
-def _new_figure(
-    panels: int, width: float, height: float, *, share: bool = True
-) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` × `height` inches for each row of at most three panels."""
-    # No pyplot: it keeps every figure alive and picks a backend for the process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    rows = -(-panels // 3)
-    columns = -(-panels // rows)
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share).ravel())
-    for spare in axes[panels:]:
-        spare.set_visible(False)
-    return figure, axes[:panels]
-
-
-def _left(figure: Figure, axes: Sequence[Axes]) -> list[Axes]:
-    """The first panel of each row."""
-    rows = -(-len(axes) // 3)
-    return list(axes[:: -(-len(axes) // rows)])
-
-
 def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    figure, axes = _new_figure(len(panels), 5.2 if len(panels) == 1 else _WIDTH, 3.0)
+    figure, axes = new_figure(len(panels), 5.2 if len(panels) == 1 else PAGE_WIDTH, 3.0)
     series = _distinct(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
         for place, value in enumerate(series):
@@ -136,16 +71,16 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
             _draw_points(axis, points, place, "" if lines else label, aside)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
         _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
-    for axis in _left(figure, axes):
+    for axis in first_panels(axes):
         axis.set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
     if len(panels) == 1:
         figure.legend(handles, labels, loc="outside right center")
-        _frame(figure, spec.title, _caption(spec, tables.points))
+        add_title_and_caption(figure, spec.title, _caption(spec, tables.points))
     else:
         columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
         rows = -(-len(labels) // columns)
-        room = _frame(figure, spec.title, _caption(spec, tables.points), rows=rows)
+        room = add_title_and_caption(figure, spec.title, _caption(spec, tables.points), rows=rows)
         figure.legend(
             handles, labels, ncols=columns, borderaxespad=0,
             loc="lower center", bbox_to_anchor=(0.5, room),
@@ -159,26 +94,11 @@ def _finish(axis: Axes, spec: Curves, title: str) -> None:
     axis.set_xscale("log" if spec.log_x else "linear")
     axis.set_yscale("log" if spec.log_y else "linear")
     if spec.log_x:
-        _plain_ticks(axis)
+        plain_log_ticks(axis)
+    if spec.log_y and axis.get_ylim()[1] < 100 * axis.get_ylim()[0]:
+        plain_log_ticks(axis, "y")
     if spec.y_range:
         axis.set_ylim(*spec.y_range)
-
-
-def _frame(figure: Figure, title: str, caption: str, *, rows: int = 0) -> float:
-    """Title above and caption below, folded to the width, with space between for a legend.
-
-    `rows` are the legend's; returns the height at which it stands, as a share of the figure's.
-    """
-    letters, points = figure.get_figwidth() * 72, 72 * figure.get_figheight()
-    figure.suptitle(textwrap.fill(title, int(letters / 5.2)))
-    folded = "\n".join(textwrap.fill(line, int(letters / 3.4)) for line in caption.split("\n"))
-    style: Any = {"fontsize": 6.5, "color": "#444444", "ha": "center", "va": "bottom"}
-    figure.text(0.5, 2 / points, folded, **style)
-    below = 9 * (folded.count("\n") + 1) + 4
-    above = (below + (12 * rows + 6 if rows else 0)) / points
-    engine: Any = figure.get_layout_engine()
-    engine.set(rect=(0, above, 1, 1 - above))
-    return below / points
 
 
 def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: bool) -> None:
@@ -187,8 +107,8 @@ def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: b
             [r["x"] for r in rows],
             [r["y"] for r in rows],
             label=label,
-            color=_colour(place),
-            linestyle=_STYLES[place % 7],
+            color=curve_colour(place),
+            linestyle=LINE_STYLES[place % 7],
             drawstyle="steps-mid" if steps else "default",
         )
 
@@ -197,29 +117,16 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside:
     axis.errorbar(
         [r["x"] + aside for r in rows],
         [r["y"] for r in rows],
-        yerr=_half_widths(rows),
+        yerr=half_widths(rows),
         label=label or "_",
-        color=_colour(place),
-        marker=_MARKERS[place % 7],
+        color=curve_colour(place),
+        marker=MARKERS[place % 7],
         linestyle="none",
         markerfacecolor="white",
         capsize=1.5,
         elinewidth=0.8,
         zorder=3,
     )
-
-
-def _half_widths(rows: Sequence[Row]) -> list[float]:
-    """Half widths of Student's 95 % intervals; 0 for what has no sampling error."""
-    return [
-        float(sps.t.ppf(0.975, _trials(r) - 1)) * r["stderr"] if r["stderr"] > 0 else 0.0
-        for r in rows
-    ]
-
-
-def _trials(row: Row) -> float:
-    """Trials of a point; infinite where a table of an earlier version does not say."""
-    return row.get("trials", math.inf)
 
 
 def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
@@ -234,7 +141,7 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
             label=label,
             linewidth=1.5 if limit else 1.0,
             color="#000000" if limit else "#777777",
-            linestyle="-" if limit else _STYLES[6 - place % 4],
+            linestyle="-" if limit else LINE_STYLES[6 - place % 4],
             zorder=1.9,
         )
     for x, label in sorted({(r["x"], r["label"]) for r in rows if r["kind"] == "mark"}):
@@ -243,44 +150,45 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     noisy = [r for r in points if r["stderr"] > 0]
-    figure, (left, *rest) = _new_figure(
-        2 if noisy else 1, _WIDTH if noisy else 4.2, 3.1, share=False
+    figure, (left, *rest) = new_figure(
+        2 if noisy else 1, PAGE_WIDTH if noisy else 4.2, 3.1, share=False
     )
-    values = [v for r in points for v in (r["predicted"], r["simulated"])]
+    both = [v for r in points for v in (r["predicted"], r["simulated"])]
+    values = [v for v in both if math.isfinite(v)] or [0.0]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.1
     left.plot([low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality")
     for place, quantity in enumerate(_distinct(points, "quantity")):
         own = [r for r in points if r["quantity"] == quantity]
-        half = _half_widths(own)
+        half = half_widths(own)
         x, y = [r["predicted"] for r in own], [r["simulated"] for r in own]
-        left.errorbar(x, y, yerr=half, label=quantity, capsize=2, zorder=3, **_marker(place))
+        left.errorbar(x, y, yerr=half, label=quantity, capsize=2, zorder=3, **point_style(place))
         for axis in rest:
             own = [r for r in noisy if r["quantity"] == quantity]
             z = [(r["simulated"] - r["predicted"]) / r["stderr"] for r in own]
-            axis.plot([r["predicted"] for r in own], z, **_marker(place))
+            axis.plot([r["predicted"] for r in own], z, **point_style(place))
     left.set_xlabel(f"predicted {spec.label}")
     left.set_ylabel(f"measured {spec.label}")
     left.legend(loc="upper left")
     for axis in rest:
         _finish_residuals(axis, f"predicted {spec.label}", noisy)
     what = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
-    _frame(figure, spec.title, _counted(points, what))
+    add_title_and_caption(figure, spec.title, _counted(points, what))
     return figure
 
 
 def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     """One line for each row, from the top: what was measured, and the limit it must keep to."""
-    figure, (axis,) = _new_figure(1, _WIDTH, 0.9 + 0.22 * len(points))
+    figure, (axis,) = new_figure(1, PAGE_WIDTH, 0.9 + 0.22 * len(points))
     places = range(len(points))
     axis.errorbar(
         [r["simulated"] for r in points],
         places,
-        xerr=_half_widths(points),
+        xerr=half_widths(points),
         label="measured",
         capsize=2,
         zorder=3,
-        **_marker(0),
+        **point_style(0),
     )
     limits = [r["predicted"] for r in points]
     axis.plot(limits, places, "|", color="C1", markersize=11, mew=2, label="limit or prediction")
@@ -288,7 +196,7 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     axis.invert_yaxis()
     axis.set_xlabel(spec.label)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _frame(figure, spec.title, _counted(points, "bars: 95 %"))
+    add_title_and_caption(figure, spec.title, _counted(points, "bars: 95 %"))
     return figure
 
 
@@ -296,7 +204,7 @@ def _names(points: Sequence[Row]) -> list[str]:
     """Quantity and note of each row; of rows that share them also what tells them apart."""
     names = [r["quantity"] + (r["note"] and f", {r['note']}") for r in points]
     tables = [json.loads(r["parameters"]) for r in points]
-    columns = {n: [_text(t.get(n)) for t in tables] for table in tables for n in table}
+    columns = {n: [format_value(t.get(n)) for t in tables] for table in tables for n in table}
     # Short values first: where they tell all apart, long ones are left out.
     for name, values in sorted(columns.items(), key=lambda c: (max(map(len, c[1])), c[0])):
         alike = [
@@ -311,7 +219,7 @@ def _names(points: Sequence[Row]) -> list[str]:
 
 def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    figure, axes = _new_figure(len(panels), _WIDTH if len(panels) > 1 else 4.2, 2.7)
+    figure, axes = new_figure(len(panels), PAGE_WIDTH if len(panels) > 1 else 4.2, 2.7)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
         own = [r for r in tables.points if r["panel"] == panel]
@@ -334,12 +242,14 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
         axis.set_xlabel(spec.x_label)
         axis.set_yscale("log" if spec.log_y else "linear")
         if spec.log_y:
-            _plain_ticks(axis, "y")
-    for axis in _left(figure, axes):
+            plain_log_ticks(axis, "y")
+    for axis in first_panels(axes):
         axis.set_ylabel(spec.y_label)
     assert shown is not None  # a figure has a panel
     figure.colorbar(shown, ax=axes, label=spec.value_label, shrink=0.9)
-    _frame(figure, spec.title, "\n".join(filter(None, ["lines: theory", spec.caption])))
+    add_title_and_caption(
+        figure, spec.title, "\n".join(filter(None, ["lines: theory", spec.caption]))
+    )
     return figure
 
 
@@ -349,28 +259,19 @@ def _draw_boundary(axis: Axes, rows: Sequence[Row], levels: Sequence[float]) -> 
     values = np.array([r["value"] for r in rows]).reshape(y.size, x.size)
     crossed = [level for level in levels if values.min() < level < values.max()]
     if crossed:
-        axis.contour(x, y, values, levels=crossed, colors=_colour(2), linewidths=1.5, zorder=3)
+        axis.contour(x, y, values, levels=crossed, colors=curve_colour(2), linewidths=1.5, zorder=3)
     axis.set_xlim(x[0], x[-1])
     axis.set_ylim(y[0], y[-1])
 
 
-def _marker(place: int) -> dict[str, Any]:
-    return {
-        "color": _colour(place),
-        "marker": _MARKERS[place % 7],
-        "linestyle": "none",
-        "markerfacecolor": "white",
-    }
-
-
 def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:
-    band = max(_half_widths([{**r, "stderr": 1.0} for r in noisy]))
+    band = max(half_widths([{**r, "stderr": 1.0} for r in noisy]))
     axis.axhspan(-band, band, color="#eeeeee", zorder=0)
     axis.axhline(0, color="#777777", linewidth=1)
     axis.set_xlabel(label)
     axis.set_ylabel("difference / its standard error")
     found = [abs(v) * 1.1 for line in axis.lines for v in np.asarray(line.get_ydata())]
-    reach = max([3.0, 1.1 * band, *found])
+    reach = max([3.0, 1.1 * band, *filter(math.isfinite, found)])
     axis.set_ylim(-reach, reach)
 
 
@@ -389,23 +290,19 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
         measured = f"mean of {count} trials with 95 % interval"
     else:
         measured = "exact evaluation"
-    named = ", ".join(f"{name} {_text(value)}" for name, value in fixed.items())
+    named = ", ".join(f"{name} {format_value(value)}" for name, value in fixed.items())
     text = "; ".join(filter(None, [f"lines: theory; points: {measured}", named]))
     return f"{text}\n{spec.caption}" if spec.caption else text
 
 
 def _counted(points: Sequence[Row], what: str) -> str:
     """How many trials stand behind the points, of which a fit joins several."""
-    least = min((_trials(r) for r in points if r["stderr"] > 0), default=math.inf)
+    least = min((point_trials(r) for r in points if r["stderr"] > 0), default=math.inf)
     return f"means of at least {least:.0f} trials; {what}" if math.isfinite(least) else what
 
 
 def _label(pattern: str, value: Any) -> str:
-    return pattern.format(value=_text(value))
-
-
-def _text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value).replace("_", " ")
+    return pattern.format(value=format_value(value))
 
 
 def _missing(value: Any) -> bool:
@@ -414,14 +311,3 @@ def _missing(value: Any) -> bool:
 
 def _distinct(rows: Sequence[Row], name: str) -> list[Any]:
     return list(dict.fromkeys(r[name] for r in rows))
-
-
-def _plain_ticks(axis: Axes, which: str = "x") -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axis.get_xlim() if which == "x" else axis.get_ylim()
-    subs = (1.0, 2.0, 5.0) if high / low < 100 else (1.0,)
-    scale = axis.xaxis if which == "x" else axis.yaxis
-    scale.set_major_locator(LogLocator(base=10, subs=subs))
-    scale.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    scale.set_minor_formatter(NullFormatter())

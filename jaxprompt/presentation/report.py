@@ -19,6 +19,7 @@ from jaxprompt.core.registry import FAMILIES, origin
 from jaxprompt.core.registry import claim as find_claim
 from jaxprompt.errors import UnknownClaimError, UsageError
 from jaxprompt.presentation import plot
+from jaxprompt.presentation.canvas import SCALE, save_figure
 from jaxprompt.presentation.figure_tables import FigureTables
 from jaxprompt.presentation.files import write_atomically
 from jaxprompt.presentation.html_tables import render_template
@@ -34,6 +35,7 @@ __all__ = [
     "describe_falsifiers",
     "draw_figures",
     "has_data",
+    "has_report",
     "read_report",
     "write_data",
     "write_html",
@@ -158,7 +160,7 @@ def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]
             load_table_rows(home / "points.csv"), load_table_rows(lines) if lines.is_file() else []
         )
         try:
-            written.extend(plot.save(plot.draw(claim, tables), out, claim.id))
+            written.extend(save_figure(plot.draw(claim, tables), out, claim.id))
         except OSError:
             raise
         except Exception as error:  # whatever numbers of unknown origin lead Matplotlib to
@@ -167,6 +169,11 @@ def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]
                 f"({type(error).__name__}: {error}): run the check again"
             ) from error
     return written
+
+
+def has_report(folder: Path) -> bool:
+    """Whether a check has left its report in `folder`."""
+    return (Path(folder) / _NAMES["report"]).is_file()
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -431,7 +438,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def _size(png: bytes) -> tuple[int, int]:
     """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
-    return round(width / plot.SCALE), round(height / plot.SCALE)
+    return round(width / SCALE), round(height / SCALE)
 
 
 def _alternative_text(card: Mapping[str, Any], entry: Mapping[str, Any]) -> str:

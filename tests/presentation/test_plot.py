@@ -12,7 +12,8 @@ import scipy.stats
 import jaxprompt as jp
 from jaxprompt.core.claim import Agreement, Curves, Design, ExtraLine, Regions, Relation
 from jaxprompt.core.keys import as_key
-from jaxprompt.presentation import plot, report
+from jaxprompt.presentation import canvas, plot, report
+from jaxprompt.presentation.canvas import save_figure
 from jaxprompt.presentation.figure_tables import FigureTables, figure_tables
 from jaxprompt.presentation.table_files import load_table_rows
 
@@ -116,7 +117,7 @@ def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):
     tables = tables_of(figure_claim)
     for name in ("one", "two"):
         figure = plot.draw(figure_claim, tables)
-        png, svg = plot.save(figure, tmp_path / name, figure_claim.id)
+        png, svg = save_figure(figure, tmp_path / name, figure_claim.id)
         assert png.name == "contextual.toy.png"
         assert svg.name == "contextual.toy.svg"
     for suffix in (".png", ".svg"):
@@ -131,7 +132,7 @@ def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):
 
 def test_a_figure_from_stored_tables_equals_the_original(figure_claim, tmp_path):
     tables = tables_of(figure_claim)
-    plot.save(plot.draw(figure_claim, tables), tmp_path / "direct", figure_claim.id)
+    save_figure(plot.draw(figure_claim, tables), tmp_path / "direct", figure_claim.id)
     report.write_data(tmp_path, figure_claim, tables)
     report.draw_figures(tmp_path, [figure_claim], tmp_path / "stored")
     for suffix in (".png", ".svg"):
@@ -164,8 +165,8 @@ def test_the_style_is_a_file_that_others_can_use():
     with mpl.rc_context():
         mpl.style.use("jaxprompt.figures")
         assert mpl.rcParams["font.size"] == 8
-        assert mpl.rcParams["savefig.dpi"] == 100 * plot.SCALE
-        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"][0] == plot._colour(0)
+        assert mpl.rcParams["savefig.dpi"] == 100 * canvas.SCALE
+        assert mpl.rcParams["axes.prop_cycle"].by_key()["color"][0] == canvas.curve_colour(0)
 
 
 def test_figures_fit_a_page(figure_claim):
