@@ -77,7 +77,8 @@ def draw_accuracy(folder: Path) -> None:
             label = LABELS[name]
             if name != "before":
                 config, arm = Task(kind, "digits").config, ARMS[name]
-                label += f" ({int(vision_transformer.moving(config, arm.moves, arm.tokens).sum())})"
+                mask = vision_transformer.trainable_mask(config, arm.moves, arm.tokens)
+                label += f" ({int(mask.sum())})"
             curve(axis, sizes, [at(kind, n, name) for n in sizes], name, label)
         axis.set_title({"partial": "one tile among noise", "embedded": "in a photograph"}[kind])
         axis.set_ylim(0.2, 1)
@@ -158,8 +159,8 @@ def draw_attention(folder: Path) -> None:
         found = task.scenes("test", 4, key, pair)
         rows = [found.images]
         for flat in (base, tuned):
-            seen = vision_transformer.look(
-                task.config, flat, vision_transformer.use(task.config), task.patches(found)
+            seen = vision_transformer.forward(
+                task.config, flat, vision_transformer.prompt_mask(task.config), task.patches(found)
             )
             pattern = np.asarray(seen.patterns)[-1].mean(axis=1)[:, 1 + task.config.prompts :]
             rows.append(pattern / pattern.sum(axis=1, keepdims=True))

@@ -13,13 +13,11 @@ without them is the same model.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -33,18 +31,19 @@ from jaxprompt.networks.attention_layer import (
     embedded,
     normed,
 )
+from jaxprompt.networks.normal_stream import NormalStream
 
 __all__ = [
     "Added",
     "Config",
+    "InitStreams",
     "LowRank",
-    "Numbers",
     "Prefix",
     "SoftPrompt",
     "Suffix",
     "Trace",
     "Transformer",
-    "numbers",
+    "init_streams",
 ]
 
 
@@ -107,43 +106,24 @@ class Trace:
     attended: list[Attended]
 
 
-class Row:
-    """One long row of normal numbers, handed out in order.
+class InitStreams(NamedTuple):
+    """Numbers for the model itself and for what is added to it."""
 
-    A model drawn from two rows needs two generators in its program rather than one for every
-    array, and compiles in a small part of the time. Without numbers it gives zeros and counts.
-    """
-
-    def __init__(self, row: Float[Array, " n"] | None = None) -> None:
-        self.row, self.used = row, 0
-
-    def normal(self, shape: Sequence[int], /) -> Array:
-        """The next numbers, in this shape."""
-        size = int(np.prod(shape))
-        first, self.used = self.used, self.used + size
-        if self.row is None:
-            return jnp.zeros(shape, jnp.float32)
-        return self.row[first : self.used].reshape(shape)
+    params: NormalStream
+    added: NormalStream
 
 
-class Numbers(NamedTuple):
-    """Rows for the model itself and for what is added to it."""
-
-    params: Row
-    added: Row
-
-
-Source = nnx.Rngs | Numbers
+Source = nnx.Rngs | InitStreams
 """Where a model's initial numbers come from."""
 
 
-def numbers(config: Config, added: Added, *, key: Key[Array, ""]) -> Numbers:
+def init_streams(config: Config, added: Added, *, key: Key[Array, ""]) -> InitStreams:
     """All numbers that a model's initial parameters (float32) take."""
-    return Numbers(*(Row(row) for row in _rows(*_sizes(config, added), key)))
+    return InitStreams(*(NormalStream(row) for row in _draw_rows(*_sizes(config, added), key)))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
+def _draw_rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
     first, second = jax.random.split(key)
     return random_table.normals(first, 0, 1, own)[0], random_table.normals(
         second, 0, 1, max(added, 1)
@@ -152,7 +132,7 @@ def _rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
 
 @functools.lru_cache(maxsize=64)
 def _sizes(config: Config, added: Added) -> tuple[int, int]:
-    counting = Numbers(Row(), Row())
+    counting = InitStreams(NormalStream(), NormalStream())
     nnx.eval_shape(lambda: Transformer(config, added, rngs=counting))
     return counting.params.used, counting.added.used
 

@@ -17,7 +17,8 @@ import pytest
 from flax import nnx
 
 from jaxprompt.networks import transformer
-from jaxprompt.networks.transformer import Added, Config, Numbers, Row, Trace, Transformer
+from jaxprompt.networks.normal_stream import NormalStream
+from jaxprompt.networks.transformer import Added, Config, InitStreams, Trace, Transformer
 from jaxprompt.prefix.claims.pattern_invariance import ratio_change
 
 from .conftest import peer
@@ -53,7 +54,7 @@ def tokens():
 def hosted(gpt2, positions, added=Added()):  # noqa: B008
     """Our transformer with the same weights; its position table is these rows of theirs."""
     config = Config(LAYERS, HEADS, WIDTH, TOKENS, TOKENS, VOCABULARY)
-    model = Transformer(config, added, rngs=Numbers(Row(), Row()))
+    model = Transformer(config, added, rngs=InitStreams(NormalStream(), NormalStream()))
     weights = {n: x.detach().numpy() for n, x in gpt2.transformer.named_parameters()}
 
     def put(module, own, theirs):

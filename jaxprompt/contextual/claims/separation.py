@@ -30,6 +30,7 @@ from jaxprompt.contextual.parameters import (
 )
 from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Regions, Relation
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.networks.descend import descend
 from jaxprompt.stats import Estimate
 
 __all__ = [
@@ -307,7 +308,7 @@ def _restarts(
 ) -> Array:  # fmt: skip
     def restart(args: tuple[Cases, Array, Array]) -> Array:
         point, start, weight = args
-        return _descend(model, intercept, point, weight, start)
+        return _best_visited(model, intercept, point, weight, start)
 
     return lax.map(jax.vmap(restart), (points, starts, weights))
 
@@ -315,14 +316,13 @@ def _restarts(
 _BATCH = 256
 
 
-def _descend(
+def _best_visited(
     model: Callable[[Rival, Cases], Array], intercept: Array, point: Cases, weights: Array,
     start: Array,
 ) -> Array:  # fmt: skip
-    optimiser = optax.adam(RATE)
     reach = jnp.maximum(jnp.abs(point.relevant).max(), jnp.abs(point.irrelevant).max())
 
-    def loss(flat: Array) -> tuple[Array, Array]:
+    def loss(flat: Array, _: None) -> tuple[Array, Array]:
         # Parameters in units that suit the tokens' size.
         p = Rival(
             flat[:2] / reach, flat[2:4] / reach, flat[4:8].reshape(2, 2) / reach**2,
@@ -333,16 +333,8 @@ def _descend(
         sure = ROUNDING * (jnp.abs(flat[:2]).sum() + jnp.abs(p.intercept))
         return weights @ jax.nn.softplus(-margin), (margin > sure).mean(dtype=jnp.float32)
 
-    def step(carry: tuple[Array, Any, Array], _: None) -> tuple[Any, None]:
-        flat, state, best = carry
-        (_, right), slope = jax.value_and_grad(loss, has_aux=True)(flat)
-        updates, state = optimiser.update(slope, state)
-        flat = jnp.asarray(optax.apply_updates(flat, updates))
-        return (flat, state, jnp.maximum(best, right)), None
-
-    carry = (start, optimiser.init(start), jnp.zeros((), jnp.float32))
-    (_, _, best), _ = lax.scan(step, carry, None, length=STEPS)
-    return best
+    _, (_, shares) = descend(loss, start, optax.adam(RATE), steps=STEPS, has_aux=True)
+    return shares.max()
 
 
 @jax.jit
@@ -491,7 +483,11 @@ cannot all be right; three can, since the constants may differ.
     ignored=FAMILY,
     quantities=(
         Quantity("linear", "best accuracy of a linear model, no intercept", **_TO_ROUNDING),
-        Quantity("linear_prompt", "best accuracy of linear prompt-attention, no intercept", **_TO_ROUNDING),
+        Quantity(
+            "linear_prompt",
+            "best accuracy of linear prompt-attention, no intercept",
+            **_TO_ROUNDING,
+        ),
         Quantity("linear_prompt_intercept", "the same with intercept", **_TO_ROUNDING),
         Quantity("self_attention", "best accuracy of self-attention, no intercept", **_TO_ROUNDING),
         Quantity("self_attention_intercept", "the same with intercept", **_TO_ROUNDING),

@@ -13,7 +13,7 @@ Every model gives a number for one sequence; the prediction is its sign. All are
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Key
 from jaxprompt import attention
 from jaxprompt.compute import random_table
 from jaxprompt.contextual.simulation.gradient_steps import Batch
+from jaxprompt.networks.descend import descend
 
 __all__ = ["MODELS", "STEPS", "Model", "Weights", "best_run", "feature", "output"]
 
@@ -123,21 +124,16 @@ def _run(
 
     fixed = None if model.prompt or model.matrix else features(start)
 
-    def objective(weights: Weights) -> Array:
+    def objective(weights: Weights, _: None = None) -> Array:
+        weights = Weights(
+            *(x if on else lax.stop_gradient(x) for on, x in zip(trained, weights, strict=True))
+        )
         outputs = (features(weights) if fixed is None else fixed) @ weights.head
         energy = sum(jnp.square(x).sum() for on, x in zip(trained, weights, strict=True) if on)
         loss = jnp.where(used, jax.nn.softplus(-batch.labels * outputs), 0.0).sum() / used.sum()
         return loss + ridge / 2 * energy
 
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
-
-    def step(state: tuple[Weights, Any], _: None) -> tuple[Any, Array]:
-        value, slope = jax.value_and_grad(objective)(state[0])
-        own = (x if on else jnp.zeros_like(x) for on, x in zip(trained, slope, strict=True))
-        slope = Weights(*own)
-        updates, rest = optimiser.update(slope, state[1])
-        return (optax.apply_updates(state[0], updates), rest), value
-
-    (weights, _), values = lax.scan(step, (start, optimiser.init(start)), None, length=STEPS)
+    weights, values = descend(objective, start, optimiser, steps=STEPS)
     final = objective(weights)
     return weights, final, (values[-(STEPS // 10)] - final) / final

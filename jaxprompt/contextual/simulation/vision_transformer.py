@@ -27,23 +27,24 @@ from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
 from jaxprompt.compute.devices import map_trials
 from jaxprompt.errors import ParameterError
+from jaxprompt.networks.normal_stream import NormalStream
 
 __all__ = [
     "BATCH",
     "MOVES",
     "Config",
+    "ForwardOutputs",
     "Head",
     "Prompt",
+    "PromptMask",
     "Run",
-    "Seen",
-    "Use",
     "Vision",
+    "forward",
     "initial",
-    "look",
-    "moving",
     "patches",
+    "prompt_mask",
     "train",
-    "use",
+    "trainable_mask",
 ]
 
 
@@ -78,20 +79,20 @@ class Config:
             )
 
 
-class Use(NamedTuple):
+class PromptMask(NamedTuple):
     """Which prompts a model has, and whether each layer has its own."""
 
     present: Float[Array | np.ndarray, " prompts"]
     deep: Float[Array | np.ndarray, ""]
 
 
-def use(config: Config, prompts: int = 0, deep: bool = False) -> Use:
+def prompt_mask(config: Config, prompts: int = 0, deep: bool = False) -> PromptMask:
     """A model with its first `prompts` prompts."""
     present = (np.arange(config.prompts) < prompts).astype(np.float32)
-    return Use(present, np.asarray(deep, np.float32))
+    return PromptMask(present, np.asarray(deep, np.float32))
 
 
-class Seen(NamedTuple):
+class ForwardOutputs(NamedTuple):
     """What a model makes of images.
 
     `patterns` is the class token's attention in every layer, over itself, the prompts and the
@@ -109,35 +110,21 @@ def _normed(x: Array, scale: Array, shift: Array) -> Array:
     return centred * lax.rsqrt(variance + 1e-5) * scale + shift
 
 
-class Row:
-    """Normal numbers handed out in order: one generator for a whole model compiles quickly."""
-
-    def __init__(self, row: Float[Array, " n"] | None = None) -> None:
-        self.row, self.used = row, 0
-
-    def normal(self, *shape: int) -> Array:
-        """The next numbers, in this shape; zeros where there is no row."""
-        first, self.used = self.used, self.used + int(np.prod(shape))
-        if self.row is None:
-            return jnp.zeros(shape, jnp.float32)
-        return self.row[first : self.used].reshape(shape)
-
-
 class Block(nnx.Module):
     """Attention, then the MLP, each with a norm in front and a sum after."""
 
-    def __init__(self, config: Config, row: Row) -> None:
-        d, normal = config.width, row.normal
+    def __init__(self, config: Config, stream: NormalStream) -> None:
+        d, normal = config.width, stream.normal
         out = (2 * config.layers * d) ** -0.5
         self.heads = config.heads
         self.scales = nnx.Param(jnp.ones((2, d)))
         self.shifts = nnx.Param(jnp.zeros((2, d)))
-        self.query = nnx.Param(normal(d, d) * d**-0.5)
-        self.pairs = nnx.Param(normal(d, 2 * d) * d**-0.5)
-        self.out = nnx.Param(normal(d, d) * out)
-        self.wide = nnx.Param(normal(d, 2 * d) * d**-0.5)
+        self.query = nnx.Param(normal((d, d)) * d**-0.5)
+        self.pairs = nnx.Param(normal((d, 2 * d)) * d**-0.5)
+        self.out = nnx.Param(normal((d, d)) * out)
+        self.wide = nnx.Param(normal((d, 2 * d)) * d**-0.5)
         self.wide_bias = nnx.Param(jnp.zeros(2 * d))
-        self.narrow = nnx.Param(normal(2 * d, d) * out / 2**0.5)
+        self.narrow = nnx.Param(normal((2 * d, d)) * out / 2**0.5)
         self.narrow_bias = nnx.Param(jnp.zeros(d))
 
     def __call__(self, stream: Array, seen: Array, rows: int) -> tuple[Array, Array, Array]:
@@ -166,18 +153,20 @@ class Block(nnx.Module):
 class Vision(nnx.Module):
     """The model on patches of images, in the dtype of its parameters."""
 
-    def __init__(self, config: Config, row: Row) -> None:
-        d, c, normal = config.width, config, row.normal
+    def __init__(self, config: Config, stream: NormalStream) -> None:
+        d, c, normal = config.width, config, stream.normal
         self.config = config
-        self.embedding = nnx.Param(normal(c.pixels, d) * c.pixels**-0.5)
-        self.position = nnx.Param(normal(c.patches**2, d) * 0.1)
-        self.reader = Reader(jnp.zeros((c.layers, d)).at[0].set(normal(d) * 0.1))
-        self.blocks = nnx.List([Block(config, row) for _ in range(c.layers)])
+        self.embedding = nnx.Param(normal((c.pixels, d)) * c.pixels**-0.5)
+        self.position = nnx.Param(normal((c.patches**2, d)) * 0.1)
+        self.reader = Reader(jnp.zeros((c.layers, d)).at[0].set(normal((d,)) * 0.1))
+        self.blocks = nnx.List([Block(config, stream) for _ in range(c.layers)])
         self.scale, self.shift = nnx.Param(jnp.ones(d)), nnx.Param(jnp.zeros(d))
-        self.head, self.bias = Head(normal(d, c.classes) * d**-0.5), Head(jnp.zeros(c.classes))
-        self.prompt = Prompt(normal(c.layers, c.prompts, d) * 0.1)
+        self.head, self.bias = Head(normal((d, c.classes)) * d**-0.5), Head(jnp.zeros(c.classes))
+        self.prompt = Prompt(normal((c.layers, c.prompts, d)) * 0.1)
 
-    def __call__(self, images: Float[Array, "B patches pixels"], given: Use) -> Seen:
+    def __call__(
+        self, images: Float[Array, "B patches pixels"], mask: PromptMask
+    ) -> ForwardOutputs:
         """Logits, and what happened on the way."""
         m, count = self.config.prompts, images.shape[0]
         prompt = self.prompt[...]
@@ -186,11 +175,11 @@ class Vision(nnx.Module):
         first = jnp.broadcast_to(prompt[0], (count, *prompt.shape[1:]))
         stream = jnp.concatenate([reader, first, stream], axis=1)
         everywhere = jnp.ones(stream.shape[1] - m, bool)
-        seen = jnp.concatenate([everywhere[:1], given.present > 0, everywhere[1:]])
+        seen = jnp.concatenate([everywhere[:1], mask.present > 0, everywhere[1:]])
         patterns, streams = [], []
         for layer, block in enumerate(self.blocks):
             if layer:
-                own = prompt[layer] * given.deep + stream[:, 1 : m + 1] * (1 - given.deep)
+                own = prompt[layer] * mask.deep + stream[:, 1 : m + 1] * (1 - mask.deep)
                 reader = stream[:, :1] + self.reader[...][layer]
                 stream = jnp.concatenate([reader, own, stream[:, m + 1 :]], axis=1)
             # Only the class token is read from the last layer.
@@ -200,7 +189,7 @@ class Vision(nnx.Module):
             streams.append(normed[:, m + 1 :])
         read = _normed(stream[:, 0], self.scale[...], self.shift[...])
         logits = read @ self.head[...] + self.bias[...]
-        return Seen(logits, jnp.stack(patterns), jnp.stack(streams))
+        return ForwardOutputs(logits, jnp.stack(patterns), jnp.stack(streams))
 
 
 def patches(images: Float[np.ndarray, "B height width"], side: int) -> np.ndarray:
@@ -215,7 +204,7 @@ def patches(images: Float[np.ndarray, "B height width"], side: int) -> np.ndarra
 
 @functools.lru_cache(maxsize=32)
 def _parts(config: Config) -> tuple[Any, Any]:
-    return nnx.split(nnx.eval_shape(lambda: Vision(config, Row())))
+    return nnx.split(nnx.eval_shape(lambda: Vision(config, NormalStream())))
 
 
 def _leaves(config: Config) -> list[tuple[Any, int]]:
@@ -239,7 +228,7 @@ def _model(config: Config, flat: Array) -> Vision:
 def initial(config: Config, *, key: Key[Array, ""]) -> Float[Array, " P"]:
     """Parameters of a new model in float32, as one vector."""
     size = sum(size for _, size in _leaves(config))
-    state = nnx.state(Vision(config, Row(random_table.normals(key, 0, 1, size)[0])))
+    state = nnx.state(Vision(config, NormalStream(random_table.normals(key, 0, 1, size)[0])))
     return jnp.concatenate([x.ravel() for x in jax.tree.leaves(state)])
 
 
@@ -248,7 +237,7 @@ MOVES = ("everything", "head", "reader", "deep_reader", "prompts", "deep_prompts
 of every layer."""
 
 
-def moving(config: Config, what: str, prompts: int = 0) -> Float[np.ndarray, " P"]:
+def trainable_mask(config: Config, what: str, prompts: int = 0) -> Float[np.ndarray, " P"]:
     """1 for each parameter that moves, 0 for the others.
 
     Raises:
@@ -292,7 +281,7 @@ class Run(NamedTuple):
 
     start: Float[np.ndarray, " P"]
     moves: Float[np.ndarray, " P"]
-    given: Use
+    mask: PromptMask
     images: Float[np.ndarray, "N patches pixels"]
     labels: Int[np.ndarray, " N"]
     samples: int
@@ -311,7 +300,7 @@ def train(config: Config, runs: Sequence[Run]) -> Float[np.ndarray, "runs P"]:
         run = runs[min(index, len(runs) - 1)]
         numbers = np.int32(run.samples), np.int32(run.steps), np.float32(run.rate)
         return np.asarray(
-            _run(config, run.start, run.moves, run.given, run.images, run.labels, *numbers)
+            _run(config, run.start, run.moves, run.mask, run.images, run.labels, *numbers)
         )
 
     def block(indices: np.ndarray) -> np.ndarray:
@@ -325,11 +314,11 @@ _ADAM = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(
-    config: Config, start: Array, moves: Array, given: Use, images: Array, labels: Array,
+    config: Config, start: Array, moves: Array, mask: PromptMask, images: Array, labels: Array,
     samples: Array, steps: Array, rate: Array,
 ) -> Array:  # fmt: skip
     def loss(flat: Array, x: Array, y: Array) -> Array:
-        logits = _model(config, flat)(x, given).logits
+        logits = _model(config, flat)(x, mask).logits
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
     def step(place: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
@@ -344,8 +333,9 @@ def _run(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def look(
-    config: Config, flat: Float[Array, " P"], given: Use, images: Float[Array, "B patches pixels"]
-) -> Seen:
+def forward(
+    config: Config, flat: Float[Array, " P"], mask: PromptMask,
+    images: Float[Array, "B patches pixels"],
+) -> ForwardOutputs:  # fmt: skip
     """What the model with these parameters makes of images."""
-    return _model(config, flat)(images, given)
+    return _model(config, flat)(images, mask)

@@ -165,8 +165,8 @@ def model():
 @pytest.mark.parametrize(("prompts", "deep"), [(0, False), (1, False), (2, True)])
 def test_forward_against_numpy(model, prompts, deep):
     flat, pictures = model
-    seen = vision_transformer.look(
-        SMALL, flat, vision_transformer.use(SMALL, prompts, deep), pictures
+    seen = vision_transformer.forward(
+        SMALL, flat, vision_transformer.prompt_mask(SMALL, prompts, deep), pictures
     )
     for place, image in enumerate(pictures):
         logits, patterns, streams = plain(flat, image.astype(np.float64), prompts, deep)
@@ -183,8 +183,8 @@ def test_prompts_beside_the_patches_leave_the_first_layer(model):
     flat, pictures = model
     shares = []
     for prompts in (0, 2):
-        seen = vision_transformer.look(
-            SMALL, flat, vision_transformer.use(SMALL, prompts), pictures
+        seen = vision_transformer.forward(
+            SMALL, flat, vision_transformer.prompt_mask(SMALL, prompts), pictures
         )
         patterns = np.asarray(seen.patterns, np.float64)[..., 3:]
         shares.append(patterns / patterns.sum(axis=-1, keepdims=True))
@@ -202,14 +202,15 @@ def test_only_the_chosen_parameters_move(model):
     flat, _ = model
     rng = np.random.default_rng(1)
     pictures = rng.standard_normal((8, 4, 3)).astype(np.float32)
-    labels, none = np.arange(8) % 4, vision_transformer.use(SMALL)
+    labels, none = np.arange(8) % 4, vision_transformer.prompt_mask(SMALL)
     counts = {"head": 36, "reader": 8, "deep_reader": 16, "prompts": 8, "deep_prompts": 32}
     counts["everything"] = flat.size - 32
     plans = [(what, 0 if what != "prompts" else 1) for what in counts]
     plans = [(what, 2 if what == "deep_prompts" else m) for what, m in plans]
     runs = [
         Run(
-            flat, vision_transformer.moving(SMALL, what, m), vision_transformer.use(SMALL, m, what == "deep_prompts"),
+            flat, vision_transformer.trainable_mask(SMALL, what, m),
+            vision_transformer.prompt_mask(SMALL, m, what == "deep_prompts"),
             pictures, labels, 6, 2, 1e-2,
         )
         for what, m in plans
@@ -222,18 +223,18 @@ def test_only_the_chosen_parameters_move(model):
     for (what, m), row in zip(plans, found, strict=False):
         moved = row != flat
         assert moved.sum() == counts[what], what
-        assert (moved <= (vision_transformer.moving(SMALL, what, m) > 0)).all(), what
+        assert (moved <= (vision_transformer.trainable_mask(SMALL, what, m) > 0)).all(), what
     np.testing.assert_array_equal(found[-1], found[0])
-    before, after = (vision_transformer.look(SMALL, x, none, pictures) for x in (flat, found[0]))
+    before, after = (vision_transformer.forward(SMALL, x, none, pictures) for x in (flat, found[0]))
     np.testing.assert_array_equal(after.patterns, before.patterns)
     assert (np.asarray(after.logits) != np.asarray(before.logits)).any()
 
 
 def test_unknown_adaptations_are_refused():
     with pytest.raises(ParameterError, match=r"`what` = .*tail"):
-        vision_transformer.moving(SMALL, "tail")
+        vision_transformer.trainable_mask(SMALL, "tail")
     with pytest.raises(ParameterError, match="`prompts` = 3"):
-        vision_transformer.moving(SMALL, "prompts", 3)
+        vision_transformer.trainable_mask(SMALL, "prompts", 3)
     with pytest.raises(ParameterError, match="multiple of the 3 heads"):
         Config(2, 3, width=8, heads=3)
 
