@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import xarray
 
-    from jaxprompt.compute.trials import per_trial
+    from jaxprompt.compute.trials import paired, per_trial, trajectory
     from jaxprompt.core.calibration import calibrate
     from jaxprompt.core.claim import (
         Agreement,
+        AtLeast,
+        AtMost,
         Claim,
         Curves,
         Design,
+        Distribution,
         Falsifier,
         Quantity,
+        Rate,
         Relation,
+        Run,
         Verdict,
     )
     from jaxprompt.core.parameters import Parameter
@@ -38,12 +43,17 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Agreement": "core.claim",
+    "AtLeast": "core.claim",
+    "AtMost": "core.claim",
     "Claim": "core.claim",
     "Curves": "core.claim",
     "Design": "core.claim",
+    "Distribution": "core.claim",
     "Falsifier": "core.claim",
     "Quantity": "core.claim",
+    "Rate": "core.claim",
     "Relation": "core.claim",
+    "Run": "core.claim",
     "Verdict": "core.claim",
     "Parameter": "core.parameters",
     "Estimate": "stats",
@@ -53,20 +63,27 @@ _HOME = {
     "claims": "core.registry",
     "load_claims": "core.registry",
     "draw": "presentation.notebook",
+    "paired": "compute.trials",
     "per_trial": "compute.trials",
+    "trajectory": "compute.trials",
 }
 _MODULES = ("attention", "contextual", "prefix", "universal", "stats", "sweep")
 
 __all__ = [
     "Agreement",
+    "AtLeast",
+    "AtMost",
     "Claim",
     "Curves",
     "Design",
+    "Distribution",
     "Estimate",
     "Falsifier",
     "Parameter",
     "Quantity",
+    "Rate",
     "Relation",
+    "Run",
     "Status",
     "Verdict",
     "__version__",
@@ -76,7 +93,9 @@ __all__ = [
     "draw",
     "load",
     "load_claims",
+    "paired",
     "per_trial",
+    "trajectory",
 ]
 
 
@@ -93,7 +112,7 @@ def load(folder: str | Path) -> xarray.Dataset:
     """
     if Path(folder).suffix == ".csv":
         return _import("presentation.table_files").load_table(Path(folder))
-    return _import("sweep.store").load(folder)
+    return _import("sweep.dataset").load_sweep(folder)
 
 
 def __getattr__(name: str) -> Any:
