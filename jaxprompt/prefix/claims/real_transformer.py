@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.core.claim import (
@@ -28,6 +27,7 @@ from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks import minilm
+from jaxprompt.networks.descend import descend
 from jaxprompt.networks.minilm import HEADS, Adapter, Encoded, Text, Weights
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims import bias_identity, pattern_invariance, prefix_subspace
@@ -63,8 +63,8 @@ WIDTH = 32
 """Width of a head."""
 
 CHANGE, KEPT = 1e-3, 1e-11
-"""A log-ratio that moves by more than the first has changed; below the second it is rounding:
-weights down to 1e-30 come from scores of size 10² in float64."""
+"""A log-ratio that moves by more than the first number has changed; one that moves by less than the
+second has been kept, up to rounding: weights down to 1e-30 come from float64 scores of size 10²."""
 
 PER_RANK = 4
 """Prefix vectors with as many parameters as one more rank of both pairs of factors."""
@@ -76,8 +76,8 @@ def closed_form(
     *, vectors: Any = None, layer: Any = None, added: Any = None, steps: Any = None,
     examples: Any = None, **arrays: Any,
 ) -> dict[str, Any]:  # fmt: skip
-    """What a query's arrays give; with `vectors`, the room of their bias and limits of accuracies;
-    with `layer` and `added`, the limit of `pattern_change` there."""
+    """Output and patterns for a query's arrays; with `vectors`, bounds of ranks and limits of
+    accuracies; with `layer` and `added`, the limit of `pattern_change` in that layer."""
     return _closed_form({}, vectors=vectors, layer=layer, added=added, **arrays)
 
 
@@ -127,7 +127,7 @@ def start(arm: str, vectors: int, *, key: Key[Array, ""]) -> Adapter:
 
 
 BATCH, SHARPNESS = 16, 20.0
-"""Sentences of a step, and what cosines are multiplied by to be logits."""
+"""Sentences in a training step; and the factor that makes logits of cosines."""
 
 
 class Outcome(NamedTuple):
@@ -152,24 +152,16 @@ def features(weights: Weights, text: Text, adapter: Adapter) -> Float[Array, "B 
 def _train(
     weights: Weights, adapter: Adapter, head: Array, text: Text, labels: Array, rates: Array
 ) -> Adapter:
-    """Adam on the added parameters alone; `text`, `labels` and `rates` lead with the steps."""
+    """Train the added parameters by Adam; axis 0 of `text`, `labels` and `rates` is the step."""
 
-    def loss(adapter: Adapter, text: Text, labels: Array) -> Array:
+    def loss(adapter: Adapter, batch: tuple[Text, Array]) -> Array:
+        text, labels = batch
         output = minilm.encode(weights, text, adapter).output
         logits = SHARPNESS * _unit_rows(minilm.pooled(output, text.present)) @ head.T
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    def step(carry: tuple[Adapter, Any], data: Any) -> tuple[tuple[Adapter, Any], None]:
-        adapter, memory = carry
-        text, labels, rate = data
-        slope = jax.grad(loss)(adapter, text, labels)
-        moves, memory = adaptation.MOMENTS.update(slope, memory)
-        moved = jax.tree.map(lambda x, move: x - rate * move, adapter, moves)
-        return (moved, memory), None
-
-    tree: Any = adapter  # a tree of arrays, which its type does not tell
-    begin = (adapter, adaptation.MOMENTS.init(tree))
-    return lax.scan(step, begin, (text, labels, rates))[0][0]
+    batches = (text, labels)
+    return descend(loss, adapter, adaptation.MOMENTS, data=batches, rates=rates).parameters
 
 
 @functools.lru_cache(maxsize=64)
@@ -281,7 +273,7 @@ def simulate(
 
 
 SENTENCES = 16
-"""Sentences that a layer is looked into with."""
+"""Sentences on which each layer is measured."""
 
 
 def _cast(tree: Any, dtype: str) -> Any:
@@ -300,7 +292,7 @@ def _model_and_sentences(dtype: str) -> tuple[Weights, Text]:
 
 
 def _bias_dimensions(adapter: Adapter) -> dict[str, Estimate]:
-    """What `prefix.prefix_subspace` bounds, in every layer given its actual inputs; float64."""
+    """The ranks that `prefix.prefix_subspace` bounds, over all layers on their own inputs; float64."""
     with jax.enable_x64(True):
         weights, text = _model_and_sentences("float64")
         own = _cast(adapter, "float64")
@@ -326,7 +318,7 @@ def _rounding(dtype: str, largest: float) -> dict[str, Any]:
 
 
 def _layer_cells(adapter: Adapter, dtype: str) -> Iterator[Cell]:
-    """Each layer's heads as the model ran them, beside the exact scores of what it was given."""
+    """One cell a layer: its heads' outputs in the model, and the exact scores of its inputs."""
     with jax.enable_x64(True):
         weights, text = _model_and_sentences(dtype)
         own = _cast(adapter, dtype)
