@@ -456,7 +456,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
-    validate=validate,
+    check_parameters=validate,
     designs={
         "quick": Design((*POINTS, *SUPREMA, {"centres": 8, "degree": 1},
                          {"centres": 32, "degree": 1}), 2),

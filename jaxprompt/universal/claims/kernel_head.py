@@ -220,7 +220,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
-    validate=validate,
+    check_parameters=validate,
     designs={
         "quick": Design(_runs((3,)), 2),
         "full": Design(_runs((0, 1, 30, 1000)), 2),

@@ -320,8 +320,13 @@ def _theorem_line(centres: float, sphere_dim: int) -> float:
 
 
 def _needed_line(centres: float, sphere_dim: int) -> float:
-    """Error that N keys fixed in advance cannot avoid for L = 1: half a packing distance."""
-    return point_sets.covering_bound(sphere_dim, centres + 1) / (1 if sphere_dim == 1 else 2)
+    """Error that N keys fixed in advance cannot avoid for L = 1, as `prefix_lower_bound` has it.
+
+    Beyond the circle it is half the distance at which N + 1 points are sure to fit.
+    """
+    if sphere_dim == 1:
+        return math.pi / (2 * math.ceil(centres / 2))
+    return point_sets.covering_bound(sphere_dim, centres + 1) / 2
 
 
 def _paper_line(centres: float, sphere_dim: int) -> float:

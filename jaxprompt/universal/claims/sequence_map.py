@@ -257,7 +257,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
-    validate=validate,
+    check_parameters=validate,
     designs={
         "quick": Design((
             *({"form": "cantor", "resolution": k} for k in (1, 2, 3, 4)),

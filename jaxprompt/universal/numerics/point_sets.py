@@ -49,21 +49,93 @@ def cap_share(sphere_dim: int, angle: float) -> float:
 
 
 def packing_bound(sphere_dim: int, distance: float) -> float:
-    """A lower bound on how many points fit with all distances at least `distance` (radians).
+    r"""A lower bound on how many points fit with all distances at least `distance` (radians).
 
-    A maximal such set covers the sphere by caps of that radius. On the circle it is exact; one
-    less than the number is returned there when the points would just fit, since what N fixed
-    keys cannot do needs a distance above, not at, the limit.
+    The largest of three, exact on the circle: a maximal such set covers the sphere within
+    `distance` (by :func:`covering_bound`); points in bands of latitude `distance` apart, each band
+    a sphere of one dimension less; and root systems and lattices whose points are 60° apart, whose
+    numbers on :math:`S^2, S^3, S^7` and :math:`S^{23}` are the kissing numbers. Bounds of Delsarte,
+    Levenshtein or Coxeter and Rogers are from above, and say nothing here.
     """
+    if distance > math.pi:
+        return 1.0
     if sphere_dim == 1:
-        return float(max(math.ceil(2 * math.pi / distance - 1e-9) - 1, 1))
-    return float(max(math.floor(1 / cap_share(sphere_dim, min(distance, math.pi))), 1))
+        return float(math.floor(2 * math.pi / distance + ROUNDING))
+    return max(
+        2.0,
+        _covering_number(sphere_dim, distance),
+        _points_in_bands(sphere_dim, distance),
+        _known_configuration(sphere_dim, distance),
+    )
+
+
+ROUNDING = 1e-9
+"""Share by which a distance may exceed what fits exactly: 2π/N is not a whole part of 2π."""
+
+MOST_BANDS = 50_000
+"""Most bands that are counted, in all dimensions together."""
+
+LATTICE_POINTS = {5: 72, 6: 126, 7: 240, 15: 4320, 23: 196560}
+"""Points 60° apart on S^m: the roots of E6, E7, E8, and the shortest vectors of the lattices of
+Barnes and Wall in 16 and of Leech in 24 dimensions."""
+
+
+def _covering_number(sphere_dim: int, radius: float) -> float:
+    """Fewest centres that can cover the sphere within `radius`, by area or Fejes Tóth's theorem."""
+    if radius >= math.pi / 2:
+        return 2.0 if radius < math.pi else 1.0
+    if sphere_dim == 2:
+        share = 6 / math.pi * math.atan(1 / (math.sqrt(3) * math.cos(radius)))
+        return math.ceil(2 * share / (share - 1) * (1 - ROUNDING))
+    return math.ceil((1 - ROUNDING) / cap_share(sphere_dim, radius))
+
+
+def _points_in_bands(sphere_dim: int, distance: float) -> float:
+    """Points on latitudes `distance` apart: the equator's and those above and below it."""
+    if sphere_dim == 1:
+        return float(math.floor(2 * math.pi / distance + ROUNDING))
+    if (math.pi / distance) ** (sphere_dim - 1) > MOST_BANDS:
+        return 1.0
+    total = 0.0
+    for j in range(math.floor(math.pi / 2 / distance + ROUNDING) + 1):
+        radius = math.cos(min(j * distance, math.pi / 2))
+        half_chord = math.sin(distance / 2)
+        # A band that is too small for two points holds one, such as a pole.
+        inside = 2 * math.asin(half_chord / radius) if half_chord <= radius else math.inf
+        points = _points_in_bands(sphere_dim - 1, inside) if inside < math.inf else 1.0
+        total += max(points, 1.0) * (2 if j else 1)
+    return total
+
+
+def _known_configuration(sphere_dim: int, distance: float) -> float:
+    n = sphere_dim + 1
+    best = 1.0
+    if distance <= math.acos(-1 / n) * (1 + ROUNDING):
+        best = n + 1.0  # a simplex
+    if distance <= math.pi / 2 * (1 + ROUNDING):
+        best = 2.0 * n  # the cross-polytope
+    if distance <= math.pi / 3 * (1 + ROUNDING):
+        # The roots of D_n, or a lattice with more.
+        best = float(max(2 * n * (n - 1), LATTICE_POINTS.get(sphere_dim, 0)))
+    if sphere_dim == 2 and distance <= math.atan(2) * (1 + ROUNDING):
+        best = max(best, 12.0)  # the icosahedron
+    if sphere_dim == 3 and distance <= math.pi / 5 * (1 + ROUNDING):
+        best = max(best, 120.0)  # the 600-cell
+    return best
 
 
 def covering_bound(sphere_dim: int, count: float) -> float:
-    """The least covering radius `count` centres can have, by area: radians."""
-    share: Any = brentq(lambda r: cap_share(sphere_dim, r) - 1 / count, 0.0, math.pi, xtol=1e-15)
-    return float(share)
+    r"""The least covering radius that `count` centres can have, in radians.
+
+    On :math:`S^2` by Fejes Tóth's theorem: the circumradius of an equilateral triangle of which
+    2N − 4 make up the sphere, which the tetrahedron, the octahedron and the icosahedron attain.
+    Elsewhere by area; on the circle that is exact.
+    """
+    if sphere_dim == 2 and count >= 2:
+        angle = math.pi / 6 * count / (count - 2) if count > 3 else math.pi / 2
+        return math.acos(1 / (math.tan(angle) * math.sqrt(3)))
+    radius: Any = brentq(lambda r: cap_share(sphere_dim, r) - 1 / count, 0.0, math.pi, xtol=1e-15)
+    return float(radius)
 
 
 class Cover(NamedTuple):

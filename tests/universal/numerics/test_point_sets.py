@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from scipy import optimize, special
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal.numerics import point_sets
@@ -69,11 +70,92 @@ def test_flat_centres_are_refused():
 
 
 @pytest.mark.parametrize("m", [1, 2, 3])
-def test_area_bounds_enclose_what_nets_do(m):
+def test_covering_bounds_enclose_what_nets_do(m):
     cover = point_sets.net(m, 0.4)
     count = len(cover.centres)
     assert point_sets.covering_bound(m, count) <= cover.covering * (1 + 1e-12)
-    assert point_sets.packing_bound(m, 0.4) <= count
+    # A net need not hold as many points as fit, but it covers.
+    assert point_sets._covering_number(m, 0.4) <= count
+
+
+@pytest.mark.parametrize(
+    ("m", "count"), [(1, 6), (2, 12), (3, 24), (4, 40), (5, 72), (6, 126), (7, 240), (23, 196560)]
+)
+def test_kissing_numbers(m, count):
+    """Points 60° apart: the numbers known (m = 1, 2, 3, 7, 23) or the best known."""
+    assert point_sets.packing_bound(m, np.pi / 3) == count
+
+
+@pytest.mark.parametrize(
+    ("m", "distance", "count"),
+    [
+        (1, 2 * np.pi / 7, 7),
+        (2, 1.9106, 4),  # tetrahedron
+        (2, np.pi / 2, 6),  # octahedron
+        (2, np.arctan(2), 12),  # icosahedron
+        (3, np.pi / 5, 120),  # 600-cell
+        (5, np.pi / 2, 12),
+        (4, np.pi, 2),
+    ],
+)
+def test_packings_that_are_known(m, distance, count):
+    assert point_sets.packing_bound(m, distance) == count
+
+
+def delsarte_bound(m, distance, degree=26):
+    """Delsarte's linear programme: no set of points with such distances is larger than this."""
+    cosine = np.linspace(-1, np.cos(distance), 3000)
+    if m == 1:
+        poly = np.stack([np.cos(k * np.arccos(cosine)) for k in range(1, degree + 1)])
+    else:
+        poly = np.stack([
+            special.eval_gegenbauer(k, (m - 1) / 2, cosine)
+            / special.eval_gegenbauer(k, (m - 1) / 2, 1.0)
+            for k in range(1, degree + 1)
+        ])  # fmt: skip
+    # f = 1 + Σ c_k P_k with c ≥ 0 and f ≤ 0 on [−1, cos d]: at most f(1) points.
+    found = optimize.linprog(np.ones(degree), A_ub=poly.T, b_ub=np.full(cosine.size, -1.0))
+    assert found.status == 0
+    return 1 + found.fun
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("distance", [0.5, 0.8, np.pi / 3, 1.3, np.pi / 2, 1.7, 2.2])
+def test_no_packing_passes_delsartes_bound(m, distance):
+    """It is counted from constructions; Delsarte's programme bounds it from the other side."""
+    assert point_sets.packing_bound(m, distance) <= delsarte_bound(m, distance) * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("distance", [0.1, 0.35, 0.9, 1.2])
+def test_points_in_bands_keep_their_distance(distance):
+    """The points that are counted on S², laid out and measured."""
+    points = []
+    for j in range(-int(np.pi / 2 / distance + 1e-9), int(np.pi / 2 / distance + 1e-9) + 1):
+        height, radius = np.sin(j * distance), np.cos(j * distance)
+        ratio = np.sin(distance / 2) / max(radius, 1e-300)
+        count = int(np.pi / np.arcsin(ratio) + 1e-9) if ratio <= 1 else 1
+        angle = 2 * np.pi * np.arange(count) / count
+        points += [(radius * np.cos(a), radius * np.sin(a), height) for a in angle]
+    points = np.array(points)
+    apart = np.arccos(np.clip(points @ points.T, -1, 1)) + 10 * np.eye(len(points))
+    assert apart.min() >= distance * (1 - 1e-7)
+    assert point_sets._points_in_bands(2, distance) == len(points)
+
+
+@pytest.mark.parametrize(("count", "cosine"), [(4, 1 / 3), (6, 3**-0.5), (12, 0.7946544722917661)])
+def test_fejes_toth_bound_is_attained_by_the_solids(count, cosine):
+    """Tetrahedron, octahedron and icosahedron; the area bound is 10 to 18 per cent below."""
+    found = point_sets.covering_bound(2, count)
+    assert np.cos(found) == pytest.approx(cosine, rel=1e-12)
+    assert 0.8 < np.arccos(1 - 2 / count) / found < 0.92
+
+
+def test_no_points_on_the_sphere_cover_better_than_fejes_toth():
+    random = np.random.default_rng(5)
+    for count in (4, 5, 9, 30, 200):
+        for points in (random.normal(size=(count, 3)), point_sets.fibonacci(count)):
+            points = points / np.linalg.norm(points, axis=1, keepdims=True)
+            assert point_sets.covering_radius(points) > point_sets.covering_bound(2, count)
 
 
 def test_cap_share():
