@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import jax
 
@@ -11,7 +11,7 @@ __all__ = ["own_settings"]
 
 
 @contextlib.contextmanager
-def own_settings(x64: bool | None = None) -> Iterator[None]:
+def own_settings(x64: bool | None = None) -> Generator[None]:
     """Run the package's code under the settings it is written for, in this thread.
 
     A caller may have made JAX raise on implicit promotion of ranks or dtypes, on NaN, or on a key

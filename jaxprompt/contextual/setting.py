@@ -46,7 +46,7 @@ from jaxprompt.core.parameters import check_parameters
 __all__ = [
     "CONTEXT", "DIM", "GAIN", "LAW_NAMES", "MODEL", "NOISE", "RATIO", "RELEVANT", "RIDGE",
     "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "TOKENS", "Setting",
-    "complete", "learnable", "optional", "sample_counts", "to_simulate",
+    "complete", "learnable", "make_setting", "optional", "sample_counts", "to_simulate",
 ]  # fmt: skip
 
 MODEL, complete, learnable = FAMILY, check_law, check_trainable
@@ -119,3 +119,8 @@ class Setting:
             np.asarray(values["shifts"], dtype=np.float64),
             np.asarray(values["shift_weights"], dtype=np.float64),
         )
+
+
+def make_setting(**parameters: Any) -> dict[str, Setting]:
+    """The set-up of a simulation whose trial takes a `setting`."""
+    return {"setting": Setting.make(**parameters)}

@@ -194,8 +194,10 @@ class Claim:
         runs = self.designs["quick"].runs
         if shapes is None or not runs or self.measure is not None or self.simulation_sets_up:
             return
+        # Along shared parameters a trial returns an entry for each value: one value shows the rest.
+        single = {n: v[0] if n in self.shared and np.ndim(v) else v for n, v in runs[0].items()}
         try:
-            point = self.validated(dict(runs[0]), simulate=True)
+            point = self.validated(single, simulate=True)
         except JaxpromptError:
             return  # the check refuses that point, with a better line
         with own_settings(x64=True):
@@ -295,7 +297,10 @@ class Claim:
         declared = {q.name for q in self.quantities}
         unused = getattr(self.simulation, "statistic_arguments", {})
         inputs = {name for names in unused.values() for name in names} - declared
-        return {name: e for name, e in estimates.items() if name not in inputs}
+        order = [q.name for q in self.quantities]
+        kept = [name for name in estimates if name not in inputs]
+        kept.sort(key=lambda name: order.index(name) if name in order else len(order))
+        return {name: estimates[name] for name in kept}
 
     def _check_trials(self, trials: Any, first: int) -> None:
         if not _is_integer(trials) or not 2 <= trials <= MOST_TRIALS:

@@ -139,7 +139,7 @@ def side_of(claim: Claim, quantity: Quantity, predicted: Any) -> Side:
 
 def declare_kind(claim: Claim, quantity: Quantity, estimate: Estimate) -> Estimate:
     """The estimate with the kind that claim and quantity declare for it."""
-    kind = getattr(estimate, "kind", "undeclared")
+    kind: Any = getattr(estimate, "kind", "undeclared")
     values = getattr(estimate, "values", None)
     dof = getattr(estimate, "dof", float(max(estimate.trials - 1, 1)))
     if quantity.proportion and kind in ("undeclared", "sampled") and np.ndim(estimate.mean) == 0:
@@ -168,7 +168,7 @@ def axis_labels(
     """What to call each place along a quantity's axis."""
     if not quantity.axis or len(shape) != 1:
         return None
-    along = parameters.get(quantity.axis)
+    along: Any = parameters.get(quantity.axis)
     if np.ndim(along) == 1 and len(along) == shape[0]:
         return [f"{quantity.axis} = {value:g}" for value in along]
     return [f"{quantity.axis}[{place}]" for place in range(shape[0])]

@@ -126,7 +126,7 @@ class Design:
         for run in self.runs:
             changes: dict[str, Any] = {}
             for name, value in wanted.items():
-                offered = run.get(name)
+                offered: Any = run.get(name)
                 options = list(np.ravel(offered)) if np.ndim(offered) == 1 else [offered]
                 if not any(_same(value, option) for option in options):
                     break

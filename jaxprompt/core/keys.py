@@ -33,6 +33,7 @@ def as_key(key: Any) -> jax.Array:
         return _seeded(int(key))
     if not isinstance(key, jax.Array | np.ndarray):
         raise _not_a_key(key)
+    key = jnp.asarray(key)
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape != ():
             raise _not_a_key(f"{key.shape[0] if key.shape else 0} keys")
@@ -41,8 +42,8 @@ def as_key(key: Any) -> jax.Array:
     if key.dtype != np.uint32 or key.ndim != 1 or key.shape[0] < 2:
         raise _not_a_key(key)
     if key.shape[0] == 2:
-        return jax.random.wrap_key_data(jnp.asarray(key), impl=_IMPLEMENTATION)
-    return _folded(jnp.asarray(key))
+        return jax.random.wrap_key_data(key, impl=_IMPLEMENTATION)
+    return _folded(key)
 
 
 def _seeded(seed: int) -> jax.Array:
