@@ -36,9 +36,10 @@ from jaxprompt.core.parameters import LARGEST, Parameter
 from jaxprompt.errors import JaxpromptError
 from jaxprompt.presentation import report
 from jaxprompt.presentation.table_files import load_table_rows, save_table
-from jaxprompt.sweep import store
-from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep import Sweep, store
+from jaxprompt.sweep.dataset import make_dataset
 from jaxprompt.sweep.store import SweepStore
+from jaxprompt.sweep.tasks import make_tasks
 
 MARK = "jaxprompt-was-here"
 """Name of a file that appears if a payload is ever run."""
@@ -141,7 +142,7 @@ def fuzz_sweep_file(chance: random.Random, folder: Path) -> str:
         return refused(error)
     assert 0 < math.prod(job.shape) <= store.MOST_CELLS
     assert json.loads(job.config)["claim"] == job.claim
-    assert job.tasks(np.ones(job.shape, bool))
+    assert next(make_tasks(job, np.ones(job.shape, bool)))
     return "read"
 
 
@@ -248,13 +249,13 @@ def sound_store(folder: Path) -> tuple[Path, Any]:
         values = {"error": 0.25 + place, "error_stderr": 0.1, "error_predicted": math.pi}
         made.write(index, values, 4)
     made.judge(np.array([[1, 2], [3, 4]]))
-    return home, made.dataset()
+    return home, make_dataset(made)
 
 
 def fuzz_store(chance: random.Random, folder: Path) -> str:
     """Open a damaged sweep: refused, or read as it was."""
     home, whole = sound_store(folder)
-    undo = damage(home / "sweep.zarr", chance)
+    undo = damage(home, chance)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

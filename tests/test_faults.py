@@ -268,7 +268,7 @@ def test_durations_come_from_clocks_that_only_go_forward():
 
 
 def test_a_clock_that_jumps_changes_no_result(toy, monkeypatch, tmp_path):
-    from jaxprompt.sweep import run as sweeps
+    from jaxprompt import sweep as sweeps
 
     job = sweeps.Sweep("contextual.toy", {"level": (1.0, 2.0, 3.0)}, {"size": 4}, 20, 1)
     alone = sweeps.run(job, tmp_path / "alone").dataset
@@ -355,4 +355,4 @@ def test_two_sweeps_started_on_one_folder(tmp_path):
     _, errors = first.communicate(timeout=200)
     assert first.returncode in (0, 3), errors
     assert store.SweepStore.open(tmp_path / "out").done.all()
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.zarr"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.sqlite"]

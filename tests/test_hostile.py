@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
 import random
+import sqlite3
 import sys
 import warnings
 from collections import Counter
@@ -22,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import jaxprompt as jp
-from jaxprompt import attention, stats
+from jaxprompt import attention, stats, sweep
 from jaxprompt.cli import terminal
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.parameters import LARGEST, WHOLE, Parameter
@@ -31,8 +33,9 @@ from jaxprompt.presentation import report
 from jaxprompt.presentation.statement_html import markup
 from jaxprompt.presentation.table_files import save_table
 from jaxprompt.stats import Comparison, Estimate, Status
-from jaxprompt.sweep import store
-from jaxprompt.sweep.run import MOST_BYTES, Sweep
+from jaxprompt.sweep import Sweep, store
+from jaxprompt.sweep.config import MOST_BYTES
+from jaxprompt.sweep.tasks import make_tasks
 
 
 def load_fuzz():
@@ -246,7 +249,7 @@ def test_any_tables_for_a_sweep(toy, grid, fixed):
     except jaxtyping.TypeCheckError:  # the types in signatures are checked under test only
         return
     else:
-        assert job.tasks(np.ones(job.shape, bool))
+        assert next(make_tasks(job, np.ones(job.shape, bool)))
 
 
 @bounded
@@ -439,9 +442,9 @@ def test_a_mark_of_byte_order_is_no_matter(tmp_path):
 
 
 def test_a_grid_of_too_many_cells_is_refused_at_once(toy):
-    wide = tuple(float(i) for i in range(1, 1001))
-    sizes = tuple(range(1, 1001))
-    with pytest.raises(UsageError, match="has 1000000 cells: must be at most 100000"):
+    wide = tuple(float(i) for i in range(1, 10_001))
+    sizes = tuple(range(1, 10_001))
+    with pytest.raises(UsageError, match="has 100000000 cells: must be at most 10000000"):
         Sweep("contextual.toy", {"level": wide, "size": sizes})
 
 
@@ -454,87 +457,122 @@ def sound(tmp_path):
     return home, whole
 
 
-def rewrite(path, **changes):
-    text = json.loads(path.read_text())
-    text["attributes"].update(changes)
-    path.write_text(json.dumps(text))
+def rewrite(home, seal=True, **changes):
+    """Change entries of a store's description, with its checksum or without."""
+    with contextlib.closing(sqlite3.connect(home / store.FILE)) as connection:
+        query = "SELECT value, checksum FROM meta WHERE name = 'description'"
+        value, checksum = connection.execute(query).fetchone()
+        value = json.dumps({**json.loads(value), **changes}).encode()
+        checksum = store._meta_sum("description", value) if seal else checksum
+        query = "UPDATE meta SET value = ?, checksum = ? WHERE name = 'description'"
+        connection.execute(query, (value, checksum))
+        connection.commit()
 
 
-def test_an_older_schema_is_read_and_migrated(sound):
-    home, whole = sound
-    path = home / "sweep.zarr" / "zarr.json"
-    text = json.loads(path.read_text())
-    for name in ("checksum", "statuses"):
-        del text["attributes"][name]
-    text["attributes"]["schema"] = 2
-    path.write_text(json.dumps(text))
-    assert jp.load(home).identical(whole), "reading alone changes nothing"
-    assert json.loads(path.read_text())["attributes"]["schema"] == 2
-    store.SweepStore.open(home, "r+")
-    assert json.loads(path.read_text())["attributes"]["schema"] == store.SCHEMA
-    assert jp.load(home).identical(whole)
+def execute(home, *statements):
+    with contextlib.closing(sqlite3.connect(home / store.FILE)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        connection.commit()
 
 
 @pytest.mark.parametrize("schema", [1, 99, None, "3", [3]])
 def test_other_schemas_are_refused(sound, schema):
-    rewrite(sound[0] / "sweep.zarr" / "zarr.json", schema=schema)
+    rewrite(sound[0], schema=schema)
     with pytest.raises(UsageError, match=r"has schema .*run the sweep again") as caught:
         jp.load(sound[0])
     fuzz.refused(caught.value)
 
 
+def test_a_store_of_version_0_1_is_refused_with_the_way_to_convert_it(tmp_path, toy):
+    (tmp_path / "out" / "sweep.zarr").mkdir(parents=True)
+    job = Sweep("contextual.toy", {"level": (1.0,), "size": (4,)}, {}, 20, 1)
+    for act in (lambda: jp.load(tmp_path / "out"), lambda: sweep.run(job, tmp_path / "out")):
+        with pytest.raises(UsageError, match=r"was stored by jaxprompt 0\.1: convert") as caught:
+            act()
+        fuzz.refused(caught.value)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"grid": '{"level": [1.0]}'},
-        {"grid": "[]"},
-        {"grid": "{}"},
-        {"grid": '{"level": [1e400, 1], "loss": ["a", "b"]}'},
-        {"quantities": '["../../error"]'},
-        {"quantities": '["error", "error"]'},
-        {"environment": "3"},
-        {"errors": '{"0": 3}'},
-        {"starts": "yes"},
+        {"grid": {"level": [1.0]}},
+        {"grid": []},
+        {"grid": {}},
+        {"grid": {"level": [float("inf"), 1], "loss": ["a", "b"]}},
+        {"grid": {"level": [1.0, 1.0], "loss": ["a", "b"]}},
+        {"grid": {"level": list(range(10**4)), "loss": list(range(10**4))}},
+        {"quantities": ["level"]},
+        {"quantities": ["error", "error"]},
+        {"quantities": ["error", "error_stderr"]},
+        {"environment": 3},
+        {"sessions": [3]},
+        {"fingerprint": "x"},
         {"config": "x"},
     ],
-    ids=str,
+    ids=lambda changes: str(changes)[:60],
 )
 def test_wrong_descriptions_are_refused_even_with_their_checksum(sound, changes):
-    path = sound[0] / "sweep.zarr" / "zarr.json"
-    rewrite(path, **changes)
-    text = json.loads(path.read_text())["attributes"]
-    rewrite(path, checksum=store._description_sum(text))
+    rewrite(sound[0], **changes)
     with pytest.raises(UsageError, match="is damaged") as caught:
         jp.load(sound[0])
     fuzz.refused(caught.value)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"shape": [10**6, 10**6]},
-        {"shape": [4]},
-        {"data_type": "int64", "fill_value": 0},
-        {"fill_value": 1.0},
-        {"codecs": [{"name": "bytes"}, {"name": "numcodecs.pickle"}]},
-        {"codecs": [{"name": "transpose", "configuration": {"order": [1, 0]}}, {"name": "bytes"}]},
-        {"chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2, 2]}}},
-    ],
-    ids=str,
-)
-def test_arrays_laid_out_otherwise_are_refused(sound, changes):
-    path = sound[0] / "sweep.zarr" / "error" / "zarr.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(UsageError, match="is damaged"):
+def test_a_description_without_its_checksum_is_refused(sound):
+    rewrite(sound[0], seal=False, quantities=["failure"])
+    with pytest.raises(UsageError, match=r"is damaged .*not the one that was written"):
         jp.load(sound[0])
 
 
-def test_a_status_that_was_changed_is_no_status(sound):
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TRIGGER t AFTER INSERT ON cells BEGIN DELETE FROM cells; END",
+        "CREATE VIEW v AS SELECT * FROM cells",
+        "CREATE TABLE more (a)",
+        "ALTER TABLE cells ADD COLUMN more",
+        "DROP TABLE failures",
+    ],
+)
+def test_files_laid_out_otherwise_are_refused(sound, statement):
+    execute(sound[0], statement)
+    with pytest.raises(UsageError, match="its tables are not those of a sweep") as caught:
+        jp.load(sound[0])
+    fuzz.refused(caught.value)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM cells WHERE cell = 1",
+        "UPDATE cells SET record = 'text' WHERE cell = 1",
+        "UPDATE cells SET record = (SELECT record FROM cells WHERE cell = 2) WHERE cell = 1",
+        "UPDATE cells SET checksum = checksum + 1 WHERE cell = 1",
+        "INSERT INTO cells SELECT 99, record, checksum FROM cells WHERE cell = 1",
+        "INSERT INTO failures VALUES (1, 'boo', 3)",
+        "DELETE FROM meta WHERE name = 'counts'",
+    ],
+)
+def test_cells_that_changed_are_refused(sound, statement):
     home, _ = sound
-    one, other = sorted(p for p in (home / "sweep.zarr/status/c").rglob("*") if p.is_file())[:2]
-    one.write_bytes(other.read_bytes())
-    with pytest.raises(UsageError, match="the statuses of the sweep are damaged"):
+    execute(home, statement)
+    with pytest.raises(UsageError, match=r"damaged.*--resume") as caught:
         jp.load(home)
+    fuzz.refused(caught.value)
+
+
+@pytest.mark.parametrize("codes", [b"", b"\x01\x02\x03", b"\x01\x02\x03\x09", b"\x01\x02\x03\xff"])
+def test_a_status_that_was_changed_is_no_status(sound, codes):
+    home, _ = sound
+    rows = [(codes, store._meta_sum("statuses", codes)), (b"\x01\x02\x03\x03", 0)]
+    for row in rows:
+        with contextlib.closing(sqlite3.connect(home / store.FILE)) as connection:
+            text = "UPDATE meta SET value = ?, checksum = ? WHERE name = 'statuses'"
+            connection.execute(text, row)
+            connection.commit()
+        with pytest.raises(UsageError, match="the statuses of the sweep are damaged"):
+            jp.load(home)
 
 
 def test_a_table_whose_numbers_changed_is_refused(tmp_path):

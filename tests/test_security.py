@@ -23,8 +23,7 @@ from jaxprompt.core.claim import Agreement, Falsifier
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import JaxpromptError
 from jaxprompt.presentation import report
-from jaxprompt.sweep import store
-from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep import Sweep
 
 ROOT = Path(jp.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))

@@ -117,8 +117,8 @@ def map_trials(
 block_observer: ContextVar[Callable[[Callable[..., Any], np.ndarray], None] | None] = ContextVar(
     "block_observer", default=None
 )
-"""Called with the block and all indices before :func:`map_trials` runs anything: to look at its
-shapes, and to raise where only those are wanted."""
+"""Called with a block, and the indices of those that run at the same time, before any of them runs:
+to look at shapes, and to raise where only those are wanted."""
 
 
 ROWS = 128
@@ -178,6 +178,8 @@ def _on_threads(
     workers: int,
 ) -> list[Any]:
     """Blocks of indices on `workers` threads, each on its device (None: the default one)."""
+    if observe := block_observer.get():
+        observe(block, indices[:workers])
     x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
     def run(part: np.ndarray, place: Device | None) -> Any:

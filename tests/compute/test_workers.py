@@ -17,8 +17,8 @@ import pytest
 import jaxprompt as jp
 from jaxprompt.compute.workers import TRIES, WorkerPool, outcomes
 from jaxprompt.errors import UsageError
-from jaxprompt.sweep import run as sweeps
-from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep import Sweep
+from jaxprompt.sweep import runner as sweeps
 
 
 class Mortal(WorkerPool):
@@ -135,9 +135,10 @@ def test_a_cell_that_kills_its_worker_is_recorded(toy, tmp_path, stepped):
 
     class Killed(Mortal):
         def submit(self, fn, task):
-            return super().submit(lambda place: fn(task), task.indices[0])
+            cells = tuple(index for one in task for index in one.indices)
+            return super().submit(lambda places: fn(task), cells)
 
-    pool = stepped(Killed(lambda place, tries: place == (1, 1)))
+    pool = stepped(Killed(lambda places, tries: (1, 1) in places))
     result = sweeps.run(job, tmp_path / "out", executor=pool)
     assert result.errors == {
         "1,1": "its worker process died 4 times: give it more memory, or lower --workers"

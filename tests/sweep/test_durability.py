@@ -10,6 +10,7 @@ import random
 import resource
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -20,9 +21,8 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.errors import UsageError
-from jaxprompt.sweep import run as sweeps
-from jaxprompt.sweep import store
-from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep import Sweep, store
+from jaxprompt.sweep import runner as sweeps
 from jaxprompt.sweep.store import SweepStore
 
 
@@ -67,36 +67,34 @@ import numpy as np
 sys.path.insert(0, sys.argv[1])
 os.environ["JAXPROMPT_TEST_TYPES"] = "0"
 from conftest import make_toy
-import jaxprompt, xarray, zarr
+import jaxprompt, xarray
 from pathlib import Path
-from jaxprompt import engine, sweep as sweeps
 from jaxprompt.stats import mean_estimate
-from jaxprompt.store import SweepStore
+from jaxprompt.sweep import Sweep, runner, tasks
+from jaxprompt.sweep.store import SweepStore
 
 folder, kills = Path(sys.argv[2]), int(sys.argv[3])
 
 def simulation(*, key, trials, level, size):
-    time.sleep(0.003)
+    time.sleep(0.01)
     draws = np.random.default_rng([int(100 * level), size]).normal(level, size=trials)
     return {"value": mean_estimate(draws)}
 
 claim = make_toy(simulation=simulation)
-sweeps.find_claim = lambda id: claim
-sweeps.as_key = lambda seed: seed  # no random numbers of JAX: nothing to start in every child
-sweeps.fold_in_parameters = lambda *a: 0
+tasks._task_key = lambda *a: 0  # no random numbers of JAX: nothing to start in every child
 claim.__class__.simulate = lambda self, *, key, trials, **p: simulation(key=key, trials=trials, **p)
-sweeps.environment = lambda seed: {"seed": seed}
-sweeps.jax.process_count = lambda: 1
-sweeps._statuses = lambda sweep, store: np.ones(sweep.shape)
+runner.environment = lambda seed: {"seed": seed}
+runner.jax.process_count = lambda: 1
+runner.judge_cells = lambda sweep, store: np.ones(sweep.shape)
 grid = {"level": tuple(float(x) for x in range(1, 13)), "size": (2, 4, 6, 8)}
-job = sweeps.Sweep("contextual.toy", grid, {}, 20, 1)
-claim.__class__._evaluate = lambda self, form, values: {"value": values["level"]}
+job = Sweep(claim, grid, {}, 20, 1)
+claim.__class__.predict = lambda self, level, size: {"value": level}
 
 def start(out):
     child = os.fork()
     if child == 0:
         try:
-            sweeps.run(job, out, resume=True)
+            runner.run(job, out, resume=True)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr, flush=True)
@@ -128,7 +126,14 @@ print(hit, place + 1, *stages)
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path):
     kills = 24
-    command = [sys.executable, "-c", KILLER, str(Path(__file__).parents[1]), str(tmp_path), str(kills)]
+    command = [
+        sys.executable,
+        "-c",
+        KILLER,
+        str(Path(__file__).parents[1]),
+        str(tmp_path),
+        str(kills),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     hit, sweeps_done, *stages = map(int, done.stdout.split())
@@ -140,8 +145,7 @@ def test_a_killed_sweep_resumes_to_the_same_bits(tmp_path):
     for place in range(sweeps_done):
         assert_same(jp.load(tmp_path / f"part{place}"), whole)
         left = [p.name for p in (tmp_path / f"part{place}").iterdir()]
-        assert left == ["sweep.zarr"]
-        assert not list((tmp_path / f"part{place}").rglob("*.partial"))
+        assert left == ["sweep.sqlite"]
 
 
 TOML = """
@@ -187,7 +191,7 @@ def test_the_command_line_killed_at_random_moments(tmp_path, options):
         return process.returncode, errors.decode()
 
     def flags(out):
-        return len(files(out, "done")) if SweepStore.exists(out) else 0
+        return int(SweepStore.open(out).done.sum()) if SweepStore.exists(out) else 0
 
     code, errors = finish(start(tmp_path / "whole"))
     assert code in (0, 3), errors
@@ -215,29 +219,40 @@ def test_the_command_line_killed_at_random_moments(tmp_path, options):
 # --- damage ---
 
 
-def files(out, name):
-    """The chunks of a variable that was written."""
-    return sorted(p for p in (out / "sweep.zarr" / name / "c").rglob("*") if p.is_file())
+VARIABLES = store.variables(["value"])
 
 
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
+def change(out, statement, *values):
+    """Change the file behind the back of what wrote it."""
+    with contextlib.closing(sqlite3.connect(out / store.FILE)) as connection:
+        connection.execute(statement, values)
+        connection.commit()
 
 
-def empty(path):
-    path.write_bytes(b"")
+def record_of(out, cell):
+    with contextlib.closing(sqlite3.connect(out / store.FILE)) as connection:
+        query = "SELECT record FROM cells WHERE cell = ?"
+        return connection.execute(query, (cell,)).fetchone()[0]
 
 
-def flip(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    path.write_bytes(bytes(data))
+def cut(record, at):
+    return record[:-1]
 
 
-@pytest.mark.parametrize("harm", [cut, empty, flip, Path.unlink])
-@pytest.mark.parametrize("name", ["value", "value_stderr", "value_predicted", "trials", "checksum"])
+def empty(record, at):
+    return b""
+
+
+def flip(record, at):
+    return record[:at] + bytes([record[at] ^ 0x10]) + record[at + 1 :]
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip])
+@pytest.mark.parametrize("name", ["cell", "trials", *VARIABLES])
 def test_a_damaged_cell_is_refused_and_computed_anew(whole, tmp_path, harm, name):
-    harm(files(tmp_path / "out", name)[2])
+    at = 8 * ["cell", "trials", *VARIABLES].index(name) + 5
+    record = harm(record_of(tmp_path / "out", 2), at)
+    change(tmp_path / "out", "UPDATE cells SET record = ? WHERE cell = 2", record)
     with pytest.raises(UsageError, match=r"1 cells of the sweep are damaged \(first: cell 1,0\)"):
         jp.load(tmp_path / "out")
     seen = []
@@ -250,23 +265,81 @@ def test_a_damaged_cell_is_refused_and_computed_anew(whole, tmp_path, harm, name
     assert_same(jp.load(tmp_path / "out"), whole)
 
 
-@pytest.mark.parametrize("harm", [cut, empty, Path.unlink])
-def test_a_damaged_flag_is_a_cell_that_is_not_done(whole, tmp_path, harm):
-    harm(files(tmp_path / "out", "done")[2])
-    assert SweepStore.open(tmp_path / "out").done.sum() == 5
+def test_a_damaged_checksum_is_a_damaged_cell(whole, tmp_path):
+    change(tmp_path / "out", "UPDATE cells SET checksum = checksum + 1 WHERE cell = 2")
+    with pytest.raises(UsageError, match=r"1 cells of the sweep are damaged \(first: cell 1,0\)"):
+        jp.load(tmp_path / "out")
     assert_same(sweeps.run(job(), tmp_path / "out", resume=True).dataset, whole)
 
 
+def test_a_cell_that_vanished_is_noticed_and_computed_anew(whole, tmp_path):
+    change(tmp_path / "out", "DELETE FROM cells WHERE cell = 2")
+    with pytest.raises(UsageError, match="1 cells of the sweep are damaged"):
+        jp.load(tmp_path / "out")
+    again = sweeps.run(job(), tmp_path / "out", resume=True)
+    assert again.notes == ("1 damaged cells are computed anew",)
+    assert_same(again.dataset, whole)
+    assert_same(jp.load(tmp_path / "out"), whole)
+
+
 def test_cells_that_changed_places_are_noticed(whole, tmp_path):
-    one, other = files(tmp_path / "out", "value")[:2]
-    one.write_bytes(other.read_bytes())
-    assert SweepStore.open(tmp_path / "out").damaged.sum() == 1
+    change(tmp_path / "out", "UPDATE cells SET cell = 90 WHERE cell = 1")
+    change(tmp_path / "out", "UPDATE cells SET cell = 1 WHERE cell = 2")
+    change(tmp_path / "out", "UPDATE cells SET cell = 2 WHERE cell = 90")
+    assert SweepStore.open(tmp_path / "out").damaged.sum() == 2
+    assert_same(sweeps.run(job(), tmp_path / "out", resume=True).dataset, whole)
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "value/zarr.json", "done/zarr.json"])
-@pytest.mark.parametrize("harm", [cut, empty, Path.unlink])
-def test_a_damaged_description_is_refused_in_one_line(whole, tmp_path, name, harm):
-    harm(tmp_path / "out" / "sweep.zarr" / name)
+@pytest.mark.parametrize("seed", range(40))
+def test_damage_anywhere_in_the_file_changes_no_number(whole, tmp_path, seed):
+    """A page cut off, zeroed or with flipped bits: refused, or read as it was; resumed, or refused
+    in one line, and never another number."""
+    chance, path = random.Random(seed), tmp_path / "out" / store.FILE
+    data = bytearray(path.read_bytes())
+    at = chance.randrange(len(data))
+    match seed % 4:
+        case 0:
+            data[at] ^= 1 << chance.randrange(8)
+        case 1:
+            data[at : at + 512] = bytes(len(data[at : at + 512]))
+        case 2:
+            data = data[:at]
+        case _:
+            data[at : at + 64] = chance.randbytes(len(data[at : at + 64]))
+    path.write_bytes(bytes(data))
+    for act in (jp.load, lambda out: sweeps.run(job(), out, resume=True).dataset):
+        refusal = ""
+        try:
+            assert_same(act(tmp_path / "out"), whole)
+        except UsageError as error:
+            refusal = str(error)
+        assert "\n" not in refusal
+        assert not refusal or "damaged" in refusal or "cannot be opened" in refusal, refusal
+
+
+def test_damaged_pages_cost_their_cells_alone(toy, tmp_path):
+    grid = {"level": tuple(float(i) for i in range(400))}
+    large = job(grid=grid, fixed={"size": 4}, trials=2)
+    whole = sweeps.run(large, tmp_path / "out").dataset
+    path = tmp_path / "out" / store.FILE
+    data = bytearray(path.read_bytes())
+    pages = len(data) // 4096
+    assert pages > 10
+    at = 4096 * next(p for p in range(6, pages) if data[4096 * p] == 0x0D)  # a leaf of a table
+    data[at : at + 100] = b"\xff" * 100
+    path.write_bytes(bytes(data))
+    with pytest.raises(UsageError, match=r"is damaged .*--resume"):
+        jp.load(tmp_path / "out")
+    seen = []
+    again = sweeps.run(large, tmp_path / "out", resume=True, progress=lambda *p: seen.append(p[0]))
+    assert 250 < seen[0] < 400, "the cells of one page, and no others, are computed anew"
+    assert "damaged cells are computed anew" in again.notes[0]
+    assert_same(again.dataset, whole)
+    assert_same(jp.load(tmp_path / "out"), whole)
+
+
+def test_a_damaged_description_is_refused_in_one_line(whole, tmp_path):
+    change(tmp_path / "out", "UPDATE meta SET value = x'7b7d' WHERE name = 'description'")
     for act in (jp.load, lambda out: sweeps.run(job(), out, resume=True)):
         with pytest.raises(UsageError, match=r"is damaged .*into another folder") as caught:
             act(tmp_path / "out")
@@ -287,8 +360,9 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(whole, tmp_path):
+def test_a_full_disk_is_one_line_and_loses_nothing(whole, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(sweeps, "COMMIT_SHARE", 0)  # each cell is written at once
     with contextlib.ExitStack() as stack:
 
         def fill(done, total):
@@ -298,7 +372,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(whole, tmp_path):
         with pytest.raises(UsageError, match=r"cannot be written .*run again with --resume"):
             sweeps.run(job(), tmp_path / "out", progress=fill)
     assert SweepStore.open(tmp_path / "out").done.sum() == 3
-    assert not list((tmp_path / "out").rglob("*.partial"))
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.sqlite"]
     assert np.isfinite(jp.load(tmp_path / "out")["value"]).sum() == 3
     assert_same(sweeps.run(job(), tmp_path / "out", resume=True).dataset, whole)
 
@@ -334,14 +408,14 @@ def test_two_sweeps_in_one_folder(whole, tmp_path):
         assert "\n" not in str(caught.value)
         assert np.isfinite(jp.load(tmp_path / "out")["value"]).all(), "reading is no matter"
     sweeps.run(job(), tmp_path / "out", resume=True)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.zarr"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.sqlite"]
 
 
 def test_a_dead_holder_leaves_no_lock(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from jaxprompt import store
+from jaxprompt.sweep import store
 with store.lock(Path({str(tmp_path)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -356,10 +430,7 @@ with store.lock(Path({str(tmp_path)!r})):
 # --- growth ---
 
 
-def test_more_grid_values_keep_what_was_computed(whole, toy, toy_claim, tmp_path):
-    few = whole
-    grid = {"level": (0.5, 3.0, 2.0, 1.0), "size": (4, 6, 8)}
-    fresh = sweeps.run(job(grid=grid), tmp_path / "fresh").dataset
+def test_more_grid_values_keep_what_was_computed(toy, toy_claim, tmp_path):
     calls = []
 
     def counted(*, level, size, **params):
@@ -367,6 +438,10 @@ def test_more_grid_values_keep_what_was_computed(whole, toy, toy_claim, tmp_path
         return toy_claim().simulation(level=level, size=size, **params)
 
     toy(simulation=counted)
+    few = sweeps.run(job(), tmp_path / "out").dataset
+    grid = {"level": (0.5, 3.0, 2.0, 1.0), "size": (4, 6, 8)}
+    fresh = sweeps.run(job(grid=grid), tmp_path / "fresh").dataset
+    calls.clear()
     grown = sweeps.run(job(grid=grid), tmp_path / "out", resume=True).dataset
     assert_same(grown, fresh)
     kept = {(level, size) for level in (1.0, 2.0, 3.0) for size in (4, 8)}
@@ -462,11 +537,21 @@ def test_real_simulations_go_on():
         np.testing.assert_allclose(joined.stderr, estimate.stderr, rtol=1e-5, err_msg=name)
 
 
-def test_a_replacement_cut_short_by_a_kill_is_undone(whole, tmp_path):
-    (tmp_path / "out" / "sweep.zarr").rename(tmp_path / "out" / "sweep.zarr.old")
-    (tmp_path / "out" / "sweep.zarr.part").mkdir()
-    assert_same(sweeps.run(job(), tmp_path / "out", resume=True).dataset, whole)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["sweep.zarr"]
+def test_a_growth_cut_short_by_a_kill_is_undone(toy, tmp_path, monkeypatch):
+    """The file keeps the old cells until the transaction that moves them is complete."""
+    whole = sweeps.run(job(), tmp_path / "out").dataset
+    grid = {"level": (0.5, 3.0, 2.0, 1.0), "size": (4, 6, 8)}
+
+    def stopped(self, connection):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepStore, "_write_description", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.run(job(grid=grid), tmp_path / "out", resume=True)
+    assert_same(jp.load(tmp_path / "out"), whole)
+    grown = sweeps.run(job(grid=grid), tmp_path / "out", resume=True).dataset
+    assert_same(grown, sweeps.run(job(grid=grid), tmp_path / "fresh").dataset)
 
 
 # --- provenance ---

@@ -12,10 +12,11 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.core.comparing import group_by_size
+from jaxprompt.core.keys import as_key, fold_in_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError, UsageError
 from jaxprompt.stats import Comparison
-from jaxprompt.sweep import run as sweeps
-from jaxprompt.sweep.run import Sweep
+from jaxprompt.sweep import Sweep
+from jaxprompt.sweep import runner as sweeps
 from jaxprompt.sweep.store import SweepStore
 
 TOML = """
@@ -102,7 +103,7 @@ def test_the_store_returns_what_the_run_returned(finished):
     result, out = finished
     assert_same(result.dataset, jp.load(out))
     assert result.errors == {}
-    assert_same(jp.load(out), jp.load(out / "sweep.zarr"))
+    assert_same(jp.load(out), jp.load(out / "sweep.sqlite"))
 
 
 def test_cells_equal_direct_calls(finished):
@@ -114,7 +115,7 @@ def test_cells_equal_direct_calls(finished):
             found = claim.predict(**fixed, dim=12, ratio=ratio, ridge=ridge)
             cell = data.sel(dim=12, ratio=ratio, ridge=ridge)
             assert float(cell["error_predicted"]) == found["error"]
-    key = sweeps.fold_in_parameters(sweeps.as_key(3), {**fixed, "dim": 12})
+    key = fold_in_parameters(as_key(3), {**fixed, "dim": 12})
     direct = claim.simulate(
         key=key, trials=4, **fixed, dim=12, ratio=[0.5, 2.0], ridge=[0.05, 0.02]
     )
