@@ -96,7 +96,7 @@ class TrialSimulation:
             free, block = self._program(parameters, key)
             run = functools.partial(block, key=key, free=free)
             values = map_trials(run, trials, batch=self._batch, first=first, loops=True)
-        return {name: np.asarray(array) for name, array in values.items()}
+        return {name: _as_float64(np.asarray(array)) for name, array in values.items()}
 
     def _program(
         self, parameters: Mapping[str, Any], key: jax.Array
@@ -129,8 +129,8 @@ class TrialSimulation:
         arguments = {**fixed, **free}
         if self.instance is not None:
             key, drawing = jax.random.split(key)
-            arguments |= self.instance(key=drawing, **_named(self.instance, arguments))
-        return _as_outputs(self.trial(key=key, **_named(self.trial, arguments)))
+            arguments |= _call(self.instance, drawing, arguments)
+        return _as_outputs(_call(self.trial, key, arguments))
 
     def output_shapes(self, where: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Shape and dtype of each number that a trial returns; nothing is computed.
@@ -164,7 +164,7 @@ class TrialSimulation:
 
         def one(index: jax.Array) -> dict[str, Any]:
             drawing = jax.random.split(jax.random.fold_in(key, index))[1]
-            return dict(draw(key=drawing, **_named(draw, parameters)))
+            return dict(_call(draw, drawing, parameters))
 
         with own_settings(x64=self._x64):
             drawn = jax.jit(jax.vmap(one))(np.arange(trials, dtype=np.uint32))
@@ -235,8 +235,8 @@ def paired(first: Trial, second: Trial) -> Trial:
     """
 
     def trial(*, key: jax.Array, **parameters: Any) -> dict[str, Any]:
-        one = first(key=key, **_named(first, parameters))
-        other = second(key=key, **_named(second, parameters))
+        one = _call(first, key, parameters)
+        other = _call(second, key, parameters)
         return {name: jnp.asarray(one[name]) - jnp.asarray(other[name]) for name in one}
 
     trial.__doc__ = f"{first.__name__} minus {second.__name__}, on common random numbers."
@@ -266,13 +266,14 @@ def trajectory(
         wanted = jnp.asarray(parameters[time])
         times = jnp.atleast_1d(wanted).astype(jnp.int32)
         others = {n: v for n, v in parameters.items() if n != time}
-        start_key, step_key = jax.random.split(key)
-        state = init(key=start_key, **_named(init, others))
+        start_key, step_key = jax.random.split(key)  # one for the start, one for all steps
+        state = jax.tree.map(_as_state, _call(init, start_key, others))
 
         def advance(carry: tuple[Any, jax.Array], until: jax.Array) -> Any:
             def one_step(count: jax.Array, state: Any) -> Any:
-                own = jax.random.fold_in(step_key, count)
-                return step(state, key=own, **_named(step, others, skip=1))
+                step_own_key = jax.random.fold_in(step_key, count)
+                moved = _call(functools.partial(step, state), step_own_key, others)
+                return jax.tree.map(_with_dtype_of, state, moved)
 
             state = jax.lax.fori_loop(carry[1], until, one_step, carry[0])
             return (state, until), dict(read(state, **_named(read, others, skip=1)))
@@ -283,6 +284,27 @@ def trajectory(
     trial.__doc__ = read.__doc__
     trial.__module__ = read.__module__
     return TrialSimulation(trial, traced=(*traced, time), batch=batch, dtype=dtype)
+
+
+def _as_state(leaf: Any) -> jax.Array:
+    """A leaf of a state as an array whose type no step changes: numbers are of the trial's type."""
+    array = jnp.asarray(leaf)
+    weak = isinstance(leaf, int | float) and not isinstance(leaf, bool)
+    return array.astype(float) if weak else array
+
+
+def _with_dtype_of(old: jax.Array, new: Any) -> jax.Array:
+    """The new leaf of a state in the old one's type, as a loop requires."""
+    array = jnp.asarray(new)
+    return array if array.dtype == old.dtype else array.astype(old.dtype)
+
+
+def _call(function: Callable[..., Any], key: jax.Array, parameters: Mapping[str, Any]) -> Any:
+    """The function at the parameters that it names, and at its key if it names one."""
+    arguments = inspect.signature(function).parameters.values()
+    takes_key = any(a.name == "key" or a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments)
+    named = _named(function, parameters)
+    return function(key=key, **named) if takes_key else function(**named)
 
 
 def _named(
@@ -311,6 +333,11 @@ def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
 def _statistic_estimate(statistic: Callable[..., Any], samples: Sequence[np.ndarray]) -> Estimate:
     whole = statistic(*samples)
     return whole if isinstance(whole, Estimate) else jackknife(statistic, *samples)
+
+
+def _as_float64(values: np.ndarray) -> np.ndarray:
+    """Numbers in float64; truth values stay what they are, since they declare a proportion."""
+    return values if values.dtype == np.bool_ else values.astype(np.float64)
 
 
 def _is_array(value: Any) -> bool:

@@ -95,7 +95,7 @@ def simulate(*, key: Key[Array, ""], setting: Setting, dim: int, samples: int) -
 @simulate.statistic
 def alignment(signal: np.ndarray, energy: np.ndarray) -> float:
     """E[signal] over the root of E[energy]."""
-    return signal.mean() / np.sqrt(energy.mean())
+    return float(signal.mean() / np.sqrt(energy.mean()))
 
 
 # --- the design ---
