@@ -22,7 +22,7 @@ from jaxprompt.compute import random_table
 from jaxprompt.core.claim import Cell, Claim, Predictor
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
-from jaxprompt.networks.attention_layer import Projections, attend, normed
+from jaxprompt.networks.attention_layer import Projections, attend, normalise_rows
 from jaxprompt.stats import Comparison, Estimate
 
 __all__ = [
@@ -216,7 +216,7 @@ class Draws(NamedTuple):
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the closed form takes."""
+        """The arguments of the closed form."""
         named = {p.name: getattr(self, p.name) for p in HEAD}
         return {name: value for name, value in named.items() if value is not None}
 
@@ -265,7 +265,7 @@ def _draw_layer(layer: Layer, scale: Array, numbers: Array) -> Draws:
     kernel, bias, content, prefix = split_row(numbers, ((d, 3 * d), (3 * d,), (t, d), (n, d)))
     kernel = kernel / np.float32(d**0.5)
     if layer.norm:
-        content, prefix = normed(3 * content + 1), normed(3 * prefix + 1)
+        content, prefix = normalise_rows(3 * content + 1), normalise_rows(3 * prefix + 1)
     content_scores, prefix_scores, *_ = _float64_scores_and_values(kernel, bias, content, prefix, h)
     largest = jnp.maximum(jnp.abs(content_scores).max(), jnp.abs(prefix_scores).max())
     column = jnp.where(jnp.arange(3 * d) < d, (scale / largest).astype(jnp.float32), 1)
@@ -279,7 +279,7 @@ def _draw_layer(layer: Layer, scale: Array, numbers: Array) -> Draws:
 def measure_layer(
     weights: Projections, content: Array, prefix: Array, *, heads: int, causal: bool
 ) -> Draws:
-    """What a layer makes of one content (T, d) and prefix (n, d) in their dtype, without leading R.
+    """Measure a layer on one content (T, d) and prefix (n, d), in their dtype; no leading axis R.
 
     Scores and values are recomputed in float64, so 64-bit types must be on. `visible` is None
     where every position sees all.
@@ -338,7 +338,7 @@ def measure_runs(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Ce
 
 
 def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    """One row a quantity and cell: the entry whose deviation is the largest share of its tolerance.
+    """One row for each quantity and cell: its entry with the largest deviation.
 
     A score is a sum of `terms` products, each rounded; roundings add like the root of their
     number, so a score is off by about √terms units in the last place of the largest score L, and
@@ -375,7 +375,7 @@ def rounding_tolerance(rounding: Mapping[str, Any], values: np.ndarray) -> float
 
 
 def _argmax_deviation(expected: np.ndarray, measured: np.ndarray) -> int:
-    """Place of the largest deviation; one that is not a number comes first."""
+    """Flat index of the largest deviation; NaN counts as the largest of all."""
     return int(np.argmax(np.nan_to_num(np.abs(measured - expected), nan=np.inf)))
 
 
@@ -385,7 +385,7 @@ def summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rounding(width: int, heads: int, dtype: str, scale: float) -> dict[str, Any]:
-    """What :func:`compare_rounding` needs to know of a layer: a score has d + d + d_h terms."""
+    """The ``rounding`` of :func:`compare_rounding`: a score sums d + d + d_h products."""
     return {"terms": 2 * width + width // heads, "largest": scale, "dtype": dtype}
 
 

@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 import jaxprompt as jp
 from jaxprompt.attention import prefixed_head
+from jaxprompt.core.claim import Design
 from jaxprompt.errors import ParameterError
-from jaxprompt.networks.attention_layer import Projections, attend, dense, embedded, mixed, visible
+from jaxprompt.networks.attention_layer import (
+    Projections,
+    attend,
+    attention_mask,
+    attention_with_vjp,
+    dense,
+    embed_tokens,
+)
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims import bias_identity
 from jaxprompt.prefix.claims.pattern_invariance import ratio_change
@@ -232,8 +240,8 @@ def test_a_deep_model_changes_after_its_first_layer():
 
 
 def test_masks_and_dense():
-    np.testing.assert_array_equal(visible(2, 4, True), [[1, 1, 1, 0], [1, 1, 1, 1]])
-    assert visible(3, 3, False).all()
+    np.testing.assert_array_equal(attention_mask(2, 4, True), [[1, 1, 1, 0], [1, 1, 1, 1]])
+    assert attention_mask(3, 3, False).all()
     x, w = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
     np.testing.assert_array_equal(dense(x, w), x @ w)
 
@@ -262,7 +270,7 @@ def test_gradients_of_attention_against_its_definition(masks):
         slopes = (slope, other)
         both = [
             jax.jit(lambda *x, f=f: pulled(lambda *v: f(*v, seen), slopes, *x))(query, key, value)
-            for f in (mixed, plain_attention)
+            for f in (attention_with_vjp, plain_attention)
         ]
     for found, expected in zip(*map(jax.tree.leaves, both), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
@@ -288,11 +296,11 @@ def test_embedding_against_a_product_with_ones_and_zeros():
     slope = jnp.asarray(rng.normal(size=(2, 3, 2)))
     found, expected = (
         pulled(f, slope, table)
-        for f in (lambda t: embedded(tokens, t), lambda t: jax.nn.one_hot(tokens, 4) @ t)
+        for f in (lambda t: embed_tokens(tokens, t), lambda t: jax.nn.one_hot(tokens, 4) @ t)
     )
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
-    assert np.isnan(embedded(jnp.asarray([4]), table)).all()
+    assert np.isnan(embed_tokens(jnp.asarray([4]), table)).all()
 
 
 @pytest.mark.parametrize(
@@ -321,6 +329,6 @@ def test_a_wrong_layer_is_refuted(stem, monkeypatch):
 
     monkeypatch.setattr(head_identity, "draw_layer", leaky)
     claim = jp.claim(f"prefix.{stem}")
-    quick = dataclasses.replace(claim.designs["quick"], runs=(SINGLE,))
+    quick = Design((SINGLE,), claim.designs["quick"].trials)
     claim = dataclasses.replace(claim, designs={**claim.designs, "quick": quick})
     assert claim.check().status == "refuted"

@@ -68,7 +68,7 @@ def closed_form(
     prefix_values: Any = None, visible: Any = None, prefix_visible: Any = None,
     layers: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Output (…, v), patterns and mass of a head; with `layers`, what a deep model must show.
+    """Output (…, v), patterns and mass of a head; with `layers`, limits for a deep model.
 
     Runs under jit and vmap, in the dtype of the arrays.
     """
@@ -189,8 +189,8 @@ def _deep(layers: int, draws: int, key: Array) -> dict[str, Estimate]:
 
 
 DRAWS = 10_000
-"""Random draws of a layer at one scale; all of them stay in memory until they are compared, some
-100 MB a layer and scale."""
+"""Random draws of each layer and scale. They stay in memory until they are compared: about 100 MB
+a layer and scale."""
 SCALES = (10.0, 100.0, 1e3, 1e4)
 """Largest scores; at ±1e4 the softmax saturates, and nothing may overflow."""
 
@@ -236,7 +236,7 @@ def random_layers(
 def measure(
     claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
 ) -> list[Cell]:
-    """Every draw of every layer: its exact scores and values, and what the layer made of them."""
+    """One cell a layer and scale: exact scores and values of its draws, and its output."""
     cells = []
     for parameters, drawn in random_layers(profile, key, draws):
         found = exact(

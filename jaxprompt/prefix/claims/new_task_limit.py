@@ -47,11 +47,12 @@ $n!\,/\prod_dc_d!$ of the $8^n$ inputs, with counts $c_d$ as level as can be.
 """
 
 RELAXED = 0.5
-"""Nats a symbol that the relaxation stays above the fine-tuned model: a symbol in e^-½ = 61 %."""
+"""Least difference of the relaxed and the fine-tuned loss, in nats a symbol: the relaxed model
+gives the right symbol at most e^-½ = 61 % of the fine-tuned one's probability (geometric mean)."""
 
 
 def closed_form(*, length: Any, steps: Any = None, width: Any = None) -> dict[str, Any]:
-    """Where accuracies must lie: at most the value where it is below ½, at least where above."""
+    """Limits of accuracies: upper limits where they are below ½, lower limits elsewhere."""
     return _closed_form({}, length=length)
 
 
@@ -99,7 +100,7 @@ EXAMPLES = 32
 def simulate(
     *, key: Key[Array, ""], trials: int, length: int, steps: int = 750, width: int = 48
 ) -> dict[str, Estimate]:
-    """Train `trials` seeds each way; accuracies are those of the seed that fits the claim least.
+    """Train `trials` seeds each way; accuracies are those of the seed that fits the claim worst.
 
     Standard errors are over test inputs. `relaxation` is the share of seeds whose relaxed loss is
     no higher than the trained prefix's; `relaxed_excess` the least difference, in nats a symbol,
@@ -136,7 +137,7 @@ def simulate(
 def _relaxed_and_trained_losses(
     made: dict[str, Trained], place: int, digits: Array, key: Array
 ) -> tuple[float, float, float]:
-    """Loss on `digits` of the relaxation, of the trained one-vector prefix, and fine-tuned."""
+    """Losses on `digits`: relaxation, trained one-vector prefix, fine-tuned model."""
     config = made["base"].plan.config
     solution = tasks.solved("desc", digits)
     values = []
@@ -175,7 +176,7 @@ def relaxed_loss(
     *,
     key: Key[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Least mean loss found with free masses and one shared bias, and the accuracy there.
+    """Least mean loss with free masses and one shared bias, and the best accuracy, by search.
 
     For a one-layer, one-head model; `own` is one of the starts. Masses are taken from a grid of
     9, which contains 0 and 1; float32.

@@ -83,7 +83,7 @@ def simulate(
 def logit_changes(
     base: Trained, adapted: Trained, place: int, digits: Array
 ) -> tuple[float, float]:
-    """Largest change of a logit from the base, without the addition and with it."""
+    """Largest change of a logit from the base model, with the addition removed and present."""
     config, added = base.plan.config, adapted.plan.added
     state = adapted.parameters_of(place)
     content = jnp.concatenate([digits, digits[:, :-1]], axis=1)

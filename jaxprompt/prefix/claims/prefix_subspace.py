@@ -54,8 +54,8 @@ _TOKENS, _INPUTS = 12, 16
 
 
 def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
-    """Upper bounds on ranks, on the move of log-odds relative to its limit, and on what lies
-    outside the hull; numbers broadcast."""
+    """Upper bounds of every quantity: ranks, the move of log-odds as a share of its limit, and the
+    part of a bias outside the hull; numbers broadcast."""
     return variant({}, vectors=vectors, heads=heads, head_width=head_width)
 
 
@@ -200,7 +200,7 @@ def measure(
 def _trained(
     plan: experiments.Plan, made: experiments.Trained, digits: Array
 ) -> dict[str, Estimate]:
-    """The same of trained one-layer models, in float64."""
+    """The quantities of :func:`simulate` for trained one-layer models, in float64."""
     content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
     layers = [_first_layer(plan.config, plan.added, made.parameters_of(r), content)
               for r in range(len(plan.runs))]  # fmt: skip
@@ -225,7 +225,7 @@ def _first_layer(
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
-    """Few enough dimensions for the positions of a run to fill."""
+    """Refuse more dimensions than a run has positions, which could not show the rank."""
     size = np.multiply(params["heads"], params["head_width"])
     if (size > _TOKENS * _INPUTS).any():
         raise ParameterError(

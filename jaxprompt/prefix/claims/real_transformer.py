@@ -145,7 +145,9 @@ def _unit_rows(x: Array) -> Array:
 @jax.jit
 def features(weights: Weights, text: Text, adapter: Adapter) -> Float[Array, "B d"]:
     """Sentence embeddings of length 1."""
-    return _unit_rows(minilm.pooled(minilm.encode(weights, text, adapter).output, text.present))
+    return _unit_rows(
+        minilm.mean_embedding(minilm.encode(weights, text, adapter).output, text.present)
+    )
 
 
 @jax.jit
@@ -157,7 +159,7 @@ def _train(
     def loss(adapter: Adapter, batch: tuple[Text, Array]) -> Array:
         text, labels = batch
         output = minilm.encode(weights, text, adapter).output
-        logits = SHARPNESS * _unit_rows(minilm.pooled(output, text.present)) @ head.T
+        logits = SHARPNESS * _unit_rows(minilm.mean_embedding(output, text.present)) @ head.T
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
     batches = (text, labels)
@@ -170,7 +172,7 @@ def _train_start(
 ) -> Outcome:
     key = jax.random.fold_in(_key(seed), place)
     split_key, batch_key, start_key = jax.random.split(key, 3)
-    weights = jax.tree.map(jnp.asarray, minilm.pretrained())
+    weights = jax.tree.map(jnp.asarray, minilm.load_pretrained())
     split = sentences.split_sentences(examples, TESTS, key=split_key)
     own = np.asarray(features(weights, split.train, Adapter()))
     means = [own[split.train_labels == label].mean(axis=0) for label in range(2)]
@@ -288,11 +290,11 @@ def _encode(weights: Weights, text: Text, adapter: Adapter) -> Encoded:
 @functools.lru_cache(maxsize=2)
 def _model_and_sentences(dtype: str) -> tuple[Weights, Text]:
     text = sentences.full_length_sentences(SENTENCES)
-    return _cast(minilm.pretrained(), dtype), text
+    return _cast(minilm.load_pretrained(), dtype), text
 
 
 def _bias_dimensions(adapter: Adapter) -> dict[str, Estimate]:
-    """The ranks that `prefix.prefix_subspace` bounds, over all layers on their own inputs; float64."""
+    """The quantities of `prefix.prefix_subspace` over all layers, on their own inputs."""
     with jax.enable_x64(True):
         weights, text = _model_and_sentences("float64")
         own = _cast(adapter, "float64")

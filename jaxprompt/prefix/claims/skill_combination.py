@@ -45,7 +45,7 @@ TASKS = ("asc_add1", "double_hist")
 
 
 def closed_form(**params: Any) -> dict[str, Any]:
-    """Where gains must lie, and the best constant answer's share on counting."""
+    """Limits of gains, and the share of counts that the best constant answer solves."""
     return _closed_form({}, **params)
 
 
@@ -62,7 +62,7 @@ def _closed_form(
 
 
 TESTS = 4 * experiments.TESTS
-"""Test inputs: near ½, where counting at n = 4 lies, a share needs the most."""
+"""Test inputs. Counting at n = 4 has a share near ½, which has the largest standard error."""
 
 
 def plans(length: int, steps: int, seed: tuple[int, ...], model: str = "small") -> dict[str, Plan]:

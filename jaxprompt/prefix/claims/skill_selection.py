@@ -61,7 +61,7 @@ a small model that is barely trained up to half of them end in a poor minimum, w
 and length."""
 
 PART = {"small": 6, "published": 3, "deep": 3}
-"""Each training of a prefix has this part of pretraining's steps."""
+"""A prefix trains for the steps of pretraining divided by this."""
 
 
 def closed_form(*, tasks: Any, length: Any, steps: Any = None, model: Any = None) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def best_runs(prefixed: Trained) -> list[int]:
 
 
 def require_known_tasks(tasks: int, where: str) -> None:
-    """Refuse to train on another number of tasks than there are: the formula takes any."""
+    """Refuse another number of tasks than the experiment has; the formula takes any."""
     if tasks != len(KNOWN):
         raise ParameterError("tasks", tasks, f"{len(KNOWN)} in a simulation", "leave it out", where)
 

@@ -46,11 +46,11 @@ Rounding takes the last few: a logit is a sum of some hundred products over a fe
 
 
 _TOGETHER = 500
-"""Models held at once; 10⁴ of eight layers would take more than 18 GiB."""
+"""Models run at once: all 10⁴ of eight layers would take more than 18 GiB."""
 
 
 def closed_form(*, layers: ArrayLike, prompt: ArrayLike) -> dict[str, Any]:
-    """What the runs must show, for any depth and number of prompt vectors."""
+    """Deviations that must be 0 and shares that must be 1, for any depth and number of vectors."""
     return _closed_form({}, layers=layers, prompt=prompt)
 
 

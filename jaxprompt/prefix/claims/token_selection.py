@@ -130,7 +130,7 @@ def _embed(content: Array, offset: int = 0) -> Array:
 
 
 def _attend_to_position(tokens: Array, at: int, temperature: Any, value: Array) -> Array:
-    """One head of the last token: its key is the one-hot position `at`, its values are given."""
+    """Output of a head whose last token attends to position `at`, with the given values."""
     size = tokens.shape[0]
     positions = tokens[:, -size:]
     sharp = jnp.asarray(temperature, tokens.dtype) / np.sqrt(size).astype(tokens.dtype)
@@ -290,7 +290,7 @@ def _random_words(key: Array, rows: int, columns: int) -> Array:
 
 @functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS)
 def _pack_and_unpack(maps: Array, vocabulary: int, precision: str) -> Array:
-    """Packs, sends 1 + p through the head, and unpacks."""
+    """The digits that come out when packed maps pass through the head as 1 + p."""
     dtype = jnp.dtype(precision)
 
     def one(target: Array) -> Array:

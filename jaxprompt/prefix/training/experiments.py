@@ -52,17 +52,17 @@ ORDER = tuple(tasks.TASKS)
 """Tasks in the order of a run's shares."""
 
 FORMAT = 2
-"""Raised when the meaning of a plan changes, so that older files are not read."""
+"""Version of stored files: it grows when a plan changes its meaning; older files are not read."""
 
 
 def tiny(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
-    """Sizes of a model for `length` digits."""
+    """Sizes of a small model for `length` digits."""
     return Config(layers, heads, width, length, 2 * length - 1, tasks.SYMBOLS)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One training: what moves, on which tasks (one tuple of names for each run), and from where.
+    """One training: which parameters move, on which tasks (a tuple for each run), and from where.
 
     A run whose tuple has several names trains on their mixture. `base` is the plan of the models
     to start from: run r starts from run ``base_runs[r]`` of it.
@@ -144,7 +144,7 @@ def _plan_key(plan: Plan) -> jax.Array:
 
 
 def _load(plan: Plan, like: Any) -> Trained | None:
-    """What the cache holds of a plan; None where that is nothing, or not what was stored."""
+    """A plan's result from the cache; None if there is none, or if the file is damaged."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -213,7 +213,7 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
 
 
 LEARNS, FAILS = 0.5, 0.05
-"""What the statements call learned: half of all sequences wholly right; and not: below 5 %."""
+"""A task counts as learned if half of all sequences are wholly right, as not learned below 5 %."""
 
 MAX_COUNTED_INPUTS = 2**19
 """Up to so many inputs all are counted; of more, so many are drawn: a standard error of 4e-4 at a

