@@ -6,7 +6,7 @@ Both minimise the limiting error of `contextual.prompt_error`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,27 +18,30 @@ from scipy import interpolate
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.convex_limit import convex_limit
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
-from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
-from jaxprompt.contextual.law.ridge_limit import best_gain, best_ridge, ridge_limit
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.law.feature_law import FeatureLaw, coarse_feature_law, feature_law
+from jaxprompt.contextual.law.ridge_limit import (
+    SEARCHED_NODES,
+    SEARCHED_REPLICATES,
+    Limit,
+    best_gain,
+    best_ridge,
+    refined_optimum,
+    ridge_limit,
+)
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
+    FAMILY,
     GAIN,
-    MODEL,
-    NOISE,
     RATIO,
-    RELEVANT,
     SETTING_NAMES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
-    optional,
+    check_law,
+    required,
+    resolve_ratio,
     sample_counts,
     to_simulate,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
@@ -52,7 +55,6 @@ from jaxprompt.core.claim import (
     Relation,
 )
 from jaxprompt.core.comparing import compare_limit, group_by_size
-from jaxprompt.core.parameters import REQUIRED
 from jaxprompt.stats import Comparison, Estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate"]
@@ -64,7 +66,8 @@ __all__ = ["CLAIM", "closed_form", "simulate"]
 def closed_form(**params: Any) -> dict[str, Any]:
     """`error` at the `best_ridge` and its `saving`, `best_gain` and `best_gain_error`.
 
-    Standard errors come with the errors. Arrays of every number broadcast.
+    Standard errors come with all of them; that of a place is 0 where the error has no valley told
+    from the quadrature's noise. Arrays of every number broadcast.
     """
     return _closed_form({}, **params)
 
@@ -75,34 +78,93 @@ def _closed_form(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
     shape, rest = values[0].shape, {n: params[n] for n in SETTING_NAMES if n not in names}
     changes = tuple(sorted(wrong.items()))
     rows = [
-        _solved(**rest, **{n: float(v[i]) for n, v in zip(names, values, strict=True)},
-                wrong=changes)
+        _optimal_ridge_and_gain(
+            **rest, **{n: float(v[i]) for n, v in zip(names, values, strict=True)}, wrong=changes
+        )
         for i in np.ndindex(shape)
-    ]  # fmt: skip
+    ]
     return {name: np.array([r[name] for r in rows]).reshape(shape)[()] for name in rows[0]}
 
 
 @functools.lru_cache(maxsize=256)
-def _solved(*, ratio: float, gain: float, wrong: Any, **setting: Any) -> dict[str, float]:
+def _optimal_ridge_and_gain(
+    *, ratio: float, gain: float, wrong: Any, **setting: Any
+) -> dict[str, float]:
     changes = dict(wrong)
     ratio = ratio * changes.get("ratio_factor", 1.0)
+    factor = changes.get("gain_factor", 1.0)
 
     def features(gain: float) -> FeatureLaw:
-        found = feature_law(**setting, gain=gain * changes.get("gain_factor", 1.0))
-        return found.averaged() if changes.get("averaged") else found
+        law = feature_law(**setting, gain=gain * factor)
+        return law.averaged() if changes.get("averaged") else law
+
+    def coarse_features(gain: float) -> FeatureLaw:
+        law = coarse_feature_law(
+            setting, gain * factor, nodes=SEARCHED_NODES, replicates=SEARCHED_REPLICATES
+        )
+        return law.averaged() if changes.get("averaged") else law
 
     here = features(gain)
-    ridge = best_ridge(here, ratio) * changes.get("ridge_factor", 1.0)
-    least = ridge_limit(here, ratio, ridge).error
+    at = refined_optimum(
+        lambda x: ridge_limit(here, ratio, float(np.exp(x))),
+        float(np.log(best_ridge(here, ratio))), _RIDGE_STEP,
+    )  # fmt: skip
+    ridge, ridge_factor = float(np.exp(at.place)), changes.get("ridge_factor", 1.0)
+    least = at.limit.error if ridge_factor == 1 else None
+    if least is None:
+        least = ridge_limit(here, ratio, ridge * ridge_factor).error
     plain = ridge_limit(here, ratio, 0.0).error
-    best = best_gain(features, ratio)
-    over = features(best)
-    joint = ridge_limit(over, ratio, best_ridge(over, ratio)).error
-    out = {"best_ridge": ridge, "best_gain": best}
-    for name, each in (("error", least), ("saving", plain - least), ("best_gain_error", joint)):
-        value, stderr = attention_moments.pooled(each)
+
+    def at_best_ridge(gain: float) -> Limit:
+        law = features(gain)
+        return ridge_limit(law, ratio, best_ridge(law, ratio))
+
+    scan = _scanned_gains(**setting)
+    best = best_gain(features, ratio, scan=scan, coarse_features=coarse_features)
+    step = _GAIN_STEP * (abs(best) or float(scan.max()))
+    joint = refined_optimum(at_best_ridge, best, step)
+    out = {
+        "best_ridge": ridge * ridge_factor, "best_ridge_stderr": ridge * at.stderr,
+        "best_gain": joint.place, "best_gain_stderr": joint.stderr,
+    }  # fmt: skip
+    errors = (("error", least), ("saving", plain - least), ("best_gain_error", joint.limit.error))
+    for name, each in errors:
+        value, stderr = attention_moments.mean_and_stderr(each)
         out[name], out[f"{name}_stderr"] = float(value), float(stderr)
     return out
+
+
+_RIDGE_STEP = 0.4
+"""Natural logarithms of the ridge between the places of the parabola through its minimum."""
+
+_GAIN_STEP = 0.15
+"""The same for the gain, as a share of it."""
+
+_GAIN_SPACING = 1.5
+"""Factor between successive gains of the scan; a valley is wider."""
+
+
+def _scanned_gains(
+    *, signal: float, context: float, noise: float, shifts: Any, **unused: Any
+) -> Float[np.ndarray, " G"]:
+    r"""Gains on which the best one is sought, of both signs, in ascending order.
+
+    They scale as :math:`1/s^2` when the tokens scale as s. The least is so small that neither the
+    gap :math:`\gamma(1+\delta_q)Q^2` nor the scores' noise :math:`\gamma\sigma Q` moves a weight;
+    the largest so large that the softmax picks one token, and what is left of the others is less
+    than the signal (:math:`\gamma\sigma Q=10` at a usual noise), and beyond the best gain for many
+    tokens, :math:`(1+\delta_q)/(2\sigma^2)`. A negative gain is best where
+    :math:`\delta_q<-1`: the irrelevant tokens are then those nearer to the context.
+    """
+    largest = 1 + max(abs(float(pair[0])) for pair in shifts)
+    if context == 0 or noise == 0:
+        return np.array([0.0])  # the gain moves nothing, or there is no error to lower
+    low = 0.05 / max(noise * context, largest * context**2, noise**2)
+    sharp = 10 + 100 * np.log1p(0.01 * noise / signal if signal else 0.0)
+    high = max(sharp / (noise * context), 6 * largest / noise**2)
+    count = int(np.log(high / low) / np.log(_GAIN_SPACING)) + 2
+    gains = np.geomspace(low, high, count)
+    return np.concatenate([-gains[::-1], [0.0], gains])
 
 
 def _wrong(**changes: Any) -> Any:
@@ -225,7 +287,8 @@ _SOLVED = 1e-7
 
 
 def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    """Measured errors extrapolated over d; and the least error by another derivation."""
+    """Measured errors extrapolated over d; the least error by another derivation; and both least
+    errors beside those of a plain grid."""
     rows = compare_limit(claim, cells, predict)
     for rest, _ in group_by_size(cells, claim.size):
         predicted, given = predict(**rest), claim.validated(rest)
@@ -236,19 +299,47 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
         rows.append(
             Comparison("error", rest, value, again, _SOLVED * value, note="any loss's fixed point")
         )
+        rows += _by_plain_grid(rest, given, predicted)
     return rows
+
+
+_GRID_TOLERANCE = 0.002
+"""What the grid may miss of a least error: its steps cost at most half of that in the designs."""
+
+_GRID = np.geomspace(1e-3, 1e3, 61)
+
+
+def _by_plain_grid(
+    parameters: Mapping[str, Any], given: Mapping[str, Any], predicted: Mapping[str, Any]
+) -> Iterator[Comparison]:
+    """Least errors over fixed grids of ridges in units of σ², and of gains of both signs in units
+    of 1/σ², with no search; `given` has the defaults of `parameters` too."""
+    setting = {n: given[n] for n in SETTING_NAMES if n != "gain"}
+    unit, ratio = float(given["noise"]) ** 2 or 1.0, float(given["ratio"])
+
+    def least(gain: float, ridges: np.ndarray) -> float:
+        law = coarse_feature_law(setting, gain, nodes=_GRID_NODES, replicates=2)
+        return min(float(ridge_limit(law, ratio, float(x)).error.mean()) for x in ridges * unit)
+
+    gains = _GRID[20:45] / unit
+    values = {
+        "error": least(float(given["gain"]), _GRID),
+        "best_gain_error": min(least(s * float(g), _GRID[::6]) for g in gains for s in (-1, 1)),
+    }
+    for name, value in values.items():
+        yield Comparison(
+            name, parameters, float(predicted[name]), value, _GRID_TOLERANCE, note="a plain grid"
+        )
+
+
+_GRID_NODES = 512
 
 
 # --- the claim -----------------------------------------------------------------------------------
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    values = complete(values, where)
-    if values.get("dim") is not None:
-        values["ratio"] = values["dim"] / np.asarray(sample_counts(values["dim"], values["ratio"]))
-        if values["ratio"].ndim == 0:
-            values["ratio"] = float(values["ratio"])
-    return values
+    return resolve_ratio(check_law(values, where), where)
 
 
 _BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
@@ -283,36 +374,43 @@ coordinate too has the same limit, but a large ridge does not shrink it more tha
 its share $Q^4/(d\,\tau^4)$ of the margin's variance is small only at a large $d$ (125/d here).
 The prompt is known, so the head is kept orthogonal to it.
 
-Minima are found on a scan and refined. The simulation learns heads at nine ridges, takes the
+Minima are found on a scan that scales with the tokens and has gains of both signs, and refined on
+all nodes; the places come with the standard error that the quadrature leaves. The check sets both
+least errors beside those of a fixed grid. The simulation learns heads at nine ridges, takes the
 minimum of a cubic spline in $\log\lambda$ through the mean errors, and the check extrapolates in
 $1/d$. At the best ridge the limit is also solved as the fixed point of any convex loss
 (`contextual.convex_head`), here the square loss, in which it is a root in three unknowns.
 
 *Tolerances.* 0.005 of the least error: choosing the ridge by validation costs as much. 0.01 of the
 saving, whose other part is the error without ridge, as in `contextual.prompt_error`. The place of
-the minimum is not measured: the error is too flat there.
+the minimum is not measured: the error is too flat there. 0.002 between a least error and that of
+the grid, whose steps miss up to half of it.
 """,
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         GAIN,
-        optional(RATIO, REQUIRED),
+        required(RATIO),
         to_simulate(DIM),
     ),
-    accepted=MODEL,
+    ignored=FAMILY,
     quantities=(
         Quantity("error", "error at the best ridge", 0.005),
         Quantity("saving", "error without ridge less that at the best ridge", 0.01),
-        Quantity("best_ridge", "ridge with the least error; 1e4 stands for infinity", symbol="λ⋆"),
-        Quantity("best_gain", "gain with the least error at its own best ridge", symbol="γ⋆"),
-        Quantity("best_gain_error", "the error there"),
+        Quantity(
+            "best_ridge",
+            "ridge with the least error; the largest tried, 1e4 E[α² + τ²], stands for infinity. "
+            "Its place is not measured, only the error there",
+            symbol="λ⋆",
+        ),
+        Quantity(
+            "best_gain",
+            "gain of either sign with the least error at its own best ridge. "
+            "Its place is not measured",
+            symbol="γ⋆",
+        ),
+        Quantity("best_gain_error", "the error there; compared with a plain grid of gains", 0.002),
     ),
     falsifiers=(
         Falsifier("averaged_noise", "every sequence has the average noise", _wrong(averaged=True)),
@@ -325,10 +423,11 @@ the minimum is not measured: the error is too flat there.
         "quick": _design(((48, 768), (96, 384), (192, 192))),
         "full": _design(((48, 4096), (96, 2048), (192, 1024), (288, 512))),
     },
-    validate=_validate,
+    check_parameters=_validate,
     compare=_compare,
     shared=("ratio",),
     size="dim",
+    powers=(1,),
     broadcasts="signal, context, noise, gain and ratio",
     figure=Agreement(title="Heads at their best ridge", label="error, saving"),
 )

@@ -29,26 +29,21 @@ from jaxprompt.contextual.law.convex_limit import (
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.contextual.law.ridge_limit import Limit
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
+    FAMILY,
     GAIN,
-    MODEL,
-    NOISE,
     RATIO,
-    RELEVANT,
     RIDGE,
     SAMPLES,
     SETTING_NAMES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
+    check_law,
     optional,
+    resolve_ratio,
     sample_counts,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.sampling import row_stream
@@ -98,7 +93,7 @@ def _predict(wrong: Mapping[str, Any], *, loss: str, **params: Any) -> dict[str,
         out["threshold"][index] = threshold
         for name, replicates in {**found.limit._asdict(), "spread": found.spread}.items():
             finite = np.isfinite(replicates).all()
-            pair = attention_moments.pooled(replicates) if finite else (replicates[0], 0.0)
+            pair = attention_moments.mean_and_stderr(replicates) if finite else (replicates[0], 0.0)
             out[name][index], out[f"{name}_stderr"][index] = pair
     return {name: value[()] for name, value in out.items()}
 
@@ -265,23 +260,13 @@ def _by_definition(
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    values = complete(values, where)
+    values = check_law(values, where)
     if values["tokens"] == values["relevant"] or np.any(np.asarray(values["noise"]) == 0):
         raise ParameterError(
             "noise", values["noise"], "> 0, with irrelevant tokens to carry it",
             "use contextual.separation for tokens without noise", where,
         )  # fmt: skip
-    dim, samples = values.get("dim"), values.pop("samples", None)
-    if samples is not None and dim is not None and "ratio" not in values:
-        values["ratio"] = dim / samples
-    elif "ratio" not in values or samples is not None:
-        raise ParameterError(
-            "ratio", values.get("ratio", "(missing)"), "a number > 0, or `dim` with `samples`",
-            "give one of the two", where,
-        )  # fmt: skip
-    elif dim is not None:
-        values["ratio"] = dim / sample_counts(dim, values["ratio"])
-    return values
+    return resolve_ratio(values, where)
 
 
 LOSS = Parameter("loss", "choice", "margin loss of the head", "ℓ", choices=LOSSES)
@@ -351,13 +336,7 @@ CLAIM = Claim(
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         GAIN,
         RIDGE,
         RATIO,
@@ -365,7 +344,7 @@ CLAIM = Claim(
         optional(SAMPLES),
         optional(DIM),
     ),
-    accepted=MODEL,
+    ignored=FAMILY,
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
         Quantity(
@@ -394,9 +373,10 @@ CLAIM = Claim(
         "quick": _design(((24, 768), (48, 384), (96, 192))),
         "full": _design(((32, 4096), (64, 2048), (128, 1024), (256, 512))),
     },
-    validate=_validate,
+    check_parameters=_validate,
     compare=_compare,
     size="dim",
+    powers=(1,),
     broadcasts="signal, context, noise, gain, ridge and ratio",
     figure=Agreement(
         title="Heads learned by convex losses",

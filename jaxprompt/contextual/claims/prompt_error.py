@@ -20,32 +20,26 @@ from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import Limit, best_gain, ridge_limit, varied_ridge_limit
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
+    FAMILY,
     GAIN,
-    MODEL,
-    NOISE,
     RATIO,
-    RELEVANT,
     RIDGE,
     SAMPLES,
     SETTING_NAMES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
+    check_law,
     optional,
+    resolve_ratio,
     sample_counts,
     to_simulate,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
 from jaxprompt.contextual.simulation.sampling import pooled_rows
 from jaxprompt.core.claim import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
-from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate", "simulate_trials"]
@@ -85,7 +79,7 @@ def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
 def _spread(replicates: np.ndarray) -> tuple[float, float]:
     if not np.isfinite(replicates).all():  # ρ at κ = 1 without ridge
         return float(replicates.mean()), 0.0
-    value, stderr = attention_moments.pooled(replicates)
+    value, stderr = attention_moments.mean_and_stderr(replicates)
     return float(value), float(stderr)
 
 
@@ -247,26 +241,7 @@ def _trial(
 
 
 def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Settle `ratio`: from dim and samples, or the value that whole samples realise."""
-    values = complete(values, where)
-    dim, samples = values.get("dim"), values.pop("samples", None)
-    if samples is not None and "ratio" in values:
-        raise ParameterError(
-            "samples", samples, "left out when `ratio` is given", "give one of the two", where
-        )
-    if samples is not None:
-        if dim is None:
-            raise ParameterError(
-                "dim", "(missing)", "an integer ≥ 2", "give it with `samples`", where
-            )
-        values["ratio"] = np.asarray(dim) / np.asarray(samples)
-    elif "ratio" not in values:
-        raise ParameterError("ratio", "(missing)", "a number > 0", "give d / n", where)
-    elif dim is not None:
-        values["ratio"] = np.asarray(dim) / np.asarray(sample_counts(dim, values["ratio"]))
-    if np.ndim(values["ratio"]) == 0:
-        values["ratio"] = float(values["ratio"])
-    return values
+    return resolve_ratio(check_law(values, where), where)
 
 
 _BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
@@ -312,7 +287,7 @@ def _best_gain_error(ratio: float, **params: Any) -> float:
     def features(gain: float) -> FeatureLaw:
         return feature_law(**setting, gain=gain)
 
-    best = best_gain(features, ratio, params["ridge"], most=_MOST_GAIN)
+    best = best_gain(features, ratio, params["ridge"], scan=np.linspace(0.0, _MOST_GAIN, 13))
     return float(ridge_limit(features(best), ratio, params["ridge"]).error.mean())
 
 
@@ -416,20 +391,14 @@ CLAIM = Claim(
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         GAIN,
         RIDGE,
         RATIO,
         optional(SAMPLES),
         to_simulate(DIM),
     ),
-    accepted=MODEL,
+    ignored=FAMILY,
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
         Quantity("head_signal", "component of the head along w⋆/W", 0.1, relative=True, symbol="c"),
@@ -455,10 +424,10 @@ CLAIM = Claim(
         "quick": _design((32, 64, 128, 256), (1024, 1536, 256, 768)),
         "full": _design((64, 128, 256, 512), (8192, 4096, 3072, 1536)),
     },
-    validate=_validate,
+    check_parameters=_validate,
     shared=("ridge", "ratio", "samples"),
     size="dim",
-    order=2,
+    powers=(1, 2),
     figure=_FIGURE,
     broadcasts="signal, context, noise, gain, ridge and ratio",
 )

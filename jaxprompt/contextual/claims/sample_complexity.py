@@ -26,19 +26,13 @@ from jaxprompt.contextual.claims.three_steps import (
     simulate_trials,
 )
 from jaxprompt.contextual.law import attention_moments
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
-    MODEL,
-    NOISE,
-    RELEVANT,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    learnable,
+    FAMILY,
+    check_trainable,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.core.claim import (
     Agreement,
     Cell,
@@ -98,9 +92,11 @@ def _closed_form(
     away = (target - at["final_error"]) / slopes["final_error"]
     ratio = math.exp(root)
     out = {"exponent": wrong.get("exponent", 1.0), "samples_per_dim": ratio}
-    out["samples_per_dim_stderr"] = ratio * attention_moments.pooled(away)[1]
+    out["samples_per_dim_stderr"] = ratio * attention_moments.mean_and_stderr(away)[1]
     for name in MEANS:
-        out[name], out[f"{name}_stderr"] = attention_moments.pooled(at[name] + slopes[name] * away)
+        out[name], out[f"{name}_stderr"] = attention_moments.mean_and_stderr(
+            at[name] + slopes[name] * away
+        )
     return out
 
 
@@ -188,14 +184,14 @@ def _measure(claim: Claim, profile: str, key: Any) -> list[Cell]:
     """The crossing at every d; the search at each starts from the one before, scaled."""
     design, cells, start = claim.designs[profile], [], {}
     for run in design.runs:
-        point = {n: v for n, v in run.items() if n != "trials"}
+        point = dict(run)
         values = claim.validated(point)
         dim, target, norm = (values.pop(n) for n in ("dim", "target", "prompt_norm"))
         setting = Setting.make(**values, where=claim.id)
         here = jax.random.fold_in(key, dim)
         rest = canonical({n: v for n, v in point.items() if n != "dim"})
         guess = start.get(rest, 4.0) * dim
-        found = _crossing(setting, dim, guess, target, norm, run["trials"], here)
+        found = _crossing(setting, dim, guess, target, norm, design.trials_of(run), here)
         start[rest] = float(found["samples_per_dim"].mean)
         cells.append(Cell(point, found))
     return cells
@@ -317,13 +313,7 @@ the limit of $n/d$, and of a term's mean as in `contextual.three_steps`.
     relation=Relation.RATE,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         PROMPT_NORM,
         Parameter(
             "target",
@@ -336,7 +326,7 @@ the limit of $n/d$, and of a term's mean as in `contextual.three_steps`.
         ),
         Parameter("dim", "integer", "token dimension", "d", low=4, default=None),
     ),
-    accepted=tuple(p for p in MODEL if p is not DIM),
+    ignored=tuple(p for p in FAMILY if p is not DIM),
     quantities=(
         # d log d has slope 1.1 to 1.2 over such dimensions: a check must tell it from d.
         Quantity("exponent", "slope of log n in log d", 0.08),
@@ -357,7 +347,7 @@ the limit of $n/d$, and of a term's mean as in `contextual.three_steps`.
             ((500, 8192), (1000, 4096), (2000, 2048), (5000, 1024), (12000, 512), (30000, 256))
         ),
     },
-    validate=learnable,
+    check_parameters=check_trainable,
     measure=_measure,
     compare=_compare,
     figure=Agreement(title="Samples needed after three steps", label="exponent, limits"),

@@ -21,28 +21,22 @@ from jaxprompt.contextual.claims.first_step import pooled_coefficients
 from jaxprompt.contextual.claims.prompt_step import prompt_moments
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
-    MODEL,
-    NOISE,
-    RELEVANT,
+    FAMILY,
     SAMPLES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    learnable,
-    optional,
+    check_trainable,
+    required,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.gradient_steps import (
     orthogonal_lengths,
     reduced_steps_and_terms,
 )
 from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
-from jaxprompt.core.parameters import REQUIRED, Parameter
+from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
@@ -78,7 +72,9 @@ def _closed_form(
     for index in np.ndindex(dims.shape):
         found = _averages(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
         for name, replicates in zip(NAMES, found, strict=True):
-            out[name][index], out[f"{name}_stderr"][index] = attention_moments.pooled(replicates)
+            out[name][index], out[f"{name}_stderr"][index] = attention_moments.mean_and_stderr(
+                replicates
+            )
     return {name: value[()] for name, value in out.items()}
 
 
@@ -458,18 +454,12 @@ move the errors by one to four hundredths.
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         Parameter("dim", "integer", "token dimension", "d", low=4),
-        optional(SAMPLES, REQUIRED),
+        required(SAMPLES),
         PROMPT_NORM,
     ),
-    accepted=tuple(p for p in MODEL if p is not DIM),
+    ignored=tuple(p for p in FAMILY if p is not DIM),
     quantities=(
         Quantity("error", "probability of a wrong sign after step 2", 0.01),
         Quantity("final_error", "probability of a wrong sign after step 3", 0.01),
@@ -490,7 +480,7 @@ move the errors by one to four hundredths.
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": _design(256), "full": _design(4096)},
-    validate=learnable,
+    check_parameters=check_trainable,
     broadcasts="dim and samples",
     figure=Agreement(
         title="Test error and alignments after three steps",

@@ -20,24 +20,18 @@ from jaxprompt import stats
 from jaxprompt.compute.devices import loop, map_trials
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.least_error import CEILINGS, exact_error, least_error
-from jaxprompt.contextual.setting import (
-    CONTEXT,
+from jaxprompt.contextual.parameters import (
+    DATA_LAW,
     DIM,
+    FAMILY,
     LAW_NAMES,
-    MODEL,
-    NOISE,
-    RELEVANT,
     RIDGE,
     SAMPLES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    Setting,
-    complete,
+    check_law,
     optional,
     to_simulate,
 )
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import token_models
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.gradient_steps import Batch, sample_batch
@@ -109,7 +103,7 @@ def _ceilings(**given: Any) -> dict[str, float]:
     setting = Setting.make(**given, where=CLAIM.id)
     out = {}
     for model in CEILINGS:
-        error, stderr = attention_moments.pooled(least_error(model, setting)[0])
+        error, stderr = attention_moments.mean_and_stderr(least_error(model, setting)[0])
         out[model], out[f"{model}_stderr"] = 1 - float(error), float(stderr)
     return out
 
@@ -413,18 +407,12 @@ in four hundred, less than what training misses of them.
     relation=Relation.EXISTENCE,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
-        TOKENS,
-        RELEVANT,
-        SIGNAL,
-        CONTEXT,
-        NOISE,
-        SHIFTS,
-        SHIFT_WEIGHTS,
+        *DATA_LAW,
         optional(RIDGE, 1e-3),
         to_simulate(DIM),
         to_simulate(SAMPLES),
     ),
-    accepted=MODEL,
+    ignored=FAMILY,
     quantities=(
         Quantity("linear", "accuracy of a linear head over the mean token", MARGIN),
         Quantity("linear_prompt", "accuracy of linear prompt-attention", MARGIN),
@@ -466,7 +454,7 @@ in four hundred, less than what training misses of them.
             )
         ),
     },
-    validate=complete,
+    check_parameters=check_law,
     broadcasts="signal, context and noise",
     compare=_compare,
     # Bounds do not agree with what they bound: docs/contextual.md has the curves instead.

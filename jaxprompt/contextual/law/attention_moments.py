@@ -23,7 +23,10 @@ from jaxtyping import Array, Float
 from scipy import special
 from scipy.stats import qmc
 
-__all__ = ["REPLICATES", "Moments", "moments", "normal_nodes", "pooled"]
+__all__ = [
+    "REPLICATES", "Moments", "ScoreNodes", "mean_and_stderr", "moments", "normal_nodes",
+    "score_nodes",
+]  # fmt: skip
 
 REPLICATES = 16
 """Independent scramblings; their spread gives a prediction's standard error."""
@@ -77,10 +80,65 @@ def normal_nodes(count: int) -> np.ndarray:
         return np.zeros((2, 1, 0))
     affordable = max(_SCALAR_BUDGET // (REPLICATES * count), 16)
     power = int(np.log2(min(affordable, _MOST_NODES)))
-    uniform = np.stack([_points(count, power, replicate) for replicate in range(REPLICATES)])
-    nodes = special.ndtri(np.clip(uniform, 1e-16, 1 - 1e-16))
+    nodes = np.empty((REPLICATES, 2**power, count))
+    for replicate, rows in enumerate(nodes):  # one at a time: the whole table is large enough
+        special.ndtri(np.clip(_points(count, power, replicate), 1e-16, 1 - 1e-16), out=rows)
     nodes.setflags(write=False)
     return nodes
+
+
+class ScoreNodes(NamedTuple):
+    """Nodes of the irrelevant tokens' standard normal scalars, (replicate, node, scalar), and their
+    weights, (replicate, node), which sum to 1 over each replicate's nodes."""
+
+    scalars: np.ndarray
+    weights: np.ndarray
+
+
+_PLAIN_SCALE = 2.0
+"""Largest standard deviation of a score at which equally weighted nodes do."""
+
+_TILTS = np.arange(5)
+_TILT_ODDS = np.array([0.5, 0.125, 0.125, 0.125, 0.125])
+
+
+def score_nodes(count: int, scale: float) -> ScoreNodes:
+    r"""Nodes for `count` scores of standard deviation `scale`, float64.
+
+    Up to :data:`_PLAIN_SCALE` they are :func:`normal_nodes` with equal weights. Beyond it an
+    average of :math:`1/p_2` comes from rare sequences all of whose scores are low, which equally
+    weighted nodes miss. Then as many nodes again are added, from normals whose mean is lower in
+    every scalar by one to four times :math:`\\sqrt{2/N}`; the first step is one nat away. The
+    weights are the ratio of the normal density to that of all nodes together (the balance
+    heuristic), so the law stays the same.
+    """
+    if count == 0 or not scale > _PLAIN_SCALE:
+        plain = normal_nodes(count)
+        weights = np.full(plain.shape[:2], 1 / plain.shape[1])
+        return ScoreNodes(plain, weights)
+    return _tilted_nodes(count)
+
+
+@functools.lru_cache(maxsize=2)
+def _tilted_nodes(count: int) -> ScoreNodes:
+    """Eight nodes in turn: four plain ones, and one of each tilt, so that the first nodes of a
+    replicate are such a rule again. Each tilt has a quarter of the plain nodes, itself a net."""
+    plain = normal_nodes(count)
+    replicates, nodes, _ = plain.shape
+    step = np.sqrt(2 / count)
+    scalars = np.empty((replicates, nodes // 4, 8, count))
+    scalars[:, :, :4] = plain.reshape(replicates, nodes // 4, 4, count)
+    for tilt in _TILTS[1:]:
+        quarter = plain[:, (tilt - 1) * nodes // 4 : tilt * nodes // 4]
+        np.subtract(quarter, step * tilt, out=scalars[:, :, 3 + tilt])
+    scalars = scalars.reshape(replicates, 2 * nodes, count)
+    total = scalars.sum(axis=-1)[..., None]
+    ratios = _TILT_ODDS * np.exp(-step * _TILTS * total - _TILTS**2)
+    weights = 1 / ratios.sum(axis=-1)
+    weights /= weights.sum(axis=1, keepdims=True)
+    for array in (scalars, weights):
+        array.setflags(write=False)
+    return ScoreNodes(scalars, weights)
 
 
 def _points(count: int, power: int, replicate: int) -> np.ndarray:
@@ -90,7 +148,7 @@ def _points(count: int, power: int, replicate: int) -> np.ndarray:
     return qmc.Sobol(count, scramble=True, rng=rng).random_base2(power)
 
 
-def pooled(per_replicate: np.ndarray) -> tuple[Any, Any]:
+def mean_and_stderr(per_replicate: np.ndarray) -> tuple[Any, Any]:
     """Mean over the first axis (replicates) and the standard error of that mean."""
     values = np.asarray(per_replicate, dtype=np.float64)
     return values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(values.shape[0])

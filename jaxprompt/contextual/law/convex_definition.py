@@ -77,7 +77,7 @@ def _nodes(
     features: FeatureLaw,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Nodes of the law, in rows, and a grid of Z for each, shifted by a part of a step."""
-    alpha, tau, weights = (np.ravel(x)[:, None] for x in features)
+    alpha, tau, weights = (np.ravel(x)[:, None] for x in features[:3])
     offsets = np.random.default_rng(0).uniform(size=alpha.shape)
     z = _STEP * (np.arange(-_REACH, _REACH) + offsets)
     density = np.exp(-np.square(z) / 2)

@@ -1,25 +1,28 @@
 r"""Limits of a head learned by a convex margin loss: a fixed point in three numbers.
 
-Solved by Newton's method with an automatic Jacobian for every replicate of the feature law at once;
-beyond the threshold of separability and without ridge, the max-margin head.
+Solved by Newton's method on the nodes of all replicates together; beyond the threshold of
+separability and without ridge, the max-margin head. NumPy in float64 throughout.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jax.scipy.special import ndtr
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy import optimize, special
 
 from jaxprompt.contextual.law.feature_law import FeatureLaw
-from jaxprompt.contextual.law.ridge_limit import Limit, resolvent, ridge_limit
+from jaxprompt.contextual.law.ridge_limit import (
+    Limit,
+    expected_at,
+    jackknife_replicates,
+    leave_one_out,
+    resolvent,
+    ridge_limit,
+    sign_error_means,
+)
 
 __all__ = [
     "LOSSES", "Solution", "convex_limit", "separability_threshold", "solved_law",
@@ -31,7 +34,8 @@ LOSSES = ("square", "logistic", "hinge")
 
 class Solution(NamedTuple):
     """A fixed point: its limits, V (infinite for a vanishing ridge beyond separability), what it
-    leaves of its equations, and whether it converged."""
+    leaves of its equations, and whether it converged. Limits and V have one value for each
+    replicate (:func:`~jaxprompt.contextual.law.ridge_limit.jackknife_replicates`)."""
 
     limit: Limit
     spread: np.ndarray
@@ -39,161 +43,277 @@ class Solution(NamedTuple):
     converged: bool
 
 
+# --- moments of the force over Z -----------------------------------------------------------------
+
+
 class Moments(NamedTuple):
-    r"""E[f], E[f²] and −E[f′] over Z of :math:`f(\omega) = -\ell'(\mathrm{prox}_{v\ell}(\omega))`,
-    for :math:`\omega = \mu + sZ`."""
+    r"""Means over Z of :math:`f(\omega) = -\ell'(\mathrm{prox}_{v\ell}(\omega))`, f² and −f′, for
+    :math:`\omega = \mu + sZ`; and the derivatives of each by μ, s and v (first axis)."""
 
-    first: Float[Array, "*n"]
-    second: Float[Array, "*n"]
-    slope: Float[Array, "*n"]
+    first: Float[np.ndarray, "*n"]
+    second: Float[np.ndarray, "*n"]
+    slope: Float[np.ndarray, "*n"]
+    first_by: Float[np.ndarray, "by ..."]
+    second_by: Float[np.ndarray, "by ..."]
+    slope_by: Float[np.ndarray, "by ..."]
 
 
-def _square(mean: Array, deviation: Array, step: Array) -> Moments:
+def _square(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     shrink = 1 / (1 + step)
-    second = (jnp.square(1 - mean) + jnp.square(deviation)) * jnp.square(shrink)
-    return Moments((1 - mean) * shrink, second, shrink)
+    gap, zero = 1 - mean, np.zeros_like(mean)
+    second = (gap**2 + deviation**2) * shrink**2
+    return Moments(
+        gap * shrink, second, shrink,
+        np.stack([-shrink, zero, -gap * shrink**2]),
+        np.stack([-2 * gap * shrink**2, 2 * deviation * shrink**2, -2 * second * shrink]),
+        np.stack([zero, zero, -(shrink**2)]),
+    )  # fmt: skip
 
 
-def _hinge(mean: Array, deviation: Array, step: Array) -> Moments:
+def _hinge(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     """f is 1 below 1 − v, (1 − ω)/v up to 1, and 0 above."""
     upper, lower = (1 - mean) / deviation, (1 - step - mean) / deviation
-    low = ndtr(lower)
-    inside = ndtr(upper) - low
-    first, second = _truncated(upper, lower, inside)
-    scale = deviation / step
-    return Moments(low + scale * first, low + jnp.square(scale) * second, inside / step)
-
-
-def _truncated(upper: Array, lower: Array, inside: Array) -> tuple[Array, Array]:
-    """E[(A − Z) 1] and E[(A − Z)² 1] on the event lower < Z < A = upper."""
+    low = special.ndtr(lower)
+    # Both tails of a normal have full relative precision on their own side only.
+    inside = np.where(
+        lower > 0, special.ndtr(-lower) - special.ndtr(-upper), special.ndtr(upper) - low
+    )
     at_upper, at_lower = _density(upper), _density(lower)
+    # E[(A − Z) 1], E[(A − Z)² 1] and E[(A − Z) Z 1] on the event lower < Z < A = upper.
     first = upper * inside - (at_lower - at_upper)
-    spread = inside + lower * at_lower - upper * at_upper
-    return first, jnp.square(upper) * inside - 2 * upper * (at_lower - at_upper) + spread
+    square = inside + lower * at_lower - upper * at_upper
+    second = upper**2 * inside - 2 * upper * (at_lower - at_upper) + square
+    crossed = upper * (at_lower - at_upper) - square
+    scale = deviation / step
+    return Moments(
+        low + scale * first, low + scale**2 * second, inside / step,
+        np.stack([-inside, -(at_lower - at_upper), -scale * first]) / step,
+        np.stack([-scale * first, -scale * crossed, -(scale**2) * second]) * 2 / step,
+        np.stack([
+            (at_lower - at_upper) / deviation,
+            (lower * at_lower - upper * at_upper) / deviation,
+            at_lower / deviation - inside / step,
+        ]) / step,
+    )  # fmt: skip
 
 
-def _density(x: Array) -> Array:
-    return jnp.exp(-jnp.square(x) / 2) / np.sqrt(2 * np.pi)
+def _density(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.square(x) / 2) / np.sqrt(2 * np.pi)
 
 
-_GRID = np.linspace(-8.5, 8.5, 81)
-_GRID_WEIGHTS = np.exp(-(_GRID**2) / 2) / np.exp(-(_GRID**2) / 2).sum()
-# The trapezoid rule: its error on a Gaussian integral is below rounding once the integrand is
-# analytic in a strip of the step's width, and it forgives the near-kinks of a small ridge.
+_REACH = 8.5
+"""Standard deviations of Z that a rule covers."""
+
+_LARGEST_STEP = 2 * _REACH / 80
+
+_STEP_TIMES_DEVIATION = 0.85
+"""As a function of ω the force is analytic up to a distance of π from the real line, whatever v
+is; so the trapezoid rule over Z with step h errs by exp(−2π²/(sh)), here 1e-10."""
+
+_LARGEST_TRAPEZOID = 30.0
+"""Largest s for the trapezoid rule; beyond it a rule graded towards the two bends of f does."""
 
 
-def _logistic(mean: Array, deviation: Array, step: Array) -> Moments:
-    omega = mean[..., None] + deviation[..., None] * _GRID
-    v = step[..., None]
-    x = lax.stop_gradient(_logistic_prox(omega, v))
-    # One more Newton step from the solution carries the derivatives in ω and v.
-    tail = jax.nn.sigmoid(-x)
-    curvature = lax.stop_gradient(tail * (1 - tail))
-    x = x - (x - v * tail - omega) / (1 + lax.stop_gradient(v) * curvature)
-    f = jax.nn.sigmoid(-x)
-    bend = f * (1 - f)
-    over = functools.partial(jnp.einsum, "...z,z->...", optimize=False)
-    weights = jnp.asarray(_GRID_WEIGHTS, omega.dtype)
-    return Moments(over(f, weights), over(f * f, weights), over(bend / (1 + v * bend), weights))
+def _logistic(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+    shape = mean.shape
+    rows = np.stack([np.ravel(x) for x in np.broadcast_arrays(mean, deviation, step)])
+    flat, position = np.unique(rows, axis=1, return_inverse=True)  # without gain all are equal
+    out = np.empty((12, flat.shape[1]))
+    # Sequences of like deviation share a grid.
+    grids = np.maximum(_STEP_TIMES_DEVIATION / flat[1], 0.0)
+    level = np.clip(np.ceil(np.log2(_LARGEST_STEP / grids)), 0, None)
+    level = np.where(flat[1] > _LARGEST_TRAPEZOID, -1, level)
+    for each in np.unique(level):
+        members = np.flatnonzero(level == each)
+        for part in np.array_split(members, -(-members.size // _TOGETHER)):
+            inputs = flat[0, part], flat[1, part], flat[2, part]
+            z, weights = _graded_rule(*inputs) if each < 0 else _trapezoid(int(each))
+            out[:, part] = _logistic_means(*inputs, z, weights)
+    out = out[:, np.ravel(position)].reshape(12, *shape)
+    return Moments(out[0], out[1], out[2], out[3:6], out[6:9], out[9:])
 
 
-def _logistic_prox(omega: Array, v: Array) -> Array:
+_TOGETHER = 2048
+"""Sequences whose values over Z are held at once."""
+
+
+def _trapezoid(level: int) -> tuple[np.ndarray, np.ndarray]:
+    z = np.linspace(-_REACH, _REACH, 80 * 2**level + 1)
+    weights = np.exp(-(z**2) / 2)
+    return z, weights / weights.sum()
+
+
+def _graded_rule(
+    mean: np.ndarray, deviation: np.ndarray, step: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss–Legendre panels that double in width away from the bends of f, for each sequence.
+
+    The bends are near ω = 1 + log v and its mirror image about −v/2.
+    """
+    bend = np.log1p(step)
+    doublings = int(np.ceil(np.log2(2 * _REACH * float(deviation.max()) / 3))) + 1
+    offsets = 3.0 * 2.0 ** np.arange(doublings)
+    offsets = np.concatenate([-offsets[::-1], [0.0], offsets])
+    centres = np.stack([bend, -step - bend], axis=1)
+    edges = (centres[:, :, None] + offsets - mean[:, None, None]) / deviation[:, None, None]
+    bulk = np.broadcast_to(np.linspace(-_REACH, _REACH, 11), (mean.size, 11))
+    edges = np.concatenate([edges.reshape(mean.size, -1), bulk], axis=1)
+    edges = np.sort(np.clip(edges, -_REACH, _REACH), axis=1)
+    points, shares = np.polynomial.legendre.leggauss(8)
+    half = np.diff(edges, axis=1)[:, :, None] / 2
+    z = (edges[:, :-1, None] + half * (1 + points)).reshape(mean.size, -1)
+    weights = (half * shares).reshape(mean.size, -1) * _density(z)
+    return z, weights / weights.sum(axis=1, keepdims=True)
+
+
+def _logistic_means(
+    mean: np.ndarray, deviation: np.ndarray, step: np.ndarray, z: np.ndarray, weights: np.ndarray
+) -> Float[np.ndarray, "12 n"]:
+    v = step[:, None]
+    x = _logistic_prox(mean[:, None] + deviation[:, None] * z, v)
+    f = special.expit(-x)
+    bend = f * special.expit(x)
+    by_omega = 1 / (1 + v * bend)  # dx/dω, and dx/dv is f times it
+    slope = bend * by_omega
+    slope_by_x = -bend * np.tanh(x / 2) * by_omega**2
+    functions = (
+        f, f * f, slope,
+        -slope, -slope * z, -slope * f,
+        -2 * f * slope, -2 * f * slope * z, -2 * f * f * slope,
+        slope_by_x * by_omega, slope_by_x * by_omega * z,
+        slope_by_x * by_omega * f - slope**2,
+    )  # fmt: skip
+    if weights.ndim == 1:
+        return np.stack([each @ weights for each in functions])
+    return np.stack([np.einsum("nz,nz->n", each, weights) for each in functions])
+
+
+def _logistic_prox(omega: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Root x of x − vσ(−x) = ω, by Newton's iteration.
 
-    The left side is concave for x > 0 and convex for x < 0, and the root lies in [ω, ω + v]. From
-    the near end of that interval, cut at 0, the iteration is monotone and never leaves its side.
+    Changing the signs of x and of ω + v/2 changes nothing, so x ≥ 0 is sought. The left side is
+    concave there, and the iteration rises to the root from any start below it. As σ(−x) is at least
+    exp(−x)/2, one such start is Lambert's W of exp(z) above ω, with z = log(v/2) − ω, of which
+    z − log z is a lower bound for z ≥ 1.
     """
-
-    def improve(_: Any, x: Array) -> Array:
-        tail = jax.nn.sigmoid(-x)
-        return x - (x - v * tail - omega) / (1 + v * tail * (1 - tail))
-
     right = omega > -v / 2
-    start = jnp.where(right, jnp.maximum(omega, 0.0), jnp.minimum(omega + v, 0.0))
-    return lax.fori_loop(0, 12, improve, start)
+    omega = np.where(right, omega, -v - omega)
+    with np.errstate(divide="ignore"):
+        z = np.maximum(np.log(v / 2) - omega, 1.0)
+    x = np.maximum(np.maximum(omega, 0.0), np.minimum(omega, np.log(v / 2) - 1) + z - np.log(z))
+    for _ in range(60):
+        tail = special.expit(-x)
+        change = (omega + v * tail - x) / (1 + v * tail * (1 - tail))
+        x = x + change
+        if np.abs(change).max() < 1e-9:
+            break
+    # One more step squares what is left.
+    tail = special.expit(-x)
+    x = x + (omega + v * tail - x) / (1 + v * tail * (1 - tail))
+    return np.where(right, x, -x)
 
 
-_MOMENTS: dict[str, Callable[[Array, Array, Array], Moments]] = {
+_MOMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Moments]] = {
     "square": _square, "hinge": _hinge, "logistic": _logistic,
 }  # fmt: skip
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _equations(
-    loss: str, unknown: Float[Array, "R 3"], f: FeatureLaw, ratio: Array, ridge: Array
-) -> tuple[Float[Array, "R 3"], Float[Array, "R 3 3"]]:
-    """What the fixed point leaves, and its Jacobian; the unknowns are log V, c and log ρ²."""
-
-    def left(x: Array, alpha: Array, tau: Array, weights: Array) -> Array:
-        v, c, rho2 = jnp.exp(x[0]), x[1], jnp.exp(x[2])
-        m = _MOMENTS[loss](alpha * c, tau * jnp.sqrt(c**2 + rho2), tau**2 * v)
-        pull = (weights * alpha * m.first).sum() / ratio
-        energy = (weights * tau**2 * m.second).sum() / ratio
-        slope = (weights * tau**2 * m.slope).sum() / ratio
-        inverse = jnp.log(ridge / ratio + slope)
-        return jnp.stack([x[0] + inverse, c - pull * v, x[2] - jnp.log(energy * v**2)])
-
-    return _with_jacobian(left, unknown, f)
+# --- the fixed point -----------------------------------------------------------------------------
 
 
-def _with_jacobian(left: Callable[..., Array], unknown: Array, f: Any) -> tuple[Array, Array]:
-    def both(x: Array, *law: Array) -> tuple[Array, Array]:
-        def twice(y: Array) -> tuple[Array, Array]:
-            value = left(y, *law)
-            return value, value
-
-        jacobian, value = jax.jacfwd(twice, has_aux=True)(x)
-        return value, jacobian
-
-    return jax.vmap(both)(unknown, *f)
+Equations = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""What equations leave at a point, (K,), and their Jacobian, (K, K)."""
 
 
-@jax.jit
-def _hard_equations(
-    unknown: Float[Array, "R 2"], f: FeatureLaw, ratio: Array
-) -> tuple[Float[Array, "R 2"], Float[Array, "R 2 2"]]:
-    """The same for the hard margin, whose unknowns are c and log ρ²."""
+def _regular_means(
+    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw
+) -> Float[np.ndarray, "R 12"]:
+    """Each replicate's E[αf], E[τ²f²] and −E[τ²f′], and their derivatives by the unknowns.
 
-    def left(x: Array, alpha: Array, tau: Array, weights: Array) -> Array:
-        c, rho2 = x[0], jnp.exp(x[1])
-        deviation = tau * jnp.sqrt(c**2 + rho2)
-        upper = (1 - alpha * c) / deviation
-        first = upper * ndtr(upper) + _density(upper)
-        second = (jnp.square(upper) + 1) * ndtr(upper) + upper * _density(upper)
-        pull = (weights * alpha * deviation * first / tau**2).sum() / ratio
-        energy = (weights * deviation**2 * second / tau**2).sum() / ratio
-        return x - jnp.stack([pull, jnp.log(energy)])
-
-    return _with_jacobian(left, unknown, f)
-
-
-def _solve(equations: Callable[..., Any], start: np.ndarray) -> tuple[np.ndarray, float]:
-    """Newton's iteration, its steps halved until they help; the root and what it leaves.
-
-    Each replicate of the law has a row of its own, which stops by itself when it is exact.
+    The unknowns are log V, log ρ and c/ρ, which stay finite or grow slowly where the head's norm
+    diverges.
     """
+    size, rho, tilt = np.exp(unknown[0]), np.exp(unknown[1]), unknown[2]
+    mean, deviation = f.alpha * (tilt * rho), f.tau * (rho * np.hypot(1, tilt))
+    step = f.tau**2 * size
+    m = _MOMENTS[loss](mean, deviation, step)
+    by_unknown = (
+        (None, None, step),
+        (mean, deviation, None),
+        (f.alpha * rho, deviation * (tilt / (1 + tilt**2)), None),
+    )
+    columns = []
+    for value, by, factor in (
+        (m.first, m.first_by, f.alpha),
+        (m.second, m.second_by, f.tau**2),
+        (m.slope, m.slope_by, f.tau**2),
+    ):
+        weight = f.weights * factor
+        columns.append([np.einsum("rn,rn->r", weight, value)])
+        for changes in by_unknown:
+            total = sum(d * c for d, c in zip(by, changes, strict=True) if c is not None)
+            columns[-1].append(np.einsum("rn,rn->r", weight, total))
+    return np.concatenate([np.stack(each, axis=1) for each in columns], axis=1)
+
+
+def _regular_equations(
+    unknown: Float[np.ndarray, " 3"], means: Float[np.ndarray, " 12"], ratio: float, ridge: float
+) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+    """What the fixed point leaves of its three equations, and its Jacobian, from expectations."""
+    pull, energy, slope = means.reshape(3, 4)
+    log_v, log_rho, tilt = unknown
+    scale = np.exp(log_v - log_rho) / ratio
+    left = np.array([
+        log_v + np.log((ridge + slope[0]) / ratio),
+        tilt - pull[0] * scale,
+        2 * (log_rho - log_v) - np.log(energy[0] / ratio),
+    ])  # fmt: skip
+    jacobian = np.stack([
+        slope[1:] / (ridge + slope[0]) + [1.0, 0.0, 0.0],
+        -pull[1:] * scale + [-pull[0] * scale, pull[0] * scale, 1.0],
+        -energy[1:] / energy[0] + [-2.0, 2.0, 0.0],
+    ])  # fmt: skip
+    return left, jacobian
+
+
+def _equations(
+    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw, ratio: float, ridge: float
+) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+    """The three equations on the nodes of all replicates together."""
+    means = _regular_means(loss, unknown, f).mean(axis=0)
+    return _regular_equations(unknown, means, ratio, ridge)
+
+
+_CONVERGED = 1e-9
+"""What a solved fixed point may leave of its equations."""
+
+
+def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
+    """Newton's iteration, its steps halved until they help; the root and what it leaves."""
     x = start
-    left, jacobian = (np.asarray(a) for a in equations(x))
-    worst = np.abs(left).max(axis=1)
+    left, jacobian = equations(x)
+    worst = _largest(left)
     for _ in range(60):
-        if worst.max() < 1e-13:
+        if worst < 1e-13:
             break
-        step = np.linalg.solve(jacobian, -left[..., None])[..., 0]
-        size = np.minimum(1.0, 2.0 / np.maximum(np.abs(step).max(axis=1), 1e-300))
-        new = [np.asarray(a) for a in equations(x + size[:, None] * step)]
-        better = np.abs(new[0]).max(axis=1) < worst
-        halvings = 0
-        while not (better | (worst < 1e-11)).all() and halvings < 12:
-            size, halvings = np.where(better, size, size / 2), halvings + 1
-            new = [np.asarray(a) for a in equations(x + size[:, None] * step)]
-            better = np.abs(new[0]).max(axis=1) < worst
-        if not better.any():
+        try:
+            step = np.linalg.solve(jacobian, -left)
+        except np.linalg.LinAlgError:
             break
-        x = np.where(better[:, None], x + size[:, None] * step, x)
-        left = np.where(better[:, None], new[0], left)
-        jacobian = np.where(better[:, None, None], new[1], jacobian)
-        worst = np.abs(left).max(axis=1)
-    return x, float(worst.max())
+        size = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
+        for _ in range(12):
+            new_left, new_jacobian = equations(x + size * step)
+            if _largest(new_left) < worst:
+                break
+            size /= 2
+        else:
+            break
+        x, left, jacobian, worst = x + size * step, new_left, new_jacobian, _largest(new_left)
+    return x, worst
+
+
+def _largest(left: np.ndarray) -> float:
+    return float(np.abs(left).max()) if np.isfinite(left).all() else np.inf
 
 
 def convex_limit(features: FeatureLaw, ratio: float, ridge: float, loss: str) -> Solution:
@@ -229,16 +349,20 @@ def varied_convex_limit(
     if loss == "square" and ridge == 0 and ratio >= 1:
         limit = ridge_limit(features, ratio, 0.0)
         return Solution(limit, np.full_like(limit.error, np.inf), 0.0, True)
+    own = wrong.get("own", 1.0)
     every, features = features, solved_law(features, loss)
-    with jax.enable_x64(True):
-        ratio_, ridge_ = jnp.float64(ratio), jnp.float64(ridge)
-        if ridge == 0 and ratio >= separability_threshold(features) and loss != "square":
-            return _max_margin(features, ratio_, infinite=loss == "logistic")
-        start = _square_start(features, ratio, ridge if ratio < 1 else max(ridge, 0.02))
-        x, residual = _solve(
-            lambda x: _equations(loss, jnp.asarray(x), features, ratio_, ridge_), start
-        )
-    return _solution(every, np.exp(x[:, 0]), x[:, 1], np.exp(x[:, 2]), residual, wrong)
+    if ridge == 0 and loss != "square" and ratio >= separability_threshold(features):
+        return _max_margin(every, features, ratio, infinite=loss == "logistic", own=own)
+    x, residual = _regular_solution(features, ratio, ridge, loss)
+    # One Newton step for each set of replicates: what is left is of second order in the change.
+    means = leave_one_out(_regular_means(loss, x, features))
+    moved = [x]
+    for each in means[1:]:
+        left, jacobian = _regular_equations(x, each, ratio, ridge)
+        moved.append(x + np.clip(np.linalg.solve(jacobian, -left), -1.0, 1.0))
+    log_v, log_rho, tilt = np.array(moved).T
+    spread = jackknife_replicates(np.exp(log_v))
+    return _solution(every, spread, tilt, np.exp(log_rho), residual, own)
 
 
 def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
@@ -246,47 +370,171 @@ def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
     return features.thinned(_FEWER_NODES) if loss == "logistic" else features
 
 
-def _square_start(features: FeatureLaw, ratio: float, ridge: float) -> np.ndarray:
+_FEWER_NODES = 128
+
+
+def _regular_solution(
+    f: FeatureLaw, ratio: float, ridge: float, loss: str
+) -> tuple[np.ndarray, float]:
+    """Log V, log ρ and c/ρ, and what they leave.
+
+    A solution on few nodes is the start for all of them.
+    """
+    with np.errstate(all="ignore"):  # what is not finite counts as a failure
+        x, residual = _followed_solution(f.thinned(_START_NODES), ratio, ridge, loss)
+        if residual < _CONVERGED:
+            x, residual = _solve(lambda x: _equations(loss, x, f, ratio, ridge), x)
+            if residual < _CONVERGED:
+                return x, residual
+        return _followed_solution(f, ratio, ridge, loss)
+
+
+_START_NODES = 64
+
+
+def _followed_solution(
+    f: FeatureLaw, ratio: float, ridge: float, loss: str
+) -> tuple[np.ndarray, float]:
+    """The solution from the square loss's by Newton's iteration or, where that fails, along a path
+    of falling ridges from one that dominates the loss."""
+
+    def solve(ridge: float, start: np.ndarray) -> tuple[np.ndarray, float]:
+        return _solve(lambda x: _equations(loss, x, f, ratio, ridge), start)
+
+    power = float((f.weights * (f.alpha**2 + f.tau**2)).sum(axis=1).mean())
+    eased = ridge if ratio < 0.9 else max(ridge, 0.05 * power)
+    x, residual = solve(ridge, _square_start(f, ratio, eased))
+    if residual < _CONVERGED:
+        return x, residual
+    high = max(power, 10 * ridge)
+    x, residual = solve(high, _square_start(f, ratio, high))
+    at, target = np.log(high), np.log(ridge if ridge > 0 else 1e-14 * power)
+    stride, before = 1.5, None
+    while residual < _CONVERGED and at > target and stride > 1e-3:
+        ahead = max(at - stride, target)
+        guess = x if before is None else x + (x - before[0]) * (ahead - at) / (at - before[1])
+        new, left = solve(float(np.exp(ahead)), guess)
+        if left < _CONVERGED:
+            before, x, at, stride = (x, at), new, ahead, 1.5 * stride
+        else:
+            stride /= 3
+    return solve(ridge, x)
+
+
+def _square_start(f: FeatureLaw, ratio: float, ridge: float) -> np.ndarray:
     """The square loss's own solution, in which V is the resolvent m."""
-    limit = ridge_limit(features, ratio, ridge)
-    spread = resolvent(features.tau**2, features.weights, ratio, ridge)
-    return np.stack([np.log(spread), limit.head_signal, 2 * np.log(limit.head_noise)], axis=1)
+    whole = f.as_one_replicate()
+    limit = ridge_limit(f, ratio, ridge)
+    spread = resolvent(whole.tau**2, whole.weights, ratio, ridge)[0]
+    c, rho = float(limit.head_signal.mean()), float(limit.head_noise.mean())
+    return np.array([np.log(spread), np.log(rho), c / rho])
 
 
-def _max_margin(features: FeatureLaw, ratio: Array, infinite: bool) -> Solution:
-    def solve(factor: float, start: np.ndarray) -> tuple[np.ndarray, float]:
-        return _solve(lambda x: _hard_equations(jnp.asarray(x), features, ratio * factor), start)
+# --- the max-margin head -------------------------------------------------------------------------
 
-    start = np.tile([1.0, 0.0], (features.alpha.shape[0], 1))
-    x, residual = solve(1.0, start)
-    if not residual < _CONVERGED:
-        # The head's norm diverges at the threshold: approach it from larger ratios.
-        x = start
-        for factor in (8.0, 4.0, 2.0, 1.5, 1.25, 1.12, 1.06, 1.03, 1.0):
-            x, residual = solve(factor, x)
-    endless = np.full_like(x[:, 0], np.inf)
-    found = _solution(features, endless, x[:, 0], np.exp(x[:, 1]), residual, {})
+
+def _hard_means(unknown: Float[np.ndarray, " 2"], f: FeatureLaw) -> Float[np.ndarray, "R 6"]:
+    r"""Each replicate's :math:`E[\alpha x_+/\tau^2]` and :math:`E[x_+^2/\tau^2]`, and derivatives.
+
+    :math:`x = u - \alpha\eta - \tau\sqrt{1+\eta^2}Z` is the margin that is missing over ρ. The
+    unknowns are :math:`u - W\eta` and :math:`\eta`, where u = 1/ρ, which is 0 at the threshold,
+    η = c/ρ, and W is the largest signal: so x has all digits where α is near W.
+    """
+    missing, tilt = unknown
+    short = f.accurate_shortfall()
+    mean, stretch = missing + tilt * short, np.hypot(1, tilt)
+    deviation = f.tau * stretch
+    upper = mean / deviation
+    below, density = special.ndtr(upper), _density(upper)
+    inverse = 1 / f.tau**2
+    first = mean * below + deviation * density
+    second = (mean**2 + deviation**2) * below + mean * deviation * density
+    widened = f.tau * tilt / stretch
+    # fmt: off
+    functions = (
+        f.alpha * first, f.alpha * below, f.alpha * (below * short + density * widened),
+        second, 2 * first, 2 * (first * short + deviation * below * widened),
+    )
+    # fmt: on
+    return np.stack([np.einsum("rn,rn->r", f.weights, x * inverse) for x in functions], axis=1)
+
+
+def _hard_equations(
+    unknown: Float[np.ndarray, " 2"], means: Float[np.ndarray, " 6"], ratio: float
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 2"]]:
+    r""":math:`\kappa\eta = E[\alpha x_+/\tau^2]` and :math:`\kappa = E[x_+^2/\tau^2]`."""
+    pull, energy = means.reshape(2, 3)
+    left = np.array([unknown[1] - pull[0] / ratio, 1 - energy[0] / ratio])
+    return left, np.stack([np.array([0.0, 1.0]) - pull[1:] / ratio, -energy[1:] / ratio])
+
+
+def _max_margin(
+    every: FeatureLaw, f: FeatureLaw, ratio: float, *, infinite: bool, own: float
+) -> Solution:
+    signal = float(f.alpha[0, 0] + f.accurate_shortfall()[0, 0])
+
+    def equations(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return _hard_equations(x, _hard_means(x, f).mean(axis=0), ratio)
+
+    with np.errstate(all="ignore"):
+        x, residual = _solve(equations, _hard_start(f, ratio))
+    moved = [x]
+    for each in leave_one_out(_hard_means(x, f))[1:]:
+        left, jacobian = _hard_equations(x, each, ratio)
+        moved.append(x + np.linalg.solve(jacobian, -left))
+    missing, tilt = np.array(moved).T
+    inverse = missing + signal * tilt
+    # Near the threshold 1/ρ may be 0 without one replicate: ρ is taken as linear in it there.
+    close = np.abs(inverse / inverse[0] - 1).max() > 0.5
+    rho = (2 - inverse / inverse[0]) / inverse[0] if close else 1 / inverse
+    endless = np.full(len(f.alpha), np.inf)
+    solved = _solution(every, endless, tilt, rho, residual, own)
+    solved = solved._replace(converged=solved.converged and bool(inverse[0] > 0))
     if infinite:
-        limit = Limit(found.limit.error, np.copysign(endless, x[:, 0]), endless)
-        return found._replace(limit=limit)
-    return found
+        sign = np.copysign(endless, tilt[0])
+        return solved._replace(limit=Limit(solved.limit.error, sign, endless))
+    return solved
+
+
+def _hard_start(f: FeatureLaw, ratio: float) -> np.ndarray:
+    r"""Near the solution, on few nodes: for each u the tilt has the least
+    :math:`E[x_+^2/\tau^2]`, and that least value rises from κ⋆ at u = 0 to κ."""
+    few = f.thinned(64, 4)
+    signal = float(f.alpha[0, 0] + f.accurate_shortfall()[0, 0])
+    short = few.accurate_shortfall()
+    weights = few.weights / len(few.weights)
+
+    def energy(share: float, tilt: float) -> float:
+        stretch = np.hypot(1, tilt)
+        upper = ((share * stretch - signal * tilt) + tilt * short) / (few.tau * stretch)
+        value = (upper**2 + 1) * special.ndtr(upper) + upper * _density(upper)
+        return float((weights * value).sum() * stretch**2)
+
+    def least(share: float) -> Any:
+        return optimize.minimize_scalar(
+            lambda tilt: energy(share, tilt), bracket=(0.0, 0.5), method="brent", tol=1e-6
+        )
+
+    unit = float(np.sqrt((weights * (few.tau**2 + few.alpha**2)).sum()))
+    low, high = 0.0, unit
+    while least(high).fun < ratio and high < 1e8 * unit:
+        low, high = high, 2 * high
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (middle, high) if least(middle).fun < ratio else (low, middle)
+    share = (low + high) / 2
+    tilt = float(least(share).x)
+    return np.array([share * np.hypot(1, tilt) - signal * tilt, tilt])
 
 
 def _solution(
-    f: FeatureLaw, spread: np.ndarray, c: np.ndarray, rho2: np.ndarray, residual: float,
-    wrong: Mapping[str, Any],
+    f: FeatureLaw, spread: np.ndarray, tilt: Float[np.ndarray, " J"],
+    rho: Float[np.ndarray, " J"], residual: float, own: float,
 ) -> Solution:  # fmt: skip
-    norm = np.sqrt(c**2 * wrong.get("own", 1.0) + rho2)[:, None]
-    error = (f.weights * special.ndtr(-f.alpha * c[:, None] / (f.tau * norm))).sum(axis=1)
-    limit = Limit(error, c, np.sqrt(rho2))
+    share = tilt / np.sqrt(1 + own * tilt**2)
+    error = expected_at(lambda x: sign_error_means(f, x), share)[:, 0]
+    limit = Limit(*(jackknife_replicates(x) for x in (error, tilt * rho, rho)))
     return Solution(limit, spread, residual, bool(residual < _CONVERGED))
-
-
-_CONVERGED = 1e-9
-"""What a solved fixed point may leave of its equations."""
-
-
-_FEWER_NODES = 128
 
 
 def separability_threshold(features: FeatureLaw) -> float:

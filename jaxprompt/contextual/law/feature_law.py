@@ -9,26 +9,32 @@ others. Every limit of a head learned over the prompt is an expectation over (α
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array
 
 from jaxprompt.contextual.law import attention_moments
 
-__all__ = ["FeatureLaw", "feature_law"]
+__all__ = ["FeatureLaw", "coarse_feature_law", "feature_law"]
 
 
 class FeatureLaw(NamedTuple):
     """Nodes of the law of (α, τ): signal and noise level of a pooled feature.
 
-    Shape (replicate, node) with `weights` summing to 1 over the nodes of each replicate.
+    Shape (replicate, node), float64, with `weights` summing to 1 over the nodes of each replicate.
+    `shortfall` is the largest signal a sequence can have, W, less α: near 0 it has digits that the
+    difference of the two has not. It is computed from `alpha` where it is left out.
     """
 
     alpha: np.ndarray
     tau: np.ndarray
     weights: np.ndarray
+    shortfall: np.ndarray | None = None
+
+    def accurate_shortfall(self) -> np.ndarray:
+        """W − α of every node, to all digits where the law has them; W is the largest α if not."""
+        return self.alpha.max() - self.alpha if self.shortfall is None else self.shortfall
 
     def averaged(self) -> FeatureLaw:
         """The law in which every sequence has the mean noise variance of its replicate."""
@@ -44,7 +50,14 @@ class FeatureLaw(NamedTuple):
         part = slice(0, replicates), slice(0, kept)
         weights = self.weights[part]
         weights = weights / weights.sum(axis=1, keepdims=True)
-        return FeatureLaw(self.alpha[part], self.tau[part], weights)
+        short = None if self.shortfall is None else self.shortfall[part]
+        return FeatureLaw(self.alpha[part], self.tau[part], weights, short)
+
+    def as_one_replicate(self) -> FeatureLaw:
+        """The law on the nodes of all replicates together."""
+        weights = self.weights.reshape(1, -1) / self.weights.shape[0]
+        short = None if self.shortfall is None else self.shortfall.reshape(1, -1)
+        return FeatureLaw(self.alpha.reshape(1, -1), self.tau.reshape(1, -1), weights, short)
 
 
 @functools.lru_cache(maxsize=256)
@@ -59,21 +72,83 @@ def feature_law(
     shift_weights: tuple[float, ...] = (1.0,),
 ) -> FeatureLaw:
     r"""Law of :math:`\alpha = (s - (1-s)\delta_w) W` and :math:`\tau = \sigma\sqrt{p_2}`."""
-    nodes = attention_moments.normal_nodes(tokens - relevant)
-    shift = np.asarray(shifts)[None, None, :, :]
-    with jax.enable_x64(True):
-        m = _moments(
-            (1 + shift[..., 0]) * gain * context**2, noise * gain * context, relevant, nodes
-        )
-    attention, spread = np.asarray(m.attention), np.asarray(m.spread)
-    alpha = (attention - (1 - attention) * shift[..., 1]) * signal
+    irrelevant = tokens - relevant
+    sums = _summed_scores(irrelevant, abs(noise * gain * context))
+    return _law_of_sums(sums, irrelevant > 0, relevant, signal, context, noise, gain, shifts,
+                        shift_weights)  # fmt: skip
+
+
+def coarse_feature_law(
+    setting: Mapping[str, Any], gain: float, *, nodes: int, replicates: int
+) -> FeatureLaw:
+    """:func:`feature_law` on the first `nodes` of its first `replicates`, cheap enough to search.
+
+    `setting` holds the arguments of :func:`feature_law` but for the gain.
+    """
+    irrelevant = setting["tokens"] - setting["relevant"]
+    scale = abs(setting["noise"] * gain * setting["context"])
+    scores = attention_moments.score_nodes(irrelevant, scale)
+    part = slice(0, replicates), slice(0, nodes)
+    weights = scores.weights[part]
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    sums = _sums_over_tokens(scores.scalars[part], scale, weights)
+    others = {n: setting[n] for n in ("relevant", "signal", "context", "noise")}
+    shifts = setting.get("shifts", ((0.0, 0.0),))
+    shift_weights = setting.get("shift_weights", (1.0 / len(shifts),) * len(shifts))
+    return _law_of_sums(
+        sums, irrelevant > 0, gain=gain, shifts=shifts, shift_weights=shift_weights, **others
+    )
+
+
+class _ScoreSums(NamedTuple):
+    """For each node of the irrelevant tokens' scores: the largest score; the sums of the tokens'
+    exponentials and of their squares, relative to it; and the node's weight."""
+
+    largest: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    weights: np.ndarray
+
+
+@functools.lru_cache(maxsize=32)
+def _summed_scores(irrelevant: int, scale: float) -> _ScoreSums:
+    """They do not depend on the shift, nor on the number of relevant tokens."""
+    scores = attention_moments.score_nodes(irrelevant, scale)
+    rows = [
+        _sums_over_tokens(scalars[None], scale, weights[None])
+        for scalars, weights in zip(scores.scalars, scores.weights, strict=True)
+    ]
+    return _ScoreSums(*(np.concatenate(each) for each in zip(*rows, strict=True)))
+
+
+def _sums_over_tokens(scalars: np.ndarray, scale: float, weights: np.ndarray) -> _ScoreSums:
+    scores = scale * scalars
+    largest = np.max(scores, axis=-1, initial=-np.inf)
+    if not scores.shape[-1]:
+        return _ScoreSums(largest, np.zeros_like(largest), np.zeros_like(largest), weights)
+    scores -= largest[..., None]
+    terms = np.exp(scores, out=scores)
+    return _ScoreSums(
+        largest, terms.sum(axis=-1), np.einsum("...t,...t->...", terms, terms), weights
+    )
+
+
+def _law_of_sums(
+    sums: _ScoreSums, noisy: bool, relevant: int, signal: float, context: float, noise: float,
+    gain: float, shifts: tuple[tuple[float, float], ...], shift_weights: tuple[float, ...],
+) -> FeatureLaw:  # fmt: skip
+    shift = np.asarray(shifts, dtype=np.float64)
+    gap = (1 + shift[:, 0]) * gain * context**2
+    peak = np.maximum(gap, sums.largest[..., None])
+    fall = np.exp(sums.largest[..., None] - peak)
+    mass = relevant * np.exp(gap - peak)
+    total = mass + fall * sums.first[..., None]
+    attention, inattention = mass / total, fall * sums.first[..., None] / total
+    spread = np.square(fall / total) * sums.second[..., None]
+    alpha = (attention - inattention * shift[:, 1]) * signal
+    shortfall = inattention * (1 + shift[:, 1]) * signal
     # A weight may underflow to 0 at extreme gains; its reciprocal is needed without ridge.
-    tau = noise * np.sqrt(np.maximum(spread, 1e-200 if tokens > relevant else 0.0))
-    weights = np.broadcast_to(np.asarray(shift_weights) / nodes.shape[1], alpha.shape)
+    tau = noise * np.sqrt(np.maximum(spread, 1e-200 if noisy else 0.0))
+    weights = sums.weights[..., None] * np.asarray(shift_weights, dtype=np.float64)
     flat = (alpha.shape[0], -1)
-    return FeatureLaw(alpha.reshape(flat), tau.reshape(flat), weights.reshape(flat))
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _moments(gap: Array, scale: Array, relevant: int, nodes: Array) -> attention_moments.Moments:
-    return attention_moments.moments(gap, scale, relevant, nodes[:, :, None, :])
+    return FeatureLaw(*(x.reshape(flat) for x in (alpha, tau, weights, shortfall)))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from scipy import special
+from scipy import optimize, special
 
 from jaxprompt.contextual.claims import best_ridge
 from jaxprompt.contextual.claims.best_ridge import CLAIM
@@ -47,15 +47,87 @@ def test_the_deeper_of_two_valleys_is_the_best_gain():
         for gain in (0.0, 0.6, 1.2, 1.4, 1.6, 2.2, 3.0, 3.6, 4.0)
     }
     assert errors[1.4] < 0.995 * errors[4.0] < 0.995 * errors[3.0], "there are two"
-    best = limits.best_gain(features, 0.8, 0.0, most=4.0)
+    best = limits.best_gain(features, 0.8, 0.0, scan=np.linspace(0.0, 4.0, 13))
     found = ridge_limit(features(best), 0.8, 0.0).error.mean()
     # The place comes from few nodes, which costs less than a thousandth of the error.
     assert found <= 1.001 * min(errors.values()), f"gain {best:.3f}: {found}; {errors}"
 
 
-def test_a_gain_at_which_the_error_is_no_number_is_no_best_gain():
+def test_a_gain_at_which_the_error_is_no_number_is_no_best_gain(monkeypatch):
+    law = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
+    nothing = law._replace(alpha=law.alpha * np.nan)
+    assert np.isnan(limits.best_ridge(nothing, 0.5))
+    assert np.isnan(limits.best_gain(lambda gain: nothing, 0.5, scan=np.linspace(0.0, 3.0, 5)))
+    monkeypatch.setattr(best_ridge, "best_gain", lambda *args, **kwargs: float("nan"))
     with pytest.raises(NumericalError, match="is not a number"):
-        CLAIM.predict(**{**BASE, "noise": 1e30}, gain=1.0, ratio=0.5)
+        CLAIM.predict(**{**BASE, "noise": 0.77}, gain=1.0, ratio=0.5)
+
+
+def test_noise_far_above_the_signal_has_a_best_gain():
+    """The head is right where the softmax leaves all noise out, which needs sharp weights; once
+    refused as no number."""
+    found = CLAIM.predict(**{**BASE, "noise": 1e30}, gain=1.0, ratio=0.5)
+    # All eight scores are below the relevant ones' in one sequence of 2⁸.
+    assert found["best_gain_error"] == pytest.approx(0.5 - 2**-9, abs=4e-4)
+
+
+WITHOUT_PLACE = ("error", "saving", "best_gain_error")
+
+
+def test_the_best_gain_against_random_sequences():
+    """0.8573 and 0.09982 ± 0.00007, by SciPy's minimisers on two million random sequences."""
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8)
+    assert found["best_gain"] == pytest.approx(0.8573, abs=0.003)
+    assert found["best_gain_error"] == pytest.approx(0.09982, abs=1.5e-4)
+    assert 0 < found["best_gain_stderr"] < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.3, 30.0, 1e3])
+@pytest.mark.parametrize("shifts", [((0.0, 0.0),), ((-3.0, 0.0), (0.0, 0.2))])
+def test_scaling_the_tokens_scales_the_best_places(scale, shifts):
+    """(W, Q, σ, γ) → (sW, sQ, sσ, γ/s²): errors stay, the best gain and ridge follow."""
+    plain = CLAIM.predict(**BASE, gain=1.0, ratio=0.8, shifts=shifts)
+    scaled = {n: scale * BASE[n] for n in ("signal", "context", "noise")}
+    found = CLAIM.predict(**{**BASE, **scaled}, gain=scale**-2, ratio=0.8, shifts=shifts)
+    for name, power in (*((n, 0) for n in WITHOUT_PLACE), ("best_gain", -2), ("best_ridge", 2)):
+        assert found[name] == pytest.approx(plain[name] * scale**power, rel=1e-7), name
+
+
+def test_a_negative_gain_is_best_where_irrelevant_tokens_are_nearer_to_the_context():
+    """With δq = −3 they are at 3Q; a scan by hand finds no positive gain as good."""
+    shifts = ((-3.0, 0.0),)
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8, shifts=shifts)
+    assert found["best_gain"] < 0
+    for gain in (-2.0, -1.2, -0.5, -0.2, 0.2, 0.8, 2.0):
+        features = feature_law(10, 2, 1.0, 1.5, 1.0, gain, shifts)
+        ridge = limits.best_ridge(features, 0.8)
+        assert ridge_limit(features, 0.8, ridge).error.mean() > found["best_gain_error"]
+
+
+def test_best_places_and_their_errors_against_the_full_curve():
+    features = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
+    found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8)
+    best = optimize.minimize_scalar(
+        lambda x: ridge_limit(features, 0.8, float(np.exp(x))).error.mean(),
+        bounds=(0.5, 3.0), method="bounded", options={"xatol": 1e-7},
+    )  # fmt: skip
+    assert found["best_ridge"] == pytest.approx(np.exp(best.x), rel=2e-3)
+    assert found["error"] == pytest.approx(best.fun, abs=1e-9)
+
+
+def test_the_comparison_sees_a_search_that_stopped_early():
+    """The least errors are set beside a grid's: a poor ridge or gain is refuted."""
+    point = {**BASE, "gain": 1.0, "ratio": 0.8}
+    given, predicted = CLAIM.validated(point), CLAIM.predict(**point)
+    rows = list(best_ridge._by_plain_grid(point, given, predicted))
+    assert {row.quantity for row in rows} == {"error", "best_gain_error"}
+    for row in rows:
+        assert abs(row.simulated - row.predicted) <= row.tolerance, row
+        worse = {**predicted, row.quantity: predicted[row.quantity] + 0.006}
+        (off,) = (
+            r for r in best_ridge._by_plain_grid(point, given, worse) if r.quantity == row.quantity
+        )
+        assert abs(off.simulated - off.predicted) > off.tolerance, off
 
 
 @pytest.mark.parametrize("ratio", [0.5, 2.0])

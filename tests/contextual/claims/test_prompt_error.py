@@ -164,7 +164,7 @@ def test_best_ridge_is_a_minimum():
 
 
 def test_best_gain_is_a_minimum():
-    gain = best_gain(real_law, 0.5, 0.05, most=3.0)
+    gain = best_gain(real_law, 0.5, 0.05, scan=np.linspace(0.0, 3.0, 13))
     error = ridge_limit(real_law(gain), 0.5, 0.05).error.mean()
     for factor in (0.7, 0.9, 1.1, 1.4):
         assert ridge_limit(real_law(gain * factor), 0.5, 0.05).error.mean() >= error

@@ -56,7 +56,7 @@ def test_one_irrelevant_token_against_quadrature():
         ("drift", lambda v: weight(v) * v),
     ):
         expected = integrate.quad(lambda v, f=function: f(v) * sps.norm.pdf(v), -12, 12)[0]
-        value, stderr = attention_moments.pooled(np.asarray(getattr(found, name)).mean(axis=1))
+        value, stderr = attention_moments.mean_and_stderr(np.asarray(getattr(found, name)).mean(axis=1))
         assert abs(value - expected) < 5 * stderr + 1e-12, f"{name}: {value} against {expected}"
         assert stderr < 1e-4, f"{name}: the rule's own error {stderr:.1e} is not negligible"
 
@@ -88,7 +88,7 @@ def test_no_scalars():
 
 def test_pooled():
     values = np.random.default_rng(0).normal(size=(16, 3))
-    mean, stderr = attention_moments.pooled(values)
+    mean, stderr = attention_moments.mean_and_stderr(values)
     np.testing.assert_allclose(mean, values.mean(axis=0))
     np.testing.assert_allclose(stderr, sps.sem(values))
 
@@ -97,7 +97,7 @@ def test_pooled():
 def test_stated_error_covers_the_truth():
     # The rule's spread over replicates is an honest error of their mean.
     exact = np.exp(0.5 * 3 / 9)  # E exp(mean of three normals)
-    value, stderr = attention_moments.pooled(
+    value, stderr = attention_moments.mean_and_stderr(
         np.exp(attention_moments.normal_nodes(3).mean(axis=2)).mean(axis=1)
     )
     assert abs(value - exact) < 5 * stderr
