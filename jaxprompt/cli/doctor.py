@@ -10,13 +10,14 @@ import traceback
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from jaxprompt.cli.terminal import one_line
 from jaxprompt.compute import cache_folder
 from jaxprompt.core.extras import EXTRAS, Extra
 
-__all__ = ["Finding", "examine"]
+__all__ = ["Finding", "device_problem", "examine"]
 
 _CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "zarr", "rich",
-         "jinja2", "latex2mathml", "jaxtyping")  # fmt: skip
+         "jinja2", "latex2mathml", "jaxtyping", "shtab")  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -55,12 +56,25 @@ def _package(name: str) -> Finding:
 def _devices() -> Finding:
     import jax
 
-    try:
-        devices = jax.devices()
-    except RuntimeError as error:  # a backend that was asked for and does not start
-        return Finding("devices", "problem", _line(error), "set JAX_PLATFORMS=cpu, or repair it")
+    problem = device_problem()
+    if problem:
+        return Finding("devices", "problem", problem, "unset JAX_PLATFORMS, or set it to cpu")
+    devices = jax.devices()
     kinds = sorted({f"{d.platform}: {d.device_kind}" for d in devices})
     return Finding("devices", "ok", f"{len(devices)} ({', '.join(kinds)}), {_cores()}")
+
+
+def device_problem() -> str:
+    """Why JAX has no device to compute on, as with a platform that is not installed; or ""."""
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError, or an assertion of its own for a missing plugin
+        asked = os.environ.get("JAX_PLATFORMS")
+        text = one_line(str(error))[:200] or "not available here"
+        return f"JAX_PLATFORMS={asked}: {text}" if asked else text
+    return ""
 
 
 def _cores() -> str:
@@ -75,6 +89,8 @@ def _float64() -> Finding:
     import jax.numpy as jnp
 
     what = "dtype"
+    if device_problem():
+        return Finding(what, "problem", "no device to try float64 on", "see `devices` above")
     try:
         with jax.enable_x64(True):
             value = float(jax.jit(lambda x: (1 + x) * (1 - x) - 1)(jnp.float64(1e-6)))
@@ -122,7 +138,3 @@ def _cache() -> Finding:
     if found.state == "problem":
         return found._replace(state="absent")
     return found._replace(found=str(folder) + ("" if made == folder else ", not made yet"))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

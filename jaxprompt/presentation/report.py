@@ -276,6 +276,8 @@ def _entry_problems(entry: Any) -> Iterator[str]:
         yield from _row_problems(row, f"{id}.rows[{index}]")
     if not _is_worst(entry.get("worst"), len(rows)):
         yield f"{id}.worst"
+    if not isinstance(entry.get("advice", ""), str):
+        yield f"{id}.advice"
     if not _is_texts(entry.get("warnings", [])):
         yield f"{id}.warnings"
     if not isinstance(entry.get("environment", {}), dict):
@@ -379,6 +381,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "warnings": [],
         "environment": {},
+        "advice": "",
         **entry,
         "common": common,
         "rows": rows,

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import textwrap
-import tomllib
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.cli import completion, doctor, main
+from jaxprompt.cli import main
 from jaxprompt.core.claim import Agreement, Curves, Design, Falsifier, Relation
-from jaxprompt.core.extras import EXTRAS, Extra
+from jaxprompt.presentation.wording import describe_row
 from jaxprompt.stats import Estimate
-
-ROOT = Path(__file__).resolve().parents[2]
 
 TOML = """
 claim = "contextual.toy"
@@ -36,9 +30,8 @@ level = [1.0, 2.0]
 
 
 @pytest.fixture
-def toys(toy_claim, toy_registry, monkeypatch):
+def toys(toy_claim, toy_registry):
     """Registers toys by name: true, false, vague, broken."""
-    from jaxprompt.sweep import run as sweeps
 
     def broken(**params):
         raise ZeroDivisionError("the toy broke")
@@ -58,9 +51,7 @@ def toys(toy_claim, toy_registry, monkeypatch):
     }
 
     def use(*names):
-        claims = toy_registry(*(made[name] for name in names))
-        by_id = {claim.id: claim for claim in claims}
-        monkeypatch.setattr(sweeps, "find_claim", lambda id: by_id[id])
+        toy_registry(*(made[name] for name in names))
 
     return use
 
@@ -137,7 +128,16 @@ def test_a_failed_check_shows_why(toys, run):
 
 
 @pytest.mark.parametrize(
-    ("names", "code"), [(["true"], 0), (["true", "blind"], 1), (["broken"], 3)]
+    ("names", "code"),
+    [
+        (["true"], 0),
+        (["true", "blind"], 1),
+        (["broken"], 3),
+        (["false"], 1),
+        (["true", "false"], 1),
+        (["vague"], 3),
+        (["vague", "blind"], 1),
+    ],
 )
 def test_exit_codes_of_falsify(toys, run, names, code):
     toys(*names)
@@ -149,7 +149,7 @@ def test_exit_codes_of_falsify(toys, run, names, code):
 def test_check_json(toys, run):
     toys("true", "false")
     code, out, _ = run("check", "--json", "--falsify", "--seed", 5)
-    assert code == 0
+    assert code == 1, "a claim is refuted"
     found = json.loads(out)
     assert found["schema"] == 1
     assert [entry["status"] for entry in found["claims"]] == ["confirmed", "refuted"]
@@ -195,13 +195,12 @@ def test_check_leaves_a_report(toy_claim, toy_registry, run, tmp_path):
     files = {
         p.relative_to(tmp_path / "out").as_posix()
         for p in (tmp_path / "out").rglob("*")
-        if p.is_file() and "zarr" not in p.as_posix()
+        if p.is_file()
     }
     assert files == {
-        *("report.json", "report.html"),
+        *("report.json", "report.html", "data/contextual.toy/points.csv"),
         *("figures/contextual.toy.png", "figures/contextual.toy.svg"),
     }
-    assert (tmp_path / "out" / "data" / "contextual.toy" / "points.zarr").is_dir()
     check_report(json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8")))
 
 
@@ -290,9 +289,7 @@ def test_the_default_folder_of_a_sweep_is_the_name_of_its_file(toys, run, tmp_pa
     assert jp.load("sweep").sizes == {"level": 2}
 
 
-def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monkeypatch):
-    from jaxprompt.sweep import run as sweeps
-
+def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path):
     def broken(*, level, **params):
         if level == 2.0:
             raise ZeroDivisionError("the toy broke")
@@ -300,7 +297,6 @@ def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monke
 
     claim = toy_claim(simulation=broken, relation=Relation.MEAN)
     toy_registry(claim)
-    monkeypatch.setattr(sweeps, "find_claim", lambda id: claim)
     code, out, err = run("sweep", write(tmp_path), "--out", tmp_path / "out")
     assert code == 3
     assert "1 confirmed, 1 failed" in out
@@ -309,8 +305,21 @@ def test_a_sweep_with_failed_cells(toy_claim, toy_registry, run, tmp_path, monke
     assert "--resume" in err
 
 
+@pytest.mark.parametrize(
+    ("names", "plain", "strict"),
+    [("true", 0, 0), ("false", 0, 1), ("vague", 0, 3), ("broken", 3, 3)],
+)
+def test_exit_codes_of_a_sweep(toys, run, tmp_path, names, plain, strict):
+    """What its cells find is data: only with --strict does it decide."""
+    toys(names)
+    ids = {"false": "contextual.untrue", "vague": "prefix.vague", "broken": "universal.broken"}
+    path = write(tmp_path, TOML.replace("contextual.toy", ids.get(names, "contextual.toy")))
+    assert run("sweep", path, "--out", tmp_path / "a")[0] == plain
+    assert run("sweep", path, "--out", tmp_path / "b", "--strict")[0] == strict
+
+
 def test_ctrl_c_in_a_sweep_says_how_to_resume(toys, run, tmp_path, monkeypatch):
-    from jaxprompt.sweep import run as sweeps
+    from jaxprompt.sweep import runner as sweeps
 
     toys("true")
     compute, calls = sweeps.compute, []
@@ -331,10 +340,11 @@ def test_ctrl_c_in_a_sweep_says_how_to_resume(toys, run, tmp_path, monkeypatch):
     assert run("sweep", path, "--out", tmp_path / "out", "--resume")[0] == 0
 
 
-def test_ctrl_c_in_a_check_keeps_what_is_done(toy_claim, toy_registry, run, tmp_path):
-    def interrupted(**params):
-        raise KeyboardInterrupt
+def interrupted(**params):
+    raise KeyboardInterrupt
 
+
+def test_ctrl_c_in_a_check_keeps_what_is_done(toy_claim, toy_registry, run, tmp_path):
     toy_registry(toy_claim(), toy_claim(id="prefix.slow", simulation=interrupted))
     code, _, err = run("check", "--out", tmp_path / "out")
     assert code == 130
@@ -344,27 +354,141 @@ def test_ctrl_c_in_a_check_keeps_what_is_done(toy_claim, toy_registry, run, tmp_
     assert [entry["id"] for entry in found["claims"]] == ["contextual.toy"]
 
 
-def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
-    now = [100.0]
-    monkeypatch.setattr(main.time, "monotonic", lambda: now[0])
-    with main._progress("sweep", "cells", trials=10) as progress:
-        progress(4, 20)  # four cells were there before
-        for done in (6, 8):
-            now[0] += 4
-            progress(done, 20)
-    line = "sweep: 8/20 cells, 5 trials/s, about 24 s left\n"
-    assert capsys.readouterr().err == line
+def test_the_command_after_ctrl_c_is_whole_and_completes_the_report(
+    toy_claim, toy_registry, run, tmp_path
+):
+    out = tmp_path / "a folder"
+    toy_registry(toy_claim(), toy_claim(id="prefix.slow", simulation=interrupted))
+    asked = ("--out", out, "--falsify", "--seed", 7, "--no-cache", "--profile", "full")
+    code, _, err = run("check", *asked)
+    assert code == 130
+    command = shlex.split(err.rpartition("go on with: ")[2])
+    assert command[:3] == ["jaxprompt", "check", "prefix.slow"]
+    for words in (["--out", str(out)], ["--seed", "7"], ["--profile", "full"]):
+        assert command[command.index(words[0]) + 1] == words[1]
+    assert {"--falsify", "--no-cache"} <= set(command)
+    toy_registry(toy_claim(), toy_claim(id="prefix.slow"))
+    assert run(*command[1:])[0] == 0
+    found = json.loads((out / "report.json").read_text())
+    assert [entry["id"] for entry in found["claims"]] == ["contextual.toy", "prefix.slow"]
+    assert {entry["seed"] for entry in found["claims"]} == {7}
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "2 claims checked" in page
 
 
-def test_a_terminal_gets_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    with main._progress("some work", "cells", trials=10) as progress:
-        progress(0, 3)
-        progress(2, 3)
-    shown = capsys.readouterr().err
-    assert "some work" in shown
-    assert "2/3" in shown, f"the bar tells how much is done: {shown!r}"
+def test_the_command_after_ctrl_c_names_the_files(toy_claim, run, tmp_path, monkeypatch):
+    from jaxprompt.core import registry
+
+    slow = toy_claim(id="mine.slow", simulation=interrupted)
+    monkeypatch.setattr(registry, "_user_claims", {"mine.slow": (slow, "my file.py")})
+    code, _, err = run("check", "mine.slow")
+    assert code == 130
+    command = shlex.split(err.rpartition("go on with: ")[2])
+    assert command[1:5] == ["check", "mine.slow", "--claims", "my file.py"]
+
+
+def test_a_damaged_report_of_an_earlier_run_is_replaced_with_a_note(toys, run, tmp_path):
+    toys("true")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text("{")
+    code, _, err = run("check", "--out", tmp_path / "out")
+    assert code == 0
+    assert "note: what was there is replaced" in err
+    check_report(json.loads((tmp_path / "out" / "report.json").read_text()))
+
+
+# --- figures that fail ---
+
+
+def failing_figure(toy_claim, **changes):
+    """A claim whose closed form fails at an abscissa of its figure, not at those of its check."""
+
+    def closed_form(*, level, **unused):
+        if level > 2.5:
+            raise ZeroDivisionError("infinite there")
+        return {"value": level}
+
+    return toy_claim(
+        closed_form=closed_form,
+        figure=Curves(x="level", y="value", lines=(1.0, 3.0), title="T", x_label="x", y_label="y"),
+        **changes,
+    )
+
+
+def test_a_figure_that_fails_is_a_warning(toy_claim, toy_registry, run, tmp_path):
+    toy_registry(failing_figure(toy_claim), toy_claim(id="prefix.after"))
+    out = tmp_path / "out"
+    code, printed, err = run("check", "--out", out)
+    assert code == 0, "both claims are confirmed"
+    assert "warning: contextual.toy has no figure" in err
+    assert "Traceback" not in err
+    assert "confirmed    prefix.after" in printed
+    found = json.loads((out / "report.json").read_text())
+    assert [entry["status"] for entry in found["claims"]] == ["confirmed", "confirmed"]
+    assert "has no figure" in found["claims"][0]["warnings"][0]
+    assert found["claims"][1]["warnings"] == []
+    assert "Warning: has no figure" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_cannot_be_drawn_is_a_warning(
+    toy_claim, toy_registry, run, tmp_path, monkeypatch
+):
+    from jaxprompt.presentation import plot
+
+    def broken(*args):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(plot, "draw", broken)
+    toy_registry(toy_claim(figure=Agreement(title="Toy", label="value")))
+    code, _, err = run("check", "--out", tmp_path / "out", "--json")
+    assert code == 0
+    assert "warning: contextual.toy has no figure" in err
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_a_verdict_is_stored_and_told_before_its_figure(
+    toy_claim, toy_registry, run, tmp_path, capsys, monkeypatch
+):
+    from jaxprompt.presentation import figure_tables
+
+    seen = {}
+
+    def look(*args):
+        seen["report"] = json.loads((tmp_path / "out" / "report.json").read_text())
+        seen["printed"] = capsys.readouterr().out
+        return None
+
+    monkeypatch.setattr(figure_tables, "figure_tables", look)
+    toy_registry(toy_claim(figure=Agreement(title="Toy", label="value")))
+    run("check", "--out", tmp_path / "out")
+    assert [entry["id"] for entry in seen["report"]["claims"]] == ["contextual.toy"]
+    assert "confirmed    contextual.toy" in seen["printed"]
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize(
+    "title", ["Error on [a, b]", "[/b] and [red]", "a :smile: :bug:", "[[", "$x$"]
+)
+def test_titles_are_printed_as_they_are(toy_claim, toy_registry, run, title):
+    toy_registry(toy_claim(title=title, statement=title, derivation=title, source=title))
+    for words in (["list"], ["show", "contextual.toy"], ["check"]):
+        code, out, _ = run(*words)
+        assert code == 0
+        assert title in out or words == ["check"]
+
+
+def test_the_terminal_names_the_row_that_the_report_names(toys, run, tmp_path):
+    toys("false")
+    _, out, _ = run("check", "--out", tmp_path / "out")
+    (entry,) = json.loads((tmp_path / "out" / "report.json").read_text())["claims"]
+    row = entry["rows"][entry["worst"]]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    said = f"{row['quantity']}: {describe_row(row)}"
+    assert said in out
+    assert said in page
+    assert json.loads(run("check", "--json")[1])["claims"][0]["worst"] == entry["worst"]
 
 
 # --- bad input ---
@@ -391,6 +515,13 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
         (["check", "--out", "FILE"], "cannot be written"),
         (["check", "--out", "FILE/below"], "cannot be written"),
         (["check", "--nonsense"], "--nonsense"),
+        (["check", "--out", ""], "must name a folder"),
+        (["figure", "--out", ""], "must name a folder"),
+        (["figure", "--from", ""], "must name a folder"),
+        (["report", ""], "must name a folder"),
+        (["sweep", "SWEEP", "--out", ""], "must name a folder"),
+        (["figure", "EMPTY", "--out", "OUT"], "no sweep in"),
+        (["figure", "EMPTY", "contextual", "--out", "OUT"], "not both"),
         (["sweep", "nothing.toml", "--out", "OUT"], "cannot be read"),
         (["sweep", "SWEEP", "--out", "FILE/below"], "cannot be written"),
         (["sweep", "SWEEP", "--out", "OUT", "--workers", "0"], "must be an integer"),
@@ -470,9 +601,21 @@ def test_tables_fit_the_terminal(toys, run, monkeypatch, width):
     assert ("false alarm" in table) == (width >= 80)
 
 
-def test_brackets_are_no_markup(toy_claim, toy_registry, run):
-    toy_registry(toy_claim(title="on [0, 1] and [red]"))
-    assert "on [0, 1] and [red]" in run("list")[1]
+@pytest.mark.parametrize("columns", ["0", "-3", "many", ""])
+def test_a_width_that_is_none_is_no_width(toys, run, monkeypatch, columns):
+    toys("true")
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "contextual.toy" in run("list")[1]
+
+
+def test_figures_of_sweeps(toys, run, tmp_path):
+    toys("true")
+    assert run("sweep", write(tmp_path), "--out", tmp_path / "ratio")[0] == 0
+    code, out, _ = run("figure", tmp_path / "ratio", "--out", tmp_path / "pictures")
+    assert code == 0
+    names = [Path(line).name for line in out.splitlines()]
+    assert names == ["ratio.value.png", "ratio.value.svg"]
+    assert all((tmp_path / "pictures" / name).is_file() for name in names)
 
 
 def test_json_everywhere(toys, toy_claim, toy_registry, run, tmp_path):
@@ -486,143 +629,3 @@ def test_json_everywhere(toys, toy_claim, toy_registry, run, tmp_path):
     run("check", "--out", tmp_path / "out", "--json")
     found = json.loads(run("report", tmp_path / "out", "--json")[1])
     assert found["files"] == [str(tmp_path / "out" / "report.html")]
-
-
-# --- doctor and completion ---
-
-
-def test_doctor(run):
-    code, out, _ = run("doctor", "--json")
-    found = {entry["what"]: entry for entry in json.loads(out)}
-    assert code == 0, [entry for entry in found.values() if entry["state"] == "problem"]
-    assert found["jaxprompt"]["found"].startswith(jp.__version__)
-    assert "float64" in found["dtype"]["found"]
-    assert "cpu" in found["devices"]["found"] or "gpu" in found["devices"]["found"]
-    assert found["cache"]["state"] == "absent", "the tests run without a cache"
-    assert "what to do" in run("doctor")[1]
-
-
-def test_doctor_finds_what_is_wrong(run, monkeypatch):
-    def nowhere(**options):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", nowhere)
-    odd = Extra("odd", ("no_such_module",), "something odd")
-    monkeypatch.setattr(doctor, "EXTRAS", {"odd": odd})
-    code, out, _ = run("doctor", "--json")
-    assert code == 3
-    found = {entry["what"]: entry for entry in json.loads(out)}
-    assert found["working folder"]["state"] == "problem"
-    assert "Permission denied" in found["working folder"]["found"]
-    assert found["extra odd"]["state"] == "absent"
-    assert found["extra odd"]["remedy"] == '`pip install -e ".[odd]"` in a clone adds something odd'
-
-
-def test_doctor_tells_a_broken_installation(monkeypatch):
-    assert doctor._package("no-such-package").state == "problem"
-
-    def refused():
-        raise RuntimeError("no such backend\nand more")
-
-    monkeypatch.setattr(jax, "devices", refused)
-    found = doctor._devices()
-    assert (found.state, found.found) == ("problem", "no such backend and more")
-    monkeypatch.setattr(jax, "jit", lambda f: lambda x: 0.0)
-    assert doctor._float64().found == "float64 is rounded"
-
-    def broken(f):
-        raise ImportError("libxla")
-
-    monkeypatch.setattr(jax, "jit", broken)
-    assert "libxla" in doctor._float64().found
-
-
-def test_doctor_tells_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path / "new" / "cache"))
-    assert doctor._cache().state == "ok"
-    assert "not made yet" in doctor._cache().found
-
-    def full(dir):
-        raise PermissionError(13, "not allowed")
-
-    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", full)
-    assert doctor._cache().state == "absent", "without a cache everything runs, only slower"
-
-
-def test_doctor_knows_every_extra():
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(EXTRAS) == set(declared["optional-dependencies"])
-    core = {re.split(r"[><=]", need)[0] for need in declared["dependencies"]}
-    assert core <= set(doctor._CORE)
-
-
-WORDS = {
-    ("ch",): {"check"},
-    ("check", "--fal"): {"--falsify"},
-    ("check", "--profile", ""): {"quick", "full"},
-    ("check", "universal.sphere_l"): {"universal.sphere_limit"},
-    ("list", "--family", "pre"): {"prefix"},
-    ("completion", "f"): {"fish"},
-}
-
-
-@pytest.fixture(scope="module")
-def scripts(tmp_path_factory):
-    """The completion scripts, by shell."""
-    folder = tmp_path_factory.mktemp("completion")
-    names = ("contextual", "prefix", "universal", *(c.id for c in jp.claims()))
-    for shell in ("bash", "zsh", "fish"):
-        (folder / shell).write_text(completion.script(shell, main._parser(), names))
-    return folder
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_bash_completes(scripts, words, tmp_path):
-    line = " ".join(f"'{word}'" for word in ("jaxprompt", *words))
-    code = f"source {scripts / 'bash'}; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _jaxprompt"
-    shown = subprocess.run(
-        ["bash", "-c", f'{code}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=True,
-    )
-    assert shown.stderr == ""
-    assert set(shown.stdout.split()) == WORDS[words]
-
-
-@pytest.mark.parametrize("words", WORDS)
-def test_fish_completes(scripts, words, tmp_path):
-    if shutil.which("fish") is None:
-        pytest.skip("fish is not installed")
-    line = " ".join(["jaxprompt", *words])
-    code = f"source {scripts / 'fish'}; complete -C {shlex.quote(line)}"
-    shown = subprocess.run(
-        ["fish", "--no-config", "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=True,
-        env={**os.environ, "HOME": str(tmp_path)},
-    )
-    assert set(re.findall(r"^\S+", shown.stdout, re.MULTILINE)) >= WORDS[words]
-
-
-def test_zsh_reads_its_script(scripts, tmp_path):
-    if shutil.which("zsh") is None:
-        pytest.skip("zsh is not installed")
-    code = f"source {scripts / 'zsh'}; print -r -- ${{_comps[jaxprompt]}}"
-    shown = subprocess.run(
-        ["zsh", "-f", "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "HOME": str(tmp_path), "ZDOTDIR": str(tmp_path)},
-    )
-    assert "_jaxprompt" in shown.stdout
-
-
-def test_completion_prints_a_script(run):
-    code, out, _ = run("completion", "bash")
-    assert code == 0
-    assert "complete -o filenames -F _jaxprompt jaxprompt" in out

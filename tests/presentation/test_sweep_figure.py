@@ -135,5 +135,5 @@ def test_a_sweep_in_a_notebook(tmp_path):
     assert drawing._repr_png_().startswith(b"\x89PNG")
     paths = data.pipe(jp.draw, quantity="scale").save(tmp_path, "ratio")
     assert [path.name for path in paths] == ["ratio.scale.png", "ratio.scale.svg"]
-    with pytest.raises(UsageError, match="no such|the sweep has"):
+    with pytest.raises(UsageError, match="the sweep has error, scale"):
         data.pipe(jp.draw, quantity="none")

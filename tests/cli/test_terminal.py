@@ -1,0 +1,159 @@
+"""Printing: progress, streams that are closed, full or cannot hold a letter, and defects."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxprompt
+from jaxprompt.cli import commands, main, terminal
+from jaxprompt.errors import UsageError
+
+
+def test_plain_progress_tells_cells_speed_and_time_left(monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.show_progress("sweep", "cells", trials=10) as progress:
+        progress(4, 20)  # four cells were there before
+        for done in (6, 8):
+            now[0] += 4
+            progress(done, 20)
+    line = "sweep: 8/20 cells, 5 trials/s, about 24 s left\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal.show_progress("some work", "cells", trials=10) as progress:
+        progress(0, 3)
+        progress(2, 3)
+    shown = capsys.readouterr().err
+    assert "some work" in shown
+    assert "2/3" in shown, f"the bar tells how much is done: {shown!r}"
+
+
+def test_a_bar_shows_titles_as_they_are(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal.show_progress("on [a, b] [/b] :bug:") as progress:
+        progress(1, 2)
+    assert "on [a, b] [/b] :bug:" in capsys.readouterr().err
+
+
+# --- streams ---
+
+
+def run(arguments, redirections="", **variables):
+    """A command in a shell, with its streams redirected."""
+    command = f"{sys.executable} -m jaxprompt {arguments} {redirections}"
+    home = str(Path(jaxprompt.__file__).parents[1])
+    return subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "PYTHONPATH": home, **variables},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("redirections", "code"),
+    [("2>&-", 0), (">&-", 0), ("<&- >&- 2>&-", 0), ("2>/dev/full", 0), (">/dev/full", 2)],
+)
+def test_streams_that_are_closed_or_full(redirections, code):
+    done = run("list", redirections)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    if code:
+        assert done.stderr.count("\n") == 1
+        assert "standard output cannot be written (No space left on device)" in done.stderr
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full"])
+def test_errors_keep_their_code_where_they_cannot_be_told(redirections):
+    assert run("show nothing", redirections).returncode == 2
+
+
+@pytest.mark.parametrize("words", ["show contextual.prompt_error", "completion bash"])
+def test_a_reader_that_has_gone_is_no_defect(words):
+    done = run(words, "| head -n 1; exit ${PIPESTATUS[0]}")
+    assert done.returncode in (0, 141), "0 where the reader went after everything was written"
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_lost_messages_end_nothing():
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    terminal.CheckedStream(Full(), forgiving=True).write("x")
+    with pytest.raises(UsageError, match="No space left on device"):
+        terminal.CheckedStream(Full()).write("x")
+    closed = io.StringIO()
+    closed.close()
+    terminal.CheckedStream(closed, forgiving=True).write("x")
+
+
+# --- platforms and defects ---
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("check universal.sphere_limit", 2), ("doctor --json", 3)]
+)
+def test_a_platform_that_is_not_there(platform, words, code):
+    if platform == "cuda" and any(name.startswith("jax_cuda") for name in sys.modules):
+        pytest.skip("this installation has cuda")
+    done = run(words, JAX_PLATFORMS=platform)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert f"JAX_PLATFORMS={platform}" in done.stderr + done.stdout
+
+
+def test_a_defect_is_one_line_and_saves_its_traceback(monkeypatch, capsys, tmp_path):
+    def broken(options):
+        raise KeyError("something of ours")
+
+    monkeypatch.setenv("JAXPROMPT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(commands, "list_claims", broken)
+    assert main.main(["list"]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "a defect of jaxprompt, KeyError: 'something of ours'" in err
+    (saved,) = (tmp_path / "cache").glob("jaxprompt-traceback-*.txt")
+    assert str(saved) in err
+    assert "in broken" in saved.read_text()
+
+
+def test_a_defect_on_a_full_disk_is_one_line_too(monkeypatch, capsys):
+    def broken(options):
+        raise KeyError("x" * 5000)
+
+    def refused(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(commands, "list_claims", broken)
+    monkeypatch.setattr(main.Path, "write_text", refused)
+    assert main.main(["list"]) == 4
+    err = capsys.readouterr().err
+    assert "could not be saved" in err
+    assert err.count("\n") == 1
+    assert len(err) < 500
+
+
+def test_ctrl_c_anywhere_is_one_line(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "list_claims", interrupted)
+    assert main.main(["list"]) == 130
+    assert capsys.readouterr().err == "jaxprompt: interrupted\n"
