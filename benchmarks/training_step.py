@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxprompt.networks.attention_layer import embedded
+from jaxprompt.networks.attention_layer import embed_tokens
 from jaxprompt.networks.transformer import Added, Config, Norm
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 
@@ -211,7 +211,7 @@ def _embedding(config: Config, repeats: int) -> float:
     tokens = jnp.asarray(rng.integers(0, 8, (BATCH, config.positions)))
 
     def rows(table: Any, places: Any) -> Any:
-        return embedded(tokens, table) + places
+        return embed_tokens(tokens, table) + places
 
     @jax.jit
     def many(table: Any, places: Any) -> Any:

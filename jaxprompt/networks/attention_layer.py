@@ -14,7 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["Attended", "Projections", "attend", "dense", "embedded", "mixed", "normed", "visible"]
+__all__ = [
+    "Attended",
+    "Projections",
+    "attend",
+    "attention_mask",
+    "attention_with_vjp",
+    "dense",
+    "embed_tokens",
+    "normalise_rows",
+]
 
 
 class Projections(NamedTuple):
@@ -38,8 +47,12 @@ class Attended(NamedTuple):
     content: Float[Array, "*batch H T S"]
 
 
-def visible(queries: int, keys: int, causal: bool) -> Bool[Array, "queries keys"]:
-    """Which keys each query sees: all, or those up to its own place, the last one being last."""
+def attention_mask(queries: int, keys: int, causal: bool) -> Bool[Array, "queries keys"]:
+    """Attention mask: true where a query sees a key.
+
+    If causal, the queries are the last positions of the keys, and each sees the keys up to its own
+    position.
+    """
     if not causal:
         return jnp.ones((queries, keys), bool)
     return jnp.arange(keys) <= jnp.arange(keys - queries, keys)[:, None]
@@ -64,7 +77,7 @@ def _product(x: Float[Array, "n i"], kernel: Float[Array, "i o"]) -> Float[Array
     return x @ kernel
 
 
-def _product_pull(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+def _product_gradient(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
     """The gradients; that of the kernel with its longer side on the right.
 
     On CPU a tall product of a transposed matrix takes up to 1.6 times as long as a wide one.
@@ -76,11 +89,13 @@ def _product_pull(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Arra
     return slope @ kernel.T, x.T @ slope
 
 
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_pull)
+_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
 
 
 @jax.custom_vjp
-def embedded(tokens: Int[Array, "*batch"], table: Float[Array, "V d"]) -> Float[Array, "*batch d"]:
+def embed_tokens(
+    tokens: Int[Array, "*batch"], table: Float[Array, "V d"]
+) -> Float[Array, "*batch d"]:
     """Each token's row of the table; NaN for a token of V or more.
 
     The gradient of the table is a product with ones and zeros, not a slow scatter.
@@ -88,7 +103,7 @@ def embedded(tokens: Int[Array, "*batch"], table: Float[Array, "V d"]) -> Float[
     return table.at[tokens].get(mode="fill", fill_value=jnp.nan)
 
 
-def _embedded_pull(
+def _embedding_gradient(
     saved: tuple[Array, int], slope: Float[Array, "*batch d"]
 ) -> tuple[None, Float[Array, "V d"]]:
     tokens, size = saved
@@ -96,12 +111,13 @@ def _embedded_pull(
     return None, ones.T @ slope.reshape(-1, slope.shape[-1])
 
 
-embedded.defvjp(
-    lambda tokens, table: (embedded(tokens, table), (tokens, table.shape[0])), _embedded_pull
+embed_tokens.defvjp(
+    lambda tokens, table: (embed_tokens(tokens, table), (tokens, table.shape[0])),
+    _embedding_gradient,
 )
 
 
-def normed(x: Float[Array, "*batch d"], epsilon: float = 1e-5) -> Float[Array, "*batch d"]:
+def normalise_rows(x: Float[Array, "*batch d"], epsilon: float = 1e-5) -> Float[Array, "*batch d"]:
     """The rows of x with mean 0 and variance 1; `epsilon` is added to the variance."""
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + epsilon)
@@ -139,7 +155,7 @@ def attend(
     else:
         query = project(content[..., size - rows :, :], 0, width)[..., 0, :, :]
         pairs = project(content, width, 3 * width)
-    seen, count = visible(rows, size, causal), 0
+    seen, count = attention_mask(rows, size, causal), 0
     if prefix is not None:
         # The same for every sequence, so it is projected once.
         count = prefix.shape[0]
@@ -152,7 +168,7 @@ def attend(
         there = jnp.pad(present, [(0, 0)] * (present.ndim - 1) + [(count, 0)], constant_values=True)
         seen = seen & there[..., None, None, :]
     key, value = pairs[..., 0, :, :], pairs[..., 1, :, :]
-    output, pattern = mixed(query, key, value, seen)
+    output, pattern = attention_with_vjp(query, key, value, seen)
     return Attended(output, pattern[..., :count], pattern[..., count:])
 
 
@@ -163,7 +179,7 @@ def attend(
 
 
 @jax.custom_vjp
-def mixed(
+def attention_with_vjp(
     query: Float[Array, "*batch T H k"],
     key: Float[Array, "*batch S H k"],
     value: Float[Array, "*batch S H v"],
@@ -173,44 +189,46 @@ def mixed(
 
     The axes in front of a mask are broadcast. Computes in the dtype of the arguments.
     """
-    return _mix(query, key, value, seen)[0]
+    return _attention_forward(query, key, value, seen)[0]
 
 
-def _mix(query: Array, key: Array, value: Array, seen: Array) -> tuple[Any, Any]:
+def _attention_forward(query: Array, key: Array, value: Array, seen: Array) -> tuple[Any, Any]:
     batch, heads = query.shape[:-3], query.shape[-2]
-    q, k, v = _rows(query), _rows(key), _rows(value)
-    scores = _scale(q) * (q @ _turned(k))
+    q, k, v = _one_matrix_a_head(query), _one_matrix_a_head(key), _one_matrix_a_head(value)
+    scores = _score_scale(q) * (q @ _transpose(k))
     scores = jnp.where(seen, scores.reshape(*batch, heads, *scores.shape[1:]), -jnp.inf)
     pattern = jax.nn.softmax(scores, axis=-1)
     p = pattern.reshape(-1, *pattern.shape[-2:])
-    return (_apart(p @ v, batch), pattern), (q, k, v, p)
+    return (_split_heads(p @ v, batch), pattern), (q, k, v, p)
 
 
-def _mix_pull(saved: tuple[Array, ...], slopes: tuple[Array, Array]) -> tuple[Any, ...]:
+def _attention_gradient(saved: tuple[Array, ...], slopes: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, p = saved
-    batch, slope = slopes[0].shape[:-3], _rows(slopes[0])
-    weighted = p * (slope @ _turned(v) + slopes[1].reshape(p.shape))
-    scores = _scale(q) * (weighted - p * weighted.sum(axis=-1, keepdims=True))
-    found = (scores @ k, _copied(_turned(scores)) @ q, _copied(_turned(p)) @ slope)
-    return (*(_apart(x, batch) for x in found), None)
+    batch, slope = slopes[0].shape[:-3], _one_matrix_a_head(slopes[0])
+    weighted = p * (slope @ _transpose(v) + slopes[1].reshape(p.shape))
+    scores = _score_scale(q) * (weighted - p * weighted.sum(axis=-1, keepdims=True))
+    found = (scores @ k, _copy(_transpose(scores)) @ q, _copy(_transpose(p)) @ slope)
+    return (*(_split_heads(x, batch) for x in found), None)
 
 
-mixed.defvjp(_mix, _mix_pull)
-_copied = jax.lax.optimization_barrier
+attention_with_vjp.defvjp(_attention_forward, _attention_gradient)
+_copy = jax.lax.optimization_barrier
 
 
-def _scale(query: Array) -> Array:
+def _score_scale(query: Array) -> Array:
     return jnp.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
 
 
-def _turned(x: Array) -> Array:
+def _transpose(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 
-def _rows(x: Float[Array, "*batch T H k"]) -> Float[Array, "batch_H T k"]:
+def _one_matrix_a_head(x: Float[Array, "*batch T H k"]) -> Float[Array, "batch_H T k"]:
     """One matrix for each sequence and head."""
-    return _copied(jnp.swapaxes(x, -3, -2).reshape(-1, x.shape[-3], x.shape[-1]))
+    return _copy(jnp.swapaxes(x, -3, -2).reshape(-1, x.shape[-3], x.shape[-1]))
 
 
-def _apart(x: Float[Array, "batch_H T k"], batch: tuple[int, ...]) -> Float[Array, "*batch T H k"]:
-    return jnp.swapaxes(_copied(x).reshape(*batch, -1, *x.shape[1:]), -3, -2)
+def _split_heads(
+    x: Float[Array, "batch_H T k"], batch: tuple[int, ...]
+) -> Float[Array, "*batch T H k"]:
+    return jnp.swapaxes(_copy(x).reshape(*batch, -1, *x.shape[1:]), -3, -2)

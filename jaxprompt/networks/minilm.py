@@ -24,7 +24,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxprompt.core.extras import EXTRAS
-from jaxprompt.networks.attention_layer import Attended, Projections, attend, dense, normed
+from jaxprompt.networks.attention_layer import Attended, Projections, attend, dense, normalise_rows
 
 __all__ = [
     "HEADS",
@@ -37,9 +37,9 @@ __all__ = [
     "Weights",
     "embed",
     "encode",
-    "pooled",
-    "pretrained",
-    "tokenised",
+    "load_pretrained",
+    "mean_embedding",
+    "tokenise",
 ]
 
 HEADS, EPSILON = 12, 1e-12
@@ -56,7 +56,7 @@ class Norm(NamedTuple):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """Rows of x with mean 0 and variance 1, scaled and shifted."""
-        return normed(x, EPSILON) * self.scale + self.shift
+        return normalise_rows(x, EPSILON) * self.scale + self.shift
 
 
 class Dense(NamedTuple):
@@ -134,7 +134,7 @@ def encode(weights: Weights, text: Text, adapter: Adapter = Adapter()) -> Encode
     def advance(stream: Array, own: tuple[Layer, Adapter]) -> tuple[Array, tuple[Array, Attended]]:
         layer, added = own
         attended = attend(
-            changed(layer.attention, added), stream, added.prefix,
+            merge_low_rank(layer.attention, added), stream, added.prefix,
             heads=HEADS, causal=False, present=text.present,
         )  # fmt: skip
         joined = attended.output.reshape(*attended.output.shape[:-2], -1)
@@ -147,7 +147,7 @@ def encode(weights: Weights, text: Text, adapter: Adapter = Adapter()) -> Encode
     return Encoded(output, streams, attended)
 
 
-def changed(attention: Projections, added: Adapter) -> Projections:
+def merge_low_rank(attention: Projections, added: Adapter) -> Projections:
     """One layer's projections with its low-rank factors merged into queries and values."""
     if added.down is None or added.up is None:
         return attention
@@ -156,7 +156,7 @@ def changed(attention: Projections, added: Adapter) -> Projections:
     return Projections(attention.kernel + change, attention.bias)
 
 
-def pooled(output: Float[Array, "*batch T d"], present: Bool[Any, "*batch T"]) -> Array:
+def mean_embedding(output: Float[Array, "*batch T d"], present: Bool[Any, "*batch T"]) -> Array:
     """Mean of the output over the filled places: the model's sentence embedding, not scaled."""
     filled = jnp.asarray(present)[..., None].astype(output.dtype)
     return (output * filled).sum(axis=-2) / filled.sum(axis=-2)
@@ -177,7 +177,7 @@ def _folder() -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def pretrained() -> Weights:
+def load_pretrained() -> Weights:
     """MiniLM-L6 as NumPy arrays, float32.
 
     Raises:
@@ -225,7 +225,7 @@ def _tokenizer() -> Any:
     return Tokenizer.from_file(str(path))
 
 
-def tokenised(sentences: Sequence[str], length: int) -> Text:
+def tokenise(sentences: Sequence[str], length: int) -> Text:
     """Word pieces between the model's marks, cut or filled up to `length` places (int32).
 
     Raises:

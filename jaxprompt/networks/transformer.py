@@ -28,8 +28,8 @@ from jaxprompt.networks.attention_layer import (
     Projections,
     attend,
     dense,
-    embedded,
-    normed,
+    embed_tokens,
+    normalise_rows,
 )
 from jaxprompt.networks.normal_stream import NormalStream
 
@@ -146,7 +146,7 @@ class Norm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """The rows of x with mean 0 and variance 1, scaled and shifted."""
-        return normed(x) * self.scale[...] + self.shift[...]
+        return normalise_rows(x) * self.scale[...] + self.shift[...]
 
 
 class Dense(nnx.Module):
@@ -235,7 +235,7 @@ class Transformer(nnx.Module):
         vectors (n, d), one array for each layer; `trace` is filled with what each layer saw and
         did.
         """
-        stream = embedded(tokens, self.embedding[...])
+        stream = embed_tokens(tokens, self.embedding[...])
         stream = stream + self.position[...][: tokens.shape[-1]]
         if self.suffix is not None:
             cut = self.config.inputs

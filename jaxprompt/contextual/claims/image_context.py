@@ -44,14 +44,14 @@ __all__ = [
     "FEW",
     "SMALL",
     "Arm",
-    "Embedded",
-    "Judged",
+    "EmbeddedScenes",
+    "Evaluation",
     "Task",
-    "adapted",
+    "adapt",
     "closed_form",
-    "embedded",
-    "judged",
-    "pretrained",
+    "embed_scenes",
+    "evaluate",
+    "pretrain",
     "prompt_attention_maps",
     "relevant_patches",
     "simulate",
@@ -209,7 +209,7 @@ def relevant_patches(found: digit_scenes.Scenes) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def pretrained(source: str, steps: int, models: int) -> np.ndarray:
+def pretrain(source: str, steps: int, models: int) -> np.ndarray:
     """Parameters of the first `models` pretrained models (float32), one a row.
 
     They are trained on fully tiled scenes without noise. A model's number stands for its random
@@ -224,7 +224,7 @@ def pretrained(source: str, steps: int, models: int) -> np.ndarray:
     return vision_transformer.train(clean.config, runs)
 
 
-def adapted(
+def adapt(
     task: Task,
     arm: Arm,
     starts: Sequence[np.ndarray],
@@ -253,7 +253,7 @@ def _run(task: Task, arm: Arm, start: np.ndarray, found: digit_scenes.Scenes, st
     )
 
 
-class Judged(NamedTuple):
+class Evaluation(NamedTuple):
     """Accuracy on scenes, and each layer's attention: on relevant patches, of all that goes to
     patches, averaged over heads and scenes; and that of every scene and head."""
 
@@ -262,19 +262,21 @@ class Judged(NamedTuple):
     every: np.ndarray
 
 
-def judged(task: Task, arm: Arm | None, flat: np.ndarray, found: digit_scenes.Scenes) -> Judged:
+def evaluate(
+    task: Task, arm: Arm | None, flat: np.ndarray, scenes: digit_scenes.Scenes
+) -> Evaluation:
     """How a model does on scenes; `arm` None stands for no prompt tokens."""
     config = task.config
-    given = (
+    mask = (
         vision_transformer.prompt_mask(config, arm.tokens, arm.deep)
         if arm
         else vision_transformer.prompt_mask(config)
     )
-    seen = vision_transformer.forward(config, flat, given, task.patches(found))
-    right = np.asarray(seen.logits).argmax(axis=1) == found.labels
-    pattern = np.asarray(seen.patterns, np.float64)[..., 1 + config.prompts :]
-    own = (pattern * relevant_patches(found)[None, :, None]).sum(axis=-1) / pattern.sum(axis=-1)
-    return Judged(float(right.mean()), own.mean(axis=(1, 2)), own)
+    outputs = vision_transformer.forward(config, flat, mask, task.patches(scenes))
+    right = np.asarray(outputs.logits).argmax(axis=1) == scenes.labels
+    pattern = np.asarray(outputs.patterns, np.float64)[..., 1 + config.prompts :]
+    own = (pattern * relevant_patches(scenes)[None, :, None]).sum(axis=-1) / pattern.sum(axis=-1)
+    return Evaluation(float(right.mean()), own.mean(axis=(1, 2)), own)
 
 
 def simulate(
@@ -295,7 +297,7 @@ def simulate(
     prompt's on relevant patches, less their share.
     """
     task = Task(kind, source, noise, relevant)
-    bases = pretrained(source, pretraining, models)
+    bases = pretrain(source, pretraining, models)
     starts = [bases[trial % models] for trial in range(trials)]
     keys = [jax.random.fold_in(jax.random.fold_in(key, 1), trial) for trial in range(trials)]
     if level == "embeddings":
@@ -303,12 +305,12 @@ def simulate(
         return _on_embeddings(task, starts, keys, samples, (digit, other), names)
     sets = [task.scenes("adaptation", samples, jax.random.fold_in(k, 0)) for k in keys]
     tests = [task.scenes("test", TESTED, jax.random.fold_in(k, 1)) for k in keys]
-    before = [judged(task, None, s, t) for s, t in zip(starts, tests, strict=True)]
+    before = [evaluate(task, None, s, t) for s, t in zip(starts, tests, strict=True)]
     after = {}
     for name in ARMS if arms == "all" else (*MAIN, *CONTROLS):
         count = trials if arms == "all" or name in MAIN else min(CONTROLLED, trials)
-        found = adapted(task, ARMS[name], starts[:count], sets[:count], steps)
-        after[name] = [judged(task, ARMS[name], f, t) for f, t in zip(found, tests, strict=False)]
+        found = adapt(task, ARMS[name], starts[:count], sets[:count], steps)
+        after[name] = [evaluate(task, ARMS[name], f, t) for f, t in zip(found, tests, strict=False)]
     return _estimates(before, after)
 
 
@@ -318,11 +320,11 @@ SQUARE_NORM = 4.0
 """Mean square norm that embeddings are scaled to: about that of `contextual.training`'s tokens."""
 
 RIDGE = 1e-3
-_LEFT = 0.05
+_LARGEST_LATE_GAIN = 0.05
 """Largest share of the objective that the last tenth of the steps may still have gained."""
 
 
-class Embedded(NamedTuple):
+class EmbeddedScenes(NamedTuple):
     """Embeddings of scenes with one of two digits, and their labels 1 and −1; float32."""
 
     tokens: np.ndarray
@@ -330,17 +332,17 @@ class Embedded(NamedTuple):
     labels: np.ndarray
 
 
-def embedded(
+def embed_scenes(
     task: Task, flat: np.ndarray, part: str, count: int, pair: tuple[int, int],
     *, key: Key[jax.Array, ""], layer: int = -1,
-) -> Embedded:  # fmt: skip
+) -> EmbeddedScenes:  # fmt: skip
     """What a layer (default: the last) reads of scenes that show the first or second of `pair`."""
-    found = task.scenes(part, count, key, pair)
-    seen = vision_transformer.forward(
-        task.config, flat, vision_transformer.prompt_mask(task.config), task.patches(found)
+    scenes = task.scenes(part, count, key, pair)
+    outputs = vision_transformer.forward(
+        task.config, flat, vision_transformer.prompt_mask(task.config), task.patches(scenes)
     )
-    labels = np.where(found.labels == pair[0], 1.0, -1.0).astype(np.float32)
-    return Embedded(np.asarray(seen.normed)[layer], relevant_patches(found), labels)
+    labels = np.where(scenes.labels == pair[0], 1.0, -1.0).astype(np.float32)
+    return EmbeddedScenes(np.asarray(outputs.normed)[layer], relevant_patches(scenes), labels)
 
 
 def _on_embeddings(
@@ -350,13 +352,13 @@ def _on_embeddings(
     def one(trial: int) -> dict[str, np.ndarray]:
         flat, key = starts[trial], keys[trial]
         train, test = (
-            embedded(task, flat, part, count, pair, key=jax.random.fold_in(key, place))
+            embed_scenes(task, flat, part, count, pair, key=jax.random.fold_in(key, place))
             for place, (part, count) in enumerate((("adaptation", samples), ("test", TESTED)))
         )
-        scale = _scale(train)
+        scale = _token_scale(train)
         found, own = {}, jax.random.fold_in(key, 2)
         for name in names:
-            weights = _learned(name, scale * train.tokens, train.labels, key=own)
+            weights = _train_small_model(name, scale * train.tokens, train.labels, key=own)
             outputs = _outputs(small_models.MODELS[name].architecture, weights, scale * test.tokens)
             found[name] = np.float64((np.asarray(outputs) * test.labels > 0).mean())
             if name == "prompt":
@@ -375,19 +377,19 @@ def _on_embeddings(
 
 
 def prompt_attention_maps(
-    train: Embedded, test: Embedded, *, key: Key[jax.Array, ""]
+    train: EmbeddedScenes, test: EmbeddedScenes, *, key: Key[jax.Array, ""]
 ) -> np.ndarray:
     """Attention (B, patches) on `test` of a prompt learned on `train`."""
-    scale = _scale(train)
-    weights = _learned("prompt", scale * train.tokens, train.labels, key=key)
+    scale = _token_scale(train)
+    weights = _train_small_model("prompt", scale * train.tokens, train.labels, key=key)
     return np.asarray(_attention(weights, scale * test.tokens))
 
 
-def _scale(train: Embedded) -> np.float32:
+def _token_scale(train: EmbeddedScenes) -> np.float32:
     return np.float32(np.sqrt(SQUARE_NORM / np.square(train.tokens).sum(axis=-1).mean()))
 
 
-def _learned(
+def _train_small_model(
     name: str, tokens: np.ndarray, labels: np.ndarray, *, key: Key[jax.Array, ""]
 ) -> small_models.Weights:
     """One of `contextual.training`'s models on these sequences.
@@ -396,7 +398,7 @@ def _learned(
         ArithmeticError: the training had not converged.
     """
     weights, left = _best_run(small_models.MODELS[name], tokens, labels, key)
-    if not float(left) <= _LEFT:
+    if not float(left) <= _LARGEST_LATE_GAIN:
         raise ArithmeticError(
             f"{name} had not converged: the last tenth of its steps still gained "
             f"{float(left):.1%} of the objective"
@@ -426,19 +428,19 @@ def _attention(weights: small_models.Weights, tokens: Array) -> Array:
 
 
 def _estimates(
-    before: Sequence[Judged], after: Mapping[str, Sequence[Judged]]
+    before: Sequence[Evaluation], after: Mapping[str, Sequence[Evaluation]]
 ) -> dict[str, Estimate]:
-    def accuracies(found: Sequence[Judged]) -> np.ndarray:
+    def accuracies(found: Sequence[Evaluation]) -> np.ndarray:
         return np.array([one.accuracy for one in found])
 
-    def attention(found: Sequence[Judged]) -> np.ndarray:
+    def attention(found: Sequence[Evaluation]) -> np.ndarray:
         return np.array([one.shares.mean() for one in found])
 
     def gain(read: Any, name: str) -> Estimate:
         own = read(after[name])
         return mean_estimate(own - read(before)[: len(own)])
 
-    def moved(found: Sequence[Judged], layers: slice) -> Estimate:
+    def moved(found: Sequence[Evaluation], layers: slice) -> Estimate:
         pairs = zip(before, found, strict=False)
         most = max(float(np.abs(b.every[layers] - a.every[layers]).max()) for a, b in pairs)
         return Estimate(most, 0.0, len(found))

@@ -27,6 +27,7 @@ from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
 from jaxprompt.compute.devices import map_trials
 from jaxprompt.errors import ParameterError
+from jaxprompt.networks.attention_layer import normalise_rows
 from jaxprompt.networks.normal_stream import NormalStream
 
 __all__ = [
@@ -104,10 +105,8 @@ class ForwardOutputs(NamedTuple):
     normed: Float[Array, "layers B patches d"]
 
 
-def _normed(x: Array, scale: Array, shift: Array) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    variance = jnp.square(centred).mean(axis=-1, keepdims=True)
-    return centred * lax.rsqrt(variance + 1e-5) * scale + shift
+def _layer_norm(x: Array, scale: Array, shift: Array) -> Array:
+    return normalise_rows(x) * scale + shift
 
 
 class Block(nnx.Module):
@@ -129,7 +128,7 @@ class Block(nnx.Module):
 
     def __call__(self, stream: Array, seen: Array, rows: int) -> tuple[Array, Array, Array]:
         """First `rows` rows of the next stream, the first row's attention, the normed stream."""
-        normed = _normed(stream, self.scales[...][0], self.shifts[...][0])
+        normed = _layer_norm(stream, self.scales[...][0], self.shifts[...][0])
         query = self._split(normed[:, :rows] @ self.query[...])
         query = query / np.float32(query.shape[-1] ** 0.5)
         key, value = jnp.split(normed @ self.pairs[...], 2, axis=-1)
@@ -142,7 +141,7 @@ class Block(nnx.Module):
         eye = jnp.broadcast_to(jnp.eye(size, dtype=key.dtype), (*key.shape[:2], size, size))
         pattern = heads(query[:, :, :1], key, eye, seen[None])[:, :, 0]
         stream = stream[:, :rows] + joined @ self.out[...]
-        hidden = _normed(stream, self.scales[...][1], self.shifts[...][1])
+        hidden = _layer_norm(stream, self.scales[...][1], self.shifts[...][1])
         hidden = jax.nn.gelu(hidden @ self.wide[...] + self.wide_bias[...])
         return stream + hidden @ self.narrow[...] + self.narrow_bias[...], pattern, normed
 
@@ -187,7 +186,7 @@ class Vision(nnx.Module):
             stream, pattern, normed = block(stream, seen, rows)
             patterns.append(pattern)
             streams.append(normed[:, m + 1 :])
-        read = _normed(stream[:, 0], self.scale[...], self.shift[...])
+        read = _layer_norm(stream[:, 0], self.scale[...], self.shift[...])
         logits = read @ self.head[...] + self.bias[...]
         return ForwardOutputs(logits, jnp.stack(patterns), jnp.stack(streams))
 

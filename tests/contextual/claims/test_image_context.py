@@ -329,11 +329,11 @@ def test_without_its_packages_the_claim_says_what_to_install(monkeypatch):
 @needs_data
 def test_pretrained_models_read_clean_tiles():
     task = image_context.Task("tiled", "digits")
-    (flat,) = image_context.pretrained("digits", 400, 1)
+    (flat,) = image_context.pretrain("digits", 400, 1)
     found = task.scenes("test", 500, jax.random.key(3))
-    judged = image_context.judged(task, None, flat, found)
-    assert judged.accuracy > 0.9
-    np.testing.assert_allclose(judged.shares, 1, rtol=1e-9)  # every patch is relevant
+    evaluated = image_context.evaluate(task, None, flat, found)
+    assert evaluated.accuracy > 0.9
+    np.testing.assert_allclose(evaluated.shares, 1, rtol=1e-9)  # every patch is relevant
 
 
 @pytest.mark.slow
