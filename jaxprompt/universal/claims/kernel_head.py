@@ -43,14 +43,18 @@ $$ g(x)\sum_{i} w_i(x)\,v_i,\qquad w_i(x)=\frac{e^{\lambda\langle x,b_i\rangle}}
 a Nadaraya–Watson estimator with kernel $e^{\lambda\langle x,b\rangle}$ times a gate. When the head
 divides its scores by $\sqrt{d_k}$, the prefix's keys are $\sqrt{d_k}\,\lambda b_i$. Weights
 $\omega_i$ on the centres are key biases $\log\omega_i$ against one constant query coordinate.
+Width $2n$ does as well: with $W_Q=W_K=[I\,0]$, $W_V=[0\,I]$, content $(x_j,0)$ and prefix
+$(\lambda b_i,v_i)$ the average is the same, and the gate has $\sum_je^{\langle x,x_j\rangle}$ in
+place of $T$.
 """
 
 DERIVATION = r"""
 The score of a prefix token is $\langle x,\lambda b_i\rangle$ and that of a content token
 $\langle x,0\rangle=0$, so the joint softmax has the normaliser $Z_P+T$; content has value $0$.
 Dividing and multiplying by $Z_P$ separates the kernel average from the gate, which is
-$\mathrm{sigmoid}(\log Z_P-\log T)$. The width is the least possible: query, key and value parts of
-a token must be read independently of each other, and each needs $n$ coordinates.
+$\mathrm{sigmoid}(\log Z_P-\log T)$. Width $3n$ buys content scores that are $0$ whatever the other
+tokens are. At width $2n$ queries and keys are read from the same coordinates, so that content token
+$x_j$ has the key $x_j$ and the score $\langle x,x_j\rangle$; its value is still $0$.
 """
 
 

@@ -151,7 +151,8 @@ CLAIM = Claim(
         Quantity("defect", "one minus the factor", 1e-10, True, symbol=r"1-\rho_k"),
         Quantity("lipschitz_bias", "largest error over 1-Lipschitz functions", 1e-10, True,
                  symbol=r"E_{\mathrm{vMF}}[\theta]"),
-        Quantity("log_multiplier", "logarithm of the factor", symbol=r"\log\rho_k"),
+        Quantity("log_multiplier", "logarithm of the factor", symbol=r"\log\rho_k",
+                 unmeasured=True),
     ),
     falsifiers=(
         Falsifier("order off by a half", "ν = m/2 in place of (m−1)/2", _half_order),
