@@ -37,8 +37,8 @@ def as_key(key: Any) -> jax.Array:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape != ():
             raise _not_a_key(f"{key.shape[0] if key.shape else 0} keys")
-        words = jax.random.key_data(key)
-        return key if str(jax.random.key_impl(key)) == _IMPLEMENTATION else _folded(words)
+        known = str(jax.random.key_impl(key)) == _IMPLEMENTATION
+        return key if known else _folded(jax.random.key_data(key))  # words cost more than a cell
     if key.dtype != np.uint32 or key.ndim != 1 or key.shape[0] < 2:
         raise _not_a_key(key)
     if key.shape[0] == 2:
