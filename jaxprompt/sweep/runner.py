@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import math
 import time
@@ -56,6 +57,7 @@ from jaxprompt.sweep.tasks import (
     compute,
     compute_batch,
     make_tasks,
+    prepare_keys,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ Progress = Callable[[int, int], None]
 COMMIT_SHARE = 0.05
 """Share of the time that may go into writing: results wait until they took longer to compute than
 this allows for one transaction, which on a local disk is a tenth of a second."""
+
+_TASKS_AHEAD = 256
 
 _LONGEST_WAIT = 2.0
 """Seconds that a result waits at most, on a disk however slow, until the next one arrives."""
@@ -193,8 +197,11 @@ class _Writer:
 def _computed(tasks: Iterator[Task], executor: Any) -> Generator[tuple[Task, Any]]:
     """Each task with what it gave, or with the exception that took its place."""
     if executor is None or isinstance(executor, SerialExecutor):
-        for task in tasks:
-            yield task, compute(task)
+        while some := list(itertools.islice(tasks, _TASKS_AHEAD)):
+            if len(some) > 1:
+                prepare_keys(some)
+            for task in some:
+                yield task, compute(task)
         return
     pool = executor
     if hasattr(pool, "get_executor"):  # a dask client

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -31,12 +32,15 @@ __all__ = [
     "compute",
     "compute_batch",
     "make_tasks",
+    "prepare_keys",
 ]
 
 BATCH_SECONDS = 1.0
 """What a batch of tasks for a worker aims at: sending it costs milliseconds."""
 
 _MOST_TASKS = 10_000
+_RUNS_AT_ONCE = 10_000
+_KEYS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -94,40 +98,46 @@ def make_tasks(
     if first is None or not target.continues:
         first = np.zeros(sweep.shape, dtype=np.int64)
     axes = [names.index(n) for n in (*outer, *inner)]
-    runs = int(np.prod([len(sweep.grid[n]) for n in outer], dtype=np.int64))
-    open_cells = np.transpose(wanted, axes).reshape(runs, -1)
-    begun = np.transpose(first, axes).reshape(runs, -1)
+    shape = [len(sweep.grid[n]) for n in outer]
+    open_cells = np.transpose(wanted, axes).reshape(math.prod(shape), -1)
+    begun = np.transpose(first, axes).reshape(open_cells.shape)
     inner_places = list(itertools.product(*(range(len(sweep.grid[n])) for n in inner)))
     lists = {n: list(sweep.grid[n]) for n in inner}
     place_of = [axes.index(axis) for axis in range(len(names))]
     claim = claim_as_sent(target)
     order = _largest_first(sweep, outer)
-    for run in reversed(order) if smallest_first else order:
-        if not open_cells[run].any():
-            continue
-        place = np.unravel_index(run, [len(sweep.grid[n]) for n in outer]) if outer else ()
-        place = tuple(int(i) for i in place)
-        chosen = {n: sweep.grid[n][i] for n, i in zip(outer, place, strict=True)}
-        # In file order, as a cell's parameters are.
-        values = {**sweep.fixed, **{n: lists.get(n, chosen.get(n)) for n in names}}
-        every = [tuple((*place, *more)[i] for i in place_of) for more in inner_places]
-        for start in np.unique(begun[run][open_cells[run]]).tolist():
-            mask = open_cells[run] & (begun[run] == start)
-            some = None if mask.all() else tuple(itertools.compress(every, mask))
-            yield Task(claim, sweep.seed, sweep.trials, values, tuple(every), some, start)
+    order = order[open_cells[order].any(axis=1)]
+    order = order[::-1] if smallest_first else order
+    whole = open_cells.all(axis=1) & (begun == begun[:, :1]).all(axis=1)
+    for start in range(0, len(order), _RUNS_AT_ONCE):
+        runs = order[start : start + _RUNS_AT_ONCE]
+        places = np.stack(np.unravel_index(runs, shape), axis=1).tolist() if outer else [[]]
+        for run, place in zip(runs.tolist(), places, strict=True):
+            chosen = {n: sweep.grid[n][i] for n, i in zip(outer, place, strict=True)}
+            # In file order, as a cell's parameters are.
+            values = {**sweep.fixed, **{n: lists[n] if n in lists else chosen[n] for n in names}}
+            joined = ((*place, *more) for more in inner_places)
+            every = tuple(tuple(at[i] for i in place_of) for at in joined)
+            common = (claim, sweep.seed, sweep.trials, values, every)
+            if whole[run]:
+                yield Task(*common, None, int(begun[run, 0]))
+                continue
+            for trials in np.unique(begun[run][open_cells[run]]).tolist():
+                mask = open_cells[run] & (begun[run] == trials)
+                yield Task(*common, tuple(itertools.compress(every, mask)), trials)
 
 
-def _largest_first(sweep: Sweep, outer: list[str]) -> list[int]:
-    """Runs by their size parameter, then by their other integers, largest first."""
+def _largest_first(sweep: Sweep, outer: list[str]) -> np.ndarray:
+    """Runs by their size parameter, then by their other integers, largest first (int64)."""
     shape = [len(sweep.grid[n]) for n in outer]
     if not outer:
-        return [0]
+        return np.zeros(1, dtype=np.int64)
     whole = [n for n in outer if all(isinstance(v, int) for v in sweep.grid[n])]
     # np.lexsort sorts by its last key first.
     keys = sorted(whole, key=lambda n: (n != sweep.target.size, n), reverse=True)
-    places = np.unravel_index(np.arange(int(np.prod(shape))), shape)
+    places = np.unravel_index(np.arange(math.prod(shape)), shape)
     columns = [-np.asarray(sweep.grid[n])[places[outer.index(n)]] for n in keys]
-    return (np.lexsort(columns) if columns else np.arange(int(np.prod(shape)))).tolist()
+    return np.lexsort(columns) if columns else np.arange(math.prod(shape))
 
 
 def claim_as_sent(target: Claim) -> str | Claim:
@@ -159,11 +169,13 @@ def compute(task: Task) -> Outcome:
 def compute_batch(tasks: tuple[Task, ...]) -> tuple[list[Outcome], float]:
     """The outcome of each task, and the seconds that they took."""
     started = time.monotonic()
+    if len(tasks) > 1:
+        prepare_keys(tasks)
     return [compute(task) for task in tasks], time.monotonic() - started
 
 
 def _compute(task: Task) -> list[CellResult]:
-    target = find_claim(task.claim) if isinstance(task.claim, str) else task.claim
+    target = _claim_of(task)
     key = _task_key(task.seed, _checksum(task.run, target.shared))
     more = {"first": task.first} if task.first else {}
     estimates = target.simulate(key=key, trials=task.trials - task.first, **more, **task.run)
@@ -188,6 +200,10 @@ def _compute(task: Task) -> list[CellResult]:
     return results
 
 
+def _claim_of(task: Task) -> Claim:
+    return find_claim(task.claim) if isinstance(task.claim, str) else task.claim
+
+
 def _in_order(values: Any, target: Claim, shared: list[str]) -> np.ndarray:
     """Numbers of all cells of a run in the order of its indices.
 
@@ -210,11 +226,28 @@ def _seed_key(seed: int) -> jax.Array:
 
 
 _fold_in = jax.jit(jax.random.fold_in)
+_fold_in_all = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+_ready_keys: dict[tuple[int, int], jax.Array] = {}
+
+
+def prepare_keys(tasks: Sequence[Task]) -> None:
+    """Compute the keys of many small tasks at once: one by one they cost more than such a cell."""
+    _ready_keys.clear()
+    for seed in {task.seed for task in tasks}:
+        shared = [(t, _claim_of(t).shared) for t in tasks if t.seed == seed]
+        sums = [_checksum(task.run, names) for task, names in shared]
+        for start in range(0, len(sums), _KEYS_AT_ONCE):
+            some = sums[start : start + _KEYS_AT_ONCE]
+            padded = np.zeros(_KEYS_AT_ONCE, dtype=np.uint32)
+            padded[: len(some)] = some
+            keys = list(_fold_in_all(_seed_key(seed), padded))
+            _ready_keys.update({(seed, c): key for c, key in zip(some, keys, strict=False)})
 
 
 def _task_key(seed: int, checksum: int) -> jax.Array:
-    """The key of ``fold_in_parameters``, compiled: a tenth of its cost for small cells."""
-    return _fold_in(_seed_key(seed), np.uint32(checksum))
+    """The key that ``fold_in_parameters`` gives, to the bit."""
+    ready = _ready_keys.get((seed, checksum))
+    return _fold_in(_seed_key(seed), np.uint32(checksum)) if ready is None else ready
 
 
 # --- batches ---
