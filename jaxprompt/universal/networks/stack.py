@@ -19,13 +19,30 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-__all__ = ["Layer", "Stack", "cantor_code", "cantor_stack", "joint_stack", "ridge_stack"]
+from jaxprompt.errors import ParameterError
+
+__all__ = [
+    "MOST_CANTOR_DIGITS",
+    "Layer",
+    "Stack",
+    "cantor_code",
+    "cantor_stack",
+    "joint_stack",
+    "ridge_stack",
+]
 
 FAR = 80.0
 """Score by which a prefix outweighs content, or the reverse: e^{-80} is below rounding."""
 
 HARD = 100.0
 """λ times the squared gap between centres, where a kernel should pick the nearest centre."""
+
+MOST_CANTOR_DIGITS = 16
+"""Most digits K·T of the Cantor form. Codes are 2·3^{−KT} apart, so scores have the size
+HARD·9^{KT}/8: with one digit more their rounding in float64 is the HARD/2 by which codes differ."""
+
+SCORES_AT_ONCE = 2**24
+"""Most scores of one layer that are held at once."""
 
 Map = Callable[[np.ndarray], np.ndarray]
 
@@ -51,11 +68,12 @@ class Layer(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Layers in order, how numbers become tokens, and the channel that holds the result."""
+    """Layers in order, how numbers become tokens, the channel of the result, and the length T."""
 
     layers: tuple[Layer, ...]
     encode: Map
     output: int
+    length: int
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -63,8 +81,16 @@ class Stack(NamedTuple):
         return tuple(len(layer.prefix_keys) for layer in self.layers)
 
     def __call__(self, sequences: np.ndarray, chunk: int = 256) -> np.ndarray:
-        """Outputs (B, T) of sequences (B, T) of numbers in [0, 1]; float64."""
-        sequences = np.atleast_2d(np.asarray(sequences, np.float64))
+        """Outputs (B, T) of sequences (B, T), or of one (T), of numbers in [0, 1]; float64.
+
+        `chunk` sequences are evaluated at once, or fewer where the prefixes are long.
+
+        Raises:
+            ParameterError: another shape, or a number that is not in [0, 1].
+        """
+        sequences = self._checked(sequences)
+        longest = max(self.tokens) + self.length
+        chunk = max(1, min(chunk, SCORES_AT_ONCE // (self.length * longest)))
         parts = []
         with jax.enable_x64(True):
             layers = jax.tree.map(jnp.asarray, self.layers)
@@ -74,6 +100,55 @@ class Stack(NamedTuple):
                 states = np.asarray(_run(layers, jnp.asarray(self.encode(full))))
                 parts.append(states[: len(block), :, self.output])
         return np.concatenate(parts)
+
+    def _checked(self, sequences: np.ndarray) -> np.ndarray:
+        rows = np.atleast_2d(np.asarray(sequences, np.float64))
+        if rows.ndim != 2 or rows.shape[1] != self.length or not len(rows):
+            raise ParameterError(
+                "sequences", f"shape {np.shape(sequences)}", f"an array (B, {self.length})",
+                "give one sequence a row", "stack",
+            )  # fmt: skip
+        inside = (rows >= 0) & (rows <= 1)
+        if not inside.all():
+            raise ParameterError(
+                "sequences", float(rows[~inside][0]), "numbers ≥ 0 and ≤ 1",
+                "scale them to that range", "stack",
+            )  # fmt: skip
+        return rows
+
+    def tokens_that_win(self, sequences: np.ndarray) -> tuple[int, ...]:
+        """Of each layer, prefix tokens that hold more than half of some token's attention."""
+        states = self.encode(self._checked(sequences))
+        counts = []
+        for layer in self.layers:
+            own = len(layer.prefix_keys)
+            winners: set[int] = set()
+            after = np.empty_like(states)
+            block = max(1, SCORES_AT_ONCE // 4 // (self.length * (own + self.length)))
+            for start in range(0, len(states), block):
+                part = states[start : start + block]
+                keys = part @ layer.key.T
+                prefix = np.broadcast_to(layer.prefix_keys, (len(part), *layer.prefix_keys.shape))
+                query = part @ layer.query.T
+                score = query @ np.concatenate([prefix, keys], axis=1).swapaxes(1, 2)
+                weight = np.exp(score - score.max(axis=-1, keepdims=True))
+                weight /= weight.sum(axis=-1, keepdims=True)
+                value = part @ layer.value.T
+                moved = weight[..., :own] @ layer.prefix_values + weight[..., own:] @ value
+                after[start : start + block] = part + moved
+                winners.update(np.unique(np.nonzero(weight[..., :own] > 0.5)[-1]).tolist())
+            states = after
+            counts.append(len(winners))
+        return tuple(counts)
+
+    def layers_that_matter(self, sequences: np.ndarray) -> int:
+        """Layers without which some output of these sequences is another."""
+        outputs = self(sequences)
+        changed = 0
+        for i in range(len(self.layers)):
+            without = self._replace(layers=(*self.layers[:i], *self.layers[i + 1 :]))
+            changed += int(np.abs(without(sequences) - outputs).max() > 1e-9)
+        return changed
 
 
 @jax.jit
@@ -196,6 +271,16 @@ def cantor_code(x: np.ndarray, digits: int, length: int) -> np.ndarray:
     )  # type: ignore[return-value]
 
 
+def _target_values(target: Map, grid: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    values = np.asarray(target(grid), np.float64)
+    if values.shape != shape or not np.isfinite(values).all():
+        raise ParameterError(
+            "target", f"(returns shape {values.shape})", f"a function that returns {shape}, finite",
+            "change the function", "stack",
+        )  # fmt: skip
+    return values
+
+
 def cells(digits: int, length: int) -> np.ndarray:
     """Midpoints of the dyadic cells of [0,1]^T: (2^{KT}, T) float64."""
     middle = (np.arange(2**digits) + 0.5) / 2**digits
@@ -209,7 +294,15 @@ def cantor_stack(target: Map, length: int, digits: int) -> Stack:
     prefix, layers 3 to T+2 realise one component of g each with 2^{KT} tokens. `target` maps
     (B, T) to (B, T). Source: Petrov et al., ICML 2024, as recalled; the softmax layers are
     derived here.
+
+    Raises:
+        ParameterError: more digits K·T than float64 scores can tell apart.
     """
+    if digits * length > MOST_CANTOR_DIGITS:
+        raise ParameterError(
+            "digits", digits, f"at most {MOST_CANTOR_DIGITS // length} for {length} numbers",
+            "use fewer: float64 scores do not tell more codes apart", "cantor_stack",
+        )  # fmt: skip
     at = _Channels(1, length)
     middle = (np.arange(2**digits) + 0.5) / 2**digits
     first = _kernel_layer(
@@ -221,14 +314,14 @@ def cantor_stack(target: Map, length: int, digits: int) -> Stack:
     grid = cells(digits, length)
     codes = 3 * cantor_code(grid, digits, length) @ share
     gap = np.diff(np.sort(codes)).min()
-    values = target(grid)
+    values = _target_values(target, grid, (len(grid), length))
     last = [
         _kernel_layer(
             at, at.unit(*at.mixed), codes[:, None], values[:, p], HARD / gap**2, at.result, p
         )
         for p in range(length)
     ]
-    return Stack((first, mix, *last), at.encode, at.result)
+    return Stack((first, mix, *last), at.encode, at.result, length)
 
 
 def joint_stack(target: Map, length: int, side: int) -> Stack:
@@ -241,13 +334,13 @@ def joint_stack(target: Map, length: int, side: int) -> Stack:
     mix = _mixing_layer(at, np.zeros(length), tuple(range(length)), at.mixed, float(length))
     middle = (np.arange(side) + 0.5) / side
     grid = np.array(list(itertools.product(middle, repeat=length)))
-    values = target(grid)
+    values = _target_values(target, grid, (len(grid), length))
     reads = at.unit(*at.mixed)
     parts = [
         _kernel_layer(at, reads, grid, values[:, p], 50 * HARD * side**2, at.result, p)
         for p in range(length)
     ]
-    return Stack((mix, _joined(parts)), at.encode, at.result)
+    return Stack((mix, _joined(parts)), at.encode, at.result, length)
 
 
 def ridge_stack(
@@ -276,9 +369,10 @@ def ridge_stack(
         features.append(weight / weight.sum(axis=1, keepdims=True))
         parts.append((row @ at.unit(*at.mixed), centres, lam))
     matrix = np.concatenate(features, axis=1)
-    values = np.linalg.lstsq(matrix, target(points), rcond=1e-13)[0].reshape(degree + 1, side)
+    aim = _target_values(target, points, (len(points),))
+    values = np.linalg.lstsq(matrix, aim, rcond=1e-13)[0].reshape(degree + 1, side)
     layers = [
         _kernel_layer(at, read[None], centres[:, None], v, lam, at.result)
         for (read, centres, lam), v in zip(parts, values, strict=True)
     ]
-    return Stack((mix, *layers), at.encode, at.result)
+    return Stack((mix, *layers), at.encode, at.result, length)
