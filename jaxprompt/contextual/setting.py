@@ -19,37 +19,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxprompt.contextual.parameters import (
-    CONTEXT,
-    DIM,
-    FAMILY,
-    GAIN,
-    LAW_NAMES,
-    NOISE,
-    RATIO,
-    RELEVANT,
-    RIDGE,
-    SAMPLES,
-    SETTING_NAMES,
-    SHIFT_WEIGHTS,
-    SHIFTS,
-    SIGNAL,
-    TOKENS,
-    check_law,
-    check_trainable,
-    optional,
-    sample_counts,
-    to_simulate,
-)  # fmt: skip
+from jaxprompt.contextual.parameters import DATA_LAW, FAMILY, GAIN, check_law
 from jaxprompt.core.parameters import check_parameters
 
-__all__ = [
-    "CONTEXT", "DIM", "GAIN", "LAW_NAMES", "MODEL", "NOISE", "RATIO", "RELEVANT", "RIDGE",
-    "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "TOKENS", "Setting",
-    "complete", "learnable", "make_setting", "optional", "sample_counts", "to_simulate",
-]  # fmt: skip
-
-MODEL, complete, learnable = FAMILY, check_law, check_trainable
+__all__ = ["Setting", "make_setting"]
 
 
 @jax.tree_util.register_dataclass
@@ -107,7 +80,7 @@ class Setting:
             "shift_weights": shift_weights,
             **unused,
         }
-        wanted = (TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, GAIN, SHIFTS, SHIFT_WEIGHTS)
+        wanted = (*DATA_LAW, GAIN)
         values = check_law(check_parameters(wanted, given, where=where, accepted=FAMILY), where)
         return cls(
             values["tokens"],

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.contextual.setting import MODEL, Setting
+from jaxprompt.contextual.parameters import FAMILY
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.core.parameters import Parameter, check_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError
 
@@ -149,7 +150,7 @@ def test_simulate_only():
         check_parameters((later,), {}, simulate=True)
 
 
-@pytest.mark.parametrize("parameter", MODEL, ids=lambda p: p.name)
+@pytest.mark.parametrize("parameter", FAMILY, ids=lambda p: p.name)
 def test_descriptions_are_plain(parameter):
     described = parameter.describe()
     assert all(isinstance(value, str) for value in described.values())

@@ -225,6 +225,7 @@ def predicted_errors(
     tau = np.sqrt(features.tau**2 + (attention * fitted.relevant_noise) ** 2)
     noisy = FeatureLaw(features.alpha, tau, features.weights)
     limits = [
-        attention_moments.pooled(ridge_limit(noisy, float(r), ridge).error)[0] for r in ratios
+        attention_moments.mean_and_stderr(ridge_limit(noisy, float(r), ridge).error)[0]
+        for r in ratios
     ]
     return {"closed_form": np.asarray(plain), "with_relevant_noise": np.array(limits)}

@@ -10,7 +10,8 @@ from jaxprompt import stats
 from jaxprompt.contextual.claims import training
 from jaxprompt.contextual.claims.training import BEST, CLAIM
 from jaxprompt.contextual.law.least_error import least_error
-from jaxprompt.contextual.setting import LAW_NAMES, Setting
+from jaxprompt.contextual.parameters import LAW_NAMES
+from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import token_models
 from jaxprompt.contextual.simulation.gradient_steps import Batch
 from jaxprompt.core.claim import Cell
@@ -119,12 +120,12 @@ def test_wrong_formulas_are_refuted_by_the_best_weights_alone(attained):
     cell = Cell({**OPPOSED, "samples": 60}, {**attained})
 
     def status(predict=None):
-        rows = CLAIM.compared([cell], predict)
+        rows = CLAIM.comparisons([cell], predict)
         assert [row.quantity for row in rows] == list(BEST.values())
         return stats.combine_statuses(row.verdict for row in stats.decide(rows, 1e-3))
 
     assert status() != "refuted"
-    assert {f.name: status(f.predict) for f in CLAIM.falsifiers} == {
+    assert {f.name: status(f) for f in CLAIM.falsifiers} == {
         f.name: "refuted" for f in CLAIM.falsifiers
     }
 
