@@ -250,8 +250,8 @@ def _last_step(
         moved = spread @ node
         found = mean + moved
         energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
-        second = _geometry(setting, head, prompt, jnp.linalg.norm(head), head @ prompt[:3])
-        third = _geometry(setting, found[:3], framed, jnp.sqrt(energy), found[:3] @ framed)
+        second = Geometry.of_vectors(setting, head, prompt, head_prompt=head @ prompt[:3])
+        third = Geometry.of_vectors(setting, found[:3], framed, head_norm=jnp.sqrt(energy))
         return _outcomes(setting, second, third, scalars), mean, spread
 
     together = int(np.clip(_SCALARS // max(inner.shape[1] * inner.shape[2], 1), 1, 64))
@@ -273,13 +273,6 @@ def _share(product: Array | float, norm: Array | float) -> Array:
     """A product with a unit vector; 0 where there is no vector."""
     size = jnp.asarray(norm)
     return product / jnp.where(size > 0, size, 1.0)
-
-
-def _geometry(setting: Setting, head: Array, prompt: Array, norm: Array, both: Array) -> Geometry:
-    return Geometry(
-        head[0] * setting.signal, head[1] * setting.context, norm,
-        prompt[0] * setting.signal, prompt[1] * setting.context, jnp.linalg.norm(prompt), both,
-    )  # fmt: skip
 
 
 def _third_moments(

@@ -40,13 +40,15 @@ class Geometry(NamedTuple):
         cls,
         setting: Setting,
         head: Float[Array, " d"],
-        prompt: Float[Array, " d"],
+        prompt: Float[Array, " e"],
+        *,
         head_norm: Float[Array, ""] | None = None,
+        head_prompt: Float[Array, ""] | None = None,
     ) -> Geometry:
         """Of vectors whose first two coordinates are along the unit vectors of w⋆ and q⋆.
 
         Give `head_norm` where the head has more coordinates than are listed, all of them
-        orthogonal to the prompt.
+        orthogonal to the prompt; `head_prompt` where the prompt has more of them than the head.
         """
         return cls(
             head_signal=head[0] * setting.signal,
@@ -55,7 +57,7 @@ class Geometry(NamedTuple):
             prompt_signal=prompt[0] * setting.signal,
             prompt_context=prompt[1] * setting.context,
             prompt_norm=jnp.linalg.norm(prompt),
-            head_prompt=head @ prompt,
+            head_prompt=head @ prompt if head_prompt is None else head_prompt,
         )
 
     @classmethod
