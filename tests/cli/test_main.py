@@ -566,11 +566,11 @@ def test_help_exits_cleanly(capsys):
 
 def test_as_a_module():
     command = [sys.executable, "-m", "jaxprompt"]
-    good = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=60)
+    good = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=600)
     assert good.returncode == 0
     assert "contextual.prompt_error" in good.stdout
     assert good.stderr == ""
-    bad = subprocess.run([*command, "show", "nothing"], capture_output=True, text=True, timeout=60)
+    bad = subprocess.run([*command, "show", "nothing"], capture_output=True, text=True, timeout=600)
     assert bad.returncode == 2
     assert_one_line(bad.stderr)
 

@@ -22,8 +22,8 @@ import numpy as np
 def main():
     import jaxprompt as jp
     from distributed import Client, LocalCluster
-    from jaxprompt import sweep as sweeps
-    from jaxprompt.store import SweepStore
+    from jaxprompt.sweep import runner as sweeps
+    from jaxprompt.sweep.store import SweepStore
     folder = Path(sys.argv[1])
     fixed = dict(tokens=6, relevant=2, signal=1.0, context=1.5, noise=1.0, gain=1.0)
     grid = dict(dim=[8, 10, 12, 14, 16, 18], ratio=[0.5, 2.0], ridge=[0.0, 0.1])
@@ -52,13 +52,13 @@ def main():
             found["replaced"] = found["killed"] not in after and len(after) == 2
 
             def poison(dask_worker=None):
-                from jaxprompt import sweep
-                whole = sweep._compute
+                from jaxprompt.sweep import tasks
+                whole = tasks._compute
                 def compute(task):
                     if task.run["dim"] == 12:
                         raise ZeroDivisionError("a poisoned cell")
                     return whole(task)
-                sweep._compute = compute
+                tasks._compute = compute
 
             client.run(poison)
             result = sweeps.run(job, folder / "poisoned", executor=client)
@@ -66,7 +66,7 @@ def main():
             found["failed"] = int((result.dataset["status"] == "failed").sum())
             found["message"] = sweeps.report_failures(result)
         address = cluster.scheduler_address
-        from jaxprompt import cli
+        from jaxprompt.cli import main as cli
         # A user's claim: the workers have to read its file before they can compute.
         own = folder / "own.toml"
         own.write_text('claim = "example.ridge_risk"\\ntrials = 6\\n[fixed]\\nnoise = 0.5\\n'
@@ -133,8 +133,9 @@ from pathlib import Path
 def main():
     from distributed import Client
     import jaxprompt as jp
-    from jaxprompt import cli, sweep as sweeps
-    from jaxprompt.store import SweepStore
+    from jaxprompt.cli import main as cli
+    from jaxprompt.sweep import runner as sweeps
+    from jaxprompt.sweep.store import SweepStore
     folder = Path(sys.argv[1])
     # A process of its own, so that it can be killed as a machine's failure would end it.
     scheduler = subprocess.Popen(
@@ -146,8 +147,8 @@ def main():
          str(folder / "scheduler.json"), "--nworkers", "1", "--nthreads", "1", "--no-dashboard"],
         stderr=subprocess.DEVNULL)
     try:
-        client = Client(scheduler_file=str(folder / "scheduler.json"), timeout=120)
-        client.wait_for_workers(1, timeout=120)
+        client = Client(scheduler_file=str(folder / "scheduler.json"), timeout=600)
+        client.wait_for_workers(1, timeout=600)
         address = client.scheduler.address
         client.close()
         lines = ['claim = "contextual.prompt_error"', "trials = 6", "[fixed]", "tokens = 6",

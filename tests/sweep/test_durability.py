@@ -419,7 +419,7 @@ from jaxprompt.sweep import store
 with store.lock(Path({str(tmp_path)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], timeout=100, check=False)
+    done = subprocess.run([sys.executable, "-c", code], timeout=600, check=False)
     assert done.returncode == -signal.SIGKILL
     assert (tmp_path / ".lock").exists()
     with store.lock(tmp_path):

@@ -1,0 +1,109 @@
+"""One direction of imports, and an import that does nothing."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxprompt
+
+ROOT = Path(jaxprompt.__file__).parent
+
+
+def run(code):
+    """What a program prints, as JSON, in a process of its own."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_imports_go_one_way():
+    """The contracts of pyproject.toml: rooms in order, and no law that meets a simulation."""
+    pytest.importorskip("importlinter", reason="import-linter comes with the extra `dev`")
+    done = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()",
+         "--no-cache"],
+        cwd=ROOT.parent, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+def test_imports_are_absolute():
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+
+
+def test_only_the_registry_names_the_families():
+    """Everything else works on claims, whoever brings them."""
+    families = tuple(f"jaxprompt.{name}" for name in ("contextual", "prefix", "universal"))
+    for path in ROOT.rglob("*.py"):
+        room = path.relative_to(ROOT).parts[0]
+        if room in ("contextual", "prefix", "universal"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                assert not node.module.startswith(families), f"{path}:{node.lineno}"
+
+
+@pytest.mark.parametrize("module", ["plot", "canvas", "sweep_figure"])
+def test_plots_do_not_simulate(module):
+    source = (ROOT / "presentation" / f"{module}.py").read_text(encoding="utf-8")
+    called = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+    assert not called & {"simulate", "check", "measure_design", "simulation", "predict"}
+    assert not re.search(r"jaxprompt\.(sweep|core\.registry|compute)", source)
+
+
+def test_importing_everything_changes_no_setting_and_starts_no_backend():
+    found = run(
+        """
+import json, importlib, pkgutil
+import jax
+before = dict(jax.config.values)
+from jax._src import xla_bridge
+import jaxprompt
+for m in pkgutil.walk_packages(jaxprompt.__path__, "jaxprompt."):
+    if not m.name.endswith("__main__"):
+        importlib.import_module(m.name)
+jaxprompt.claims()
+changed = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
+print(json.dumps({"changed": changed, "started": xla_bridge.backends_are_initialized()}))
+"""
+    )
+    assert found["changed"] == [], "importing the package changed settings of JAX"
+    assert not found["started"], "importing the package started a computation"
+
+
+def test_predict_and_simulate_leave_settings_alone():
+    found = run(
+        """
+import json, jax
+import jaxprompt as jp
+before = dict(jax.config.values)
+c = jp.claim("contextual.context_gain")
+point = dict(sparsity=0.1, signal=1.0, context=1.0, noise=1.0, gain=0.5)
+value = c.predict(**point)["best_gain"]
+c.simulate(key=0, trials=2, tokens=20, **point)
+changed = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
+print(json.dumps({"changed": changed, "value": value, "dtype": str(jax.numpy.ones(1).dtype)}))
+"""
+    )
+    assert found == {"changed": [], "value": 0.5, "dtype": "float32"}
+
+
+def test_importing_the_package_imports_nothing_of_it():
+    """So that the command line answers at once; benchmarks/import_time.py has the seconds."""
+    found = run("import json, sys, jaxprompt; print(json.dumps(sorted(sys.modules)))")
+    loaded = {name for name in found if name.startswith("jaxprompt")}
+    assert loaded == {"jaxprompt"}
+    assert not {"jax", "numpy", "matplotlib", "xarray"} & set(found)
