@@ -130,7 +130,7 @@ NEGLIGIBLE = 0.01
 PATIENCE = 300.0
 """Seconds after which a mutant that says nothing is given up, on a machine that has other work."""
 
-NOT_THEORY = ("core", "errors", "compute", "stats", "contextual.setting",
+NOT_THEORY = ("core", "errors", "compute", "stats", "contextual.setting", "contextual.parameters",
               "contextual.simulation.gradient_steps", "prefix.training.experiments",
               "prefix.training.adaptation", "prefix.training.tasks",
               "networks.transformer")  # fmt: skip

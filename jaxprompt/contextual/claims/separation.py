@@ -432,7 +432,7 @@ _FIGURE = Regions(
 )
 
 _TO_ROUNDING: dict[str, Any] = {"tolerance": 64 * 2.0**-52, "side": "two"}
-"""Best accuracies are ratios of small integers, and the thresholds are roots of closed equations."""
+"""Best accuracies are ratios of small integers; thresholds are roots of closed equations."""
 
 CLAIM = Claim(
     id="contextual.separation",
