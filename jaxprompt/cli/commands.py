@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import functools
 import logging
@@ -24,6 +25,7 @@ __all__ = [
     "INTERRUPTED",
     "check_claims",
     "draw_figures",
+    "export_sweep",
     "list_claims",
     "load_claim_files",
     "print_completion",
@@ -398,9 +400,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         return INTERRUPTED
     for note in result.notes:
         print(f"jaxprompt: note: {note}", file=sys.stderr)
-    counts: dict[str, int] = {}
-    for status in result.dataset["status"].values.ravel():
-        counts[str(status)] = counts.get(str(status), 0) + 1
+    counts = collections.Counter(map(str, result.dataset["status"].values.ravel().tolist()))
     summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     if options.json:
         found = {"out": str(out), "cells": sum(counts.values()), "status": counts}
@@ -412,6 +412,14 @@ def run_sweep(options: argparse.Namespace) -> int:
     if options.strict:
         return 1 if "refuted" in counts else 3 if set(counts) - {"confirmed"} else 0
     return 3 if result.errors else 0
+
+
+def export_sweep(options: argparse.Namespace) -> int:
+    """Write a stored sweep in the format of another tool."""
+    from jaxprompt.sweep.export import export_sweep
+
+    print(export_sweep(options.folder, options.to))
+    return 0
 
 
 def _resume_command(options: argparse.Namespace, out: Path) -> str:

@@ -145,6 +145,9 @@ exit code: 0 all confirmed · 1 something refuted · 2 wrong usage or bad input 
 
 exit code: 0 every cell was computed · 2 wrong usage or bad input · 3 some cell failed;
 with --strict those of `check`""",
+    "export": """\
+  jaxprompt export ratio --to csv            ratio/cells.csv, a row for each cell
+  jaxprompt export ratio --to netcdf         ratio/dataset.nc, for xarray and others""",
     "figure": """\
   jaxprompt figure contextual.prompt_error --out pictures
   jaxprompt figure --from out --out pictures redraw what a check stored in out/
@@ -223,6 +226,15 @@ examples:
     where = sweep.add_mutually_exclusive_group()
     where.add_argument("--workers", type=_positive, metavar="N", help="worker processes")
     where.add_argument("--scheduler", metavar="ADDRESS", help="a dask scheduler")
+
+    export = command("export", commands.export_sweep, "Write a sweep in another format.")
+    export.add_argument("folder", type=_folder, metavar="DIR")
+    export.add_argument(
+        "--to",
+        required=True,
+        choices=("zarr", "netcdf", "csv", "parquet", "sqlite"),
+        help="sqlite converts a sweep that version 0.1 stored",
+    )
 
     figure = command("figure", commands.draw_figures, "Draw the claims' figures.")
     figure.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py|DIR", help=_EVERY)

@@ -162,7 +162,9 @@ def _run(
         progress(finished, total)
     writer = _Writer(store)
     try:
-        tasks = make_tasks(sweep, ~done, np.where(done, 0, store.trials))
+        here = executor is None or isinstance(executor, SerialExecutor)
+        claim = None if here else claim_as_sent(sweep.target)
+        tasks = make_tasks(sweep, ~done, np.where(done, 0, store.trials), claim=claim)
         with contextlib.closing(_computed(tasks, executor)) as results:
             for task, outcome in results:
                 finished += _record(store, task, outcome)

@@ -49,7 +49,7 @@ class Task:
 
     `claim` is an id that the worker's registry knows, or the claim itself. `run` covers the cells
     `indices`, of which `wanted` (by default all) are to be stored; trials before `first` have
-    been done.
+    been done. `checksum` tells its random numbers apart, and follows from the others.
     """
 
     claim: str | Claim
@@ -59,6 +59,7 @@ class Task:
     indices: tuple[tuple[int, ...], ...]
     wanted: tuple[tuple[int, ...], ...] | None = None
     first: int = 0
+    checksum: int | None = None
 
     @property
     def stored(self) -> tuple[tuple[int, ...], ...]:
@@ -83,13 +84,14 @@ def make_tasks(
     wanted: np.ndarray,
     first: np.ndarray | None = None,
     *,
+    claim: str | Claim | None = None,
     smallest_first: bool = False,
 ) -> Iterator[Task]:
     """Tasks that cover the cells marked in `wanted`, the largest first unless asked otherwise.
 
     `first` holds how many trials each cell has already (by default none). A task holds every
     value of the parameters that share work, so that a cell's numbers do not depend on which of
-    its neighbours were done before.
+    its neighbours were done before. `claim` is what the tasks carry, by default the claim itself.
     """
     target = sweep.target
     names = list(sweep.grid)
@@ -104,7 +106,6 @@ def make_tasks(
     inner_places = list(itertools.product(*(range(len(sweep.grid[n])) for n in inner)))
     lists = {n: list(sweep.grid[n]) for n in inner}
     place_of = [axes.index(axis) for axis in range(len(names))]
-    claim = claim_as_sent(target)
     order = _largest_first(sweep, outer)
     order = order[open_cells[order].any(axis=1)]
     order = order[::-1] if smallest_first else order
@@ -118,13 +119,15 @@ def make_tasks(
             values = {**sweep.fixed, **{n: lists[n] if n in lists else chosen[n] for n in names}}
             joined = ((*place, *more) for more in inner_places)
             every = tuple(tuple(at[i] for i in place_of) for at in joined)
-            common = (claim, sweep.seed, sweep.trials, values, every)
+            common = (claim or target, sweep.seed, sweep.trials, values, every)
+            checksum = _checksum(values, target.shared)
             if whole[run]:
-                yield Task(*common, None, int(begun[run, 0]))
+                yield Task(*common, None, int(begun[run, 0]), checksum)
                 continue
             for trials in np.unique(begun[run][open_cells[run]]).tolist():
                 mask = open_cells[run] & (begun[run] == trials)
-                yield Task(*common, tuple(itertools.compress(every, mask)), trials)
+                some = tuple(itertools.compress(every, mask))
+                yield Task(*common, some, trials, checksum)
 
 
 def _largest_first(sweep: Sweep, outer: list[str]) -> np.ndarray:
@@ -176,7 +179,7 @@ def compute_batch(tasks: tuple[Task, ...]) -> tuple[list[Outcome], float]:
 
 def _compute(task: Task) -> list[CellResult]:
     target = _claim_of(task)
-    key = _task_key(task.seed, _checksum(task.run, target.shared))
+    key = _task_key(task.seed, _task_checksum(task, target))
     more = {"first": task.first} if task.first else {}
     estimates = target.simulate(key=key, trials=task.trials - task.first, **more, **task.run)
     names = list(task.run)
@@ -220,6 +223,10 @@ def _checksum(run: Mapping[str, Any], shared: Iterable[str]) -> int:
     return zlib.crc32(canonical({n: v for n, v in run.items() if n not in shared}).encode())
 
 
+def _task_checksum(task: Task, target: Claim) -> int:
+    return _checksum(task.run, target.shared) if task.checksum is None else task.checksum
+
+
 @functools.lru_cache(maxsize=8)
 def _seed_key(seed: int) -> jax.Array:
     return as_key(seed)
@@ -234,8 +241,7 @@ def prepare_keys(tasks: Sequence[Task]) -> None:
     """Compute the keys of many small tasks at once: one by one they cost more than such a cell."""
     _ready_keys.clear()
     for seed in {task.seed for task in tasks}:
-        shared = [(t, _claim_of(t).shared) for t in tasks if t.seed == seed]
-        sums = [_checksum(task.run, names) for task, names in shared]
+        sums = [_task_checksum(t, _claim_of(t)) for t in tasks if t.seed == seed]
         for start in range(0, len(sums), _KEYS_AT_ONCE):
             some = sums[start : start + _KEYS_AT_ONCE]
             padded = np.zeros(_KEYS_AT_ONCE, dtype=np.uint32)
