@@ -59,9 +59,21 @@ convex hull of the centres, all of which have $\langle b_i,x\rangle\le\cos r$ at
 hole $x$.
 """
 
-SPREAD = 0.04
-"""Relative error given to each point of a slope: the terms of order 1/log N that the law leaves
-out, and the lattice's own irregularity, are of this size for the N used here."""
+SPREAD = {"lipschitz": 0.006, "smooth": 0.04}
+"""Relative error given to each point of a slope. Covering radii follow the power to 5e-3, the
+centres' own irregularity (least squares on 60 to 3000 centres); for smooth targets the terms of
+order 1/log N that the law leaves out are ten times larger."""
+
+LARGEST_TOLERANCE = 0.12
+
+
+def exponent_tolerance(parameters: Mapping[str, Any]) -> float:
+    """three quarters of the gap to the exponent of one dimension more, at most 0.12"""
+    m, order = parameters["sphere_dim"], _ORDER[parameters["smoothness"]]
+    return min(LARGEST_TOLERANCE, 0.75 * order / (m * (m + 1)))
+
+
+_ORDER = {"lipschitz": 1.0, "smooth": 2.0}
 
 PROBES = 1500
 
@@ -82,7 +94,7 @@ def closed_form(
     the covering radius is then by default the least possible.
     `sphere_dim`, `centres` and `covering` broadcast; float64.
     """
-    order = {"lipschitz": 1.0, "smooth": 2.0}[smoothness]
+    order = _ORDER[smoothness]
     result: dict[str, np.ndarray | float] = {"exponent": -order / np.asarray(sphere_dim, float)}
     if centres is not None:
         radius = np.vectorize(point_sets.covering_bound, otypes=[float])(sphere_dim, centres)
@@ -239,8 +251,8 @@ def _exponent_row(
     return compare_rate(
         "exponent", {**params, "centres": count.astype(int).tolist()},
         float(predict(**params)["exponent"]),
-        slope(np.log(count), np.log(error), np.full(count.size, SPREAD)),
-        tolerance=claim.quantity("exponent").tolerance,
+        slope(np.log(count), np.log(error), np.full(count.size, SPREAD[params["smoothness"]])),
+        tolerance=exponent_tolerance(params),
     )  # fmt: skip
 
 
@@ -350,14 +362,15 @@ CLAIM = Claim(
                   high=math.pi, default=None),
     ),
     quantities=(
-        Quantity("exponent", "slope of log error (over its log factor) against log N", 0.12),
+        Quantity("exponent", "slope of log error (over its log factor) against log N",
+                 exponent_tolerance),
         Quantity("floor", "error for f(x) = x that nothing goes below", 1e-9, True,
                  r"1-\cos r"),
         Quantity("hull", "least error of any weights at the deepest hole", 1e-6, True),
         Quantity("error", "best error; predicted: the least possible, by area", 1e-9, True),
-        Quantity("covering", "covering radius of the centres", symbol="r"),
+        Quantity("covering", "covering radius of the centres", symbol="r", unmeasured=True),
         Quantity("log_factor", "how much wider kernels are than the spacing",
-                 symbol=r"N^{2/m}/\lambda^*"),
+                 symbol=r"N^{2/m}/\lambda^*", unmeasured=True),
     ),
     falsifiers=(
         Falsifier("paper's exponent", "N ~ ε^{−(10+14m+4m²)}, slope −1/(10+14m+4m²)",
