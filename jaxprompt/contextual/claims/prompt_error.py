@@ -341,7 +341,8 @@ A head $w$ is learned by ridge regression from $n$ sequences of dimension $d$, o
 prompt $q=\gamma q_\star$. Sequence $i$ gives a pooled feature of signal
 $\alpha=(s-(1-s)\delta_w)W$ and noise level $\tau=\sigma\sqrt{p_2}$, where $s$ is the attention on
 its relevant tokens and $p_2$ the sum of squared weights on the others. As $n,d\to\infty$ with
-$d/n\to\kappa$, let $m>0$ solve
+$d/n\to\kappa$ (given `dim` and `samples`, at $\kappa=d/n$: the numbers are limits all the same), let
+$m>0$ solve
 $$\lambda m+E\left[\frac{\tau^2m}{1+\tau^2m}\right]=\kappa,\qquad \omega=\frac1{1+\tau^2m}.$$
 Then the component of $w$ along $w_\star/W$ and its norm away from it tend to $c$ and $\rho$,
 $$c=\frac{E[\omega\alpha]}{\lambda+E[\omega(\alpha^2+\tau^2)]},\qquad
@@ -400,11 +401,21 @@ CLAIM = Claim(
     ),
     ignored=FAMILY,
     quantities=(
-        Quantity("error", "probability of a wrong sign on a fresh sequence", 0.01),
-        Quantity("head_signal", "component of the head along w⋆/W", 0.1, relative=True, symbol="c"),
+        Quantity(
+            "error",
+            "limit of the probability of a wrong sign on a fresh sequence as d, n → ∞ at d/n",
+            0.01,
+        ),
+        Quantity(
+            "head_signal",
+            "limit of the component of the head along w⋆/W",
+            0.1,
+            relative=True,
+            symbol="c",
+        ),
         Quantity(
             "head_noise",
-            "norm of the head away from w⋆",
+            "limit of the norm of the head away from w⋆",
             0.05,
             relative=True,
             symbol="ρ",

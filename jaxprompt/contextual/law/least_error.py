@@ -5,7 +5,8 @@ The error of a head and a prompt depends on their coordinates along :math:`w_\st
 lie in two further dimensions, so eight coordinates stand for all heads and prompts of any
 dimension. A rest need not be 0 at the optimum: where one shift is beyond reach and wrong more than
 half of the time, noise helps it. Given the scores each error is explicit
-(`contextual.conditional_error`), and descent on it from many starts finds the least.
+(`contextual.conditional_error`), and descent on it from many starts finds the least. For a linear
+head two numbers are left, and a scan of their plane finds it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
-from scipy import special
+from scipy import optimize, special
 from scipy.stats import qmc
 
 from jaxprompt.contextual.law import attention_moments
@@ -91,27 +92,34 @@ def exact_error(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _descend(
-    model: str, setting: Setting, starts: Float[Array, "R 8"], free: Array, scalars: Array
-) -> tuple[Array, Array]:
-    """Each start's end and its error: Adam on the error itself, in the coordinates set free."""
+    model: str, setting: Setting, starts: Float[Array, "R 8"], scales: Float[Array, "R 8"],
+    free: Array, scalars: Array,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Each start's end and its error: Adam on the error itself, in the coordinates set free.
+
+    A coordinate is measured in its scale: where the noise is small the error only varies over
+    small changes of some coordinates, and is flat elsewhere.
+    """
     optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
 
-    def error(point: Array) -> Array:
-        head = point[:4] / jnp.linalg.norm(point[:4])
-        return exact_error(model, setting, head, point[4:], scalars)
+    def run(start: Array, scale: Array) -> tuple[Array, Array]:
+        def error(units: Array) -> Array:
+            point = units * scale
+            head = point[:4] / jnp.linalg.norm(point[:4])
+            return exact_error(model, setting, head, point[4:], scalars)
 
-    def run(start: Array) -> tuple[Array, Array]:
         def step(state: tuple[Array, Any], _: None) -> tuple[Any, None]:
             # A norm has no derivative at 0, where a linear model's prompt stays.
             slope = jnp.where(free, jax.grad(error)(state[0]), 0.0)
-            updates, rest = optimiser.update(slope, state[1])
-            return (jnp.asarray(optax.apply_updates(state[0], updates)), rest), None
+            slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
+            updates, state_after = optimiser.update(slope, state[1])
+            return (jnp.asarray(optax.apply_updates(state[0], updates)), state_after), None
 
         first = (start, optimiser.init(start))
-        (point, _), _ = lax.scan(step, first, None, length=_STEPS)
-        return point, error(point)
+        (units, _), _ = lax.scan(step, first, None, length=_STEPS)
+        return units * scale, error(units)
 
-    return jax.vmap(run)(starts)
+    return jax.vmap(run)(starts, scales)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -127,10 +135,107 @@ def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     coordinates along w⋆, q⋆ and two orthogonal directions, then the prompt's. Both are found once
     for equal settings, and read-only.
     """
-    numbers = (float(x) for x in (setting.signal, setting.context, setting.noise))
+    unit = float(setting.signal) or float(setting.context) or 1.0
+    numbers = (float(x) / unit for x in (setting.signal, setting.context, setting.noise))
     shifts = tuple((float(a), float(b)) for a, b in setting.shifts)
     weights = tuple(float(x) for x in setting.shift_weights)
-    return _least(model, setting.tokens, setting.relevant, *numbers, shifts, weights)
+    if model == "linear":
+        return _least_linear(setting.tokens, setting.relevant, *numbers, shifts, weights)
+    errors, point = _least(model, setting.tokens, setting.relevant, *numbers, shifts, weights)
+    # Tokens in another unit have the same scores under a prompt in its inverse.
+    scaled = point / np.array([1.0] * 4 + [unit] * 4)
+    scaled.setflags(write=False)
+    return errors, scaled
+
+
+@functools.lru_cache(maxsize=512)
+def _least_linear(
+    tokens: int, relevant: int, signal: float, context: float, noise: float,
+    shifts: tuple[tuple[float, float], ...], shift_weights: tuple[float, ...],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    r"""The least error of a linear head, by a scan of the plane.
+
+    With :math:`\tau=\sigma\sqrt{N}/T`, a head of length 1 errs with probability
+    :math:`E\,\Phi(-(ax+ybz))` for :math:`x=w_1W/\tau`, :math:`z=w_2Q/\tau`: two numbers in an
+    ellipse, and no quadrature. A grid over all their sizes finds every valley, and the deepest are
+    refined.
+    """
+    share = relevant / tokens
+    pairs, odds = np.asarray(shifts), np.asarray(shift_weights)
+    a = share - (1 - share) * pairs[:, 1]
+    b = np.abs(share - (1 - share) * pairs[:, 0])
+    tau = noise * np.sqrt(tokens - relevant) / tokens
+    if tau == 0:
+        return _least_noise_free(a * signal, b * context, odds)
+    reach = np.array([signal, context]) / tau
+
+    def inside(place: np.ndarray) -> np.ndarray:
+        """Places drawn back to the ellipse along their ray."""
+        units = np.divide(place, reach, out=np.zeros_like(place), where=reach > 0)
+        return units / np.maximum(np.linalg.norm(units, axis=-1, keepdims=True), 1.0) * reach
+
+    def error(place: np.ndarray) -> Any:
+        x, z = place[..., :1] * a, place[..., 1:] * b
+        return (special.ndtr(-(x + z)) + special.ndtr(-(x - z))) @ odds / 2
+
+    def sizes(most: float, slope: np.ndarray) -> np.ndarray:
+        if most == 0:
+            return np.zeros(1)
+        least = min(0.01 / max(float(np.abs(slope).max()), 1e-12), most)
+        return np.concatenate([[0.0], np.geomspace(least, most, _LINEAR_SCAN)])
+
+    along, across = sizes(reach[0], a), sizes(reach[1], b)
+    along = np.concatenate([-along[:0:-1], along])
+    grid = inside(np.stack(np.meshgrid(along, across, indexing="ij"), axis=-1).reshape(-1, 2))
+    errors = error(grid)
+    best, least = grid[np.argmin(errors)], float(errors.min())
+    for start in grid[np.argsort(errors, kind="stable")[:_LINEAR_REFINED]]:
+        # The inverse hyperbolic sine of a size follows valleys of any width.
+        found: Any = optimize.minimize(
+            lambda x: float(error(inside(np.sinh(np.clip(x, -460, 460))))), np.arcsinh(start),
+            method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15},
+        )  # fmt: skip
+        if found.fun < least:
+            best, least = inside(np.sinh(np.clip(found.x, -460, 460))), float(found.fun)
+    point = np.zeros(8)
+    point[:2] = np.divide(best, reach, out=np.zeros(2), where=reach > 0)
+    point[2] = np.sqrt(max(1 - float(point[:2] @ point[:2]), 0.0))
+    return _read_only(np.full(attention_moments.REPLICATES, least), point)
+
+
+def _least_noise_free(
+    a: np.ndarray, b: np.ndarray, odds: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same without noise: only the signs of ax ± bz count, with a half for a tie; they change
+    at the directions where one is 0, so those and the ones between them are all there are."""
+    zeros = np.concatenate([np.arctan2(-a, b), np.arctan2(a, b)]) % np.pi
+    edges = np.unique(np.concatenate([[0.0, np.pi], zeros, np.pi - zeros]))
+    angles = np.concatenate([edges, (edges[1:] + edges[:-1]) / 2])
+    angles = np.concatenate([angles, angles + np.pi])
+    heads = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    margins = np.stack([heads[:, :1] * a + s * heads[:, 1:] * b for s in (-1, 1)], axis=-1)
+    rounding = 1e-14 * (np.abs(heads[:, :1] * a) + np.abs(heads[:, 1:] * b))[..., None]
+    signs = np.where(np.abs(margins) <= rounding, 0.0, np.sign(margins))
+    errors = ((1 - signs) / 2).mean(axis=-1) @ odds
+    least = int(np.argmin(errors))
+    point = np.zeros(8)
+    point[:2] = heads[least]
+    if errors[least] >= 0.5:
+        point[:3] = 0.0, 0.0, 1.0  # no direction beats chance
+    value = min(float(errors[least]), 0.5)
+    return _read_only(np.full(attention_moments.REPLICATES, value), point)
+
+
+def _read_only(errors: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    for array in (errors, point):
+        array.setflags(write=False)
+    return errors, point
+
+
+_LINEAR_SCAN = 60
+"""Sizes of each coordinate in the scan of linear heads, from a margin of 0.01 to the largest."""
+
+_LINEAR_REFINED = 8
 
 
 @functools.lru_cache(maxsize=512)
@@ -144,12 +249,13 @@ def _least(
     nodes = attention_moments.normal_nodes(setting.irrelevant)
     with jax.enable_x64(True):
         few = jnp.asarray(nodes[0, :_SEARCH_NODES])
-        free = np.arange(8) < (4 if model == "linear" else 8)
-        rule = "linear_prompt" if model == "linear_prompt" else "prompt"
-        starts = jnp.asarray(_starts(setting) * free)
-        points, errors = _descend(rule, setting, starts, jnp.asarray(free), few)
+        free = np.ones(8, dtype=bool)
+        starts, scales = _starts(model, setting)
+        points, errors = _descend(
+            model, setting, jnp.asarray(starts), jnp.asarray(scales), jnp.asarray(free), few
+        )
         best = points[jnp.nanargmin(errors)]
-        found = _evaluate(rule, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
+        found = _evaluate(model, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
         point = np.array(best)
     point[:4] /= np.linalg.norm(point[:4])
     errors = np.array(found)
@@ -158,13 +264,30 @@ def _least(
     return errors, point
 
 
-def _starts(setting: Setting) -> np.ndarray:
-    """Starts of the search: spread points, and prompts along the context with the head w⋆."""
+_QUIET = 0.25
+"""Noise below this share of the signal or the context is small: scales of its own are tried."""
+
+
+def _starts(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
+    """Starts of the search in units of their scales, and these: spread points, and prompts along
+    the context with the head w⋆; with little noise also spread points whose margins and scores are
+    of the noise's size."""
     uniform = qmc.Sobol(8, scramble=True, rng=np.random.default_rng(8)).random_base2(_SPREAD)
     spread = special.ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
     gains = np.array([-1.0, -0.3, 0.0, 0.3, 1.0, 3.0])
     known = np.zeros((gains.size, 8))
     known[:, 0], known[:, 5] = 1.0, gains
     known += 0.05 * spread[: gains.size]  # off the symmetry that a gradient cannot leave
-    size = 1 / max(float(setting.noise), 0.1)
-    return np.concatenate([spread, known]) * np.array([1.0] * 4 + [size] * 4)
+    signal, context, noise = (float(x) for x in (setting.signal, setting.context, setting.noise))
+    size = 1 / max(noise, 0.1)
+    starts = np.concatenate([spread, known]) * np.array([1.0] * 4 + [size] * 4)
+    scales = np.ones_like(starts)
+    if 0 < noise < _QUIET * max(signal, context):
+        along = np.array([noise / signal if signal else 1.0, noise / context if context else 1.0])
+        head = np.append(along, [1.0, 1.0])
+        # A linear prompt's length is free; the scores of a softmax are to be of order 1.
+        prompt = head if model == "linear_prompt" else head / noise
+        small = [np.concatenate([h, prompt]) for h in (head, np.ones(4))]
+        starts = np.concatenate([starts, *[spread] * 2])
+        scales = np.concatenate([scales, *(np.tile(each, (len(spread), 1)) for each in small)])
+    return starts, scales

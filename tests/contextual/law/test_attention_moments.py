@@ -56,7 +56,9 @@ def test_one_irrelevant_token_against_quadrature():
         ("drift", lambda v: weight(v) * v),
     ):
         expected = integrate.quad(lambda v, f=function: f(v) * sps.norm.pdf(v), -12, 12)[0]
-        value, stderr = attention_moments.mean_and_stderr(np.asarray(getattr(found, name)).mean(axis=1))
+        value, stderr = attention_moments.mean_and_stderr(
+            np.asarray(getattr(found, name)).mean(axis=1)
+        )
         assert abs(value - expected) < 5 * stderr + 1e-12, f"{name}: {value} against {expected}"
         assert stderr < 1e-4, f"{name}: the rule's own error {stderr:.1e} is not negligible"
 

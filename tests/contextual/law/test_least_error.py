@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 from jaxprompt import attention
 from jaxprompt.contextual.law.attention_moments import normal_nodes
@@ -94,3 +95,78 @@ def test_best_linear_head_may_want_noise():
                  for s in (1.0, -1.0)]  # fmt: skip
     assert least.mean() < min(along) - 0.01
     assert np.linalg.norm(point[2:4]) > 0.1
+
+
+QUIET = Setting.make(
+    tokens=5, relevant=1, signal=1.0, context=1.2, noise=0.01, shifts=((0.0, 0.0), (5.0, 5.0))
+)
+
+
+def linear_error(setting, head):
+    """Of a linear head, from the mean token's law: NumPy and SciPy alone."""
+    share = setting.relevant / setting.tokens
+    tau = setting.noise * np.sqrt(setting.tokens - setting.relevant) / setting.tokens
+    total = 0.0
+    for (context, signal), odds in zip(setting.shifts, setting.shift_weights, strict=True):
+        for label in (-1, 1):
+            mean = label * (share - (1 - share) * signal) * setting.signal * head[0]
+            mean += (share - (1 - share) * context) * setting.context * head[1]
+            total += odds / 2 * special.ndtr(-label * mean / tau / np.linalg.norm(head))
+    return total
+
+
+def test_a_little_noise_is_used_by_a_linear_head():
+    """Explicit weights attain accuracy 0.7203; the optimum is 0.720783 (found outside)."""
+    least, point = least_error("linear", QUIET)
+    assert 1 - least.mean() == pytest.approx(0.720783, abs=2e-6)
+    assert linear_error(QUIET, point[:4]) == pytest.approx(least.mean(), rel=1e-9)
+    tokens, label = sample(QUIET, 4, 200_000, 6)
+    wrong = ((tokens.mean(axis=1) @ point[:4]) * label < 0).mean()
+    assert abs(wrong - least.mean()) < 4 * np.sqrt(wrong * (1 - wrong) / label.size)
+
+
+@pytest.mark.parametrize("setting", [MILD, ALIGNED, QUIET], ids=["mild", "aligned", "quiet"])
+def test_no_linear_head_on_a_fine_grid_does_better(setting):
+    least, _ = least_error("linear", setting)
+    sizes = np.concatenate([[0.0], np.geomspace(1e-5, 1.0, 60)])
+    for x in np.concatenate([-sizes[::-1], sizes]):
+        for z in sizes:
+            rest = 1 - x * x - z * z
+            if rest >= 0:
+                head = np.array([x, z, np.sqrt(rest)])
+                assert linear_error(setting, head) >= least.mean() - 1e-12, head
+
+
+def test_without_noise_only_signs_count():
+    still = Setting.make(**{**vars(QUIET), "noise": 0.0})
+    assert least_error("linear", still)[0].mean() == 0.5
+    opposed = Setting.make(**{**vars(QUIET), "noise": 0.0, "shifts": ((0.0, 0.0), (5.0, -5.0))})
+    assert least_error("linear", opposed)[0].mean() == 0.0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 30.0, 1e3])
+@pytest.mark.parametrize("model", CEILINGS)
+def test_the_least_error_does_not_depend_on_the_unit_of_the_tokens(model, scale):
+    scaled = Setting.make(
+        **{**vars(MILD), **{n: scale * getattr(MILD, n) for n in ("signal", "context", "noise")}}
+    )
+    least, point = least_error(model, scaled)
+    expected, plain = least_error(model, MILD)
+    np.testing.assert_allclose(least, expected, rtol=1e-9)
+    np.testing.assert_allclose(point[4:] * scale, plain[4:], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", ["linear_prompt", "prompt"])
+def test_little_noise_leaves_prompts_no_worse_than_explicit_weights(model):
+    """Some thousand weights with coordinates of every size, small and large."""
+    rng = np.random.default_rng(8)
+    heads, prompts = rng.normal(size=(2, 3000, 4))
+    heads[:, :2] *= 10 ** rng.uniform(-3, 0, size=(3000, 1))
+    prompts[:, :2] *= 10 ** rng.uniform(-3, 0, size=(3000, 1))
+    prompts *= 10 ** rng.uniform(-1, 3, size=(3000, 1))
+    with jax.enable_x64(True):
+        nodes = jnp.asarray(normal_nodes(4)[0, :128])
+        errors = jax.jit(jax.vmap(lambda w, q: exact_error(model, QUIET, w, q, nodes)))(
+            jnp.asarray(heads), jnp.asarray(prompts)
+        )
+    assert least_error(model, QUIET)[0].mean() <= np.nanmin(np.asarray(errors)) + 1e-3
