@@ -42,9 +42,9 @@ BATCH = 64
 STEPS, MORE = 20, 10
 """Steps of a timed run, and how many more runs: short and many, to find moments of quiet."""
 SIZES = {
-    "L1 H1 d48 n6": experiments.tiny(6),
-    "L2 H4 d32 n4": experiments.tiny(4, 2, 4, 32),
-    "L1 H1 d96 n10": experiments.tiny(10, 1, 1, 96),
+    "L1 H1 d48 n6": experiments.small_config(6),
+    "L2 H4 d32 n4": experiments.small_config(4, 2, 4, 32),
+    "L1 H1 d96 n10": experiments.small_config(10, 1, 1, 96),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,25 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
-from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import (
+    Agreement,
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend
 from jaxprompt.networks.transformer import Added, Config, Trace
 from jaxprompt.prefix.claims import new_task_limit
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, exact, split_row
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
 from jaxprompt.prefix.training import adaptation, experiments, tasks
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = [
     "CLAIM",
@@ -30,7 +39,6 @@ __all__ = [
     "largest_over_layers",
     "random_layer_biases",
     "simulate",
-    "variant",
 ]
 
 STATEMENT = r"""
@@ -48,32 +56,50 @@ DERIVATION = r"""
 By `prefix.bias_identity` the bias is $\alpha_i\sum_kp_{ik}W_Vs_k$ with $p_i$ a softmax over the
 prefix, so it is a nonnegative combination of $n$ vectors of width $d_h$ that sums to $\alpha_i$.
 The log-odds are differences of scores, linear in $q_i$; apply Cauchy and Schwarz.
+
+*Tolerances.* Ranks are whole numbers. The others have the rounding of float64: of scores of size 10
+in the odds, of outputs of size 1 outside the hull.
 """
 
-_TOKENS, _INPUTS = 12, 16
+
+# --- the closed form ---
 
 
-def closed_form(*, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
+def closed_form(
+    *, vectors: Any, heads: Any, head_width: Any, fewer: int = 0,
+    directions: Literal["of each head", "shared"] = "of each head", odds_limit: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
     """Upper bounds of every quantity: ranks, the move of log-odds as a share of its limit, and the
-    part of a bias outside the hull; numbers broadcast."""
-    return variant({}, vectors=vectors, heads=heads, head_width=head_width)
+    part of a bias outside the hull; numbers broadcast.
 
-
-def variant(wrong: dict[str, Any], *, vectors: Any, heads: Any, head_width: Any) -> dict[str, Any]:
-    """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
-    each = np.maximum(np.minimum(vectors, head_width) - wrong.get("fewer", 0), 0)
+    Falsifiers change the last three arguments, which the theory has at their defaults.
+    """
+    dimensions = np.maximum(np.minimum(vectors, head_width) - fewer, 0)
     shape = np.broadcast_shapes(np.shape(vectors), np.shape(heads), np.shape(head_width))
-    joined = each if wrong.get("one_direction") else np.multiply(heads, each)
+    joined = dimensions if directions == "shared" else np.multiply(heads, dimensions)
     zero = np.zeros(shape)
     return {
-        "rank": zero + each,
+        "rank": zero + dimensions,
         "joined_rank": zero + joined,
-        "effective_rank": zero + each,
-        "odds_move": zero + wrong.get("odds", 1.0),
+        "effective_rank": zero + dimensions,
+        "odds_move": zero + odds_limit,
         "outside": zero,
     }
 
 
+FALSIFIERS = (
+    Falsifier("n − 1 dimensions", "min(n, d_h) − 1 in each head", fewer=1),
+    Falsifier("one direction", "joined heads share their directions", directions="shared"),
+    Falsifier("half the odds", "log-odds move by half the limit", odds_limit=0.5),
+)
+
+
+# --- the simulation ---
+
+_TOKENS, _INPUTS = 12, 16
+
+
+# No function of one trial: a bound is held by the largest over all layers, which share one SVD.
 def simulate(
     *, key: Key[Array, ""], trials: int, vectors: int, heads: int, head_width: int
 ) -> dict[str, Estimate]:
@@ -89,9 +115,9 @@ def simulate(
 
 
 def largest_over_layers(
-    bias: Array, found: dict[str, Array], noise: float = 0.0
+    bias: Array, bounded: Mapping[str, Array], noise: float = 0.0
 ) -> dict[str, Estimate]:
-    """Largest ranks over R layers with the biases (R, B, T, H, v), and largest values of `found`.
+    """Largest ranks over R layers with the biases (R, B, T, H, v), and largest values of `bounded`.
 
     `noise` is the rounding error of one entry of the biases: singular values that such errors
     alone can give are not counted as dimensions.
@@ -100,13 +126,13 @@ def largest_over_layers(
     flat = np.asarray(bias).reshape(trials, -1, heads, width)
     single = np.linalg.svd(flat.swapaxes(1, 2), compute_uv=False)
     joined = np.linalg.svd(flat.reshape(trials, -1, heads * width), compute_uv=False)
-    return exact(
-        trials,
-        rank=_count_dimensions(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
-        joined_rank=_count_dimensions(joined, noise * np.sqrt(flat[0].size)).max(),
-        effective_rank=_effective_ranks(single).max(),
-        **{name: float(np.asarray(value).max()) for name, value in found.items()},
-    )
+    largest = {
+        "rank": _count_dimensions(single, noise * np.sqrt(flat[0, :, 0].size)).max(),
+        "joined_rank": _count_dimensions(joined, noise * np.sqrt(flat[0].size)).max(),
+        "effective_rank": _effective_ranks(single).max(),
+        **{name: np.asarray(value).max() for name, value in bounded.items()},
+    }
+    return {name: exact_estimate(value, trials) for name, value in largest.items()}
 
 
 def _count_dimensions(singular: np.ndarray, least: float) -> np.ndarray:
@@ -128,16 +154,15 @@ def random_layer_biases(
     Both as :func:`bias_and_bounds` gives them, with a leading axis R.
     """
     d = heads * head_width
-
     shapes = ((d, 3 * d), (3 * d,), (_INPUTS, _TOKENS, d), (vectors, d))
 
-    def one(numbers: Array) -> tuple[Array, dict[str, Array]]:
+    def layer(numbers: Array) -> tuple[Array, dict[str, Array]]:
         kernel, offset, content, prefix = split_row(numbers, shapes)
         weights = Projections(kernel / np.sqrt(d) * 1.5, offset)
         return bias_and_bounds(weights, content, prefix, heads)
 
     numbers = random_table.normals(key, 0, draws, sum(int(np.prod(shape)) for shape in shapes))
-    return jax.vmap(one)(numbers.astype(jnp.result_type(float)))
+    return jax.vmap(layer)(numbers.astype(jnp.result_type(float)))
 
 
 def bias_and_bounds(
@@ -176,6 +201,9 @@ def bias_and_bounds(
     return bias, {"odds_move": share.max(), "outside": jnp.abs(bias - hull).max()}
 
 
+# --- the trained prefixes ---
+
+
 def measure(
     claim: Claim, profile: str, key: Key[Array, ""], trained: Mapping[str, Any] | None = None
 ) -> list[Cell]:
@@ -184,26 +212,33 @@ def measure(
     The last are those of `prefix.new_task_limit` at the same profile and seed, on their own test
     inputs; with `trained`, those of a run with these parameters.
     """
+    # An own experiment, since other claims' trained models are measured beside random layers.
     cells = list(claim.measure_design(claim.designs[profile], key))
     design = new_task_limit.CLAIM.designs[profile]
     run = dict(design.runs[0]) | dict(trained or {})
     copies = design.trials_of(design.runs[0])
-    own = fold_in_parameters(key, run)
-    plan = new_task_limit.plans(**run, copies=copies, seed=experiments.seeds(own))["prefix_ten"]
-    digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(own, 7), test=True)
-    found = _trained(plan, experiments.train_or_load(plan), digits)
-    config = plan.config
-    return [*cells, Cell({"vectors": plan.added.prefix, "heads": config.heads,
-                          "head_width": config.width // config.heads}, found)]  # fmt: skip
+    run_key = fold_in_parameters(key, run)
+    words = experiments.key_words(run_key)
+    plan = new_task_limit.plans(**run, copies=copies, seed=words)["prefix_ten"]
+    digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(run_key, 7), test=True)
+    sizes = {
+        "vectors": plan.added.prefix,
+        "heads": plan.config.heads,
+        "head_width": plan.config.width // plan.config.heads,
+    }
+    largest = _largest_over_trained(plan, experiments.train_or_load(plan), digits)
+    return [*cells, Cell(sizes, largest)]
 
 
-def _trained(
-    plan: experiments.Plan, made: experiments.Trained, digits: Array
+def _largest_over_trained(
+    plan: experiments.Plan, trained: experiments.Trained, digits: Array
 ) -> dict[str, Estimate]:
     """The quantities of :func:`simulate` for trained one-layer models, in float64."""
     content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
-    layers = [_first_layer(plan.config, plan.added, made.parameters_of(r), content)
-              for r in range(len(plan.runs))]  # fmt: skip
+    layers = [
+        _first_layer(plan.config, plan.added, trained.parameters_of(run), content)
+        for run in range(len(plan.runs))
+    ]
     with jax.enable_x64(True):
         stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), jnp.float64), *layers)
         every = jax.vmap(functools.partial(bias_and_bounds, heads=plan.config.heads))
@@ -235,11 +270,14 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def _wrong(**changes: Any) -> Any:
-    return functools.partial(variant, changes)
+# --- the design ---
 
-
-_SIZES = ((1, 1, 16), (1, 4, 8), (3, 2, 8), (12, 2, 8))
+_SIZES = (
+    {"vectors": 1, "heads": 1, "head_width": 16},
+    {"vectors": 1, "heads": 4, "head_width": 8},
+    {"vectors": 3, "heads": 2, "head_width": 8},
+    {"vectors": 12, "heads": 2, "head_width": 8},
+)
 
 CLAIM = Claim(
     id="prefix.prefix_subspace",
@@ -257,32 +295,20 @@ CLAIM = Claim(
         Quantity("rank", "dimensions of a head's biases: at most", 0.0),
         Quantity("joined_rank", "dimensions of the joined biases: at most", 0.0),
         Quantity("effective_rank", "dimensions weighted by their use: at most", 1e-9),
-        # Rounding of float64 scores of size 10.
         Quantity("odds_move", "move of log-odds as a share of its limit: at most", 1e-9),
         Quantity("outside", "part of a bias outside the hull: at most", 1e-12),
     ),
-    falsifiers=(
-        Falsifier("n − 1 dimensions", "min(n, d_h) − 1 in each head", _wrong(fewer=1)),
-        Falsifier("one direction", "joined heads share their directions",
-                  _wrong(one_direction=True)),
-        Falsifier("half the odds", "log-odds move by half the limit", _wrong(odds=0.5)),
-    ),
     closed_form=closed_form,
+    falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(
-            tuple({"vectors": n, "heads": h, "head_width": w} for n, h, w in _SIZES), 100
-        ),
-        "full": Design(
-            tuple(
-                {"vectors": n, "heads": h, "head_width": w}
-                for n in (1, 2, 5, 20) for h in (1, 2, 4) for w in (4, 16)
-            ), 2000,
+        "quick": Design(*map(Run, _SIZES), trials=100),
+        "full": Design.product(
+            {}, {"vectors": (1, 2, 5, 20), "heads": (1, 2, 4), "head_width": (4, 16)}, 2000
         ),
     },
     check_parameters=validate,
     measure=measure,
-    compare=experiments.compare_upper,
     broadcasts="all parameters",
     figure=Agreement(title="Dimensions of a prefix's bias, and the bound", label="rank or share"),
 )  # fmt: skip

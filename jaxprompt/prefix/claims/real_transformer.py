@@ -87,13 +87,19 @@ def _closed_form(
 ) -> dict[str, Any]:  # fmt: skip
     result: dict[str, Any] = {}
     if arrays.get("content_scores") is not None:
-        result |= bias_identity.variant(wrong, **arrays)
+        result |= bias_identity.closed_form(
+            **arrays,
+            content_damped=not wrong.get("undamped"),
+            mass_factor=wrong.get("mass", 1.0),
+        )
         moved = wrong.get("ratios", 0.0)
         result["log_ratio_change"] = jnp.zeros_like(result["prefix_mass"]) + moved
     if layer is not None:
         result["pattern_change"] = np.where(_keeps_ratios(layer, added, wrong), KEPT, CHANGE)
     if vectors is not None:
-        result |= prefix_subspace.variant(wrong, vectors=vectors, heads=HEADS, head_width=WIDTH)
+        result |= prefix_subspace.closed_form(
+            vectors=vectors, heads=HEADS, head_width=WIDTH, fewer=wrong.get("fewer", 0)
+        )
         result |= {f"{name}_accuracy": 0.5 for name in ("frozen", *ARMS)}
         result |= {f"{arm}_gain": wrong.get(f"{arm}_gain", 0.0) for arm in ARMS}
         result["first_layer"] = 0.0
@@ -224,7 +230,7 @@ def experiment(
             "vectors", vectors, f"a multiple of {PER_RANK} in a simulation",
             "factors of equal size have 4dr parameters a layer", CLAIM.id,
         )  # fmt: skip
-    words = experiments.seeds(key)
+    words = experiments.key_words(key)
     return [_train_start(words, place, vectors, steps, examples) for place in range(seeds)]
 
 

@@ -3,20 +3,30 @@ r"""Claim ``prefix.skill_selection``: one prefix vector selects a task that the 
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import (
+    Agreement,
+    AtLeast,
+    AtMost,
+    Claim,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
-from jaxprompt.networks.transformer import Added
+from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained
+from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained, state_instead
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "KNOWN", "best_runs", "closed_form", "plans", "simulate"]
@@ -40,15 +50,57 @@ the probability $2/t$ and the entropy is $\log t-\frac2t\log2$, and accuracies a
 $1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Selection needs
 no new attention pattern: a bias that names the task is enough for the layers after it. A small
 model's prefixes are trained from four starts each, and the one with the least training loss counts.
+
+*Tolerances.* Differences of less than five per cent of all sequences decide nothing here, nor does
+as much of a nat. What is counted over all inputs is right to rounding.
 """
 
+
+# --- the closed form ---
+
+
+def closed_form(*, tasks: Any, length: Any) -> dict[str, Any]:
+    """`mixture_loss` at least; limits of accuracies; and what `entropy` and `one_answer` are.
+
+    Numbers broadcast; the sides of limits are the quantities' own.
+    """
+    symbols = np.asarray(length, float)
+    alike = 8.0 ** (1 - symbols)
+    best = (np.log(tasks) - alike * np.log(2.0) * 2 / tasks) / symbols
+    chance = (1 + alike) / tasks
+    limits = {"mixture_loss": best, "entropy": best, "selected": LEARNS}
+    limits |= dict.fromkeys(("others", "unselected", "one_answer"), chance)
+    return {name: np.broadcast_to(value, np.shape(best)) for name, value in limits.items()}
+
+
+def _double_loss(predicted: Mapping[str, Any], parameters: Any) -> dict[str, Any]:
+    return {**predicted, "mixture_loss": 2 * predicted["mixture_loss"]}
+
+
+FALSIFIERS = (
+    Falsifier.after("twice the loss", "2 log t / n", _double_loss),
+    Falsifier.after("nothing selected", "the selected task stays below 0.2",
+                    state_instead(selected=AtMost(0.2))),
+    Falsifier.after("not exclusive", "other tasks are solved too",
+                    state_instead(others=AtLeast(0.5))),
+    Falsifier.after("known anyway", "every task is solved without prefix",
+                    state_instead(unselected=AtLeast(0.6))),
+)  # fmt: skip
+
+
+# --- training ---
+
+
+def _published_config(length: int) -> Config:
+    config = experiments.small_config(length, heads=4, width=256)
+    return dataclasses.replace(config, first_norm=False)
+
+
 MODELS: dict[str, Any] = {
-    "small": lambda length: (experiments.tiny(length, layers=2, heads=4, width=32), 8e-3),
-    "published": lambda length: (
-        dataclasses.replace(experiments.tiny(length, heads=4, width=256), first_norm=False), 1e-3,
-    ),
-    "deep": lambda length: (experiments.tiny(length, layers=4, heads=4, width=256), 5e-4),
-}  # fmt: skip
+    "small": lambda length: (experiments.small_config(length, layers=2, heads=4, width=32), 8e-3),
+    "published": lambda length: (_published_config(length), 1e-3),
+    "deep": lambda length: (experiments.small_config(length, layers=4, heads=4, width=256), 5e-4),
+}
 """Sizes and learning rate of pretraining: two layers of width 32, or the published models of width
 256 with one layer (setting 02) or four (03 and 04; for an accelerator)."""
 
@@ -60,27 +112,8 @@ STARTS = {"small": 4, "published": 1, "deep": 1}
 a small model that is barely trained up to half of them end in a poor minimum, whatever their rate
 and length."""
 
-PART = {"small": 6, "published": 3, "deep": 3}
+STEP_RATIO = {"small": 6, "published": 3, "deep": 3}
 """A prefix trains for the steps of pretraining divided by this."""
-
-
-def closed_form(*, tasks: Any, length: Any, steps: Any = None, model: Any = None) -> dict[str, Any]:
-    """`mixture_loss`, at least; where accuracies must lie (below ½: at most, above: at least);
-    and what `entropy` and `one_answer` are."""
-    return _closed_form({}, tasks=tasks, length=length)
-
-
-def _closed_form(
-    wrong: dict[str, Any], *, tasks: Any, length: Any, **unused: Any
-) -> dict[str, Any]:
-    symbols = np.asarray(length, float)
-    alike = 8.0 ** (1 - symbols)
-    best = (np.log(tasks) - alike * np.log(2.0) * 2 / tasks) / symbols
-    chance = (1 + alike) / tasks
-    found = {"mixture_loss": best, "entropy": best, "selected": LEARNS}
-    found |= dict.fromkeys(("others", "unselected", "one_answer"), chance)
-    found |= {n: v for n, v in wrong.items() if n in found}
-    return {name: np.broadcast_to(value, np.shape(best)) for name, value in found.items()}
 
 
 def plans(
@@ -89,8 +122,8 @@ def plans(
     """Pretraining on the mixture, and one prefix vector for each task from each start: run
     ``t + 4 s`` is for task t from start s."""
     config, rate = MODELS[model](length)
-    rounded = adaptation.BLOCK * max(steps // (PART[model] * adaptation.BLOCK), 1)
-    base = experiments.pretrained(config, KNOWN, Recipe(steps, rate, falling=True), 1, seed)
+    rounded = adaptation.BLOCK * max(steps // (STEP_RATIO[model] * adaptation.BLOCK), 1)
+    base = experiments.plan_pretraining(config, KNOWN, Recipe(steps, rate, falling=True), 1, seed)
     runs = tuple((name,) for name in KNOWN) * STARTS[model]
     prefix = Plan(
         config, "prefix", runs, Recipe(rounded, 3e-2, falling=True), seed, Added(prefix=1), base,
@@ -111,6 +144,10 @@ def require_known_tasks(tasks: int, where: str) -> None:
         raise ParameterError("tasks", tasks, f"{len(KNOWN)} in a simulation", "leave it out", where)
 
 
+# --- the simulation ---
+
+
+# No function of one trial: one training serves all test inputs, and other claims.
 def simulate(
     *,
     key: Key[Array, ""],
@@ -129,41 +166,39 @@ def simulate(
         ParameterError: for another number of tasks than the experiment's four.
     """
     require_known_tasks(tasks, CLAIM.id)
-    base_plan, prefix_plan = plans(length, steps, experiments.seeds(key), model)
+    base_plan, prefix_plan = plans(length, steps, experiments.key_words(key), model)
     base, prefixed = experiments.train_or_load(base_plan), experiments.train_or_load(prefix_plan)
     test_key = jax.random.fold_in(key, 7)
     table = [
         [experiments.accuracy(prefixed, run, name, key=test_key) for name in KNOWN]
         for run in best_runs(prefixed)
     ]
-    own = [table[r][r] for r in range(len(KNOWN))]
-    other = [x for r, row in enumerate(table) for c, x in enumerate(row) if r != c]
+    selected = [table[r][r] for r in range(len(KNOWN))]
+    others = [x for r, row in enumerate(table) for c, x in enumerate(row) if r != c]
     alone = [experiments.accuracy(base, 0, name, key=test_key) for name in KNOWN]
 
     def by_mean(estimate: Estimate) -> float:
         return float(estimate.mean)
 
     return {
-        "mixture_loss": experiments.test_loss(base, 0, KNOWN, key=test_key),
-        "selected": min(own, key=by_mean),
-        "others": max(other, key=by_mean),
+        "mixture_loss": experiments.mean_test_loss(base, 0, KNOWN, key=test_key),
+        "selected": min(selected, key=by_mean),
+        "others": max(others, key=by_mean),
         "unselected": Estimate(
             float(np.mean([e.mean for e in alone])),
             float(np.hypot.reduce([float(e.stderr) for e in alone]) / len(alone)),
             alone[0].trials,
+            kind="sampled",
         ),
         **experiments.task_ambiguity(KNOWN, length),
     }
 
 
-def _wrong(**values: Any) -> Any:
-    return functools.partial(_closed_form, values)
+# --- the design ---
 
-
-def _double(**params: Any) -> dict[str, Any]:
-    right = closed_form(**params)
-    return {**right, "mixture_loss": 2 * right["mixture_loss"]}
-
+_SMALL = {"tasks": 4, "length": 4, "steps": 3000}
+_LONG = {"tasks": 4, "length": 6, "steps": 15_000}
+_PUBLISHED = {"tasks": 4, "length": 10, "steps": 6000, "model": "published"}
 
 CLAIM = Claim(
     id="prefix.skill_selection",
@@ -182,33 +217,25 @@ CLAIM = Claim(
         Parameter("model", "choice", "sizes of the model", choices=tuple(MODELS), default="small"),
     ),
     quantities=(
-        Quantity("mixture_loss", "loss of the mixture, nats a symbol: at least", 0.05),
-        # Differences of less than five per cent of all sequences decide nothing here.
-        Quantity("selected", "the task of the prefix, worst of them: at least", 0.05),
-        Quantity("others", "any other task with that prefix: at most", 0.05),
-        Quantity("unselected", "mean over tasks without prefix: at most", 0.05),
-        Quantity("entropy", "of the solution given the input, nats a symbol", 0.0),
-        Quantity("one_answer", "share of tasks that one answer solves", 0.0),
-    ),
-    falsifiers=(
-        Falsifier("twice the loss", "2 log t / n", _double),
-        Falsifier("nothing selected", "the selected task stays below 0.2", _wrong(selected=0.2)),
-        Falsifier("not exclusive", "other tasks are solved too", _wrong(others=0.5)),
-        Falsifier("known anyway", "every task is solved without prefix", _wrong(unselected=0.6)),
+        Quantity("mixture_loss", "loss of the mixture, nats a symbol: at least", 0.05,
+                 side="lower"),
+        Quantity("selected", "the task of the prefix, worst of them: at least", 0.05,
+                 side="lower"),
+        Quantity("others", "any other task with that prefix: at most", 0.05, side="upper"),
+        Quantity("unselected", "mean over tasks without prefix: at most", 0.05, side="upper"),
+        Quantity("entropy", "of the solution given the input, nats a symbol",
+                 experiments.COUNT_ROUNDING, relative=True, side="two"),
+        Quantity("one_answer", "share of tasks that one answer solves",
+                 experiments.COUNT_ROUNDING, relative=True, side="two"),
     ),
     closed_form=closed_form,
+    falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(({"tasks": 4, "length": 4, "steps": 3000},), 2),
-        "full": Design(
-            (
-                {"tasks": 4, "length": 6, "steps": 15_000},
-                {"tasks": 4, "length": 10, "steps": 6000, "model": "published"},
-            ),
-            2,
-        ),
+        "quick": Design(Run(_SMALL), trials=2),
+        "full": Design(Run(_LONG), Run(_PUBLISHED), trials=2),
     },
-    compare=experiments.compare_limits,
+    cost="trained",
     broadcasts="tasks and length",
     figure=Agreement("Selecting a known task", "accuracy or nats", limits=True),
 )  # fmt: skip

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,29 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_whole
-from jaxprompt.core.claim import Cell, Claim, Predictor
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import input_of_commonest_answer
-from jaxprompt.stats import (
-    Comparison,
-    Estimate,
-    compare_identity,
-    compare_mean,
-    mean_estimate,
-    share_estimate,
-)
+from jaxprompt.stats import Estimate, exact_estimate, mean_estimate, proportion_estimate
 
 __all__ = [
     "Plan",
     "Trained",
     "accuracy",
-    "compare_limits",
-    "compare_upper",
     "constant_answer_share",
+    "count_tolerance",
+    "key_words",
+    "mean_test_loss",
+    "plan_pretraining",
+    "small_config",
+    "state_instead",
     "task_ambiguity",
-    "tiny",
     "train_or_load",
 ]
 
@@ -55,7 +50,7 @@ FORMAT = 2
 """Version of stored files: it grows when a plan changes its meaning; older files are not read."""
 
 
-def tiny(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
+def small_config(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
     """Sizes of a small model for `length` digits."""
     return Config(layers, heads, width, length, 2 * length - 1, tasks.SYMBOLS)
 
@@ -115,11 +110,13 @@ def train_or_load(plan: Plan) -> Trained:
         chosen = np.asarray(plan.base_runs)
         base = jax.tree.map(lambda x: x[chosen], train_or_load(plan.base).state)
         start = adaptation.with_base(start, base)
-    found = _load(plan, start)
-    if found is not None:
-        return found
-    names = tuple(name for name in ORDER if any(name in own for own in plan.runs))
-    shares = np.array([[(name in own) / len(own) for name in names] for own in plan.runs])
+    stored = _load(plan, start)
+    if stored is not None:
+        return stored
+    names = tuple(name for name in ORDER if any(name in mixture for mixture in plan.runs))
+    shares = np.array(
+        [[(name in mixture) / len(mixture) for name in names] for mixture in plan.runs]
+    )
     outcome = adaptation.train(
         plan.config, plan.added, start, [plan.trains], names, shares, plan.recipe, key=keys
     )
@@ -131,10 +128,10 @@ def train_or_load(plan: Plan) -> Trained:
 def _initial_states(config: Config, added: Added, keys: jax.Array) -> Any:
     """Initial parameters of every run."""
 
-    def one(key: jax.Array) -> Any:
+    def initialise(key: jax.Array) -> Any:
         return adaptation.initial(config, added, key=jax.random.fold_in(key, 1))
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(initialise)(keys)
 
 
 def _plan_key(plan: Plan) -> jax.Array:
@@ -180,22 +177,20 @@ TESTS = 4096
 
 
 def accuracy(
-    trained: Trained, place: int, task: str, *, key: jax.Array, tests: int = TESTS
+    trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
 ) -> Estimate:
-    """Share of test inputs that one run solves wholly by greedy decoding.
-
-    The standard error is binomial with half a success and half a failure added, so that it is
-    not 0 where all or none succeed.
-    """
+    """Share of test inputs that one run solves wholly by greedy decoding: a proportion."""
     digits = tasks.inputs(tests, trained.plan.config.inputs, key=key, test=True)
     right = adaptation.exact_match(
-        trained.plan.config, trained.plan.added, trained.parameters_of(place), digits,
+        trained.plan.config, trained.plan.added, trained.parameters_of(run), digits,
         tasks.solved(task, digits),
     )  # fmt: skip
-    return share_estimate(int(right.sum()), tests)
+    return proportion_estimate(int(right.sum()), tests)
 
 
-def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.Array) -> Estimate:
+def mean_test_loss(
+    trained: Trained, run: int, mixture: Sequence[str], *, key: jax.Array
+) -> Estimate:
     """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
     plan = trained.plan
     digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
@@ -203,7 +198,7 @@ def test_loss(trained: Trained, place: int, mixture: Sequence[str], *, key: jax.
         adaptation.losses(
             plan.config,
             plan.added,
-            trained.parameters_of(place),
+            trained.parameters_of(run),
             digits,
             tasks.solved(name, digits),
         )
@@ -219,28 +214,34 @@ MAX_COUNTED_INPUTS = 2**19
 """Up to so many inputs all are counted; of more, so many are drawn: a standard error of 4e-4 at a
 share of 8 %."""
 
-COUNTED_QUANTITIES = ("constant_answer", "entropy", "one_answer")
-"""Quantities of the tasks alone, which are counted over all inputs."""
+COUNT_ROUNDING = 64 * 2.0**-52
+"""Relative rounding of a mean over all inputs."""
+
+
+def _counts_all(length: int) -> bool:
+    """Whether all inputs of `length` digits are counted."""
+    return tasks.DIGITS**length <= MAX_COUNTED_INPUTS
 
 
 def constant_answer_share(task: str, length: int, *, key: jax.Array) -> Estimate:
     """Share of inputs that the commonest answer solves.
 
     Counted over all inputs, so exact, where there are no more than :data:`MAX_COUNTED_INPUTS`;
-    else over that many uniform draws.
+    else a proportion of that many uniform draws.
     """
+    if not _counts_all(length):
+        successes = int(_count_commonest_answer(task, length, key))
+        return proportion_estimate(successes, MAX_COUNTED_INPUTS)
     count = tasks.DIGITS**length
-    if count > MAX_COUNTED_INPUTS:
-        return share_estimate(int(_count_commonest_answer(task, length, key)), MAX_COUNTED_INPUTS)
-    return Estimate(float(np.bincount(_answers(task, length)).max()) / count, 0.0, count)
+    return exact_estimate(float(np.bincount(_answers(task, length)).max()) / count, count)
 
 
 def _answers(task: str, length: int) -> np.ndarray:
     """The solution of every input, as one number each."""
-    places = np.arange(length)
-    every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**places % tasks.DIGITS
-    solved = np.asarray(tasks.solved(task, jnp.asarray(every, jnp.int32)), np.int64)
-    return solved @ tasks.SYMBOLS**places
+    powers = np.arange(length)
+    every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**powers % tasks.DIGITS
+    solutions = np.asarray(tasks.solved(task, jnp.asarray(every, jnp.int32)), np.int64)
+    return solutions @ tasks.SYMBOLS**powers
 
 
 def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
@@ -251,14 +252,16 @@ def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
     all inputs, so they are exact. Empty where there are more inputs than
     :data:`MAX_COUNTED_INPUTS`.
     """
-    count = tasks.DIGITS**length
-    if count > MAX_COUNTED_INPUTS:
+    if not _counts_all(length):
         return {}
+    count = tasks.DIGITS**length
     answers = np.stack([_answers(task, length) for task in mixture])
     # How many tasks have the answer that this one has: a share of these is its probability.
     alike = (answers[:, None] == answers).sum(axis=1) / len(mixture)
-    found = {"entropy": -np.log(alike).mean() / length, "one_answer": alike.max(axis=0).mean()}
-    return {name: Estimate(float(value), 0.0, count) for name, value in found.items()}
+    return {
+        "entropy": exact_estimate(-np.log(alike).mean() / length, count),
+        "one_answer": exact_estimate(alike.max(axis=0).mean(), count),
+    }
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -268,67 +271,42 @@ def _count_commonest_answer(task: str, length: int, key: jax.Array) -> jax.Array
     first, second = jax.random.split(key)
     answer = tasks.solve(task, jnp.asarray(input_of_commonest_answer(task, length), jnp.int32))
     right = jnp.int32(0)
-    for own, count, test in ((first, tests, True), (second, MAX_COUNTED_INPUTS - tests, False)):
-        digits = tasks.inputs(count, length, key=own, test=test)
+    sides = ((first, tests, True), (second, MAX_COUNTED_INPUTS - tests, False))
+    for side_key, count, test in sides:
+        digits = tasks.inputs(count, length, key=side_key, test=test)
         right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
     return right
 
 
-def seeds(key: jax.Array) -> tuple[int, ...]:
+def key_words(key: jax.Array) -> tuple[int, ...]:
     """A key as whole numbers, to be part of a plan."""
     return tuple(int(word) for word in np.asarray(jax.random.key_data(key)))
 
 
-def pretrained(
+def plan_pretraining(
     config: Config, mixture: Sequence[str], recipe: Recipe, copies: int, seed: tuple[int, ...]
 ) -> Plan:
     """Plan of `copies` models trained on the mixture from different starts."""
     return Plan(config, "model", (tuple(mixture),) * copies, recipe, seed)
 
 
-def compare_limits(
-    claim: Claim, cells: Sequence[Cell], predict: Predictor, at_least: tuple[str, ...] = ()
-) -> list[Comparison]:
-    """Accuracies against limits: at most the prediction if it is below ½, else at least it.
+def state_instead(**statements: float) -> Callable[[Mapping[str, Any], Any], Mapping[str, Any]]:
+    """What a falsifier changes: it states these limits or values in place of the theory's.
 
-    Three kinds of quantities differ from that. Those named in `at_least` have a lower limit
-    whatever its value. Those in :data:`COUNTED_QUANTITIES` are values, so they are compared from
-    both sides, up to rounding where all inputs were counted. A loss has a least value, so it may
-    not be smaller.
-
-    A quantity without sampling error must equal a prediction that is 1 or nearly 0, up to its
-    tolerance; any other prediction is a lower limit of it.
+    Quantities that the theory predicts nothing of at a point stay out.
     """
-    rows = []
-    for cell in cells:
-        predicted = predict(**cell.parameters)
-        for name, estimate in cell.estimates.items():
-            value, tolerance = float(predicted[name]), claim.quantity(name).tolerance
-            if estimate.stderr == 0 and name in COUNTED_QUANTITIES:
-                mean = float(estimate.mean)
-                rows.append(compare_identity(name, cell.parameters, value, mean))
-                continue
-            if estimate.stderr == 0:
-                side = "two" if value == 1 or abs(value) < 1e-3 else "lower"
-                mean = float(estimate.mean)
-                rows.append(Comparison(name, cell.parameters, value, mean, tolerance, side=side))
-                continue
-            lower = value >= 0.5 or name.endswith("loss") or name in at_least
-            side = "lower" if lower else "upper"
-            side = "two" if name in COUNTED_QUANTITIES else side
-            rows.append(
-                compare_mean(name, cell.parameters, value, estimate, tolerance=tolerance, side=side)
-            )
-    return rows
+
+    def change(predicted: Mapping[str, Any], parameters: Any) -> Mapping[str, Any]:
+        return {name: statements.get(name, value) for name, value in predicted.items()}
+
+    return change
 
 
-def compare_upper(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    """Exact values against upper bounds, up to the quantity's tolerance."""
-    return [
-        Comparison(
-            name, cell.parameters, float(predict(**cell.parameters)[name]), float(estimate.mean),
-            claim.quantity(name).tolerance, side="upper",
-        )
-        for cell in cells
-        for name, estimate in cell.estimates.items()
-    ]  # fmt: skip
+def count_tolerance(when_drawn: float) -> Callable[[Mapping[str, Any]], float]:
+    """Tolerance of a share of all inputs: none where they are counted, `when_drawn` elsewhere."""
+
+    def tolerance(parameters: Mapping[str, Any]) -> float:
+        return 0.0 if _counts_all(parameters["length"]) else when_drawn
+
+    tolerance.__doc__ = f"rounding where all inputs are counted, else {when_drawn:g}"
+    return tolerance

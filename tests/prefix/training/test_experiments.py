@@ -190,7 +190,7 @@ def test_low_rank_starts_as_the_base():
 
 @pytest.fixture(scope="module")
 def trained():
-    base = experiments.pretrained(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
+    base = experiments.plan_pretraining(SMALL, ["asc"], Recipe(250, 1e-3), 2, (0, 1))
     plan = experiments.Plan(SMALL, "prefix", (("desc",),) * 2, Recipe(250, 1e-2), (0, 1),
                     Added(prefix=2), base, (0, 1))  # fmt: skip
     return experiments.train_or_load(base), experiments.train_or_load(plan)
@@ -215,7 +215,7 @@ def test_cache_knows_its_plan(trained, tmp_path, monkeypatch):
     assert again is not None
     for a, b in zip(jax.tree.leaves(again.state), jax.tree.leaves(base.state), strict=True):
         np.testing.assert_array_equal(a, b)
-    other = experiments.pretrained(SMALL, ["asc"], Recipe(250, 2e-3), 2, (0, 1))
+    other = experiments.plan_pretraining(SMALL, ["asc"], Recipe(250, 2e-3), 2, (0, 1))
     assert experiments._load(other, base.state) is None
     # A file under the wrong name is not believed.
     path.rename(tmp_path / f"{other.digest()}.npz")
