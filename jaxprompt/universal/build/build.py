@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal.networks import head
 from jaxprompt.universal.numerics import point_sets
-from jaxprompt.universal.claims.prefix_bound import closed_form as theorem
+from jaxprompt.universal.build.certificate import Candidate, Certificate, Problem, certify
 from jaxprompt.universal.build.prefix_values import fit_values
 from jaxprompt.universal.build.target_function import Batched, batched, estimate_lipschitz
 
@@ -32,62 +32,6 @@ more accurate for smooth functions and need larger values; which is best depends
 
 NEAR = 1.05
 """A net's kernel is so sharp that centres beyond NEAR times the covering radius do not count."""
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is known about a prefix.
-
-    Attributes:
-        method: how the values were chosen.
-        accuracy: the error that was asked for.
-        reached: whether the measured error is within it.
-        measured: largest error (Euclidean over outputs) on `test_points` independent points.
-        guaranteed: an upper bound on the error at every point; as good as `lipschitz`.
-        lipschitz, lipschitz_source: the constant used, and whether it was "given" or
-            "estimated" (an estimate from below: the bound then is one too).
-        value_norm, sup_norm: largest |v_i| and largest |f| seen.
-        tokens: prefix tokens used.
-        theorem_tokens: tokens that suffice for every function with this constant, by
-            ``universal.prefix_bound``.
-        needed_tokens: tokens without which, keys fixed in advance, some function with this
-            constant is missed, by ``universal.prefix_lower_bound``. A particular function may
-            do with fewer.
-    """
-
-    method: str
-    accuracy: float
-    reached: bool
-    measured: float
-    guaranteed: float
-    lipschitz: float
-    lipschitz_source: str
-    value_norm: float
-    sup_norm: float
-    tokens: int
-    budget: int
-    theorem_tokens: float
-    needed_tokens: float
-    test_points: int
-
-    def __str__(self) -> str:
-        goal = f"accuracy {self.accuracy:.3g}"
-        outcome = (
-            f"{goal} reached with {self.tokens} prefix tokens"
-            if self.reached
-            else f"{goal} NOT reached within {self.budget} prefix tokens; this is the best found, "
-            f"with {self.tokens}"
-        )
-        return (
-            f"{outcome}\n"
-            f"measured error    {self.measured:.3g} on {self.test_points} independent points\n"
-            f"guaranteed error  {self.guaranteed:.3g} with Lipschitz constant "
-            f"{self.lipschitz:.3g} ({self.lipschitz_source})\n"
-            f"method            {self.method}; |v| ≤ {self.value_norm:.3g}, "
-            f"|f| ≤ {self.sup_norm:.3g}\n"
-            f"any such function {self.theorem_tokens:.3g} tokens suffice, "
-            f"{self.needed_tokens:.3g} are needed"
-        )
 
 
 @dataclass(frozen=True)
@@ -129,29 +73,6 @@ class Prefix:
         return output[..., 0] if self.scalar else output
 
 
-class _Problem(NamedTuple):
-    """The function, as (Q, n) → (Q, d), and everything the search needs to know about it."""
-
-    f: Callable[[np.ndarray], np.ndarray]
-    sphere_dim: int
-    accuracy: float
-    content: int
-    lipschitz: float
-    sup_norm: float
-    value_limit: float
-    select: np.ndarray
-    select_values: np.ndarray
-    seed: int
-
-
-class _Candidate(NamedTuple):
-    method: str
-    centres: np.ndarray
-    values: np.ndarray
-    concentration: float
-    error: float
-
-
 def build_prefix(
     f: Callable[[np.ndarray], Any],
     *,
@@ -170,12 +91,13 @@ def build_prefix(
 
     Args:
         f: any function of a unit vector (n = sphere_dim + 1 numbers) that returns a number or a
-            vector; it may take a whole batch (Q, n) at once, which is found out.
+            vector. It may accept batches (Q, n); this is tested once.
         sphere_dim: m ≥ 1.
         accuracy: largest error wanted, Euclidean over the outputs.
         budget: most prefix tokens to use. The fewest that do are sought, roughly.
-        lipschitz: Lipschitz constant of `f` in geodesic distance, if known; the guaranteed
-            bound is only as good as this. Estimated from samples otherwise.
+        lipschitz: Lipschitz constant of `f` in geodesic distance, if known: the certificate then
+            has a guarantee, as good as this. Otherwise it is estimated from samples, and so is
+            the bound.
         method: "net" (values f(b_i) on a certified net, sphere_dim ≤ 3), "two_term",
             "deconvolution", "least_squares", or "auto": least squares while it is affordable,
             deconvolution for long prefixes, a net where neither does.
@@ -205,7 +127,7 @@ def build_prefix(
     test = _scattered(sphere_dim, test_points, seed + 2)
     return Prefix(
         best.centres, best.values, best.concentration, content, scalar,
-        _certify(problem, best, test, budget, "estimated" if lipschitz is None else "given"),
+        certify(problem, best, test, budget),
     )  # fmt: skip
 
 
@@ -276,7 +198,7 @@ def _problem(
     value_limit: float,
     seed: int,
     test_points: int,
-) -> _Problem:
+) -> Problem:
     select = _scattered(m, min(4000, test_points), seed + 1)
     values = f(select)
     some = slice(None, None, max(len(select) // 1000, 1))
@@ -286,9 +208,9 @@ def _problem(
             "lipschitz", lipschitz, f"at least {found:.6g}, a slope that f has",
             "give a larger one, or leave it out", WHERE,
         )  # fmt: skip
-    return _Problem(
+    return Problem(
         f, m, float(accuracy), int(content), found if lipschitz is None else float(lipschitz),
-        float(np.linalg.norm(values, axis=1).max()), value_limit, select, values, seed,
+        lipschitz is not None, float(np.linalg.norm(values, axis=1).max()), value_limit, select, values, seed,
     )  # fmt: skip
 
 
@@ -305,7 +227,7 @@ def _scattered(m: int, count: int, seed: int) -> np.ndarray:
 # --- search --------------------------------------------------------------------------------------
 
 
-def _search(problem: _Problem, budget: int, method: str, centres: np.ndarray | None) -> _Candidate:
+def _search(problem: Problem, budget: int, method: str, centres: np.ndarray | None) -> Candidate:
     if centres is not None:
         return _best(_candidates(problem, centres, "auto" if method == "net" else method))
     if method == "net":
@@ -331,7 +253,7 @@ def _ladder(m: int, budget: int) -> Iterator[int]:
     yield budget
 
 
-def _shorten(problem: _Problem, method: str, found: _Candidate, miss: int) -> _Candidate:
+def _shorten(problem: Problem, method: str, found: Candidate, miss: int) -> Candidate:
     """Two halvings of the interval between a length that fails and one that does."""
     low, high = miss, len(found.centres)
     for _ in range(2 if low else 0):
@@ -346,17 +268,17 @@ def _shorten(problem: _Problem, method: str, found: _Candidate, miss: int) -> _C
     return found
 
 
-def _at(problem: _Problem, count: int, method: str) -> _Candidate:
+def _at(problem: Problem, count: int, method: str) -> Candidate:
     return _best(
         _candidates(problem, point_sets.quasi_uniform(problem.sphere_dim, count, problem.seed), method)
     )
 
 
-def _best(candidates: Iterator[_Candidate]) -> _Candidate:
+def _best(candidates: Iterator[Candidate]) -> Candidate:
     return min(candidates, key=lambda c: c.error)
 
 
-def _candidates(problem: _Problem, centres: np.ndarray, method: str) -> Iterator[_Candidate]:
+def _candidates(problem: Problem, centres: np.ndarray, method: str) -> Iterator[Candidate]:
     m = problem.sphere_dim
     spacing = (point_sets.area(m) / len(centres)) ** (1 / m)
     limit = problem.value_limit * problem.sup_norm
@@ -370,17 +292,17 @@ def _candidates(problem: _Problem, centres: np.ndarray, method: str) -> Iterator
 
 
 def _measured(
-    problem: _Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
-) -> _Candidate:
+    problem: Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
+) -> Candidate:
     output = head.estimate(problem.select, centres, values, lam, content=problem.content)
     error = np.linalg.norm(output - problem.select_values, axis=1).max()
-    return _Candidate(method, centres, values, float(lam), float(error))
+    return Candidate(method, centres, values, float(lam), float(error))
 
 
 # --- nets and guarantees -------------------------------------------------------------------------
 
 
-def _net(problem: _Problem, budget: int) -> _Candidate:
+def _net(problem: Problem, budget: int) -> Candidate:
     """Values f(b_i) on the coarsest certified net that guarantees the accuracy, or the finest
     within the budget."""
     slope = max(problem.lipschitz, 1e-300)
@@ -406,7 +328,7 @@ def _radius_for(m: int, count: int) -> float:
     return (density / count) ** (1 / m)
 
 
-def _sharp(cover: point_sets.Cover, problem: _Problem) -> float:
+def _sharp(cover: point_sets.Cover, problem: Problem) -> float:
     """Concentration that leaves a hundredth of the radius to far centres and to content."""
     r, count = cover.covering, len(cover.centres)
     near = math.log(100 * math.pi * count / r) / (math.cos(r) - math.cos(NEAR * r))
@@ -414,64 +336,3 @@ def _sharp(cover: point_sets.Cover, problem: _Problem) -> float:
         return near
     share = 100 * problem.content * problem.sup_norm / problem.accuracy
     return max(near, math.log(max(share, 1.0)) / math.cos(r))
-
-
-def _net_bound(problem: _Problem, c: _Candidate, covering: float) -> float:
-    """Proved bound for any values: far mass, near centres, content, and |v_i − f(b_i)|."""
-    if covering >= math.pi / 2:
-        return math.inf
-    lam, count = c.concentration, len(c.centres)
-    moved = float(np.linalg.norm(c.values - problem.f(c.centres), axis=1).max())
-    reach = np.linspace(covering, min(8 * covering, math.pi), 400)
-    far = count * np.exp(-lam * (math.cos(covering) - np.cos(reach)))
-    kernel = problem.lipschitz * float((reach + math.pi * np.minimum(far, 1.0)).min())
-    outside = problem.content * math.exp(-min(lam * math.cos(covering), 700.0))
-    return kernel + moved + problem.sup_norm * outside / (1 + outside)
-
-
-def _certify(
-    problem: _Problem, best: _Candidate, test: np.ndarray, budget: int, source: str
-) -> Certificate:
-    target = problem.f(test)
-    output = head.estimate(
-        test, best.centres, best.values, best.concentration, content=problem.content
-    )
-    measured = float(np.linalg.norm(output - target, axis=1).max())
-    value_norm = float(np.linalg.norm(best.values, axis=1).max())
-    slope = problem.lipschitz
-    with np.errstate(divide="ignore"):
-        suffice = theorem(problem.sphere_dim, max(slope, 1e-300), problem.accuracy)["centres"]
-    return Certificate(
-        method=best.method, accuracy=problem.accuracy, reached=measured <= problem.accuracy,
-        measured=measured, guaranteed=_guarantee(problem, best, test, measured, value_norm),
-        lipschitz=slope, lipschitz_source=source, value_norm=value_norm,
-        sup_norm=max(problem.sup_norm, float(np.linalg.norm(target, axis=1).max())),
-        tokens=len(best.centres), budget=int(budget), theorem_tokens=float(suffice),
-        needed_tokens=_needed(problem), test_points=len(test),
-    )  # fmt: skip
-
-
-def _guarantee(
-    problem: _Problem, best: _Candidate, test: np.ndarray, measured: float, value_norm: float
-) -> float:
-    """The smaller of two proved bounds.
-
-    From the test set: between its points the error changes at most by the Lipschitz constants
-    of f and of the head, the latter at most λ max|v|. From the centres: see `_net_bound`.
-    """
-    if problem.sphere_dim > 3:
-        return math.inf  # covering radii are certified up to S³
-    step = point_sets.covering_radius(test)
-    between = measured + step * (problem.lipschitz + best.concentration * value_norm)
-    try:
-        covering = point_sets.covering_radius(best.centres)
-    except ParameterError:
-        return between
-    return min(between, _net_bound(problem, best, covering))
-
-
-def _needed(problem: _Problem) -> float:
-    """Lower bound on the packing number of distance 2ε/L."""
-    if problem.lipschitz == 0:
-        return 1.0
-    return point_sets.packing_bound(problem.sphere_dim, 2 * problem.accuracy / problem.lipschitz)

@@ -97,8 +97,9 @@ def estimate_lipschitz(f: Batched, points: np.ndarray, values: np.ndarray, seed:
     """Largest slope of `f` found: short steps in random directions, and steps between points.
 
     points (Q, n) unit vectors with values (Q, d). An estimate from below, in output units per
-    radian.
+    radian: what rounding of the values may add to a difference is taken off.
     """
+    rounding = 4 * float(np.finfo(np.float64).eps) * float(np.abs(values).max(initial=0.0))
     random = np.random.default_rng(seed)
     largest = 0.0
     for step in (1e-4, 1e-2):
@@ -107,10 +108,10 @@ def estimate_lipschitz(f: Batched, points: np.ndarray, values: np.ndarray, seed:
         tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
         moved = np.cos(step) * points + np.sin(step) * tangent
         moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-        slope = np.linalg.norm(f(moved) - values, axis=1) / step
+        slope = (np.linalg.norm(f(moved) - values, axis=1) - rounding) / step
         largest = max(largest, float(slope.max()))
     i, j = random.integers(len(points), size=(2, 4 * len(points)))
     angle = 2 * np.arcsin(np.minimum(np.linalg.norm(points[i] - points[j], axis=1) / 2, 1))
     apart = angle > 1e-3
-    slope = np.linalg.norm(values[i] - values[j], axis=1)[apart] / angle[apart]
+    slope = (np.linalg.norm(values[i] - values[j], axis=1)[apart] - rounding) / angle[apart]
     return max(largest, float(slope.max(initial=0.0)))

@@ -225,7 +225,7 @@ def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Co
     And what N → ∞ leaves of the error must be the squared bias: a wrong bias makes the first
     grow with N, which no line in 1/N fits, so that by itself it would leave the row undecided.
     """
-    rows, tolerance = [], claim.quantity("mse").tolerance
+    rows, tolerance = [], claim.quantity("mse").allowance(1.0)
     for rest, members in group_by_size(cells, "centres", least=3):
         sizes = [cell.parameters["centres"] for cell in members]
         with jax.enable_x64(True):

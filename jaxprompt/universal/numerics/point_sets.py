@@ -85,8 +85,10 @@ def _covering_number(sphere_dim: int, radius: float) -> float:
     if radius >= math.pi / 2:
         return 2.0 if radius < math.pi else 1.0
     if sphere_dim == 2:
-        share = 6 / math.pi * math.atan(1 / (math.sqrt(3) * math.cos(radius)))
-        return math.ceil(2 * share / (share - 1) * (1 - ROUNDING))
+        # N/(N − 2) less 1 at that circumradius, without cancellation for small ones.
+        half, cosine = math.sin(radius / 2) ** 2, math.cos(radius)
+        excess = 6 / math.pi * math.atan(2 * half / (math.sqrt(3) * (cosine + 1 / 3)))
+        return math.ceil(2 * (1 + excess) / excess * (1 - ROUNDING))
     return math.ceil((1 - ROUNDING) / cap_share(sphere_dim, radius))
 
 
@@ -132,8 +134,8 @@ def covering_bound(sphere_dim: int, count: float) -> float:
     Elsewhere by area; on the circle that is exact.
     """
     if sphere_dim == 2 and count >= 2:
-        angle = math.pi / 6 * count / (count - 2) if count > 3 else math.pi / 2
-        return math.acos(1 / (math.tan(angle) * math.sqrt(3)))
+        slope = math.tan(math.pi / (3 * (count - 2))) if count > 3 else math.sqrt(3)
+        return 2 * math.asin(math.sqrt(2 * slope / (math.sqrt(3) + 3 * slope)))
     radius: Any = brentq(lambda r: cap_share(sphere_dim, r) - 1 / count, 0.0, math.pi, xtol=1e-15)
     return float(radius)
 

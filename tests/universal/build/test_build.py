@@ -50,6 +50,7 @@ def test_reaches_its_accuracy(f, m, accuracy):
     assert note.measured <= accuracy
     assert error <= 1.1 * accuracy  # other points than those it was measured on
     assert error <= note.guaranteed * (1 + 1e-9)
+    assert error <= note.estimated * (1 + 1e-9)
     assert note.value_norm <= 10 * note.sup_norm * (1 + 1e-9)
     assert note.tokens == len(prefix.keys) <= note.budget
     assert prefix(points).shape == exact.shape

@@ -39,7 +39,7 @@ def test_a_quarter_is_not_a_third(slope, verdict):
 
 @pytest.mark.parametrize("count", [4, 6, 12, 100, 1000])
 def test_least_error_on_the_sphere_is_fejes_toths(count):
-    """For S² the predicted least error is the covering theorem's, above the area's by 10 to 18 %."""
+    """On S² the least error is the covering theorem's, 10 to 18 % above the area's."""
     found = jp.claim(CLAIM).predict(sphere_dim=2, smoothness="lipschitz", centres=count)["error"]
     by_area = np.arccos(1 - 2 / count)
     assert 1.09 < found / by_area < 1.19

@@ -150,6 +150,17 @@ def test_fejes_toth_bound_is_attained_by_the_solids(count, cosine):
     assert 0.8 < np.arccos(1 - 2 / count) / found < 0.92
 
 
+@pytest.mark.parametrize("radius", [1e-9, 1e-6, 1e-3, 0.2])
+def test_covering_number_and_radius_are_inverse(radius):
+    count = point_sets._covering_number(2, radius)
+    assert point_sets.covering_bound(2, count) <= radius * (1 + 1e-8)
+    assert point_sets.covering_bound(2, 0.999 * count - 1) > radius
+    # Far from curvature the thinnest covering is the hexagonal one, 2π/√27 times the area.
+    if radius < 0.01:
+        area = 4 * np.pi / (np.pi * radius**2)
+        assert count == pytest.approx(area * 2 * np.pi / np.sqrt(27), rel=1e-3)
+
+
 def test_no_points_on_the_sphere_cover_better_than_fejes_toth():
     random = np.random.default_rng(5)
     for count in (4, 5, 9, 30, 200):
