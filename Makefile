@@ -70,7 +70,7 @@ $(READY): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { $(call say,no environment could be made in $(VENV): make room or choose VENV=FOLDER); }
 	@echo "2/3 packages of requirements.lock (about 1 GB when all are new; some minutes)"
-	@( while sleep 4; do echo "    $$(du -sm $(VENV) | cut -f1) MB are there"; done ) & beat=$$!; \
+	@( while sleep 4; do echo "    still installing: $$(du -sm $(VENV) | cut -f1) MB are there"; done ) & beat=$$!; \
 	  trap 'kill $$beat 2>/dev/null' EXIT INT TERM; \
 	  $(PIP) install --quiet --require-hashes -r requirements.lock || \
 	  { $(call say,packages could not be installed: see the line above; check network and disk); }

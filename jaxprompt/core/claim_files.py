@@ -139,7 +139,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     """Finds the modules of these packages, and leaves every other name to the usual finders."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+        self, fullname: str, path: Any, target: types.ModuleType | None = None
     ) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in _FOLDERS or path is None:
             return None

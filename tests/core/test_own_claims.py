@@ -14,7 +14,8 @@ import scipy.sparse.linalg
 from scipy import integrate
 
 import jaxprompt as jp
-from jaxprompt.cli import main
+from jaxprompt import sweep as sweeps
+from jaxprompt.cli import commands, main
 from jaxprompt.compute.trials import per_trial
 from jaxprompt.core import registry
 from jaxprompt.core.claim import Curves, Design
@@ -123,7 +124,7 @@ def test_a_sweep_of_a_file_of_claims(mine, run, tmp_path):
 def test_worker_processes_learn_the_claims_first(mine, tmp_path):
     options = types.SimpleNamespace(workers=1, scheduler=None, claims=[str(mine)])
     task = sweeps.Task("mine.mean", 0, 4, {"level": 1.0, "size": 4}, ((0,),), ((0,),))
-    with main._executor(options) as pool:
+    with commands._executor(options) as pool:
         assert pool is not None
         prepare = pool._prepare
     assert "unknown claim 'mine.mean'" in sweeps.compute(task)
