@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
 
 import jax
@@ -27,11 +28,52 @@ COMPILED_PROGRAMS = 256
 _SETUP_STREAM = np.uint32(2**32 - 2)
 """Index of the key that a set-up draws from; no trial has it."""
 
+_DRAWN = "drawn: "
+"""Mark of what an instance drew, among the names of what a trial returns."""
+
 _LAPACK = (
     "cholesky", "eig", "eigh", "geqrf", "hessenberg", "householder_product", "lu", "qr", "schur",
     "svd", "triangular_solve", "tridiagonal", "tridiagonal_solve",
 )  # fmt: skip
 """Primitives that JAX hands to LAPACK on the CPU."""
+
+
+_BATCHED_LAPACK = threading.Lock()
+"""Held by the one program with batched factorisations that runs in this process."""
+
+
+class _Program:
+    """The trials of one point as a compiled block of :func:`map_trials`.
+
+    On a CPU two batched LAPACK calls at work at the same time wait for each other for ever
+    (jaxlib 0.10). So a batch of trials that factorise runs one trial after another, and a trial
+    that itself factorises batches runs on one thread, alone in this process.
+    """
+
+    def __init__(self, one: Callable[..., dict[str, jax.Array]], batch: int) -> None:
+        self._one = one
+        self._alone: bool | None = None
+
+        def block(indices: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
+            def trial(index: jax.Array) -> dict[str, jax.Array]:
+                return one(index, key, free)
+
+            if batch == 1:
+                # Even over one row `vmap` calls batched LAPACK.
+                return loop(lambda row: jax.tree.map(lambda x: x[None], trial(row[0])), indices)
+            if any(_lapack_ranks(jax.make_jaxpr(trial)(indices[0, 0]).jaxpr)):
+                return loop(lambda row: jax.lax.map(trial, row), indices)
+            return loop(jax.vmap(trial), indices)
+
+        self.block = jax.jit(block)
+
+    def must_run_alone(self, key: jax.Array, free: dict[str, Any]) -> bool:
+        """Whether a trial factorises batches of matrices, on a CPU."""
+        if self._alone is None:
+            traced = jax.make_jaxpr(self._one)(np.uint32(0), key, free)
+            ranks = _lapack_ranks(traced.jaxpr)
+            self._alone = jax.default_backend() == "cpu" and any(rank > 2 for rank in ranks)
+        return self._alone
 
 
 class TrialSimulation:
@@ -92,45 +134,60 @@ class TrialSimulation:
         self, *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
     ) -> dict[str, np.ndarray]:
         """What each trial returned: arrays (trials, …), float64 or truth values."""
+        values = self._run(key, trials, first, parameters)
+        return {n: _as_float64(v) for n, v in values.items() if not n.startswith(_DRAWN)}
+
+    def _run(
+        self, key: jax.Array, trials: int, first: int, parameters: Mapping[str, Any]
+    ) -> dict[str, np.ndarray]:
+        """What each trial returned, and under marked names what it was evaluated on."""
         with own_settings(x64=self._x64):
-            free, block = self._program(parameters, key)
-            run = functools.partial(block, key=key, free=free)
-            values = map_trials(run, trials, batch=self._batch, first=first, loops=True)
-        return {name: _as_float64(np.asarray(array)) for name, array in values.items()}
+            free, program = self._program(parameters, key)
+            run = functools.partial(program.block, key=key, free=free)
+            options: dict[str, Any] = {"batch": self._batch, "first": first, "loops": True}
+            if program.must_run_alone(key, free):
+                with _BATCHED_LAPACK:
+                    values = map_trials(run, trials, threads=1, **options)
+            else:
+                values = map_trials(run, trials, **options)
+        return {name: np.asarray(array) for name, array in values.items()}
+
+    @property
+    def dtype(self) -> Dtype:
+        """The type that trials compute in."""
+        return "float64" if self._x64 else "float32"
 
     def _program(
         self, parameters: Mapping[str, Any], key: jax.Array
-    ) -> tuple[dict[str, Any], Callable[..., dict[str, jax.Array]]]:
-        """Arguments that are traced, and the compiled block for those that are not."""
+    ) -> tuple[dict[str, Any], _Program]:
+        """Arguments that are traced, and the program for those that are not."""
         free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
         if self.setup is not None:
             free |= self.setup(**_named(self.setup, parameters, key, _SETUP_STREAM))
         fixed = tuple((n, _hashable(v)) for n, v in parameters.items() if n not in free)
         return free, self._compiled(fixed)
 
-    def _compile(self, fixed: tuple[tuple[str, Any], ...]) -> Callable[..., dict[str, jax.Array]]:
-        def block(indices: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
-            def one(index: jax.Array) -> dict[str, jax.Array]:
-                return self._outputs(jax.random.fold_in(key, index), dict(fixed), free)
+    def _compile(self, fixed: tuple[tuple[str, Any], ...]) -> _Program:
+        def one(index: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
+            outputs, drawn = self._outputs(jax.random.fold_in(key, index), dict(fixed), free)
+            return outputs | {_DRAWN + name: value for name, value in drawn.items()}
 
-            several = jax.vmap(one)
-            if self._batch == 1:
-                # Even over one row `vmap` calls batched LAPACK, which can deadlock between cores.
-                return loop(lambda row: jax.tree.map(lambda x: x[None], one(row[0])), indices)
-            if _calls_lapack(one, indices[0, 0]):
-                return loop(lambda row: jax.lax.map(one, row), indices)
-            return loop(several, indices)
-
-        return jax.jit(block)
+        return _Program(one, self._batch)
 
     def _outputs(
         self, key: jax.Array, fixed: Mapping[str, Any], free: Mapping[str, Any]
-    ) -> dict[str, jax.Array]:
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """What a trial returns, and what its instance drew."""
         arguments = {**fixed, **free}
+        drawn: dict[str, jax.Array] = {}
         if self.instance is not None:
             key, drawing = jax.random.split(key)
-            arguments |= _call(self.instance, drawing, arguments)
-        return _as_outputs(_call(self.trial, key, arguments))
+            # The barrier makes both sides see the same bits: fused into the trial, the drawing
+            # could be rounded in another way than where it is returned.
+            drawn = jax.lax.optimization_barrier(
+                jax.tree.map(jnp.asarray, dict(_call(self.instance, drawing, arguments)))
+            )
+        return _as_outputs(_call(self.trial, key, {**arguments, **drawn})), drawn
 
     def output_shapes(self, where: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Shape and dtype of each number that a trial returns; nothing is computed.
@@ -145,7 +202,7 @@ class TrialSimulation:
             return {}  # a set-up may train: its shapes are known when it has run
         try:
             return dict(
-                jax.eval_shape(lambda key, free: self._outputs(key, fixed, free), key, free)
+                jax.eval_shape(lambda key, free: self._outputs(key, fixed, free)[0], key, free)
             )
         except jax.errors.ConcretizationTypeError as error:
             names = ", ".join(f"`{name}`" for name in free)
@@ -158,17 +215,19 @@ class TrialSimulation:
         self, *, key: jax.Array, trials: int, **parameters: Any
     ) -> dict[str, np.ndarray]:
         """What each of the first `trials` trials was evaluated on: arrays (trials, …)."""
-        draw = self.instance
-        if draw is None:
+        if self.instance is None:
             raise JaxpromptError("this simulation has no instance to draw")
+        values = self._run(key, trials, 0, parameters)
+        return {name: values[_DRAWN + name] for name in _drawn_names(values)}
 
-        def one(index: jax.Array) -> dict[str, Any]:
-            drawing = jax.random.split(jax.random.fold_in(key, index))[1]
-            return dict(_call(draw, drawing, parameters))
+    def trial_of_instance(self, parameters: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+        """The trial as a function of what it is evaluated on, a dict, alone."""
 
-        with own_settings(x64=self._x64):
-            drawn = jax.jit(jax.vmap(one))(np.arange(trials, dtype=np.uint32))
-        return {name: np.asarray(value) for name, value in drawn.items()}
+        def evaluate(drawn: Mapping[str, Any]) -> dict[str, Any]:
+            key = jax.random.key(0, impl="threefry2x32")
+            return _as_outputs(_call(self.trial, key, {**parameters, **drawn}))
+
+        return evaluate
 
 
 @overload
@@ -286,6 +345,10 @@ def trajectory(
     return TrialSimulation(trial, traced=(*traced, time), batch=batch, dtype=dtype)
 
 
+def _drawn_names(values: Mapping[str, Any]) -> list[str]:
+    return [name.removeprefix(_DRAWN) for name in values if name.startswith(_DRAWN)]
+
+
 def _as_state(leaf: Any) -> jax.Array:
     """A leaf of a state as an array whose type no step changes: numbers are of the trial's type."""
     array = jnp.asarray(leaf)
@@ -366,24 +429,15 @@ def _as_outputs(returned: Any) -> dict[str, jax.Array]:
     return outputs
 
 
-def _calls_lapack(function: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether a function factorises or solves matrices anywhere, by its traced program."""
-    return any(name in _LAPACK for name in _primitives(jax.make_jaxpr(function)(*arguments).jaxpr))
-
-
-def _primitives(program: Any) -> set[str]:
-    names: set[str] = set()
+def _lapack_ranks(program: Any) -> Iterator[int]:
+    """Rank of the matrices of each factorisation or solve, anywhere in a traced program."""
     for equation in program.eqns:
-        names.add(equation.primitive.name)
+        if equation.primitive.name in _LAPACK:
+            yield max(len(operand.aval.shape) for operand in equation.invars)
         for inner in jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                names |= _primitives(inner)
-    return names
-
-
-def _is_program(value: Any) -> bool:
-    return hasattr(value, "eqns") or hasattr(value, "jaxpr")
+                yield from _lapack_ranks(inner)

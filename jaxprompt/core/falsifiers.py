@@ -45,6 +45,7 @@ class Falsifier:
         self.description = description
         self.changes: Mapping[str, Any] = dict(changes)
         self._own_form = predict
+        self._made: tuple[Predictor, Predictor] | None = None
         self._change: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None = (
             None
         )
@@ -80,7 +81,12 @@ class Falsifier:
         return cls(name, f"every prediction multiplied by {factor:g}", predict)
 
     def predictor(self, closed_form: Predictor) -> Predictor:
-        """The wrong closed form, made from the right one."""
+        """The wrong closed form, made from the right one; the same object at every call."""
+        if self._made is None or self._made[0] is not closed_form:
+            self._made = (closed_form, self._make_predictor(closed_form))
+        return self._made[1]
+
+    def _make_predictor(self, closed_form: Predictor) -> Predictor:
         if self._own_form is not None:
             return self._own_form
         change = self._change

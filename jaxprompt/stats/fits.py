@@ -277,6 +277,7 @@ def compare_asymptotic(
         side=side,
         trials=min(e.trials for e in estimates),
         alternatives=tuple((limit + f.value, f.stderr, f.dof) for f in others),
+        form_found=fitted_powers,
     )
 
 

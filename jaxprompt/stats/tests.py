@@ -120,6 +120,7 @@ class Comparison:
     rounding: float = 0.0
     trials: int = 0
     alternatives: tuple[tuple[float, float, float], ...] = ()
+    form_found: bool = False
     multiplicity: int = 1
     sensitivity: float = 1.0
     skewness: float = 0.0
@@ -455,10 +456,10 @@ def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
     if c.goodness < fits:
         c = _with_note(c, f"the fit is inadequate (p = {c.goodness:.1e})")
         status = Status.INCONCLUSIVE
-    elif rejected and not _every_form_rejects(c, share):
+    elif rejected and not _every_form_rejects(c, share) and not _all_forms_agree(c, seen):
         c = _with_note(c, f"the limit depends on the fit ({_range_text(c)})")
         status = Status.INCONCLUSIVE
-    elif rejected:
+    elif rejected and _every_form_rejects(c, share):
         status = Status.REFUTED
     elif seen > c.tolerance + max(-c.excess, 0.0):  # what lies far inside a bound needs less
         status = Status.INCONCLUSIVE
@@ -513,11 +514,21 @@ def _every_form_rejects(c: Comparison, level: float) -> bool:
     )
 
 
+def _all_forms_agree(c: Comparison, seen: float) -> bool:
+    """Whether, of a form that the claim does not state, every one keeps to the tolerance.
+
+    Which of them is the main one then means nothing, and neither does its rejection alone.
+    """
+    return c.form_found and seen <= c.tolerance and not _forms_disagree(c)
+
+
 def _forms_disagree(c: Comparison) -> bool:
-    """Whether two forms differ by more than the tolerance, beyond what their noise explains."""
+    """Whether a form puts the limit farther from the prediction than the tolerance, beyond noise.
+
+    The noise is that of the difference between the two fits, of which the main one has the less.
+    """
     return any(
-        abs(value - c.simulated) - 2 * math.sqrt(max(error**2 - c.sampling_stderr**2, 0.0))
-        > c.tolerance
+        c.excess_of(value) - 2 * math.sqrt(max(error**2 - c.sampling_stderr**2, 0.0)) > c.tolerance
         for value, error, _ in c.alternatives
     )
 
