@@ -341,8 +341,8 @@ A head $w$ is learned by ridge regression from $n$ sequences of dimension $d$, o
 prompt $q=\gamma q_\star$. Sequence $i$ gives a pooled feature of signal
 $\alpha=(s-(1-s)\delta_w)W$ and noise level $\tau=\sigma\sqrt{p_2}$, where $s$ is the attention on
 its relevant tokens and $p_2$ the sum of squared weights on the others. As $n,d\to\infty$ with
-$d/n\to\kappa$ (given `dim` and `samples`, at $\kappa=d/n$: the numbers are limits all the same), let
-$m>0$ solve
+$d/n\to\kappa$ (with `dim` and `samples` given the numbers are still the limits, at $\kappa=d/n$),
+let $m>0$ solve
 $$\lambda m+E\left[\frac{\tau^2m}{1+\tau^2m}\right]=\kappa,\qquad \omega=\frac1{1+\tau^2m}.$$
 Then the component of $w$ along $w_\star/W$ and its norm away from it tend to $c$ and $\rho$,
 $$c=\frac{E[\omega\alpha]}{\lambda+E[\omega(\alpha^2+\tau^2)]},\qquad

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -72,22 +72,15 @@ def _closed_form(
 ) -> Prediction:  # fmt: skip
     setting = Setting.make(**params, where=CLAIM.id)
 
-    def found(log_ratio: float) -> dict[str, np.ndarray]:
+    def limits_at(log_ratio: float) -> dict[str, np.ndarray]:
         return limits(setting, math.exp(log_ratio), prompt_norm, wrong)
 
     def error(log_ratio: float) -> float:
-        return float(found(log_ratio)["final_error"].mean())
+        return float(limits_at(log_ratio)["final_error"].mean())
 
-    low, high = math.log(1e-2), math.log(1e4)
-    best = error(high)
-    if not best < target < error(low):
-        raise ParameterError(
-            "target", target, f"> {best:.4g}, the error with unlimited samples, and less than ½",
-            "choose one in between", CLAIM.id,
-        )  # fmt: skip
-    root: Any = optimize.brentq(lambda x: error(x) - target, low, high, xtol=1e-6)
-    at, above, below = found(root), found(root + 0.02), found(root - 0.02)
-    # Each replicate of the rule has its own crossing, so far from the common one.
+    root = _least_root(error, target)
+    at, above, below = limits_at(root), limits_at(root + 0.02), limits_at(root - 0.02)
+    # Linearise each replicate of the quadrature around the common root, for its standard error.
     slopes = {n: float((above[n] - below[n]).mean()) / 0.04 for n in at}
     away = (target - at["final_error"]) / slopes["final_error"]
     ratio = math.exp(root)
@@ -98,6 +91,57 @@ def _closed_form(
             at[name] + slopes[name] * away
         )
     return out
+
+
+_LEAST_RATIO, _LARGEST_RATIO = 1e-2, 1e4
+"""Samples per dimension between which the least is sought."""
+
+_SCAN_STEP = 0.4
+"""In log(n/d); a dip of the error is wider."""
+
+
+def _least_root(error: Callable[[float], float], target: float) -> float:
+    """The least log(n/d) at which the limiting error comes down to `target`.
+
+    The error need not fall with n/d: a head that overshoots turns the prompt away, so it may rise
+    and fall again. The range is scanned upwards, dips between the scanned places are looked into,
+    and the first passage is refined.
+
+    Raises:
+        ParameterError: `target` is passed before the range begins, or nowhere in it.
+    """
+    low, high = math.log(_LEAST_RATIO), math.log(_LARGEST_RATIO)
+    places = np.linspace(low, high, math.ceil((high - low) / _SCAN_STEP) + 1)
+    values = [error(low)]
+    if not values[0] > target:
+        raise ParameterError(
+            "target", target,
+            f"less than {values[0]:.4g}, the limiting error at {_LEAST_RATIO:g} samples per "
+            "dimension, the fewest that are considered", "lower it", CLAIM.id,
+        )  # fmt: skip
+    lowest = values[0]
+    for i in range(1, len(places)):
+        values.append(error(places[i]))
+        if values[i] > target and i > 1 and values[i - 1] < min(values[i - 2], values[i]):
+            dip: Any = optimize.minimize_scalar(
+                error, bounds=(places[i - 2], places[i]), method="bounded", options={"xatol": 1e-3}
+            )
+            lowest = min(lowest, float(dip.fun))
+            if dip.fun <= target:
+                return _passage(error, target, float(places[i - 2]), float(dip.x))
+        lowest = min(lowest, values[i])
+        if values[i] <= target:
+            return _passage(error, target, float(places[i - 1]), float(places[i]))
+    raise ParameterError(
+        "target", target, f"> {lowest:.4g}, the least limiting error at any number of samples",
+        "raise it, or choose a setting in which the first prompt points towards the context"
+        if lowest > 0.45 else "raise it", CLAIM.id,
+    )  # fmt: skip
+
+
+def _passage(error: Callable[[float], float], target: float, low: float, high: float) -> float:
+    root: Any = optimize.brentq(lambda x: error(x) - target, low, high, xtol=1e-6)
+    return float(root)
 
 
 def _wrong(**changes: Any) -> Any:
@@ -295,14 +339,15 @@ Let $n(d)$ be the least number of sequences a step at which the test error after
 steps (`contextual.three_steps`) reaches a fixed target. As $d\to\infty$, $n(d)/d$ tends to a
 constant: $n$ grows like $d^1$, and
 $$\log n(d)=A+\log d+O(1/d).$$
-The constant solves "limiting error at $n/d$ = target", in which the order parameters do not
-fluctuate; at $n(d)$ the means of the steps' terms tend to those of that limit.
+The constant is the least root of "limiting error at $n/d$ = target", in which the order parameters
+do not fluctuate; at $n(d)$ the means of the steps' terms tend to those of that limit.
 """,
     derivation=r"""
 In `contextual.three_steps` $d$ enters through the orthogonal energies $\bar D\,\chi^2_{d-2}/n$ and
 $\bar D\,\chi^2_{d-3}/n$ only, which tend to $\bar D\,d/n$, and $n$ alone enters through
-fluctuations of the order parameters of variance $1/n$. So the error is a decreasing function of
-$n/d$ plus terms of order $1/n$; inverting at a fixed target gives $n/d=r+O(1/d)$. The same holds of
+fluctuations of the order parameters of variance $1/n$. So the error is a function of $n/d$ plus
+terms of order $1/n$; it need not decrease everywhere, but where it first passes the target it
+falls, and inverting it there gives $n/d=r+O(1/d)$ for the least $n$. The same holds of
 what a step's terms are on average: they are measured beside the errors, near $n(d)$, and moved to
 it along their own slopes. For step 2 `contextual.first_step` and `contextual.prompt_step` give the
 same means by other derivations.

@@ -7,10 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats as sps
+from scipy.stats import qmc
 
 import jaxprompt as jp
 from jaxprompt.compute import devices
 from jaxprompt.contextual.claims import prompt_error
+from jaxprompt.contextual.law import attention_moments
+from jaxprompt.contextual.law import feature_law as law_of_features
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import best_gain, best_ridge, resolvent, ridge_limit
 from jaxprompt.contextual.simulation.ridge_heads import Chunks
@@ -37,6 +40,66 @@ def test_reference_numbers(params, expected):
     miss = found["error"] - expected
     assert abs(miss) <= 0.0005, f"predicted {found['error']:.5f}, {miss:+.5f} from {expected}"
     assert found["error_stderr"] < 0.0002
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(2.0, 2.137085), (3.0, 2.086085), (4.0, 2.023846), (5.0, 1.980742)]
+)
+def test_rare_quiet_sequences_count_at_large_gains(gain, expected):
+    """ρ without ridge, an average of 1/τ², by two million importance-sampled sequences (± 7e-5)."""
+    found = CLAIM.predict(**BASE, gain=gain, ratio=1.6)
+    assert abs(found["head_noise"] - expected) < 3.5 * found["head_noise_stderr"]
+    assert found["head_noise_stderr"] < 1e-3
+
+
+def test_one_irrelevant_token_has_an_exact_noise():
+    """With T = 2 and k = 1, (1 − s)/τ = 1/σ: ρ² = 2/(κ − 1) where s is all but 1."""
+    found = CLAIM.predict(**{**BASE, "tokens": 2, "relevant": 1}, gain=4.0, ratio=1.6)
+    assert found["head_noise"] == pytest.approx(np.sqrt(2 / 0.6), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("gain", "ratio", "ridge"),
+    [(1.0, 1.6, 0.0), (4.0, 1.6, 0.0), (4.0, 0.9, 0.0), (5.0, 0.7, 0.01)],
+)
+def test_the_stated_error_is_the_scatter_over_independent_rules(gain, ratio, ridge, monkeypatch):
+    """Eight other scramblings of the nodes; the scatter of eight has an error of a quarter."""
+    found = []
+    for seed in range(8):
+
+        def points(count, power, replicate, seed=seed):
+            rng = np.random.Generator(np.random.PCG64([count, replicate, seed, 1]))
+            return qmc.Sobol(count, scramble=True, rng=rng).random_base2(power)
+
+        monkeypatch.setattr(attention_moments, "_points", points)
+        clear_nodes()
+        limit = ridge_limit(real_law(gain), ratio, ridge)
+        found.append([attention_moments.mean_and_stderr(x) for x in limit])
+    clear_nodes()
+    values = np.array(found)
+    stated = np.sqrt(np.square(values[:, :, 1]).mean(axis=0))
+    shares = values[:, :, 0].std(axis=0, ddof=1) / stated
+    assert (shares > 0.3).all(), f"the stated errors are too wide: {shares}"
+    assert (shares < 2.2).all(), f"the stated errors are too narrow: {shares}"
+
+
+def clear_nodes():
+    for cached in (attention_moments.normal_nodes, attention_moments._tilted_nodes,
+                   law_of_features._summed_scores, feature_law):  # fmt: skip
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 30.0, 1e3])
+@pytest.mark.parametrize(("ratio", "ridge"), [(0.7, 0.0), (0.7, 0.05), (1.6, 0.0), (1.6, 2.0)])
+def test_scaling_the_tokens_scales_the_head(scale, ratio, ridge):
+    """(W, Q, σ, γ, λ) → (sW, sQ, sσ, γ/s², λs²) leaves the error, and divides the head by s."""
+    plain = CLAIM.predict(**BASE, gain=1.2, ratio=ratio, ridge=ridge)
+    scaled = {n: scale * BASE[n] for n in ("signal", "context", "noise")}
+    found = CLAIM.predict(
+        **{**BASE, **scaled}, gain=1.2 / scale**2, ratio=ratio, ridge=ridge * scale**2
+    )
+    for name, power in (("error", 0), ("head_signal", -1), ("head_noise", -1)):
+        assert found[name] == pytest.approx(plain[name] * scale**power, rel=1e-9), name
 
 
 def constant(alpha=0.7, tau=0.5):

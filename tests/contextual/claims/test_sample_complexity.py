@@ -56,8 +56,49 @@ def test_crossing_of_a_known_curve(monkeypatch):
 
 
 def test_unreachable_target_is_refused():
-    with pytest.raises(ValueError, match=r"`target`.*unlimited samples"):
+    with pytest.raises(
+        ValueError, match=r"`target`.*least limiting error at any number of samples"
+    ):
         CLAIM.predict(**{**BASE, "target": 1e-4})
+
+
+TURNING = {
+    "tokens": 10, "relevant": 2, "signal": 3.0, "context": 0.5, "noise": 1.0,
+    "shifts": ((0.0, 0.0), (0.5, 0.3)), "prompt_norm": 4.0,
+}  # fmt: skip
+"""A head that overshoots turns the prompt away: .4855 .4819 .4788 .4863 .5032 .5063 .4826 .4649 at
+n/d = .05 .09 .2 .5 1 2 3.14 5."""
+
+
+@pytest.mark.parametrize("target", [0.481, 0.48, 0.47])
+def test_the_least_number_where_the_error_falls_twice(target):
+    setting = Setting.make(**{n: v for n, v in TURNING.items() if n != "prompt_norm"})
+    found = CLAIM.predict(**TURNING, target=target)["samples_per_dim"]
+
+    def error(ratio):
+        return float(three_steps.limits(setting, ratio, 4.0)["final_error"].mean())
+
+    assert error(found) == pytest.approx(target, abs=1e-6)
+    assert all(error(x) > target for x in np.geomspace(0.0101, 0.999 * found, 40))
+    assert (found < 0.2) == (target > 0.475)
+
+
+def test_a_target_that_only_a_dip_reaches():
+    setting = Setting.make(**{n: v for n, v in TURNING.items() if n != "prompt_norm"})
+    ratios = np.geomspace(0.1, 0.3, 30)
+    errors = [three_steps.limits(setting, x, 4.0)["final_error"].mean() for x in ratios]
+    found = CLAIM.predict(**TURNING, target=float(min(errors)) + 2e-6)["samples_per_dim"]
+    assert found == pytest.approx(ratios[int(np.argmin(errors))], rel=0.1)
+
+
+def test_refusals_name_their_reason():
+    """The prompt points away from the context: no number of samples helps."""
+    away = {"tokens": 10, "relevant": 2, "signal": 20.0, "context": 2.0, "noise": 1.0}
+    with pytest.raises(ValueError, match=r"least limiting error at any number.*first prompt"):
+        CLAIM.predict(**away, prompt_norm=4.0, target=0.45)
+    # Already reached with the fewest samples.
+    with pytest.raises(ValueError, match=r"less than 0\.49.*fewest that are considered"):
+        CLAIM.predict(**TURNING, target=0.499)
 
 
 @pytest.mark.slow  # the claim's own check covers it too
