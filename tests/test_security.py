@@ -24,6 +24,7 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import JaxpromptError
 from jaxprompt.presentation import report
 from jaxprompt.sweep import Sweep
+from jaxprompt.sweep.store import SweepStore
 
 ROOT = Path(jp.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
@@ -278,7 +279,7 @@ def test_a_report_and_a_list_run_no_claims_of_others(tmp_path, monkeypatch, caps
     assert main.main(["list"]) == 0
     assert main.main(["show", "mine.toy"]) == 2
     config = json.dumps({"claim": "mine.toy", "trials": 2, "seed": 0, "fixed": {}})
-    store.SweepStore.create(tmp_path / "out", {"a": (1.0,)}, ["value"], config, {})
+    SweepStore.create(tmp_path / "out", {"a": (1.0,)}, ["value"], config, {})
     jp.load(tmp_path / "out")
     assert not mark.exists(), "somebody else's code ran"
     monkeypatch.setattr(registry, "_user_claims", {})

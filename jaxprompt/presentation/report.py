@@ -75,6 +75,7 @@ def write_json(
             "falsifiers": describe_falsifiers(falsified.get(verdict.id, {})),
             "claim": find_claim(verdict.id).describe(),
             "origin": origin(verdict.id),
+            "dtype": str(getattr(find_claim(verdict.id).simulation, "dtype", "")),
             "warnings": list((warnings or {}).get(verdict.id, ())),
         }
         for verdict in verdicts
@@ -276,8 +277,9 @@ def _entry_problems(entry: Any) -> Iterator[str]:
         yield from _row_problems(row, f"{id}.rows[{index}]")
     if not _is_worst(entry.get("worst"), len(rows)):
         yield f"{id}.worst"
-    if not isinstance(entry.get("advice", ""), str):
-        yield f"{id}.advice"
+    for name in ("advice", "dtype"):
+        if not isinstance(entry.get(name, ""), str):
+            yield f"{id}.{name}"
     if not _is_texts(entry.get("warnings", [])):
         yield f"{id}.warnings"
     if not isinstance(entry.get("environment", {}), dict):
@@ -382,6 +384,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "warnings": [],
         "environment": {},
         "advice": "",
+        "dtype": "",
         **entry,
         "common": common,
         "rows": rows,

@@ -6,8 +6,10 @@ import html.parser
 import json
 import re
 
+import jax
 import pytest
 
+import jaxprompt as jp
 from jaxprompt.core.claim import Agreement, Falsifier
 from jaxprompt.core.keys import as_key
 from jaxprompt.errors import UsageError
@@ -196,6 +198,18 @@ def test_an_earlier_run_of_the_folder_is_kept_by_id(written, toy_claim, toy_regi
     entries = {entry["id"]: entry for entry in report.read_report(written)["claims"]}
     assert entries["contextual.toy"]["seed"] == 3
     assert len(entries) == 2
+
+
+def test_the_page_tells_the_precision_of_the_trials(toy_claim, toy_registry, tmp_path):
+    def trial(*, key, level, size):
+        return {"value": level + jax.random.normal(key, (size,)).mean()}
+
+    claim = toy_claim(simulation=jp.per_trial(trial, dtype="float32"))
+    toy_registry(claim)
+    report.write_json(tmp_path, {"jaxprompt": "0"}, [claim.check()], {})
+    assert report.read_report(tmp_path)["claims"][0]["dtype"] == "float32"
+    page = report.write_html(tmp_path).read_text(encoding="utf-8")
+    assert "Trials are computed in float32." in page
 
 
 def test_a_warning_stands_beside_its_claim(written, toy_claim):
