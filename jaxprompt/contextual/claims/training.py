@@ -392,8 +392,8 @@ mean products, and $w_\parallel=\langle w,q\rangle/|q|$. Both depend on $(w,q)$ 
 products, so on vectors in four dimensions: $w_\star$, $q_\star$ and two more. Descent on the error
 itself from many starts, in units of the tokens and, where the noise is small, also of the noise,
 finds its least value; for a linear head two numbers are left, and a scan of their plane finds it.
-The components away from $w_\star$ and $q_\star$ are needed: where one shift is wrong more often than
-not, noise makes it better.
+The components away from $w_\star$ and $q_\star$ are needed: where one shift is wrong more often
+than not, noise makes it better.
 
 The weights found are tested on sequences drawn token by token, by the models' own outputs: these
 share nothing with the formulas but the weights. That no weights do better rests on the search: for
