@@ -8,13 +8,14 @@ products, factorisations, sorts and loops); of the results, what Python holds of
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import math
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -62,11 +63,14 @@ def refuse_what_cannot_fit(sweep: Sweep, executor: Any = None) -> None:
         return
     workers = executor.workers if isinstance(executor, WorkerPool) else 1
     run = _largest_run(sweep)
-    needed = workers * simulation_memory(sweep.target, sweep.trials, run, limit)
+    estimate = simulation_memory(sweep.target, sweep.trials, run, limit)
+    needed = workers * estimate.held(estimate.value)
     if needed > limit:
-        name, fitting = _largest_fitting(sweep, run, limit, workers)
-        remedy = f"`{name}` up to {fitting} fits" if fitting else "choose smaller parameters"
-        shown = f"`{name}` = {run[name]}" if name else "its largest cell"
+        fitting = estimate.value
+        while fitting > 0 and workers * estimate.held(fitting) > limit:
+            fitting //= 2
+        shown = f"`{estimate.name}` = {estimate.value}" if estimate.name else "its largest cell"
+        remedy = f"`{estimate.name}` up to {fitting} fits" if fitting else "choose another size"
         raise UsageError(
             f"{sweep.claim} at {shown} needs {_in_words(needed)}, {whose} {_in_words(limit)}: "
             f"{remedy}"
@@ -125,31 +129,76 @@ def _cgroup_limits() -> Iterator[int]:
 
 # --- a simulation ---
 
+_TRACED_DIRECTLY = 2**15
+"""Size up to which shapes are traced as they are; loops that Python unrolls take seconds there."""
 
-def simulation_memory(target: Claim, trials: int, run: Mapping[str, Any], limit: int = 0) -> int:
-    """Bytes that one simulation holds at least; 0 where nothing is known of it.
+_TRACED_FIRST, _TRACED_SECOND = 2**11, 2**13
+"""Sizes whose shapes say how memory grows to those beyond."""
+
+
+class SimulationMemory(NamedTuple):
+    """The integer parameter that decides what a simulation holds, its value, and how it grows.
+
+    `held` maps a size to bytes; it gives 0 where nothing is known.
+    """
+
+    name: str
+    value: int
+    held: Callable[[int], float]
+
+
+def simulation_memory(
+    target: Claim, trials: int, run: Mapping[str, Any], limit: int
+) -> SimulationMemory:
+    """What one simulation holds at least, in bytes, by the size of its largest integer.
 
     A claim may say it itself, by its `memory`, a function of parameters that gives bytes. Else the
     shapes of the compiled trials are traced, without computing any, where the simulation is one
-    of trials and a matrix as wide as its largest integer would take more than 1/64 of `limit`.
+    of trials and a matrix as wide as that integer would take more than 1/64 of `limit`; beyond
+    some size they are extrapolated by their power of it.
     """
     values = target.validated(run, simulate=True)
+    whole = {n: v for n, v in run.items() if type(v) is int}
+    name = max(whole, key=lambda n: whole[n], default="")
+    value = whole.get(name, 0)
     if target.memory is not None:
         arguments = inspect.signature(target.memory).parameters
         more = {"trials": trials} if "trials" in arguments else {}
-        return int(target.memory(**values, **more))
-    width = max((v for v in values.values() if type(v) is int), default=0)
-    if 8 * width**2 <= limit / 64 or map_trials not in functions_reached(target.simulation, target):
-        return 0
-    with contextlib.suppress(_Traced, ArithmeticError, ValueError, TypeError, MemoryError):
-        token = block_observer.set(_raise_bytes)
-        try:
-            target.simulate(key=as_key(0), trials=trials, **run)
-        except _Traced as traced:
-            return traced.held
-        finally:
-            block_observer.reset(token)
-    return 0
+        says = target.memory
+        return SimulationMemory(
+            name,
+            value,
+            lambda size: float(says(**{**values, name: size} if name else values, **more)),
+        )
+    wide = 8 * value**2 > limit / 64
+    if not wide or map_trials not in functions_reached(target.simulation, target):
+        return SimulationMemory(name, value, lambda size: 0.0)
+    traced = functools.lru_cache(lambda size: _trace(target, trials, {**run, name: size}))
+
+    def held(size: int) -> float:
+        if size <= _TRACED_DIRECTLY:
+            return traced(size)
+        first, second = traced(_TRACED_FIRST), traced(_TRACED_SECOND)
+        if not first or not second:
+            return 0.0
+        power = math.log(second / first) / math.log(_TRACED_SECOND / _TRACED_FIRST)
+        return second * (size / _TRACED_SECOND) ** max(power, 0.0)
+
+    return SimulationMemory(name, value, held)
+
+
+def _trace(target: Claim, trials: int, run: Mapping[str, Any]) -> float:
+    """Bytes of the largest step of the compiled trials; 0 where they cannot be traced."""
+    token = block_observer.set(_raise_bytes)
+    try:
+        target.simulate(key=as_key(0), trials=trials, **run)
+    except _Traced as traced:
+        return traced.held
+    except (ArithmeticError, ValueError, TypeError, MemoryError):
+        return 0.0  # the cell itself says what is wrong with it
+    finally:
+        block_observer.reset(token)
+    return 0.0
 
 
 class _Traced(Exception):
@@ -197,27 +246,6 @@ def _largest_run(sweep: Sweep) -> dict[str, Any]:
         else:
             run[name] = max(values) if all(type(v) is int for v in values) else values[0]
     return run
-
-
-def _largest_fitting(
-    sweep: Sweep, run: Mapping[str, Any], limit: int, workers: int
-) -> tuple[str, int]:
-    """The largest integer of a run, and about how large it may be; 0 if that is not known."""
-    whole = {n: v for n, v in run.items() if type(v) is int}
-    if not whole:
-        return "", 0
-    name = max(whole, key=lambda n: whole[n])
-    value = whole[name]
-    while value > 1:
-        value //= 2
-        try:
-            smaller = {**run, name: value}
-            needed = workers * simulation_memory(sweep.target, sweep.trials, smaller, 1)
-        except ValueError:  # no longer allowed together with the other parameters
-            return name, 0
-        if 0 < needed <= limit:
-            return name, value
-    return name, 0
 
 
 def _in_words(size: float) -> str:
