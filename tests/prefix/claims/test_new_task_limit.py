@@ -1,0 +1,57 @@
+"""What one prefix vector can do to a one-layer model, by its attention layer and by search."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxprompt as jp
+from jaxprompt.core.claim import AtLeast, AtMost
+from jaxprompt.networks.transformer import Added, Trace
+from jaxprompt.prefix.claims import new_task_limit
+from jaxprompt.prefix.training import adaptation, experiments, tasks
+
+CONFIG = experiments.small_config(3, width=8)
+
+
+def sharp_state(added, key):
+    """Parameters with matrices and vectors thirty times as large, so that attention is not flat."""
+    state = adaptation.initial(CONFIG, added, key=key)
+    return jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
+
+
+def test_limits_state_their_sides():
+    predicted = jp.claim("prefix.new_task_limit").predict(length=6)
+    assert isinstance(predicted["prefix_one"], AtMost)
+    assert isinstance(predicted["fine_tune"], AtLeast)
+    assert isinstance(predicted["relaxed_excess"], AtLeast)
+    assert type(predicted["constant_answer"]) is float
+
+
+def test_the_bias_of_one_vector_is_what_its_layer_adds():
+    """Output with the prefix less the damped output without it, over the mass on the prefix."""
+    state = sharp_state(Added(prefix=1), jax.random.key(0))
+    model = adaptation.model_of(CONFIG, Added(prefix=1), state)
+    tokens = jnp.array([1, 5, 2, 0, 7])
+    full, alone = Trace([], []), Trace([], [])
+    model(tokens, trace=full)
+    model.prefix = None
+    model(tokens, trace=alone)
+    mass = full.attended[0].prefix[0]  # one head: (positions, 1)
+    added = full.attended[0].output[:, 0] - (1 - mass) * alone.attended[0].output[:, 0]
+    bias = new_task_limit.prefix_bias(CONFIG, state)
+    np.testing.assert_allclose(added, mass * bias, atol=1e-4 * float(jnp.abs(bias).max()))
+
+
+def test_the_relaxation_is_below_the_model_itself():
+    """Mass 0 everywhere is the model without prefix, and belongs to what is searched."""
+    state = sharp_state(Added(), jax.random.key(1))
+    digits = tasks.inputs(16, 3, key=jax.random.key(2), test=True)
+    solution = tasks.solved("desc", digits)
+    bias = jax.random.normal(jax.random.key(3), (CONFIG.width,))
+    relaxed, _ = new_task_limit.relaxed_loss(
+        CONFIG, state, digits, solution, bias, key=jax.random.key(4)
+    )
+    plain = adaptation.losses(CONFIG, Added(), state, digits, solution).mean()
+    assert 0 < relaxed < plain

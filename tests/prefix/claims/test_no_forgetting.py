@@ -1,0 +1,45 @@
+"""What is added can be taken away: by hand, without training."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+import jaxprompt as jp
+from jaxprompt.core.claim import AtLeast, AtMost
+from jaxprompt.networks.transformer import Added
+from jaxprompt.prefix.claims import no_forgetting
+from jaxprompt.prefix.training import adaptation, experiments, tasks
+from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.experiments import Plan, Trained
+
+CONFIG = experiments.small_config(3, width=8)
+RECIPE = Recipe(250, 1e-3)
+
+
+def untrained(added, change):
+    """One run of a model as it starts, its own parameters changed by `change`."""
+    base = adaptation.initial(CONFIG, key=jax.random.key(0))
+    state = adaptation.with_base(adaptation.initial(CONFIG, added, key=jax.random.key(1)),
+                                 jax.tree.map(lambda x: x + change, base))  # fmt: skip
+    plan = Plan(CONFIG, "model", (("asc",),), RECIPE, (0, 0), added)
+    return Trained(plan, jax.tree.map(lambda x: np.asarray(x)[None], state), np.zeros((1, 1)))
+
+
+def test_changes_of_logits_with_and_without_the_addition():
+    base = untrained(Added(), 0.0)
+    digits = tasks.inputs(8, 3, key=jax.random.key(2), test=True)
+    prefixed = no_forgetting.logit_changes(base, untrained(Added(prefix=2), 0.0), 0, digits)
+    assert prefixed.removed == 0
+    assert prefixed.present > 0
+    factored = no_forgetting.logit_changes(base, untrained(Added(rank=1), 0.0), 0, digits)
+    assert factored == (0, 0), "factors have no effect before they are trained"
+    overwritten = no_forgetting.logit_changes(base, untrained(Added(prefix=2), 1e-3), 0, digits)
+    assert overwritten.removed > 0
+
+
+def test_limits_state_their_sides():
+    predicted = jp.claim("prefix.no_forgetting").predict(length=6)
+    assert isinstance(predicted["old_task_tuned"], AtMost)
+    assert isinstance(predicted["old_task_kept"], AtLeast)
+    assert predicted["prefix_removed"] == predicted["low_rank_removed"] == 0
