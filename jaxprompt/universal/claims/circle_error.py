@@ -130,7 +130,7 @@ def _modulus_of_phase(count: int, lam: float, k: int) -> Callable[[np.ndarray], 
     return modulus
 
 
-def _phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " phases"]:
+def phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " phases"]:
     """Phases in [0, π], close enough together for the target's waves and the change of centre."""
     even = np.linspace(0, np.pi, max(PHASES, 16 * math.ceil(k / count) + 1))
     if count == 1:
@@ -143,13 +143,16 @@ def _phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " 
 
 @functools.lru_cache(maxsize=4096)
 def _supremum(count: int, lam: float, k: int) -> float:
-    """Largest modulus over the phase; it is even about 0 and about π.
+    return enlarged_maximum(_modulus_of_phase(count, lam, k), phases_that_resolve(count, lam, k))
+
+
+def enlarged_maximum(modulus: Callable[[np.ndarray], np.ndarray], psi: np.ndarray) -> float:
+    """Largest value of a function of an array of phases, found from its values on the grid `psi`.
 
     Every local maximum of the grid that comes within a fiftieth of the largest value is enlarged
-    until its neighbours are equal to rounding.
+    until its neighbours are equal to rounding. The ends of the grid count as maxima: the modulus
+    of an error is even about 0 and about π.
     """
-    modulus = _modulus_of_phase(count, lam, k)
-    psi = _phases_that_resolve(count, lam, k)
     values = modulus(psi)
     padded = np.concatenate([[-np.inf], values, [-np.inf]])
     is_peak = (padded[1:-1] >= padded[:-2]) & (padded[1:-1] >= padded[2:])
@@ -281,16 +284,19 @@ def simulate(
 
 
 def _worst_phase(count: int, lam: float, k: int) -> tuple[float, float]:
-    """The phase in [0, 2π] at which the head's error is largest, and the error there.
+    """The phase in [0, 2π] at which the head's error is largest, and the error there."""
+    pieces = 64 * (4 + math.ceil(k / count))
+    return bisected_maximum(lambda psi: np.abs(_head_error(count, lam, k, psi)), pieces)
 
-    Intervals whose ends differ, and that could hold the largest error if it changes inside them
-    as much as between their ends, are halved until they do not differ any more.
+
+def bisected_maximum(error: Callable[[np.ndarray], np.ndarray], pieces: int) -> tuple[float, float]:
+    """Where in [0, 2π] a function of an array of phases is largest, and its value, by bisection.
+
+    Intervals whose ends differ, and that could hold the largest value if it changes inside them
+    as much as between their ends, are halved until they do not differ any more. Simulations measure
+    with this; closed forms search with :func:`enlarged_maximum`.
     """
-
-    def error(psi: np.ndarray) -> np.ndarray:
-        return np.abs(_head_error(count, lam, k, psi))
-
-    psi = np.linspace(0, 2 * np.pi, 64 * (4 + math.ceil(k / count)) + 1)
+    psi = np.linspace(0, 2 * np.pi, pieces + 1)
     values = error(psi)
     while True:
         change, top = np.abs(np.diff(values)), values.max()
@@ -331,14 +337,21 @@ def _head_inputs(
 
 def _head_error(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
     query, centres, values, target = _head_inputs(count, k, psi)
+    output = head_outputs(query, centres, values, lam)
+    return 1 - (output[:, 0] + 1j * output[:, 1]) * (target[:, 0] - 1j * target[:, 1])
+
+
+def head_outputs(
+    query: np.ndarray, centres: np.ndarray, values: np.ndarray, lam: float
+) -> Float[np.ndarray, "Q d"]:
+    """The head without content at any number of queries (Q, 2), in blocks of one shape; float64."""
     padded = np.concatenate([query, np.repeat(query[-1:], -len(query) % BLOCK, axis=0)])
     with jax.enable_x64(True):
-        output = np.concatenate([
+        blocks = [
             np.asarray(_core(block, centres, values, lam)[0])
             for block in padded.reshape(-1, BLOCK, 2)
-        ])[: len(query)]  # fmt: skip
-    wave = target[:, 0] - 1j * target[:, 1]
-    return 1 - (output[:, 0] + 1j * output[:, 1]) * wave
+        ]
+    return np.concatenate(blocks)[: len(query)]
 
 
 _core = jax.jit(head.core)

@@ -126,9 +126,9 @@ def test_prediction_and_simulation_search_apart(monkeypatch):
 
     given = {"centres": 7, "degree": 1, "concentration": 5.0}
     with monkeypatch.context() as patch:
-        for name in ("_supremum", "_modulus_of_phase", "_best_concentration", "_nodal"):
+        for name in ("_supremum", "enlarged_maximum", "_best_concentration", "_nodal"):
             patch.setattr(circle_error, name, caught)
         jp.claim(CLAIM).simulate(key=0, trials=2, **given)
-    for name in ("_worst_phase", "_head_error"):
+    for name in ("_worst_phase", "bisected_maximum", "_head_error"):
         monkeypatch.setattr(circle_error, name, caught)
     jp.claim(CLAIM).predict(**given)
