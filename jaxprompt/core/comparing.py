@@ -330,6 +330,9 @@ def summarise(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mark_compared(quantity: Quantity, parameters: Mapping[str, Any], compared: set[str]) -> bool:
     """Note that the quantity has a row here, up to what it ignores; False if it had one."""
+    if not quantity.ignores:
+        # Every cell has a row of its own, and no text is made of its arrays, which may be large.
+        return True
     distinguishing = {n: v for n, v in parameters.items() if n not in quantity.ignores}
     mark = f"{quantity.name} {canonical(distinguishing)}"
     if mark in compared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal
 __all__ = ["AtLeast", "AtMost", "Distribution", "Quantity", "Rate", "one_sided"]
 
 Number = float | Callable[[Mapping[str, Any]], float]
+Tolerance = float | Callable[..., float]
 DeclaredSide = Literal["", "two", "upper", "lower", "predicted"]
 
 
@@ -51,8 +53,9 @@ class Quantity:
 
     `tolerance` is the discrepancy a check must be able to see before it may say *confirmed*: in
     the quantity's own units, or as a share of the prediction when `relative`. It may be a function
-    of the point, ``tolerance(parameters)``, where the reason for it depends on the point. For an
-    exact quantity it is the largest difference allowed.
+    of the point, ``tolerance(parameters)``, where the reason for it depends on the point, or of the
+    point and the predicted number or array, ``tolerance(parameters, predicted)``, where it depends
+    on the size of that too. For an exact quantity it is the largest difference allowed.
 
     `side` says which differences count: ``"two"`` all of them; ``"upper"`` only measured numbers
     above the prediction (a bound from above); ``"lower"`` only those below; ``"predicted"`` leaves
@@ -63,14 +66,14 @@ class Quantity:
     quantity itself: a difference of a few ulps of it is rounding. `axis` names the axis along
     which a trial returns an array: the whole function is one row. `proportion` says that a trial
     gives 0 or 1. An `unmeasured` number is one that the closed form states beside the others, such
-    as a constant of the theorem, and that no simulation gives. The quantity does not depend on the parameters in `ignores`: cells that differ
-    only there give one row. `infinite` says in words where the prediction is infinite; where it is
-    empty an infinite value is an error.
+    as a constant of the theorem, and that no simulation gives. The quantity does not depend on the
+    parameters in `ignores`: cells that differ only there give one row. `infinite` says in
+    words where the prediction is infinite; where it is empty an infinite value is an error.
     """
 
     name: str
     meaning: str
-    tolerance: Number = math.nan
+    tolerance: Tolerance = math.nan
     relative: bool = False
     symbol: str = ""
     ignores: tuple[str, ...] = ()
@@ -83,8 +86,11 @@ class Quantity:
 
     def allowance(self, predicted: Any, parameters: Mapping[str, Any] | None = None) -> Any:
         """The tolerance at a given prediction (and point), in the quantity's units."""
-        tolerance = self.tolerance
-        number = tolerance(parameters or {}) if callable(tolerance) else tolerance
+        number = self.tolerance
+        if callable(number):
+            sees_prediction = "predicted" in inspect.signature(number).parameters
+            more = {"predicted": predicted} if sees_prediction else {}
+            number = number(parameters or {}, **more)
         return number * abs(predicted) if self.relative else number
 
     def rounding(self, parameters: Mapping[str, Any]) -> float:

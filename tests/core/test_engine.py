@@ -22,7 +22,7 @@ from jaxprompt.core.claim import (
     Relation,
     Verdict,
 )
-from jaxprompt.core.comparing import compare_limit
+from jaxprompt.core.comparing import compare_limit, summarise
 from jaxprompt.core.designs import split_into_cells
 from jaxprompt.core.json_values import canonical, to_json_values
 from jaxprompt.core.keys import fold_in_parameters
@@ -203,6 +203,45 @@ def test_quantities_that_ignore_a_parameter_give_one_row(toy_claim):
     design = Design.product({"level": 1.0}, {"size": [8, 16, 32]}, trials=100)
     claim = dataclasses.replace(claim, designs={"quick": design})
     assert len(claim.check().rows) == 1
+
+
+def test_a_tolerance_may_depend_on_the_point_and_on_the_prediction(toy_claim):
+    def share_of_largest(point, predicted):
+        """A thousandth of the largest predicted number, times the level."""
+        return 1e-3 * point["level"] * np.abs(predicted).max()
+
+    quantity = Quantity("value", "v", share_of_largest)
+    assert quantity.allowance(np.array([3.0, -5.0]), {"level": 2.0}) == pytest.approx(0.01)
+    assert Quantity("value", "v", lambda point: point["level"]).allowance(7.0, {"level": 2.0}) == 2
+    assert quantity.describe_tolerance().startswith("A thousandth")
+
+    estimate = stats.exact_estimate([3.0, 5.02], trials=2)
+    claim = toy_claim(
+        relation=Relation.IDENTITY,
+        quantities=(quantity,),
+        closed_form=lambda **_: {"value": np.array([3.0, 5.0])},
+    )
+    cells = [Cell({"level": level, "size": 8}, {"value": estimate}) for level in (1.0, 5.0)]
+    rows = stats.decide(claim.comparisons(cells), 1e-3)
+    assert [(row.predicted, row.simulated) for row in rows] == [(5.0, 5.02)] * 2, "the worst entry"
+    assert [row.tolerance for row in rows] == pytest.approx([0.005, 0.025])
+    assert [row.verdict for row in rows] == [Status.REFUTED, Status.CONFIRMED]
+
+
+def test_no_text_is_made_of_the_arrays_of_a_cell(toy_claim, monkeypatch):
+    """It took minutes for the millions of numbers that a sampled layer has as its parameters."""
+
+    def caught(*args):
+        raise AssertionError("a text was made of all parameters of a cell")
+
+    claim = toy_claim()
+    verdict = claim.check()
+    monkeypatch.setattr("jaxprompt.core.comparing.canonical", caught)
+    monkeypatch.setattr("jaxprompt.core.checking.canonical", caught)
+    assert [v.status for v in claim.falsify_cells(verdict).values()] == [Status.REFUTED] * 2
+    table = np.zeros((30, 40))
+    row = summarise({"table": table, "level": 1.0, "short": [1, 2]})
+    assert row == {"table": "array(30, 40)", "level": 1.0, "short": [1, 2]}
 
 
 def test_progress_is_told(toy_claim):
