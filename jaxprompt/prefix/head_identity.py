@@ -1,4 +1,4 @@
-r"""The identity behind the family, its random layers, and comparisons up to rounding.
+r"""The identity behind the family, its random layers, and what rounding leaves of both.
 
 A head with a prefix is the head without it, damped, plus a bias:
 :math:`A^{pt}_{ij}=(1-\alpha_i)A_{ij}` and
@@ -9,7 +9,7 @@ derived again in :mod:`jaxprompt.prefix.claims.bias_identity`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,23 +19,21 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.attention import attention_head, log_sum_and_weights
 from jaxprompt.compute import random_table
-from jaxprompt.core.claim import Cell, Claim, Predictor
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend, normalise_rows
-from jaxprompt.stats import Comparison, Estimate
 
 __all__ = [
     "HEAD",
+    "LAYER_CELL",
     "Draws",
     "Layer",
-    "compare_rounding",
     "draw_layer",
     "head_by_definition",
     "head_from_scores",
     "measure_layer",
-    "rounding",
     "rounding_tolerance",
+    "validate",
 ]
 
 HEAD = (
@@ -98,7 +96,13 @@ RUN_ONCE_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
-    """The four arrays together, of shapes that fit."""
+    """The four arrays together, of shapes that fit; without what describes a measured layer.
+
+    Raises:
+        ParameterError: an array is missing, or does not fit the others.
+    """
+    describing = {p.name for p in LAYER_CELL}
+    params = {name: value for name, value in params.items() if name not in describing}
     names = [p.name for p in HEAD[:4]]
     given = [name for name in names if name in params]
     if not given:
@@ -180,7 +184,7 @@ def head_by_definition(
     }
 
 
-# --- random layers -------------------------------------------------------------------------------
+# --- random layers ---
 
 
 class Layer(NamedTuple):
@@ -324,78 +328,45 @@ def _float64_scores_and_values(
     return scores(key), scores(prefix_key), value, prefix_value
 
 
-def measure_runs(claim: Claim, profile: str, key: Key[Array, ""]) -> Iterator[Cell]:
-    """The runs of a design, whose estimates may be arrays."""
-    design = claim.designs[profile]
-    for place, run in enumerate(design.runs):
-        params = dict(run)
-        trials = design.trials_of(run)
-        own = jax.random.fold_in(key, 1000 + place)
-        yield Cell(params, claim.simulate(key=own, trials=trials, **params))
+# --- what rounding leaves ---
+
+LAYER_CELL = (
+    Parameter("precision", "choice", "float type that a measured layer ran in",
+              choices=("float64", "float32", "float16", "bfloat16"), default=None),
+    Parameter("width", "integer", "width of a measured layer", "d", low=1, default=None),
+    Parameter("heads", "integer", "heads of a measured layer", "H", low=1, default=None),
+    Parameter("scale", "real", "largest score of a measured layer", "L", low=0, default=None),
+    Parameter("norm", "integer", "1 if its content and prefix passed a layer norm, else 0",
+              low=0, high=1, default=None),
+)  # fmt: skip
+"""What a cell of a measured layer says of it beside :data:`HEAD`; neither side takes it.
+
+The first four give the cell's tolerance (:func:`rounding_tolerance`), all of them name its rows.
+"""
+
+QUERY_TOLERANCE = 1e-13
+"""Tolerance of one query that is given by its arrays, in float64: some hundred units of 1."""
 
 
-# --- comparison ----------------------------------------------------------------------------------
+def rounding_tolerance(point: Mapping[str, Any], predicted: Any) -> float:
+    """√terms · eps · (1 + largest score) of a measured layer; 1e-13 for a query by its arrays.
 
-
-def compare_rounding(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    """One row for each quantity and cell: its entry with the largest deviation.
-
-    A score is a sum of `terms` products, each rounded; roundings add like the root of their
-    number, so a score is off by about √terms units in the last place of the largest score L, and
-    a softmax weight moves by as much relative to 1. So the tolerance is
-    ``√terms · eps · (1 + L)`` times the size of the quantity. Cells state `terms`, L and the
-    dtype in ``rounding``; without it a quantity's own tolerance holds.
+    A score is a sum of d + d + d_h products, each rounded; roundings add like the root of their
+    number, so a score is off by about √terms units in the last place of the largest score, and a
+    softmax weight moves by as much relative to 1. That counts at the size of the largest predicted
+    number where it is above 1. `point` has the parameters of :data:`LAYER_CELL`, in any float type
+    that JAX computes in.
     """
-    rows = []
-    for cell in cells:
-        rounding = cell.parameters.get("rounding")
-        given = {n: v for n, v in cell.parameters.items() if n not in ("rounding", "label")}
-        predicted = predict(**given)
-        label = cell.parameters.get("label", summary(given))
-        for name, estimate in cell.estimates.items():
-            expected, measured = np.broadcast_arrays(predicted[name], np.asarray(estimate.mean))
-            tolerance = claim.quantity(name).tolerance
-            if rounding is not None:
-                tolerance = rounding_tolerance(rounding, expected)
-            worst = np.unravel_index(_argmax_deviation(expected, measured), expected.shape)
-            rows.append(
-                Comparison(name, label, float(expected[worst]), float(measured[worst]), tolerance)
-            )
-    return rows
+    if "precision" not in point:
+        return QUERY_TOLERANCE
+    terms = 2 * point["width"] + point["width"] // point["heads"]
+    eps = float(jnp.finfo(point["precision"]).eps)  # NumPy alone does not know bfloat16
+    sizes = np.abs(np.asarray(predicted, np.float64))
+    size = float(sizes.max(initial=1.0, where=np.isfinite(sizes)))
+    return terms**0.5 * eps * size * (1.0 + point["scale"])
 
 
-def rounding_tolerance(rounding: Mapping[str, Any], values: np.ndarray) -> float:
-    """The tolerance of :func:`compare_rounding` for an array of these values.
-
-    For any float type that JAX computes in; NumPy alone does not know bfloat16.
-    """
-    size = max(1.0, float(np.abs(values).max()))
-    eps = float(jnp.finfo(rounding["dtype"]).eps)
-    return rounding["terms"] ** 0.5 * eps * size * (1.0 + rounding["largest"])
-
-
-def _argmax_deviation(expected: np.ndarray, measured: np.ndarray) -> int:
-    """Flat index of the largest deviation; NaN counts as the largest of all."""
-    return int(np.argmax(np.nan_to_num(np.abs(measured - expected), nan=np.inf)))
-
-
-def summary(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters with arrays shortened to their shape, for a row that people read."""
-    return {n: v if np.ndim(v) == 0 else f"array{np.shape(v)}" for n, v in parameters.items()}
-
-
-def rounding(width: int, heads: int, dtype: str, scale: float) -> dict[str, Any]:
-    """The ``rounding`` of :func:`compare_rounding`: a score sums d + d + d_h products."""
-    return {"terms": 2 * width + width // heads, "largest": scale, "dtype": dtype}
-
-
-def exact(trials: int, **values: Any) -> dict[str, Estimate]:
-    """Estimates with standard error 0, of the shape of each value; float64."""
-    return {
-        name: Estimate(float(v) if np.ndim(v) == 0 else np.asarray(v, np.float64), 0.0, trials)
-        for name, v in values.items()
-    }
-
+# --- worked examples ---
 
 SINGLE = {
     "content_scores": np.log([1.0, 2.0]),

@@ -5,33 +5,41 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config, Trace
 from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.head_identity import (
     HEAD,
+    LAYER_CELL,
     PAIR,
     PARTLY_SEEN,
     SINGLE,
     Draws,
     Layer,
-    exact,
     head_by_definition,
     head_from_scores,
+    rounding_tolerance,
 )
 from jaxprompt.prefix.training.adaptation import sharp_random_model
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 
-__all__ = ["CLAIM", "LAYERS", "closed_form", "inside", "simulate", "variant"]
+__all__ = [
+    "CLAIM",
+    "LAYERS",
+    "closed_form",
+    "deviations_inside",
+    "measure_random_layers",
+    "simulate",
+]
 
 STATEMENT = r"""
 Let a softmax head attend to content $x_j$ and to prefix vectors $s_1,\dots,s_n$, with the scores
@@ -54,68 +62,82 @@ $e^{\ell_{ij}}/(Z_P+Z_C)=(1-\alpha_i)e^{\ell_{ij}}/Z_C=(1-\alpha_i)A_{ij}$, and 
 $\alpha_ie^{\ell_{ik}}/Z_P$. Sum the values with these weights. Nothing about the values, the
 position or the rest of the model enters. Prompts and in-context examples are the case in which
 the prefix vectors are the streams of real tokens (`prefix.soft_prompt`).
+
+*Tolerances.* A query given by its arrays is held to $10^{-13}$, some hundred roundings in float64.
+A measured layer is held to what its own float type leaves of a score, $\sqrt{N}\,\epsilon\,(1+L)$
+with $N$ products in a score and $L$ the largest one, at the size of the output. Inside a deep
+model, in float64 and with scores up to 50, three layers leave less than $10^{-11}$.
 """
 
-# --- the identity inside a deep model ---
-
-DEEP = Parameter("layers", "integer", "depth of a random transformer to look into", "L", low=2,
-                 default=None)  # fmt: skip
-_WIDTH, _HEADS, _TOKENS, _PREFIX = 24, 2, 8, 3
+# --- the closed form ---
 
 
 def closed_form(
     *, content_scores: Any = None, content_values: Any = None, prefix_scores: Any = None,
     prefix_values: Any = None, visible: Any = None, prefix_visible: Any = None,
-    layers: Any = None,
+    layers: Any = None, content_damped: bool = True, masked_prefix: bool = True,
+    prefix_weights: Literal["softmax", "uniform"] = "softmax",
+    mass_from: Literal["prefix", "strongest"] = "prefix", mass_factor: float = 1.0,
+    changed_share: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """Output (…, v), patterns and mass of a head; with `layers`, limits for a deep model.
 
-    Runs under jit and vmap, in the dtype of the arrays.
+    Runs under jit and vmap, in the dtype of the arrays. Falsifiers change the last six arguments,
+    which the theory has at their defaults.
     """
-    return variant({}, content_scores=content_scores, content_values=content_values,
-                   prefix_scores=prefix_scores, prefix_values=prefix_values,
-                   visible=visible, prefix_visible=prefix_visible, layers=layers)  # fmt: skip
-
-
-def variant(wrong: dict[str, Any], *, layers: Any = None, **arrays: Any) -> dict[str, Any]:
-    """The closed form, or with entries in `wrong` one of the falsifiers' variants of it."""
-    result: dict[str, Any] = {}
+    deep: dict[str, Any] = {}
     if layers is not None:
-        result |= {"own_inputs": 0.0, "first_layer": 0.0, "changed": wrong.get("changed", 1.0)}
-    if arrays.get("content_scores") is None:
-        return result
-    if wrong.get("whole_prefix"):
-        arrays["prefix_visible"] = None
-    head = head_from_scores(**arrays)
-    if wrong.get("undamped"):
-        unseen = jnp.zeros(jnp.shape(arrays["prefix_scores"]), int)
-        plain = head_from_scores(**{**arrays, "prefix_visible": unseen})
+        deep = {"own_inputs": 0.0, "first_layer": 0.0, "changed": changed_share}
+    if content_scores is None:
+        return deep
+    query = (content_scores, content_values, prefix_scores, prefix_values, visible)
+    seen = prefix_visible if masked_prefix else None
+    head = head_from_scores(*query, seen)
+    if not content_damped:
+        plain = head_from_scores(*query, jnp.zeros(jnp.shape(prefix_scores), int))
         head["output"] = head["output"] + head["prefix_mass"][..., None] * plain["output"]
-    if wrong.get("uniform"):
-        shape = jnp.shape(arrays["prefix_scores"])
+    if prefix_weights == "uniform":
+        shape = jnp.shape(prefix_scores)
         share = head["prefix_mass"][..., None] / shape[-1]
         head["prefix_attention"] = jnp.broadcast_to(share, shape)
-    if wrong.get("strongest"):
-        scores = jnp.asarray(arrays["prefix_scores"])
+    if mass_from == "strongest":
+        scores = jnp.asarray(prefix_scores)
         strongest = jnp.arange(scores.shape[-1]) == jnp.argmax(scores, axis=-1, keepdims=True)
-        one_vector = {**arrays, "prefix_visible": strongest.astype(int)}
-        head["prefix_mass"] = head_from_scores(**one_vector)["prefix_mass"]
-    scale = wrong.get("mass", 1.0)
-    return {**result, **head, "prefix_mass": scale * head["prefix_mass"]}
+        head["prefix_mass"] = head_from_scores(*query, strongest.astype(int))["prefix_mass"]
+    return {**deep, **head, "prefix_mass": mass_factor * head["prefix_mass"]}
 
 
-def inside(layers: int, draws: int, *, key: Key[Array, ""]) -> dict[str, Float[np.ndarray, " R"]]:
+FALSIFIERS = (
+    Falsifier("undamped", "adds the bias without damping the content", content_damped=False),
+    Falsifier("uniform", "spreads the mass evenly over the prefix", prefix_weights="uniform"),
+    Falsifier("strongest", "counts only the strongest prefix token in the mass",
+              mass_from="strongest"),
+    Falsifier("mass +0.1 %", "a mass one per mille too large", mass_factor=1.001),
+    Falsifier("whole prefix", "every query sees the whole prefix", masked_prefix=False),
+    Falsifier("every layer", "says that layer 2 matches the model without prefix too",
+              changed_share=0.0),
+)  # fmt: skip
+
+
+# --- the simulation: inside a deep model ---
+
+_WIDTH, _HEADS, _TOKENS, _PREFIX = 24, 2, 8, 3
+
+
+def deviations_inside(
+    layers: int, draws: int, *, key: Key[Array, ""]
+) -> dict[str, Float[np.ndarray, " R"]]:
     """For R random causal transformers (float64): largest deviations from the identity.
 
     `own_inputs` in any layer, given that layer's inputs; `first_layer` in layer 1, with the
     pattern of the model without prefix; `second_layer` the same in layer 2.
     """
     with jax.enable_x64(True):
-        return {n: np.asarray(v) for n, v in _inside(layers, draws, key).items()}
+        return {n: np.asarray(v) for n, v in _deviations_inside(layers, draws, key).items()}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=head_identity.RUN_ONCE_OPTIONS)
-def _inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
+def _deviations_inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
     config = Config(layers, _HEADS, _WIDTH, _TOKENS, _TOKENS, 11)
 
     def one(key: Array) -> dict[str, Array]:
@@ -127,18 +149,19 @@ def _inside(layers: int, draws: int, key: Array) -> dict[str, Array]:
         model(tokens, trace=full)
         prefix, model.prefix = model.prefix[...], None
         model(tokens, trace=base)
-        own = [_deviation(b, prefix[i], full, full, i) for i, b in enumerate(model.blocks)]
-        early = [_deviation(b, prefix[i], base, full, i) for i, b in enumerate(model.blocks)]
+        blocks = list(enumerate(model.blocks))
+        from_own = [_layer_deviation(b, prefix[i], full, full, i) for i, b in blocks]
+        from_base = [_layer_deviation(b, prefix[i], base, full, i) for i, b in blocks[:2]]
         return {
-            "own_inputs": jnp.stack(own).max(),
-            "first_layer": early[0],
-            "second_layer": early[1],
+            "own_inputs": jnp.stack(from_own).max(),
+            "first_layer": from_base[0],
+            "second_layer": from_base[1],
         }
 
     return jax.vmap(one)(jax.random.split(key, draws))
 
 
-def _deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: int) -> Array:
+def _layer_deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: int) -> Array:
     """Largest difference of a layer's output from the identity on the stream of `source`."""
     stream = source.streams[layer]
     content, extra = block.norm(stream), block.norm(prefix)
@@ -150,43 +173,38 @@ def _deviation(block: Any, prefix: Array, source: Trace, actual: Trace, layer: i
     (query, key, value), (_, prefix_key, prefix_value) = split(content), split(extra)
     root = jnp.sqrt(jnp.asarray(query.shape[-1], query.dtype))
     size = stream.shape[0]
-    found = head_from_scores(
+    expected = head_from_scores(
         query @ key.swapaxes(1, 2) / root, value[:, None],
         query @ prefix_key.swapaxes(1, 2) / root, prefix_value[:, None],
         jnp.tri(size, dtype=int),
     )  # fmt: skip
-    return jnp.abs(found["output"].swapaxes(0, 1) - actual.attended[layer].output).max()
-
-
-# --- measurements ---
-
-
-def simulate(
-    *, key: Key[Array, ""], trials: int, layers: Any = None, **arrays: Any
-) -> dict[str, Estimate]:
-    """One query by the definition, and `trials` random transformers when `layers` is given."""
-    result: dict[str, Estimate] = {}
-    if arrays:
-        with jax.enable_x64(True):
-            result |= exact(trials, **head_by_definition(**arrays))
-    if layers is not None:
-        result |= _deep(layers, trials, key)
-    return result
+    return jnp.abs(expected["output"].swapaxes(0, 1) - actual.attended[layer].output).max()
 
 
 CHANGE = 1e-3
 """Deviation from the identity that counts as a change: far above rounding, 1e-13."""
 
 
-def _deep(layers: int, draws: int, key: Array) -> dict[str, Estimate]:
-    found = inside(layers, draws, key=key)
-    return exact(
-        draws,
-        own_inputs=found["own_inputs"].max(),
-        first_layer=found["first_layer"].max(),
-        changed=(found["second_layer"] > CHANGE).mean(),
-    )
+def simulate(
+    *, key: Key[Array, ""], trials: int, layers: Any = None, **arrays: Any
+) -> dict[str, Estimate]:
+    """One query by the definition, and `trials` random transformers when `layers` is given."""
+    estimates: dict[str, Estimate] = {}
+    if arrays:
+        with jax.enable_x64(True):
+            head = head_by_definition(**arrays)
+        estimates |= {name: exact_estimate(value, trials) for name, value in head.items()}
+    if layers is not None:
+        inside = deviations_inside(layers, trials, key=key)
+        estimates |= {
+            "own_inputs": exact_estimate(inside["own_inputs"].max(), trials),
+            "first_layer": exact_estimate(inside["first_layer"].max(), trials),
+            "changed": exact_estimate((inside["second_layer"] > CHANGE).mean(), trials),
+        }
+    return estimates
 
+
+# --- the simulation: random layers ---
 
 DRAWS = 10_000
 """Random draws of each layer and scale. They stay in memory until they are compared: about 100 MB
@@ -210,44 +228,42 @@ LAYERS = {
 """Random layers of each profile, shared with `prefix.pattern_invariance`."""
 
 
-def random_layers(
-    profile: str, key: Key[Array, ""], draws: int | None = None
+def measure_random_layers(
+    profile: str, key: Key[Array, ""], draws: int = DRAWS
 ) -> Iterator[tuple[dict[str, Any], Draws]]:
-    """A cell's parameters and its draws, for every layer and scale of a profile.
-
-    `draws` of each, by default :data:`DRAWS`.
-    """
-    count = DRAWS if draws is None else draws
+    """A cell's parameters and its draws, for every layer and scale of a profile."""
     # Each layer meets every other scale: together they meet all, in both dtypes.
     chosen = [(x, s) for i, x in enumerate(LAYERS[profile]) for s in SCALES[i % 2 :: 2]]
-    for place, (layer, scale) in enumerate(chosen):
-        found = head_identity.draw_layer(layer, scale, count, key=jax.random.fold_in(key, place))
-        label = {"scale": scale, **layer._asdict()}
-        yield (
-            {
-                **found.parameters,
-                "rounding": head_identity.rounding(layer.width, layer.heads, layer.dtype, scale),
-                "label": label,
-            },
-            found,
-        )
+    for index, (layer, scale) in enumerate(chosen):
+        drawn = head_identity.draw_layer(layer, scale, draws, key=jax.random.fold_in(key, index))
+        described = {
+            "precision": layer.dtype, "width": layer.width, "heads": layer.heads, "scale": scale,
+            "norm": int(layer.norm),
+        }  # fmt: skip
+        yield {**described, **drawn.parameters}, drawn
 
 
-def measure(
-    claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
-) -> list[Cell]:
+# One sample of a layer serves its scores, which are the cell's parameters, and its outputs.
+def measure(claim: Claim, profile: str, key: Key[Array, ""], draws: int = DRAWS) -> list[Cell]:
     """One cell a layer and scale: exact scores and values of its draws, and its output."""
     cells = []
-    for parameters, drawn in random_layers(profile, key, draws):
-        found = exact(
-            len(drawn.output),
-            output=drawn.output,
-            attention=drawn.attention,
-            prefix_attention=drawn.prefix_attention,
-            prefix_mass=drawn.prefix_attention.sum(axis=-1),
-        )
-        cells.append(Cell(parameters, found))
-    return [*cells, *head_identity.measure_runs(claim, profile, key)]
+    for parameters, drawn in measure_random_layers(profile, key, draws):
+        measured = {
+            "output": drawn.output,
+            "attention": drawn.attention,
+            "prefix_attention": drawn.prefix_attention,
+            "prefix_mass": drawn.prefix_attention.sum(axis=-1),
+        }
+        estimates = {name: exact_estimate(value, draws) for name, value in measured.items()}
+        cells.append(Cell(parameters, estimates))
+    return [*cells, *claim.measure_design(claim.designs[profile], key)]
+
+
+# --- the design ---
+
+DEPTH = Parameter("layers", "integer", "depth of a random transformer to look into", "L", low=2,
+                  default=None)  # fmt: skip
+_QUERIES = (Run(SINGLE), Run(PAIR), *map(Run, PARTLY_SEEN))
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -266,43 +282,31 @@ CLAIM = Claim(
     derivation=DERIVATION,
     relation=Relation.IDENTITY,
     source="Petrov et al., ICLR 2024; derived here",
-    parameters=(*HEAD, DEEP),
+    parameters=(*HEAD, DEPTH),
+    ignored=LAYER_CELL,
+    check_parameters=validate,
     quantities=(
-        Quantity("output", "the head's output (…, v)", 1e-13, symbol=r"t^{pt}"),
-        Quantity("attention", "weights on the content (…, m)", 1e-13, symbol=r"A^{pt}"),
-        Quantity("prefix_attention", "weights on the prefix (…, n)", 1e-13, symbol=r"\alpha_{k}"),
-        Quantity("prefix_mass", "attention on the prefix in all", 1e-13, symbol=r"\alpha"),
-        # Scores up to 50 in float64, three layers deep.
+        Quantity("output", "the head's output (…, v)", rounding_tolerance, symbol=r"t^{pt}"),
+        Quantity("attention", "weights on the content (…, m)", rounding_tolerance,
+                 symbol=r"A^{pt}"),
+        Quantity("prefix_attention", "weights on the prefix (…, n)", rounding_tolerance,
+                 symbol=r"\alpha_{k}"),
+        Quantity("prefix_mass", "attention on the prefix in all", rounding_tolerance,
+                 symbol=r"\alpha"),
         Quantity("own_inputs", "largest deviation in a layer given its own inputs", 1e-11),
         Quantity("first_layer", "the same in layer 1, from the model without prefix", 1e-11),
         Quantity("changed", f"share of models whose layer 2 deviates by more than {CHANGE}", 1e-9),
     ),
-    falsifiers=(
-        Falsifier("undamped", "adds the bias without damping the content",
-                  functools.partial(variant, {"undamped": True})),
-        Falsifier("uniform", "spreads the mass evenly over the prefix",
-                  functools.partial(variant, {"uniform": True})),
-        Falsifier("strongest", "counts only the strongest prefix token in the mass",
-                  functools.partial(variant, {"strongest": True})),
-        Falsifier("mass +0.1 %", "a mass one per mille too large",
-                  functools.partial(variant, {"mass": 1.001})),
-        Falsifier("whole prefix", "every query sees the whole prefix",
-                  functools.partial(variant, {"whole_prefix": True})),
-        Falsifier("every layer", "says that layer 2 matches the model without prefix too",
-                  functools.partial(variant, {"changed": 0.0})),
-    ),
     closed_form=closed_form,
+    falsifiers=FALSIFIERS,
     simulation=simulate,
+    measure=measure,
     designs={
-        "quick": Design((SINGLE, PAIR, {"layers": 3, "trials": 200}, *PARTLY_SEEN), 2),
+        "quick": Design(*_QUERIES, Run(layers=3, trials=200), trials=2),
         "full": Design(
-            (SINGLE, PAIR, {"layers": 2, "trials": 2000}, {"layers": 6, "trials": 1000},
-             *PARTLY_SEEN), 2
+            *_QUERIES, Run(layers=2, trials=2000), Run(layers=6, trials=1000), trials=2
         ),
     },
-    check_parameters=validate,
-    measure=measure,
-    compare=head_identity.compare_rounding,
     broadcasts="leading axes of the arrays",
     traceable=True,
     figure=Agreement(title="A prefixed head against bias plus damped output", label="entry"),
