@@ -11,13 +11,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
-from jaxprompt.prefix import head_identity
-from jaxprompt.prefix.head_identity import exact
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training.adaptation import sharp_random_model
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = ["CLAIM", "closed_form", "deviations", "simulate"]
 
@@ -36,48 +35,67 @@ By induction over the layers: row $k\le n$ of the stream is a function of the ro
 are the prompt's own. Content row $i$ attends to the prompt's rows of that layer's input and to the
 content up to $i$, which is what a prefix with those rows offers it. Content keeps its position
 numbers, so both runs are the same model.
+
+*Tolerances.* Relative to the largest logit, a few layers in float64 leave less than $10^{-12}$. A
+share of models is a count, so nothing but another count differs from it by $10^{-9}$.
 """
 
+# --- the closed form ---
+
+
+def closed_form(
+    *, layers: ArrayLike, prompt: ArrayLike, soft: float = 0.0, hard: float = 0.0,
+    unmasked: float = 1.0, first_stream: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Deviations that must be 0 and shares that must be 1, for any depth and number of vectors.
+
+    Falsifiers change the last four arguments, which the theory has at their defaults.
+    """
+    zero = np.zeros(np.broadcast_shapes(np.shape(layers), np.shape(prompt)))
+    return {
+        "soft": zero + soft,
+        "hard": zero + hard,
+        "unmasked": zero + unmasked,
+        "first_stream": zero + first_stream,
+    }
+
+
+FALSIFIERS = (
+    Falsifier("no mask needed", "equal without a mask too", unmasked=0.0),
+    Falsifier("one stream", "the first layer's vectors do for all", first_stream=0.0),
+    Falsifier("prompts differ", "a prompt of tokens changes by 1e-6", hard=1e-6),
+    Falsifier("nearly", "a soft prompt changes by 1e-6", soft=1e-6),
+)
+
+
+# --- the simulation ---
+
 _WIDTH, _HEADS, _TOKENS, _SYMBOLS = 24, 2, 8, 8
+
 CHANGE = float(np.sqrt(np.finfo(np.float64).eps))
 """Relative change of the logits that counts as another function: half the digits, 1.5e-8.
 
 Rounding takes the last few: a logit is a sum of some hundred products over a few layers."""
 
-
 _TOGETHER = 500
 """Models run at once: all 10⁴ of eight layers would take more than 18 GiB."""
 
 
-def closed_form(*, layers: ArrayLike, prompt: ArrayLike) -> dict[str, Any]:
-    """Deviations that must be 0 and shares that must be 1, for any depth and number of vectors."""
-    return _closed_form({}, layers=layers, prompt=prompt)
-
-
-def _closed_form(
-    wrong: dict[str, float], *, layers: ArrayLike, prompt: ArrayLike
-) -> dict[str, Any]:
-    zero = np.zeros(np.broadcast_shapes(np.shape(layers), np.shape(prompt)))
-    right = {"soft": 0.0, "hard": 0.0, "unmasked": 1.0, "first_stream": 1.0}
-    return {name: zero + value for name, value in {**right, **wrong}.items()}
-
-
+# A model is a Flax module, so many run in one block; the worst of them is an exact number.
 def simulate(*, key: Key[Array, ""], trials: int, layers: int, prompt: int) -> dict[str, Estimate]:
     """Random transformers (float64): largest deviations, and shares that deviate by more."""
     with jax.enable_x64(True):
-        found = {n: np.asarray(v) for n, v in deviations(layers, prompt, trials, key=key).items()}
-    return exact(
-        trials,
-        soft=found["soft"].max(),
-        hard=found["hard"].max(),
-        unmasked=(found["unmasked"] > CHANGE).mean(),
-        first_stream=(found["first_stream"] > CHANGE).mean(),
-    )
+        changes = {n: np.asarray(v) for n, v in deviations(layers, prompt, trials, key=key).items()}
+    measured = {
+        "soft": changes["soft"].max(),
+        "hard": changes["hard"].max(),
+        "unmasked": (changes["unmasked"] > CHANGE).mean(),
+        "first_stream": (changes["first_stream"] > CHANGE).mean(),
+    }
+    return {name: exact_estimate(value, trials) for name, value in measured.items()}
 
 
-@functools.partial(
-    jax.jit, static_argnums=(0, 1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS
-)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=RUN_ONCE_OPTIONS)
 def deviations(
     layers: int, prompt: int, draws: int, *, key: Key[Array, ""]
 ) -> dict[str, Float[Array, " R"]]:
@@ -121,9 +139,7 @@ def deviations(
     return jax.lax.map(one, jax.random.split(key, draws), batch_size=_TOGETHER)
 
 
-def _wrong(**values: float) -> Any:
-    return functools.partial(_closed_form, values)
-
+# --- the design ---
 
 CLAIM = Claim(
     id="prefix.soft_prompt",
@@ -137,27 +153,18 @@ CLAIM = Claim(
         Parameter("prompt", "integer", "vectors of the prompt", "n", low=1, high=_TOKENS),
     ),
     quantities=(
-        # Relative to the largest logit; float64 through a few layers.
         Quantity("soft", "largest change of a logit from soft prompt to its own prefix", 1e-12),
         Quantity("hard", "the same for embeddings of tokens: a prompt", 1e-12),
         Quantity("unmasked", f"share of models that change by {CHANGE:.1e} without a mask", 1e-9),
         Quantity("first_stream", "the same with the first layer's vectors in all layers", 1e-9),
     ),
-    falsifiers=(
-        Falsifier("no mask needed", "equal without a mask too", _wrong(unmasked=0.0)),
-        Falsifier("one stream", "the first layer's vectors do for all", _wrong(first_stream=0.0)),
-        Falsifier("prompts differ", "a prompt of tokens changes by 1e-6", _wrong(hard=1e-6)),
-        Falsifier("nearly", "a soft prompt changes by 1e-6", _wrong(soft=1e-6)),
-    ),
     closed_form=closed_form,
+    falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(({"layers": 2, "prompt": 3},), 300),
-        "full": Design(
-            tuple({"layers": d, "prompt": n} for d in (2, 4, 8) for n in (1, 3, 8)), 10_000
-        ),
+        "quick": Design(Run(layers=2, prompt=3), trials=300),
+        "full": Design.product({}, {"layers": (2, 4, 8), "prompt": (1, 3, 8)}, trials=10_000),
     },
-    compare=head_identity.compare_rounding,
     broadcasts="layers and prompt",
     figure=Agreement(title="Soft prompts against prefixes", label="deviation or share"),
 )
