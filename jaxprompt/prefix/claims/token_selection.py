@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,11 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
-from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
-from jaxprompt.prefix import head_identity
-from jaxprompt.prefix.head_identity import exact
-from jaxprompt.stats import Estimate
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
+from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = [
     "CASES",
@@ -68,45 +67,51 @@ Digits come out of $p$ by $V$ rounds of $a=Vp$, digit $\sum_{k<V}[a\ge k]$, $p\l
 with steps made of ReLUs. Each round multiplies an error by $V$. The head carries $1+p$, in $[1,2)$,
 which rounds to within $2^{-p}$ for $p$ bits; after $V$ rounds $V^V2^{-p}$ must stay below the half
 step that the packing leaves as a margin.
+
+*Tolerances.* A leakage below 1 is right to $10^{-12}$. Sixty halvings of an interval of length 1000
+find a least temperature to its last bits, but the reading turns where two logits are equal to
+within $V$ roundings of $z$: a search that rounding would move by more than $10^{-9}$ is refused.
+The other quantities are counts, and exact.
 """
 
 CASES = ("completion", "one_to_one", "one_to_many", "two_to_one")
-SHARP = 400.0
-"""Temperature of the exhaustive runs: what leaks is below rounding."""
-
 
 # --- the closed form ---
 
 
-def closed_form(**params: Any) -> dict[str, Any]:
-    """`leakage` (with `temperature`) and `least_temperature`; `reached` for a case; `largest`
-    vocabulary that packs, for a precision. Numbers broadcast; float64."""
-    return _closed_form({}, **params)
-
-
-def _closed_form(
-    wrong: dict[str, Any], *, length: Any = None, vocabulary: Any = 2, value: Any = None,
-    temperature: Any = None, case: Any = None, outputs: int = 1, precision: Any = None,
+def closed_form(
+    *, length: Any = None, vocabulary: Any = 2, value: Any = None, temperature: Any = None,
+    case: Any = None, outputs: int = 1, precision: Any = None, root: float = 0.5,
+    leaking: Literal["others", "all"] = "others", step: float = 0.5, carried: float = 1.0,
+    above_symbol: bool = True, unreachable: int = 0, reserved_bits: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    result: dict[str, Any] = {}
+    """`leakage` (with `temperature`) and `least_temperature`; `reached` for a case; `largest`
+    vocabulary that packs, for a precision. Numbers broadcast; float64.
+
+    Falsifiers change the last seven arguments, which the theory has at their defaults: the power
+    of m in the scores, the tokens that leak, half a step of 1/V, the head's value besides v,
+    whether v may lie above its symbol, targets out of reach, and bits kept from the packing.
+    """
+    predicted: dict[str, Any] = {}
     if length is not None and temperature is not None:
-        root = np.asarray(length) ** wrong.get("power", 0.5)
-        others = np.asarray(length) - wrong.get("others", 1)
-        result["leakage"] = others / (np.exp(np.divide(temperature, root)) + others)
+        leaks = np.asarray(length) - (1 if leaking == "others" else 0)
+        heat = np.divide(temperature, np.asarray(length) ** root)
+        predicted["leakage"] = leaks / (np.exp(heat) + leaks)
     if value is not None:
-        root, others = np.asarray(length) ** wrong.get("power", 0.5), np.asarray(length) - 1
         scaled = np.multiply(vocabulary, value)
         symbol = np.minimum(np.ceil(scaled - 0.5), np.asarray(vocabulary) - 1)
         # How far v lies above its symbol, in steps of 1/V: room that leakage may use up too.
-        above = 0.0 if wrong.get("on_grid") else scaled - symbol
-        gap = wrong.get("gap", 2.0) * np.multiply(vocabulary, wrong.get("one", 1.0) + value)
-        result["least_temperature"] = root * np.log(others * (gap / (1 + 2 * above) - 1))
+        above = scaled - symbol if above_symbol else 0.0
+        gap = np.multiply(vocabulary, carried + value) / step
+        others = np.asarray(length) - 1
+        heat = np.log(others * (gap / (1 + 2 * above) - 1))
+        predicted["least_temperature"] = np.asarray(length) ** root * heat
     if case is not None:
-        result["reached"] = _count_targets(case, vocabulary, outputs) - wrong.get("missing", 0)
+        predicted["reached"] = _count_targets(case, vocabulary, outputs) - unreachable
     if precision is not None:
-        bits = {"float32": 24, "float64": 53}[precision] - wrong.get("bits", 1)
-        result["largest"] = max(v for v in range(2, 40) if v**v < 2**bits)
-    return result
+        bits = {"float32": 24, "float64": 53}[precision] - reserved_bits
+        predicted["largest"] = max(v for v in range(2, 40) if v**v < 2**bits)
+    return predicted
 
 
 def _count_targets(case: str, vocabulary: int, outputs: int) -> int:
@@ -121,10 +126,25 @@ def _count_targets(case: str, vocabulary: int, outputs: int) -> int:
     return vocabulary**power
 
 
-# --- the networks ---
+FALSIFIERS = (
+    Falsifier("no root", "scores not divided by √m", root=0.0),
+    Falsifier("all leak", "m for m − 1 in the leakage", leaking="all"),
+    Falsifier("whole step", "ε(1+v) < 1/V", step=1.0),
+    Falsifier("no offset", "ε v < 1/(2V): the head carries v, not 1 + v", carried=0.0),
+    Falsifier("on the grid", "1/(2V) for the room of an entry that is no symbol",
+              above_symbol=False),
+    Falsifier("all but one", "one target is out of reach", unreachable=1),
+    Falsifier("all bits", "packing to V^V < 2^(p+1)", reserved_bits=-1),
+)  # fmt: skip
 
 
-def _embed(content: Array, offset: int = 0) -> Array:
+# --- the simulation: the networks ---
+
+SHARP = 400.0
+"""Temperature of the exhaustive runs: what leaks is below rounding."""
+
+
+def _embed(content: Array) -> Array:
     """Rows [content, one-hot position]."""
     return jnp.concatenate([content, jnp.eye(content.shape[0], dtype=content.dtype)], axis=1)
 
@@ -154,14 +174,14 @@ def unpack(packed: Float[Array, " k"], vocabulary: int) -> Float[Array, "k V"]:
     steep = jnp.asarray(2.0 * float(vocabulary) ** vocabulary, packed.dtype)
     levels = jnp.arange(1, vocabulary, dtype=packed.dtype)
 
-    def step(left: Array, _: None) -> tuple[Array, Array]:
-        shifted = vocabulary * left
+    def take_digit(remainder: Array, _: None) -> tuple[Array, Array]:
+        shifted = vocabulary * remainder
         # [a ≥ k] as 1 − relu(1 − relu(steep·(a − k))): exactly 0 or 1 off a sliver.
         high = 1 - jax.nn.relu(1 - jax.nn.relu(steep * (shifted[:, None] - levels)))
         digit = high.sum(axis=1)
         return shifted - digit, digit
 
-    return lax.scan(step, packed, None, length=vocabulary)[1].T
+    return lax.scan(take_digit, packed, None, length=vocabulary)[1].T
 
 
 def soft_tokens(case: str, target: Int[Array, "*shape"], vocabulary: int, dtype: Any) -> Array:
@@ -188,14 +208,14 @@ def write_completions(
     words = jnp.eye(vocabulary, dtype=soft.dtype)
     lead = soft.shape[0]
 
-    def write(given: Array) -> Array:
-        said: list[Array] = [given[i] for i in range(inputs)]
+    def write(input_words: Array) -> Array:
+        text: list[Array] = [input_words[i] for i in range(inputs)]
         for step in range(outputs):
-            shown = [words[word] for word in said]
-            plain = jnp.stack(shown) if shown else jnp.zeros((0, vocabulary), soft.dtype)
+            hard = [words[word] for word in text]
+            plain = jnp.stack(hard) if hard else jnp.zeros((0, vocabulary), soft.dtype)
             content = jnp.block([
                 [soft, jnp.zeros((lead, vocabulary), soft.dtype)],
-                [jnp.zeros((len(shown), entries), soft.dtype), plain],
+                [jnp.zeros((len(hard), entries), soft.dtype), plain],
             ])  # fmt: skip
             tokens = _embed(content)
             size = tokens.shape[0]
@@ -203,9 +223,9 @@ def write_completions(
             at = step if case == "one_to_many" else 0
             read = _attend_to_position(tokens, at, temperature, tokens[:, :entries] + flag)
 
-            def word(place: int, tokens: Array = tokens) -> Array:
+            def word(index: int, tokens: Array = tokens) -> Array:
                 one_hots = tokens[:, entries : entries + vocabulary]
-                return _attend_to_position(tokens, lead + place, temperature, one_hots)
+                return _attend_to_position(tokens, lead + index, temperature, one_hots)
 
             if case == "completion":
                 z = _marked_entry(read, jnp.eye(entries, dtype=soft.dtype)[step])
@@ -217,16 +237,16 @@ def write_completions(
                 z = jax.nn.relu(row.sum(axis=1) + word(1) - 1).sum()
             else:
                 z = _marked_entry(read, word(0))
-            said.append(_nearest_symbol(z, vocabulary))
-        return jnp.stack(said[inputs:])
+            text.append(_nearest_symbol(z, vocabulary))
+        return jnp.stack(text[inputs:])
 
     if inputs == 0:
         return write(jnp.zeros(0, int))
     grid = jnp.stack(jnp.meshgrid(*[jnp.arange(vocabulary)] * inputs, indexing="ij"), axis=-1)
     for _ in range(inputs):
         write = jax.vmap(write)
-    found = write(grid)
-    return found if case == "one_to_many" else found[..., 0]
+    texts = write(grid)
+    return texts if case == "one_to_many" else texts[..., 0]
 
 
 def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
@@ -242,26 +262,24 @@ def targets(case: str, vocabulary: int, outputs: int) -> np.ndarray:
     return grid.reshape(-1, *shape)
 
 
-@functools.partial(
-    jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=head_identity.RUN_ONCE_OPTIONS
-)
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4), compiler_options=RUN_ONCE_OPTIONS)
 def _write_all(case: str, wanted: Array, vocabulary: int, outputs: int, precision: str) -> Array:
     dtype = jnp.dtype(precision)
 
-    def one(target: Array) -> Array:
+    def write(target: Array) -> Array:
         soft = soft_tokens(case, target, vocabulary, dtype)
         return write_completions(case, soft, vocabulary, outputs, SHARP)
 
-    return jax.vmap(one)(wanted)
+    return jax.vmap(write)(wanted)
 
 
 def count_reached(case: str, vocabulary: int, outputs: int) -> int:
     """How many distinct targets their own soft tokens produce exactly, over all of them."""
     wanted = targets(case, vocabulary, outputs)
     with jax.enable_x64(True):
-        found = np.asarray(_write_all(case, jnp.asarray(wanted), vocabulary, outputs, "float64"))
-    right = (found == wanted).reshape(len(wanted), -1).all(axis=1)
-    return len(np.unique(found[right].reshape(right.sum(), -1), axis=0))
+        texts = np.asarray(_write_all(case, jnp.asarray(wanted), vocabulary, outputs, "float64"))
+    right = (texts == wanted).reshape(len(wanted), -1).all(axis=1)
+    return len(np.unique(texts[right].reshape(right.sum(), -1), axis=0))
 
 
 def largest_packed(precision: str, tries: int, key: Key[Array, ""]) -> int:
@@ -288,24 +306,24 @@ def _random_words(key: Array, rows: int, columns: int) -> Array:
     return random_table.words(key, 0, rows, columns)[0]
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS)
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=RUN_ONCE_OPTIONS)
 def _pack_and_unpack(maps: Array, vocabulary: int, precision: str) -> Array:
     """The digits that come out when packed maps pass through the head as 1 + p."""
     dtype = jnp.dtype(precision)
 
-    def one(target: Array) -> Array:
+    def carry(target: Array) -> Array:
         soft = soft_tokens("two_to_one", target, vocabulary, dtype)
         return unpack(jax.nn.relu((soft[0] + 1) - 1), vocabulary)
 
-    return jax.vmap(one)(maps)
+    return jax.vmap(carry)(maps)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def leakage_and_reading(length: int, vocabulary: int, value: Array, temperature: Array) -> Any:
     """Leakage, and whether v is read as its nearest symbol, from the head on `length` tokens."""
     soft = jnp.zeros((1, 1)).at[0, 0].set(value)
-    rest = jnp.zeros((length - 1, 1))
-    tokens = _embed(jnp.concatenate([soft, rest]))
+    others = jnp.zeros((length - 1, 1))
+    tokens = _embed(jnp.concatenate([soft, others]))
     flag = jnp.zeros((length, 1)).at[0].set(1)
     leak = 1 - _attend_to_position(tokens, 0, temperature, flag)[0]
     z = _marked_entry(
@@ -373,7 +391,12 @@ def _bisect_temperature(length: int, vocabulary: int, value: float, first: float
     return high
 
 
-def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Estimate]:
+# All targets, or the edge of what is read right: exact numbers, not means of trials.
+def simulate(
+    *, key: Key[Array, ""], trials: int, length: int = 0, vocabulary: int = 2,
+    value: float | None = None, temperature: float | None = None, case: str | None = None,
+    outputs: int = 1, precision: str | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
     """Run the networks: all targets of a case, the head at a temperature, or the packing.
 
     The least temperature is found by bisection on what the network reads. Exact: no sampling
@@ -382,29 +405,53 @@ def simulate(*, key: Key[Array, ""], trials: int, **params: Any) -> dict[str, Es
     Raises:
         ParameterError: the network would be too long, or its reading too close to rounding.
     """
-    if params.get("length", 0) > LONGEST_RUN:
+    if length > LONGEST_RUN:
         raise ParameterError(
-            "length", params["length"], f"at most {LONGEST_RUN} in a simulation",
+            "length", length, f"at most {LONGEST_RUN} in a simulation",
             "predict takes more", "prefix.token_selection",
         )  # fmt: skip
-    result: dict[str, Any] = {}
-    length, vocabulary, value = (params.get(n, 0) for n in ("length", "vocabulary", "value"))
+    measured: dict[str, Any] = {}
     with jax.enable_x64(True):
-        if params.get("temperature") is not None:
-            heat = jnp.float64(params["temperature"])
-            result["leakage"] = leakage_and_reading(length, 2, jnp.float64(0.5), heat)[0]
-        if value:
-            result["least_temperature"] = _search_least_temperature(length, vocabulary, value)
-    if params.get("case") is not None:
-        result["reached"] = count_reached(params["case"], vocabulary, params.get("outputs", 1))
-    if params.get("precision") is not None:
-        result["largest"] = largest_packed(params["precision"], max(trials, 2), key)
-    return exact(trials, **result)
+        if temperature is not None:
+            heat, middle = jnp.float64(temperature), jnp.float64(0.5)
+            measured["leakage"] = leakage_and_reading(length, 2, middle, heat)[0]
+        if value is not None:
+            measured["least_temperature"] = _search_least_temperature(length, vocabulary, value)
+    if case is not None:
+        measured["reached"] = count_reached(case, vocabulary, outputs)
+    if precision is not None:
+        measured["largest"] = largest_packed(precision, max(trials, 2), key)
+    return {name: exact_estimate(number, trials) for name, number in measured.items()}
 
 
-def measure(claim: Claim, profile: str, key: Key[Array, ""]) -> list[Cell]:
-    """The design's runs."""
-    return list(head_identity.measure_runs(claim, profile, key))
+# --- the design ---
+
+LISTED_CASES = (
+    ("completion", 3, 3), ("completion", 4, 3), ("completion", 2, 5),
+    ("one_to_one", 2, 1), ("one_to_one", 3, 1), ("one_to_one", 4, 1),
+    ("one_to_many", 2, 2), ("one_to_many", 2, 3), ("one_to_many", 3, 2),
+    ("two_to_one", 2, 1), ("two_to_one", 3, 1),
+)  # fmt: skip
+"""Case, vocabulary and outputs: all targets of each are tried."""
+
+OFF_GRID = (
+    {"length": 5, "vocabulary": 2, "value": 0.45},
+    {"length": 20, "vocabulary": 7, "value": 0.49},
+    {"length": 8, "vocabulary": 4, "value": 0.99},
+)
+"""Entries below, above and beyond all symbols, 1/2, 3/7 and 3/4."""
+
+
+PACKING = tuple(Run(precision=precision, trials=2000) for precision in ("float32", "float64"))
+
+
+def _design(lengths: tuple[int, ...]) -> Design:
+    heads = (
+        Run(length=m, vocabulary=v, value=(v - 1) / v, temperature=t)
+        for m, v, t in itertools.product(lengths, (5, 94), (10.0, 40.0))
+    )
+    cases = (Run(case=case, vocabulary=v, outputs=n) for case, v, n in LISTED_CASES)
+    return Design(*heads, *cases, *PACKING, *map(Run, OFF_GRID), trials=2)
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -413,9 +460,7 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     for name, others in needs.items():
         for other in others:
             if name in params and other not in params:
-                raise ParameterError(
-                    other, "(missing)", "given with `" + name + "`", "give both", where
-                )
+                raise ParameterError(other, "(missing)", f"given with `{name}`", "give both", where)
     if not {"value", "temperature", "case", "precision"} & set(params):
         raise ParameterError(
             "value", "(missing)", "a number in (0, 1)",
@@ -429,36 +474,6 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
                 "what is nearest to the symbol zero is read right at any temperature", where,
             )  # fmt: skip
     return params
-
-
-def _wrong(**changes: Any) -> Any:
-    return functools.partial(_closed_form, changes)
-
-
-_LISTED = (
-    ("completion", 3, 3), ("completion", 4, 3), ("completion", 2, 5),
-    ("one_to_one", 2, 1), ("one_to_one", 3, 1), ("one_to_one", 4, 1),
-    ("one_to_many", 2, 2), ("one_to_many", 2, 3), ("one_to_many", 3, 2),
-    ("two_to_one", 2, 1), ("two_to_one", 3, 1),
-)  # fmt: skip
-
-
-OFF_GRID = (
-    {"length": 5, "vocabulary": 2, "value": 0.45},
-    {"length": 20, "vocabulary": 7, "value": 0.49},
-    {"length": 8, "vocabulary": 4, "value": 0.99},
-)
-"""Entries below, above and beyond all symbols, 1/2, 3/7 and 3/4."""
-
-
-def _runs(lengths: tuple[int, ...]) -> tuple[dict[str, Any], ...]:
-    heads = tuple(
-        {"length": m, "vocabulary": v, "value": (v - 1) / v, "temperature": t}
-        for m, v, t in itertools.product(lengths, (5, 94), (10.0, 40.0))
-    )
-    cases = tuple({"case": c, "vocabulary": v, "outputs": n} for c, v, n in _LISTED)
-    packing = tuple({"precision": p, "trials": 2000} for p in ("float32", "float64"))
-    return heads + cases + packing + OFF_GRID
 
 
 CLAIM = Claim(
@@ -480,35 +495,19 @@ CLAIM = Claim(
         Parameter("precision", "choice", "number format", choices=("float32", "float64"),
                   default=None),
     ),
+    check_parameters=validate,
     quantities=(
-        Quantity("leakage", "attention not on the soft token", 1e-12, symbol=r"\varepsilon"),
-        # Sixty halvings of an interval of length 1000 reach rounding; the reading turns where two
-        # logits are equal to within V² eps.
+        Quantity("leakage", "attention not on the soft token", 1e-12, symbol=r"\varepsilon",
+                 side="two"),
         Quantity("least_temperature", "temperature beyond which v is read right",
-                 TEMPERATURE_TOLERANCE,
-                 symbol=r"T^\star"),
-        Quantity("reached", "distinct targets that some soft tokens produce", 0.0),
-        Quantity("largest", "largest vocabulary whose packed maps survive", 0.0),
-    ),
-    falsifiers=(
-        Falsifier("no root", "scores not divided by √m", _wrong(power=0.0)),
-        Falsifier("all leak", "m for m − 1 in the leakage", _wrong(others=0)),
-        Falsifier("whole step", "ε(1+v) < 1/V", _wrong(gap=1.0)),
-        Falsifier("no offset", "ε v < 1/(2V): the head carries v, not 1 + v", _wrong(one=0.0)),
-        Falsifier("on the grid", "1/(2V) for the room of an entry that is no symbol",
-                  _wrong(on_grid=True)),
-        Falsifier("all but one", "one target is out of reach", _wrong(missing=1)),
-        Falsifier("all bits", "packing to V^V < 2^(p+1)", _wrong(bits=-1)),
+                 TEMPERATURE_TOLERANCE, symbol=r"T^\star", side="two"),
+        Quantity("reached", "distinct targets that some soft tokens produce", 0.0, side="two"),
+        Quantity("largest", "largest vocabulary whose packed maps survive", 0.0, side="two"),
     ),
     closed_form=closed_form,
+    falsifiers=FALSIFIERS,
     simulation=simulate,
-    designs={
-        "quick": Design(_runs((20,)), 2),
-        "full": Design(_runs((2, 3, 8, 20, 50, 200)), 2),
-    },
-    check_parameters=validate,
-    measure=measure,
-    compare=head_identity.compare_rounding,
+    designs={"quick": _design((20,)), "full": _design((2, 3, 8, 20, 50, 200))},
     broadcasts="length, vocabulary, value and temperature",
     figure=Agreement(title="Selection by soft tokens", label="count, temperature or leakage"),
 )  # fmt: skip
