@@ -18,9 +18,8 @@ from jaxprompt.core.extras import EXTRAS, Extra
 from jaxprompt.errors import MissingExtraError, ParameterError
 from jaxprompt.networks import minilm
 from jaxprompt.networks.minilm import Adapter
-from jaxprompt.prefix import head_identity
 from jaxprompt.prefix.claims import real_transformer
-from jaxprompt.prefix.training import sentences
+from jaxprompt.prefix.training import sentences, word_order
 
 EXTRA = EXTRAS["transformer"]
 needs_model = pytest.mark.skipif(
@@ -96,9 +95,12 @@ def test_every_layer_keeps_the_identities(dtype):
     """With vectors that no one trained; the engine's own comparison decides."""
     prefix = np.random.default_rng(0).normal(size=(6, 3, 384)).astype(np.float32)
     claim = real_transformer.CLAIM
-    cells = list(real_transformer._layer_cells(Adapter(jnp.asarray(prefix)), dtype))
-    assert [cell.parameters["label"]["layer"] for cell in cells] == [1, 2, 3, 4, 5, 6]
-    for row in head_identity.compare_rounding(claim, cells, claim.predict):
+    cells = list(real_transformer.measure_layers(Adapter(jnp.asarray(prefix)), dtype))
+    assert [cell.parameters["layer"] for cell in cells] == [1, 2, 3, 4, 5, 6]
+    rows = claim.comparisons(cells)
+    assert len(rows) == 6 * 5
+    for row in rows:
+        assert row.exact
         assert row.excess <= row.tolerance, f"{row.quantity} {row.parameters}: {row.excess:.2g}"
     assert min(cell.estimates["prefix_mass"].mean.max() for cell in cells) > 0.01
 
@@ -106,14 +108,16 @@ def test_every_layer_keeps_the_identities(dtype):
 def test_both_ways_train_equally_many_parameters():
     for vectors in (4, 8):
         sizes = {
-            jax.eval_shape(functools.partial(real_transformer.start, arm, vectors), key=KEY).size
-            for arm in real_transformer.ARMS
+            jax.eval_shape(
+                functools.partial(word_order.initial_adapter, arm, vectors), key=KEY
+            ).size
+            for arm in word_order.ARMS
         }
         assert sizes == {6 * vectors * 384}
 
 
 def test_factors_that_do_nothing_yet_change_nothing():
-    start = real_transformer.start("low_rank", 4, key=KEY)
+    start = word_order.initial_adapter("low_rank", 4, key=KEY)
     one = jax.tree.map(lambda x: x[0], start)
     given = minilm.Projections(jnp.ones((384, 1152)), jnp.ones(1152))
     np.testing.assert_array_equal(minilm.merge_low_rank(given, one).kernel, given.kernel)
@@ -129,7 +133,7 @@ def test_factors_that_do_nothing_yet_change_nothing():
 
 
 def test_batches_pass_over_all_sentences():
-    rows = real_transformer._batches(32, 5, KEY)
+    rows = word_order.draw_batches(32, 5, KEY)
     assert rows.shape == (5, 16)
     for first in (0, 2):
         assert sorted(rows[first : first + 2].ravel()) == list(range(32))
@@ -159,7 +163,7 @@ def test_a_split_is_balanced_and_apart():
 
 def test_sizes_without_equal_factors_are_refused():
     with pytest.raises(ParameterError, match=r"`vectors` = 3: must be a multiple of 4"):
-        real_transformer.experiment(1, 3, 1, 16, key=KEY)
+        word_order.adapt_from_starts(1, 3, 1, 16, key=KEY)
 
 
 @pytest.mark.parametrize(
