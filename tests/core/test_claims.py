@@ -82,6 +82,7 @@ SAMPLERS = (
     "jaxprompt.compute.random_table",
     "jaxprompt.contextual.simulation.digit_scenes",
     "jaxprompt.contextual.simulation.gradient_steps",
+    "jaxprompt.contextual.simulation.noise_free_models",
     "jaxprompt.contextual.simulation.sampling",
     "jaxprompt.contextual.simulation.token_models",
     "jaxprompt.contextual.simulation.vision_transformer",
@@ -239,8 +240,20 @@ def test_simulate_never_predicts(claim, simulated, monkeypatch):
 
 @pytest.mark.parametrize("id", ["contextual.conditional_error", "contextual.prompt_error"])
 def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
-    # A mean over trials: the values behind it, caught where they are averaged.
     claim = jp.claim(id)
+    point = golden.first_point(claim)
+    few, many = (trials_behind(claim, point, trials, monkeypatch) for trials in (3, 5))
+    for short, long in zip(few, many, strict=True):
+        # One compiled program for each count of trials: equal up to the order of its sums.
+        np.testing.assert_allclose(long[:3], short, rtol=1e-9)
+
+
+def trials_behind(claim, point, trials, monkeypatch):
+    """The values of all trials: as the simulation gives them, or caught where they are averaged."""
+    if hasattr(claim.simulation, "trial_values"):
+        values = claim.validated(point, simulate=True)
+        key = jax.random.key(2)
+        return list(claim.simulation.trial_values(key=key, trials=trials, **values).values())
     home = importlib.import_module(inspect.unwrap(claim.closed_form).__module__)
     drawn = []
 
@@ -249,14 +262,10 @@ def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
         return mean_estimate(values, axis)
 
     mean_estimate = home.mean_estimate
-    monkeypatch.setattr(home, "mean_estimate", catch)
-    point = golden.first_point(claim)
-    claim.simulate(key=2, trials=3, **point)
-    few, drawn[:] = list(drawn), []
-    claim.simulate(key=2, trials=5, **point)
-    for short, long in zip(few, drawn, strict=True):
-        # One compiled program for each count of trials: equal up to the order of its sums.
-        np.testing.assert_allclose(long[:3], short, rtol=1e-9)
+    with monkeypatch.context() as patch:
+        patch.setattr(home, "mean_estimate", catch)
+        claim.simulate(key=2, trials=trials, **point)
+    return drawn
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def along_and_across(
 
 
 def mean_error(
-    setting: Setting, margin: Float[Array, "2 S M"], deviation: Float[Array, "#2 #S #M"]
+    setting: Setting, margin: Float[Array, "2 S M"], deviation: Float[Array, "*#n"]
 ) -> Float[Array, ""]:
     """Probability of a wrong sign, averaged over labels, shifts and nodes.
 

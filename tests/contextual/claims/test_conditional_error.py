@@ -10,7 +10,7 @@ from scipy import integrate
 from scipy import stats as sps
 
 import jaxprompt as jp
-from jaxprompt.contextual.claims.conditional_error import _vectors
+from jaxprompt.contextual.claims.conditional_error import vectors_with_products
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.errors import ParameterError
@@ -28,7 +28,8 @@ def brute_force(point, count, rng, dim=6):
     """Share of wrong signs among sequences drawn and attended to in NumPy, and its error."""
     s = setting_of(point)
     head, prompt = (
-        np.asarray(v, np.float64) for v in _vectors(s, Geometry(*(point[n] for n in NAMES)), dim)
+        np.asarray(v, np.float64)
+        for v in vectors_with_products(s, Geometry(*(point[n] for n in NAMES)), dim)
     )
     y = rng.choice([-1.0, 1.0], count)
     shift = s.shifts[rng.choice(len(s.shifts), count, p=s.shift_weights)]
@@ -136,11 +137,11 @@ def test_the_function_differentiates():
     assert float(slope) == pytest.approx(float(numeric), rel=1e-6)
 
 
-def test_the_simulated_vectors_have_the_products():
+def test_the_simulatedvectors_with_products_have_the_products():
     for point in POINTS:
         s = setting_of(point)
         g = Geometry(*(point[n] for n in NAMES))
-        head, prompt = (np.asarray(v, np.float64) for v in _vectors(s, g, 8))
+        head, prompt = (np.asarray(v, np.float64) for v in vectors_with_products(s, g, 8))
         found = Geometry(
             head_signal=head[0] * s.signal,
             head_context=head[1] * s.context,
