@@ -1,4 +1,4 @@
-"""What the main job costs: processor seconds of every claim's quick check, and of what they go into.
+"""What the main job costs: processor seconds of every claim, and what they go into.
 
     python benchmarks/main_job.py [ID ...]
 
