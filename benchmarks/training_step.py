@@ -69,7 +69,7 @@ def least(run: Callable[[], object], repeats: int, calls: int = 1) -> float:
 def ours(config: Config, repeats: int) -> float:
     """Seconds of a step, from the compiled loop that training runs."""
     keys = jax.random.split(jax.random.key(0), 1)
-    starts = jax.vmap(lambda key: adaptation.initial(config, key=key))(keys)
+    starts = jax.vmap(lambda key: adaptation.initial_state(config, key=key))(keys)
     moving, frozen = nnx.split_state(starts, nnx.Param, ...)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
     flat, decay, shape = (
@@ -180,7 +180,7 @@ def rest(config: Config, repeats: int) -> dict[str, float]:
         biases(BATCH * rows, d, d, 4 * d, d)
     part("norms", Norm(d), BATCH, answer, d)
     part("loss", jax.nn.log_softmax, BATCH, answer, config.vocabulary)
-    like = nnx.eval_shape(lambda: adaptation.initial(config, key=jax.random.key(0)))
+    like = nnx.eval_shape(lambda: adaptation.initial_state(config, key=jax.random.key(0)))
     count = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(like))
     return {
         **total,
@@ -297,8 +297,8 @@ def torch_step(config: Config, repeats: int) -> float:
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True
     )
-    digits = tasks.inputs(BATCH, n, key=jax.random.key(0))
-    answer = np.array(tasks.solved("asc", digits))
+    digits = tasks.draw_inputs(BATCH, n, key=jax.random.key(0))
+    answer = np.array(tasks.solve_all("asc", digits))
     tokens = torch.tensor(np.concatenate([np.asarray(digits), answer[:, :-1]], axis=1)).long()
     target = torch.tensor(answer).long().flatten()
 

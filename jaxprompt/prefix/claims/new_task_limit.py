@@ -154,7 +154,7 @@ def simulate(
         ]
         return pick(accuracies, key=lambda estimate: estimate.mean)
 
-    digits = tasks.inputs(EXAMPLES, length, key=test_key, test=True)
+    digits = tasks.draw_inputs(EXAMPLES, length, key=test_key, test=True)
     losses = [
         _relaxed_and_trained_losses(trained, run, digits, jax.random.fold_in(relax_key, run))
         for run in range(trials)
@@ -180,7 +180,7 @@ def _relaxed_and_trained_losses(
 ) -> tuple[float, float, float]:
     """Losses on `digits`: relaxation, trained one-vector prefix, fine-tuned model."""
     config = trained["base"].plan.config
-    solution = tasks.solved("desc", digits)
+    solution = tasks.solve_all("desc", digits)
 
     def mean_loss(arm: str) -> float:
         plan, state = trained[arm].plan, trained[arm].parameters_of(run)

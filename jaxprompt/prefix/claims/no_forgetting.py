@@ -93,7 +93,7 @@ def simulate(
     tuned = experiments.train_or_load(plans["fine_tune"])
     factored = experiments.train_or_load(low_rank)
     test_key = jax.random.fold_in(key, 7)
-    digits = tasks.inputs(256, length, key=test_key, test=True)
+    digits = tasks.draw_inputs(256, length, key=test_key, test=True)
     runs = range(trials)
     prefix_changes = [logit_changes(base, prefixed, run, digits) for run in runs]
     factor_changes = [logit_changes(base, factored, run, digits) for run in runs]
@@ -133,10 +133,10 @@ def logit_changes(base: Trained, adapted: Trained, run: int, digits: Array) -> L
 
 def _accuracy_without_addition(adapted: Trained, run: int, key: Array) -> Estimate:
     """Accuracy of one run on the old task, with the addition removed."""
-    digits = tasks.inputs(experiments.TESTS, adapted.plan.config.inputs, key=key, test=True)
+    digits = tasks.draw_inputs(experiments.TESTS, adapted.plan.config.inputs, key=key, test=True)
     state = nnx.filter_state(adapted.parameters_of(run), nnx.Param)
     right = adaptation.exact_match(
-        adapted.plan.config, Added(), state, digits, tasks.solved("asc", digits)
+        adapted.plan.config, Added(), state, digits, tasks.solve_all("asc", digits)
     )
     return proportion_estimate(int(right.sum()), experiments.TESTS)
 

@@ -220,7 +220,9 @@ def measure(
     run_key = fold_in_parameters(key, run)
     words = experiments.key_words(run_key)
     plan = new_task_limit.plans(**run, copies=copies, seed=words)["prefix_ten"]
-    digits = tasks.inputs(_INPUTS, run["length"], key=jax.random.fold_in(run_key, 7), test=True)
+    digits = tasks.draw_inputs(
+        _INPUTS, run["length"], key=jax.random.fold_in(run_key, 7), test=True
+    )
     sizes = {
         "vectors": plan.added.prefix,
         "heads": plan.config.heads,
@@ -234,7 +236,7 @@ def _largest_over_trained(
     plan: experiments.Plan, trained: experiments.Trained, digits: Array
 ) -> dict[str, Estimate]:
     """The quantities of :func:`simulate` for trained one-layer models, in float64."""
-    content = jnp.concatenate([digits, tasks.solved("desc", digits)[:, :-1]], axis=1)
+    content = jnp.concatenate([digits, tasks.solve_all("desc", digits)[:, :-1]], axis=1)
     layers = [
         _first_layer(plan.config, plan.added, trained.parameters_of(run), content)
         for run in range(len(plan.runs))

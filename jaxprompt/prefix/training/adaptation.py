@@ -41,15 +41,15 @@ __all__ = [
     "TRAINABLE",
     "Outcome",
     "Recipe",
+    "decode_greedily",
     "exact_match",
-    "greedy",
-    "initial",
+    "initial_state",
     "logits",
     "losses",
     "model_loss",
+    "replace_base",
     "sharp_random_model",
     "train",
-    "with_base",
 ]
 
 TRAINABLE: dict[str, type] = {
@@ -65,7 +65,7 @@ BLOCK = 250
 """Steps whose data are drawn together; a run takes whole blocks."""
 
 State = Any
-"""A pytree of parameters, as :func:`initial` gives it; with a leading axis, one for each run."""
+"""A pytree of parameters, as :func:`initial_state` gives it; a leading axis stands for runs."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,21 @@ class Outcome(NamedTuple):
     losses: Float[np.ndarray, "*runs blocks"]
 
 
-def initial(config: Config, added: Added = Added(), *, key: Key[Array, ""]) -> State:  # noqa: B008
+def initial_state(
+    config: Config,
+    added: Added = Added(),  # noqa: B008
+    *,
+    key: Key[Array, ""],
+) -> State:
     """Parameters of a new model in float32, as a pytree of arrays; works under ``vmap``."""
-    return _initial(config, added, *(row.row for row in init_streams(config, added, key=key)))
+    rows = (stream.row for stream in init_streams(config, added, key=key))
+    return _state_from_rows(config, added, *rows)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _initial(config: Config, added: Added, own: Array, rest: Array) -> State:
+def _state_from_rows(config: Config, added: Added, own_row: Array, added_row: Array) -> State:
     # Apart from the generator, whose code would else be copied into every array's loop.
-    streams = InitStreams(NormalStream(own), NormalStream(rest))
+    streams = InitStreams(NormalStream(own_row), NormalStream(added_row))
     return nnx.state(Transformer(config, added, rngs=streams))
 
 
@@ -125,15 +131,15 @@ def sharp_random_model(config: Config, added: Added, *, key: Key[Array, ""]) -> 
     """
     kind = jnp.result_type(float)
     state = jax.tree.map(
-        lambda x: (10 if x.ndim > 1 else 1) * x.astype(kind), initial(config, added, key=key)
+        lambda x: (10 if x.ndim > 1 else 1) * x.astype(kind), initial_state(config, added, key=key)
     )
     return model_of(config, added, state)
 
 
-def with_base(state: State, base: State) -> State:
+def replace_base(state: State, base: State) -> State:
     """`state` with the model's own parameters replaced by those of `base`."""
-    _, rest = nnx.split_state(state, nnx.Param, ...)
-    return nnx.merge_state(nnx.filter_state(base, nnx.Param), rest)
+    _, additions = nnx.split_state(state, nnx.Param, ...)
+    return nnx.merge_state(nnx.filter_state(base, nnx.Param), additions)
 
 
 # --- losses and accuracies ---
@@ -182,7 +188,8 @@ def exact_match(
     """Whether greedy decoding gives the whole solution, for each input (1 or 0).
 
     Greedy decoding succeeds exactly when each symbol is the likeliest given the right ones before
-    it, so one pass over the solution tells; :func:`greedy` is the slow way.
+    it, so one pass over the solution tells; :func:`decode_greedily` is the slow
+    way.
     """
     model = model_of(config, added, state)
     guess = model(_model_input(digits, solution), digits.shape[1]).argmax(axis=-1)
@@ -190,16 +197,16 @@ def exact_match(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def greedy(
+def decode_greedily(
     config: Config, added: Added, state: State, digits: Int[Array, "B n"]
 ) -> Int[Array, "B n"]:
     """The solutions that greedy decoding writes, symbol by symbol."""
     model = model_of(config, added, state)
     length = digits.shape[1]
 
-    def write(place: int | Array, solution: Array) -> Array:
-        best = model(_model_input(digits, solution), length)[:, place].argmax(axis=-1)
-        return solution.at[:, place].set(best.astype(solution.dtype))
+    def write(position: int | Array, solution: Array) -> Array:
+        likeliest = model(_model_input(digits, solution), length)[:, position].argmax(axis=-1)
+        return solution.at[:, position].set(likeliest.astype(solution.dtype))
 
     return lax.fori_loop(0, length, write, jnp.zeros_like(digits))
 
@@ -269,18 +276,18 @@ def _draw_block(
 ) -> tuple[Array, Array]:  # fmt: skip
     """Inputs and solutions (R, BLOCK, batch, n) of one block of steps."""
 
-    def one(share: Array, key: Array) -> tuple[Array, Array]:
+    def draw_run(share: Array, key: Array) -> tuple[Array, Array]:
         input_key, task_key = jax.random.split(key)
         count = BLOCK * batch
-        digits = tasks.inputs(count, length, key=input_key, first=block * count)
-        solved = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
-        place = random_table.uniforms(task_key, block * count, count, 1)
-        chosen = (place > jnp.cumsum(share)[:-1]).sum(axis=1)
-        solution = jnp.take_along_axis(solved, chosen[:, None, None], axis=1)[:, 0]
+        digits = tasks.draw_inputs(count, length, key=input_key, first=block * count)
+        solutions = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
+        uniform = random_table.uniforms(task_key, block * count, count, 1)
+        task = (uniform > jnp.cumsum(share)[:-1]).sum(axis=1)
+        solution = jnp.take_along_axis(solutions, task[:, None, None], axis=1)[:, 0]
         shape = (BLOCK, batch, length)
         return digits.reshape(shape), solution.reshape(shape)
 
-    return jax.vmap(one)(shares, keys)
+    return jax.vmap(draw_run)(shares, keys)
 
 
 # --- steps on flat parameters ---
@@ -320,12 +327,12 @@ def _flatten_runs(moving: State) -> Array:
 def _weight_decay(like: State) -> np.ndarray:
     """Weight decay of each entry: 0.1 for the model's matrices."""
 
-    def one(path: Any, leaf: Any) -> np.ndarray:
+    def decay_of(path: Any, leaf: Any) -> np.ndarray:
         names = {getattr(entry, "key", None) for entry in path}
         decay = 0.1 if names & {"kernel", "readout"} else 0.0
         return np.full(int(np.prod(leaf.shape)), decay, np.float32)
 
-    return np.concatenate(jax.tree.leaves(jax.tree_util.tree_map_with_path(one, like)))
+    return np.concatenate(jax.tree.leaves(jax.tree_util.tree_map_with_path(decay_of, like)))
 
 
 MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9, b2=0.95))
@@ -344,7 +351,7 @@ def _train_block(
 ) -> tuple[Array, Any, Array]:  # fmt: skip
     """One block of steps of every run; returns the new parameters and each run's mean loss."""
 
-    def one(
+    def train_run(
         flat: Array, memory: Any, frozen: State, digits: Array, solutions: Array
     ) -> tuple[Array, Any, Array]:
         def loss(moving: State, x: Array, y: Array) -> Array:
@@ -356,7 +363,7 @@ def _train_block(
             x, y, rate = data
             # Joined here, since the gradient of taking a part is a sum of padded vectors.
             value, slope = jax.value_and_grad(loss)(shape.unflatten(flat), x, y)
-            joined = jnp.concatenate([part.ravel() for part in jax.tree.leaves(slope)])
+            joined = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(slope)])
             updates, memory = MOMENTS.update(joined, memory)
             direction = jnp.asarray(updates) + decay * flat
             return (flat - rate * direction, memory), value
@@ -367,5 +374,5 @@ def _train_block(
 
     runs = (flat, memory, frozen, digits, solutions)
     if together:
-        return jax.vmap(one)(*runs)
-    return lax.map(lambda run: one(*run), runs)
+        return jax.vmap(train_run)(*runs)
+    return lax.map(lambda run: train_run(*run), runs)

@@ -107,9 +107,9 @@ def train_or_load(plan: Plan) -> Trained:
     keys = jax.random.split(_plan_key(plan), len(plan.runs))
     start = _initial_states(plan.config, plan.added, keys)
     if plan.base is not None:
-        chosen = np.asarray(plan.base_runs)
-        base = jax.tree.map(lambda x: x[chosen], train_or_load(plan.base).state)
-        start = adaptation.with_base(start, base)
+        base_runs = np.asarray(plan.base_runs)
+        base = jax.tree.map(lambda x: x[base_runs], train_or_load(plan.base).state)
+        start = adaptation.replace_base(start, base)
     stored = _load(plan, start)
     if stored is not None:
         return stored
@@ -129,7 +129,7 @@ def _initial_states(config: Config, added: Added, keys: jax.Array) -> Any:
     """Initial parameters of every run."""
 
     def initialise(key: jax.Array) -> Any:
-        return adaptation.initial(config, added, key=jax.random.fold_in(key, 1))
+        return adaptation.initial_state(config, added, key=jax.random.fold_in(key, 1))
 
     return jax.vmap(initialise)(keys)
 
@@ -180,10 +180,10 @@ def accuracy(
     trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
 ) -> Estimate:
     """Share of test inputs that one run solves wholly by greedy decoding: a proportion."""
-    digits = tasks.inputs(tests, trained.plan.config.inputs, key=key, test=True)
+    digits = tasks.draw_inputs(tests, trained.plan.config.inputs, key=key, test=True)
     right = adaptation.exact_match(
         trained.plan.config, trained.plan.added, trained.parameters_of(run), digits,
-        tasks.solved(task, digits),
+        tasks.solve_all(task, digits),
     )  # fmt: skip
     return proportion_estimate(int(right.sum()), tests)
 
@@ -193,14 +193,14 @@ def mean_test_loss(
 ) -> Estimate:
     """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
     plan = trained.plan
-    digits = tasks.inputs(TESTS, plan.config.inputs, key=key, test=True)
+    digits = tasks.draw_inputs(TESTS, plan.config.inputs, key=key, test=True)
     each = [
         adaptation.losses(
             plan.config,
             plan.added,
             trained.parameters_of(run),
             digits,
-            tasks.solved(name, digits),
+            tasks.solve_all(name, digits),
         )
         for name in mixture
     ]
@@ -240,7 +240,7 @@ def _answers(task: str, length: int) -> np.ndarray:
     """The solution of every input, as one number each."""
     powers = np.arange(length)
     every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**powers % tasks.DIGITS
-    solutions = np.asarray(tasks.solved(task, jnp.asarray(every, jnp.int32)), np.int64)
+    solutions = np.asarray(tasks.solve_all(task, jnp.asarray(every, jnp.int32)), np.int64)
     return solutions @ tasks.SYMBOLS**powers
 
 
@@ -273,8 +273,8 @@ def _count_commonest_answer(task: str, length: int, key: jax.Array) -> jax.Array
     right = jnp.int32(0)
     sides = ((first, tests, True), (second, MAX_COUNTED_INPUTS - tests, False))
     for side_key, count, test in sides:
-        digits = tasks.inputs(count, length, key=side_key, test=test)
-        right += (tasks.solved(task, digits) == answer).all(axis=1).sum()
+        digits = tasks.draw_inputs(count, length, key=side_key, test=test)
+        right += (tasks.solve_all(task, digits) == answer).all(axis=1).sum()
     return right
 
 

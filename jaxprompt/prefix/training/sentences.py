@@ -41,11 +41,11 @@ LENGTH = 16
 @functools.lru_cache(maxsize=1)
 def docstring_sentences() -> tuple[str, ...]:
     """Distinct first sentences of at least four words, without full stop, in alphabetical order."""
-    found: set[str] = set()
+    first: set[str] = set()
     for name in MODULES:
         module = importlib.import_module(f"scipy.{name}")
-        found |= {_first_sentence(entry, getattr(module, entry)) for entry in module.__all__}
-    return tuple(sorted(sentence for sentence in found if len(sentence.split()) >= 4))
+        first |= {_first_sentence(entry, getattr(module, entry)) for entry in module.__all__}
+    return tuple(sorted(sentence for sentence in first if len(sentence.split()) >= 4))
 
 
 def _first_sentence(name: str, entry: object) -> str:
@@ -81,13 +81,14 @@ def split_sentences(examples: int, tests: int, *, key: Key[Array, ""]) -> Split:
     order = np.asarray(jax.random.permutation(key, len(known)))
     labels = np.arange(len(known)) % 2
 
-    def part(places: Sequence[int]) -> tuple[Text, np.ndarray]:
-        chosen = [known[order[i]] for i in places]
-        own = labels[list(places)]
-        read = [reversed_words(s) if x else s for s, x in zip(chosen, own, strict=True)]
-        return tokenise(read, LENGTH), own
+    def label_and_tokenise(indices: Sequence[int]) -> tuple[Text, np.ndarray]:
+        drawn = [known[order[i]] for i in indices]
+        reverse = labels[list(indices)]
+        read = [reversed_words(s) if x else s for s, x in zip(drawn, reverse, strict=True)]
+        return tokenise(read, LENGTH), reverse
 
-    return Split(*part(range(examples)), *part(range(examples, examples + tests)))
+    train = label_and_tokenise(range(examples))
+    return Split(*train, *label_and_tokenise(range(examples, examples + tests)))
 
 
 def full_length_sentences(count: int) -> Text:

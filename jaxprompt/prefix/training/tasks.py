@@ -17,7 +17,7 @@ from jaxtyping import Array, Int, Key, UInt32
 from jaxprompt.compute import random_table
 from jaxprompt.errors import ParameterError
 
-__all__ = ["DIGITS", "SYMBOLS", "TASKS", "inputs", "is_test", "solve", "solved"]
+__all__ = ["DIGITS", "SYMBOLS", "TASKS", "draw_inputs", "is_test", "solve", "solve_all"]
 
 DIGITS = 8
 """Inputs are made of 0 … 7."""
@@ -34,11 +34,11 @@ _TEST_SHARE = 2
 
 def _ascending(digits: Array) -> Array:
     """Sorted digits by counting: rank each, then place it. Ties go in the order of the input."""
-    place = jnp.arange(digits.size)
+    position = jnp.arange(digits.size)
     less = digits[None, :] < digits[:, None]
-    tie = (digits[None, :] == digits[:, None]) & (place[None, :] < place[:, None])
+    tie = (digits[None, :] == digits[:, None]) & (position[None, :] < position[:, None])
     rank = (less | tie).sum(axis=1)
-    return (digits[:, None] * (rank[:, None] == place[None, :])).sum(axis=0, dtype=digits.dtype)
+    return (digits[:, None] * (rank[:, None] == position[None, :])).sum(axis=0, dtype=digits.dtype)
 
 
 def _counts(digits: Array) -> Array:
@@ -68,16 +68,16 @@ def solve(task: str, digits: Int[Array, " n"]) -> Int[Array, " n"]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def solved(task: str, digits: Int[Array, "B n"]) -> Int[Array, "B n"]:
+def solve_all(task: str, digits: Int[Array, "B n"]) -> Int[Array, "B n"]:
     """The solutions of many inputs."""
     return jax.vmap(functools.partial(solve, task))(digits)
 
 
-def _mark(rest: UInt32[Array, "*batch m"]) -> UInt32[Array, "*batch"]:
+def _hash_digits(digits: UInt32[Array, "*batch m"]) -> UInt32[Array, "*batch"]:
     """A fixed hash of digits to {0, …, 7}: FNV-1a on 32 bits, finished as in MurmurHash3."""
-    mark = jnp.full(rest.shape[:-1], 2166136261, jnp.uint32)
-    for place in range(rest.shape[-1]):
-        mark = (mark ^ rest[..., place]) * jnp.uint32(16777619)
+    mark = jnp.full(digits.shape[:-1], 2166136261, jnp.uint32)
+    for position in range(digits.shape[-1]):
+        mark = (mark ^ digits[..., position]) * jnp.uint32(16777619)
     mark = (mark ^ (mark >> 16)) * jnp.uint32(0x85EBCA6B)
     mark = (mark ^ (mark >> 13)) * jnp.uint32(0xC2B2AE35)
     return (mark ^ (mark >> 16)) >> 29
@@ -86,10 +86,10 @@ def _mark(rest: UInt32[Array, "*batch m"]) -> UInt32[Array, "*batch"]:
 def is_test(digits: Int[Array | np.ndarray, "*batch n"]) -> Array:
     """Whether inputs belong to the test set: a quarter of all, the same on every machine."""
     unsigned = jnp.asarray(digits).astype(jnp.uint32)
-    return (unsigned[..., 0] + _mark(unsigned[..., 1:])) % DIGITS < _TEST_SHARE
+    return (unsigned[..., 0] + _hash_digits(unsigned[..., 1:])) % DIGITS < _TEST_SHARE
 
 
-def inputs(
+def draw_inputs(
     count: int,
     length: int,
     *,
@@ -110,14 +110,14 @@ def inputs(
         raise ParameterError(
             "length", length, f"between 2 and {LONGEST}", "a longer count has no symbol"
         )
-    return _inputs(key, first, count, length, test)
+    return _draw_inputs(key, first, count, length, test)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _inputs(key: Array, first: int | Array, count: int, length: int, test: bool) -> Array:
+def _draw_inputs(key: Array, first: int | Array, count: int, length: int, test: bool) -> Array:
     bits = random_table.words(key, first, count, length)[0]
-    rest = bits[:, 1:] >> jnp.uint32(29)
+    following = bits[:, 1:] >> jnp.uint32(29)
     low, high = (0, _TEST_SHARE) if test else (_TEST_SHARE, DIGITS)
     residue = low + (((bits[:, 0] >> jnp.uint32(9)) * jnp.uint32(high - low)) >> jnp.uint32(23))
-    lead = (residue - _mark(rest)) % jnp.uint32(DIGITS)
-    return jnp.concatenate([lead[:, None], rest], axis=1).astype(jnp.int32)
+    lead = (residue - _hash_digits(following)) % jnp.uint32(DIGITS)
+    return jnp.concatenate([lead[:, None], following], axis=1).astype(jnp.int32)

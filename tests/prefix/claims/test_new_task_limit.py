@@ -17,7 +17,7 @@ CONFIG = experiments.small_config(3, width=8)
 
 def sharp_state(added, key):
     """Parameters with matrices and vectors thirty times as large, so that attention is not flat."""
-    state = adaptation.initial(CONFIG, added, key=key)
+    state = adaptation.initial_state(CONFIG, added, key=key)
     return jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
 
 
@@ -47,8 +47,8 @@ def test_the_bias_of_one_vector_is_what_its_layer_adds():
 def test_the_relaxation_is_below_the_model_itself():
     """Mass 0 everywhere is the model without prefix, and belongs to what is searched."""
     state = sharp_state(Added(), jax.random.key(1))
-    digits = tasks.inputs(16, 3, key=jax.random.key(2), test=True)
-    solution = tasks.solved("desc", digits)
+    digits = tasks.draw_inputs(16, 3, key=jax.random.key(2), test=True)
+    solution = tasks.solve_all("desc", digits)
     bias = jax.random.normal(jax.random.key(3), (CONFIG.width,))
     relaxed, _ = new_task_limit.relaxed_loss(
         CONFIG, state, digits, solution, bias, key=jax.random.key(4)

@@ -19,8 +19,8 @@ RECIPE = Recipe(250, 1e-3)
 
 def untrained(added, change):
     """One run of a model as it starts, its own parameters changed by `change`."""
-    base = adaptation.initial(CONFIG, key=jax.random.key(0))
-    state = adaptation.with_base(adaptation.initial(CONFIG, added, key=jax.random.key(1)),
+    base = adaptation.initial_state(CONFIG, key=jax.random.key(0))
+    state = adaptation.replace_base(adaptation.initial_state(CONFIG, added, key=jax.random.key(1)),
                                  jax.tree.map(lambda x: x + change, base))  # fmt: skip
     plan = Plan(CONFIG, "model", (("asc",),), RECIPE, (0, 0), added)
     return Trained(plan, jax.tree.map(lambda x: np.asarray(x)[None], state), np.zeros((1, 1)))
@@ -28,7 +28,7 @@ def untrained(added, change):
 
 def test_changes_of_logits_with_and_without_the_addition():
     base = untrained(Added(), 0.0)
-    digits = tasks.inputs(8, 3, key=jax.random.key(2), test=True)
+    digits = tasks.draw_inputs(8, 3, key=jax.random.key(2), test=True)
     prefixed = no_forgetting.logit_changes(base, untrained(Added(prefix=2), 0.0), 0, digits)
     assert prefixed.removed == 0
     assert prefixed.present > 0

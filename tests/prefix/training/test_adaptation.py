@@ -17,10 +17,10 @@ SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
 
 
 def test_greedy_decoding_and_one_pass_agree():
-    state = adaptation.initial(SMALL, key=jax.random.key(0))
+    state = adaptation.initial_state(SMALL, key=jax.random.key(0))
     state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
-    digits = tasks.inputs(200, 4, key=jax.random.key(1))
-    written = adaptation.greedy(SMALL, Added(), state, digits)
+    digits = tasks.draw_inputs(200, 4, key=jax.random.key(1))
+    written = adaptation.decode_greedily(SMALL, Added(), state, digits)
     for task in ("asc", "add1"):
         solved = jax.vmap(tasks.TASKS[task])(digits)
         right = (written == solved).all(axis=1)
@@ -30,7 +30,7 @@ def test_greedy_decoding_and_one_pass_agree():
 
 def test_causal_and_batched():
     added = Added(prefix=2, soft_prompt=1, suffix=2, rank=1)
-    state = adaptation.initial(SMALL, added, key=jax.random.key(0))
+    state = adaptation.initial_state(SMALL, added, key=jax.random.key(0))
     model = jax.jit(
         lambda tokens, last=None: adaptation.model_of(SMALL, added, state)(tokens, last),
         static_argnums=1,
@@ -49,16 +49,16 @@ def test_parameter_counts():
     low = Added(rank=1)
     assert added.size(SMALL) == low.size(SMALL) == 10 * 2 * 16
     for what, kind, parts in ((added, Prefix, 1), (low, LowRank, 8)):
-        state = nnx.filter_state(adaptation.initial(SMALL, what, key=jax.random.key(0)), kind)
+        state = nnx.filter_state(adaptation.initial_state(SMALL, what, key=jax.random.key(0)), kind)
         leaves = jax.tree.leaves(state)
         assert len(leaves) == parts
         assert sum(x.size for x in leaves) == what.size(SMALL)
 
 
 def test_low_rank_starts_as_the_base():
-    base = adaptation.initial(SMALL, key=jax.random.key(0))
-    with_low = adaptation.with_base(
-        adaptation.initial(SMALL, Added(rank=1), key=jax.random.key(1)), base
+    base = adaptation.initial_state(SMALL, key=jax.random.key(0))
+    with_low = adaptation.replace_base(
+        adaptation.initial_state(SMALL, Added(rank=1), key=jax.random.key(1)), base
     )
     tokens = jnp.arange(7)
     np.testing.assert_array_equal(
@@ -68,7 +68,7 @@ def test_low_rank_starts_as_the_base():
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit():
-    state = adaptation.initial(SMALL, key=jax.random.key(5))
+    state = adaptation.initial_state(SMALL, key=jax.random.key(5))
     stacked = jax.tree.map(lambda x: x[None], state)
     outcome = adaptation.train(
         SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)), Recipe(500, 2e-3),

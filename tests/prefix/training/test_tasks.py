@@ -22,8 +22,8 @@ def test_tasks_against_lists(task, plain_solution):
 
 
 def test_split_is_disjoint_uniform_and_stable():
-    train = np.asarray(tasks.inputs(20_000, 4, key=jax.random.key(0)))
-    test = np.asarray(tasks.inputs(20_000, 4, key=jax.random.key(0), test=True))
+    train = np.asarray(tasks.draw_inputs(20_000, 4, key=jax.random.key(0)))
+    test = np.asarray(tasks.draw_inputs(20_000, 4, key=jax.random.key(0), test=True))
     assert not tasks.is_test(train).any()
     assert tasks.is_test(test).all()
     every = np.array(list(itertools.product(range(8), repeat=4)))
@@ -43,7 +43,7 @@ def test_split_is_disjoint_uniform_and_stable():
 
 
 @pytest.mark.parametrize(("make", "name"), [
-    (lambda: tasks.inputs(3, 11, key=jax.random.key(0)), "length"),
+    (lambda: tasks.draw_inputs(3, 11, key=jax.random.key(0)), "length"),
     (lambda: tasks.solve("sort", jnp.arange(3)), "task"),
 ])  # fmt: skip
 def test_bad_settings_are_named(make, name):
