@@ -200,8 +200,7 @@ def _computed(tasks: Iterator[Task], executor: Any) -> Generator[tuple[Task, Any
     """Each task with what it gave, or with the exception that took its place."""
     if executor is None or isinstance(executor, SerialExecutor):
         while some := list(itertools.islice(tasks, _TASKS_AHEAD)):
-            if len(some) > 1:
-                prepare_keys(some)
+            prepare_keys(some)
             for task in some:
                 yield task, compute(task)
         return

@@ -40,7 +40,7 @@ BATCH_SECONDS = 1.0
 
 _MOST_TASKS = 10_000
 _RUNS_AT_ONCE = 10_000
-_KEYS_AT_ONCE = 256
+_KEYS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,7 @@ def compute(task: Task) -> Outcome:
 def compute_batch(tasks: tuple[Task, ...]) -> tuple[list[Outcome], float]:
     """The outcome of each task, and the seconds that they took."""
     started = time.monotonic()
-    if len(tasks) > 1:
-        prepare_keys(tasks)
+    prepare_keys(tasks)
     return [compute(task) for task in tasks], time.monotonic() - started
 
 
@@ -233,20 +232,33 @@ def _seed_key(seed: int) -> jax.Array:
 
 
 _fold_in = jax.jit(jax.random.fold_in)
-_fold_in_all = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+
+
+@jax.jit
+def _fold_in_all(key: jax.Array, checksums: jax.Array) -> tuple[jax.Array, ...]:
+    """Keys of their own, since taking one out of an array of keys costs a millisecond."""
+    keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, checksums)
+    return tuple(keys[place] for place in range(_KEYS_AT_ONCE))
+
+
 _ready_keys: dict[tuple[int, int], jax.Array] = {}
 
 
 def prepare_keys(tasks: Sequence[Task]) -> None:
-    """Compute the keys of many small tasks at once: one by one they cost more than such a cell."""
+    """Compute the keys of many small tasks at once: one by one they cost more than such a cell.
+
+    A few tasks are left alone, for which it is not worth to compile a program.
+    """
     _ready_keys.clear()
+    if len(tasks) < 2 * _KEYS_AT_ONCE:
+        return
     for seed in {task.seed for task in tasks}:
         sums = [_task_checksum(t, _claim_of(t)) for t in tasks if t.seed == seed]
         for start in range(0, len(sums), _KEYS_AT_ONCE):
             some = sums[start : start + _KEYS_AT_ONCE]
             padded = np.zeros(_KEYS_AT_ONCE, dtype=np.uint32)
             padded[: len(some)] = some
-            keys = list(_fold_in_all(_seed_key(seed), padded))
+            keys = _fold_in_all(_seed_key(seed), padded)
             _ready_keys.update({(seed, c): key for c, key in zip(some, keys, strict=False)})
 
 
