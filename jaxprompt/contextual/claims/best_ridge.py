@@ -403,12 +403,14 @@ the grid, whose steps miss up to half of it.
             "ridge with the least error; the largest tried, 1e4 E[α² + τ²], stands for infinity. "
             "Its place is not measured, only the error there",
             symbol="λ⋆",
+            unmeasured=True,
         ),
         Quantity(
             "best_gain",
             "gain of either sign with the least error at its own best ridge. "
             "Its place is not measured",
             symbol="γ⋆",
+            unmeasured=True,
         ),
         Quantity("best_gain_error", "the error there; compared with a plain grid of gains", 0.002),
     ),

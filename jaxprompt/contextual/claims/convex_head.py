@@ -359,7 +359,12 @@ CLAIM = Claim(
             symbol="V",
             infinite=_UNBOUNDED,
         ),
-        Quantity("threshold", "d/n beyond which the training set is separable", symbol="κ⋆"),
+        Quantity(
+            "threshold",
+            "d/n beyond which the training set is separable",
+            symbol="κ⋆",
+            unmeasured=True,
+        ),
     ),
     falsifiers=(
         Falsifier("averaged_noise", "every sequence has the average noise", _wrong(averaged=True)),
