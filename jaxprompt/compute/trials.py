@@ -15,7 +15,7 @@ import numpy as np
 from jaxprompt.compute.devices import loop, map_trials
 from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.errors import ClaimError, JaxpromptError
-from jaxprompt.stats import Estimate, jackknife, sample_estimate
+from jaxprompt.stats import Estimate, exact_estimate, jackknife, sample_estimate
 
 __all__ = ["TrialSimulation", "paired", "per_trial", "trajectory"]
 
@@ -109,6 +109,8 @@ class TrialSimulation:
     ) -> dict[str, Estimate]:
         """Run `trials` trials, from the index `first` on; one estimate for each number."""
         values = self.trial_values(key=key, trials=trials, first=first, **parameters)
+        if self.is_deterministic:
+            return {name: exact_estimate(array[0], trials) for name, array in values.items()}
         estimates = {name: sample_estimate(array) for name, array in values.items()}
         for name, statistic in self._statistics.items():
             samples = [values[argument] for argument in _argument_names(statistic)]
@@ -151,6 +153,12 @@ class TrialSimulation:
             else:
                 values = map_trials(run, trials, **options)
         return {name: np.asarray(array) for name, array in values.items()}
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether a trial draws nothing: it takes no key, and sees nothing that is drawn."""
+        functions = [f for f in (self.trial, self.setup) if f is not None]
+        return self.instance is None and not any(map(_takes_key, functions))
 
     @property
     def dtype(self) -> Dtype:
@@ -257,9 +265,10 @@ def per_trial(trial: Trial | None = None, **options: Any) -> Any:
 
     `trial` is a pure JAX function that draws all its randomness from `key` and returns a dict from
     quantity name to a number (or an array along the quantity's declared axis). It is called with
-    the parameters that it names. Trial `t` gets ``fold_in(key, t)``; the simulation returns the
-    mean over trials of each number with its standard error, and keeps the trials themselves for
-    distributions and statistics. May be used as a decorator, with or without options.
+    the parameters that it names; what a trial without `key` gives is exact. Trial `t` gets
+    ``fold_in(key, t)``; the simulation returns the mean over trials of each number with its
+    standard error, and keeps the trials themselves for distributions and statistics. May be used
+    as a decorator, with or without options.
 
     Parameters are plain Python numbers inside `trial`, so they may be shapes, and each new point
     is compiled. Those named in `traced` are traced instead and share a compilation; another number
@@ -364,10 +373,13 @@ def _with_dtype_of(old: jax.Array, new: Any) -> jax.Array:
 
 def _call(function: Callable[..., Any], key: jax.Array, parameters: Mapping[str, Any]) -> Any:
     """The function at the parameters that it names, and at its key if it names one."""
-    arguments = inspect.signature(function).parameters.values()
-    takes_key = any(a.name == "key" or a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments)
     named = _named(function, parameters)
-    return function(key=key, **named) if takes_key else function(**named)
+    return function(key=key, **named) if _takes_key(function) else function(**named)
+
+
+def _takes_key(function: Callable[..., Any]) -> bool:
+    arguments = inspect.signature(function).parameters.values()
+    return any(a.name == "key" or a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments)
 
 
 def _named(

@@ -32,9 +32,12 @@ __all__ = [
     "summarise",
 ]
 
-EXACT_RELATIONS = (Relation.IDENTITY, Relation.EXISTENCE, Relation.IMPOSSIBILITY, Relation.BOUND)
-"""Relations of single objects: a number without scatter that a simulation of them gives is exact,
-unless it is declared to be sampled."""
+EXACT_RELATIONS = (
+    Relation.IDENTITY, Relation.EXISTENCE, Relation.IMPOSSIBILITY, Relation.BOUND,
+    Relation.ASYMPTOTIC, Relation.RATE,
+)  # fmt: skip
+"""Relations that single objects may have: a number without scatter that a simulation of them gives
+is exact, unless it is declared to be sampled."""
 
 
 def standard_comparison(
@@ -223,18 +226,44 @@ def _one_limit(
     powers = claim.powers
     if powers is not None:  # fewer sizes bear fewer powers
         powers = powers[: max(1, len(set(sizes)) - 2)]
-    return stats.compare_asymptotic(
+    tolerance = float(quantity.allowance(float(value), where))
+    try:
+        return stats.compare_asymptotic(
+            quantity.name,
+            where,
+            sizes,
+            predicted,
+            [declare_kind(claim, quantity, e) for e in estimates],
+            limit=float(value),
+            powers=powers,
+            fitted_powers=powers is None,
+            tolerance=tolerance,
+            predicted_stderr=float(limit.get(f"{quantity.name}_stderr", 0.0)),
+            side=side_of(claim, quantity, value),
+        )
+    except ValueError as error:
+        largest = estimates[int(np.argmax(sizes))]
+        return undecided_row(quantity, where, float(value), largest, tolerance, error)
+
+
+def undecided_row(
+    quantity: Quantity,
+    where: Mapping[str, Any],
+    predicted: float,
+    largest: Estimate,
+    tolerance: float,
+    reason: ValueError,
+) -> Comparison:
+    """A row for sizes through which no fit goes: it says why, and shows the largest size."""
+    return Comparison(
         quantity.name,
         where,
-        sizes,
         predicted,
-        [declare_kind(claim, quantity, e) for e in estimates],
-        limit=float(value),
-        powers=powers,
-        fitted_powers=powers is None,
-        tolerance=float(quantity.allowance(float(value), where)),
-        predicted_stderr=float(limit.get(f"{quantity.name}_stderr", 0.0)),
-        side=side_of(claim, quantity, value),
+        float(largest.mean),
+        tolerance,
+        stderr=float(largest.stderr),
+        trials=largest.trials,
+        undecided=str(reason),
     )
 
 
@@ -265,6 +294,9 @@ def _limit_along_axis(
                 values,
             )
         )  # fmt: skip
+    for row in rows:
+        if row.undecided:
+            return row
     worst = max(rows, key=lambda row: row.excess / max(row.total_stderr, 1e-300))
     return worst.worst_of(rows)
 
@@ -286,14 +318,22 @@ def compare_rates(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
             value = predicted[name]
             rate = value if isinstance(value, Rate) else Rate(float(value))
             estimates = [declare_kind(claim, quantity, c.estimates[name]) for c in members]
-            fit, others = stats.rate_fits(sizes, estimates, rate.log_power)
+            where = {**summarise(shared), claim.size: sizes}
+            tolerance = float(quantity.allowance(rate.exponent, shared))
+            try:
+                fit, others = stats.rate_fits(sizes, estimates, rate.log_power)
+            except ValueError as error:
+                comparisons.append(
+                    undecided_row(quantity, where, rate.exponent, estimates[-1], tolerance, error)
+                )
+                continue
             comparisons.append(
                 stats.compare_rate(
                     name,
-                    {**summarise(shared), claim.size: sizes},
+                    where,
                     rate.exponent,
                     fit,
-                    tolerance=float(quantity.allowance(rate.exponent, shared)),
+                    tolerance=tolerance,
                     side=side_of(claim, quantity, value),
                     note="exponent",
                     alternatives=others,

@@ -67,7 +67,11 @@ def remedy(rows: Sequence[Row], status: Status, trials: int, seconds: float) -> 
     if status is not Status.INCONCLUSIVE:
         return ""
     undecided = [row for row in rows if row.verdict is Status.INCONCLUSIVE]
-    blunt = [r for r in undecided if not r.exact and r.detectable > r.tolerance > 0]
+    blunt = [
+        r
+        for r in undecided
+        if not r.exact and math.isfinite(r.detectable) and r.detectable > r.tolerance > 0
+    ]
     if not blunt or len(blunt) < len(undecided):
         other = next(row for row in undecided if row not in blunt)
         return f"{len(undecided)} of {len(rows)} rows undecided; `{other.quantity}`: {other.note}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -77,20 +78,23 @@ def compare_mean(
         note=note,
         rounding=rounding,
         trials=estimate.trials,
-        skewness=_skewness(getattr(estimate, "values", None)),
+        skewness=_skewness(getattr(estimate, "values", None), estimate.trials),
         test=test,
     )
 
 
-def _skewness(values: np.ndarray | None) -> float:
-    """Third standardised moment of the trials; 0 where they were not kept or do not scatter."""
+def _skewness(values: np.ndarray | None, trials: int) -> float:
+    """Third standardised moment of a trial; 0 where they were not kept or do not scatter.
+
+    Of fewer values than trials each stands for a mean over as many trials.
+    """
     if values is None or values.ndim != 1 or len(values) < 8:
         return 0.0
     deviation = values - values.mean()
     variance = float(np.square(deviation).mean())
     if variance == 0:
         return 0.0
-    return float((deviation**3).mean() / variance**1.5)
+    return float((deviation**3).mean() / variance**1.5) * math.sqrt(trials / len(values))
 
 
 def compare_bound(
@@ -167,7 +171,7 @@ def compare_band(
         trials=estimate.trials,
         multiplicity=1 if exact else int(measured.size),
         sensitivity=sensitivity,
-        skewness=_skewness(kept),
+        skewness=_skewness(kept, estimate.trials),
     )
 
 

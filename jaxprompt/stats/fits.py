@@ -36,6 +36,9 @@ UNSTATED_POWERS = (0.25, 1 / 3, 0.5, 2 / 3, 1.0, 1.5, 2.0)
 ADMISSIBLE_LEVEL = 0.01
 """A form of correction is admissible unless its goodness of fit has a smaller p-value."""
 
+SINGLE_TERM_LEVEL = 0.1
+"""A single term of unstated power is enough if one leaves a goodness of fit of this p-value."""
+
 Powers = tuple[float | str, ...]
 
 
@@ -116,7 +119,8 @@ def extrapolate_forms(
     With `powers` stated, those are one power more and the smallest size left out, as far as there
     are sizes enough. Without, the leading power is one of :data:`UNSTATED_POWERS` or 1/log: the
     main fit is the one that leaves least (the first among equals), and every form that the data do
-    not reject at :data:`ADMISSIBLE_LEVEL` beside the best is admissible.
+    not reject at :data:`ADMISSIBLE_LEVEL` beside the best is admissible. Two terms, the second of
+    twice the power, are tried where no single term fits well, at :data:`SINGLE_TERM_LEVEL`.
     """
     sizes_array = np.asarray(sizes, np.float64)
     numbers = np.asarray(values, np.float64)
@@ -136,9 +140,11 @@ def extrapolate_forms(
     forms: list[Powers] = [(p,) for p in UNSTATED_POWERS]
     if sizes_array.min() > 1:
         forms.append((LOG,))
-    if np.unique(sizes_array).size >= 4:
-        forms += [(p, 2 * p) for p in UNSTATED_POWERS]
     fits = [fit(form, every) for form in forms]
+    single = max(f.goodness for f in fits) if errors.any() else 0.0
+    if np.unique(sizes_array).size >= 4 and single < SINGLE_TERM_LEVEL:
+        forms += [(p, 2 * p) for p in UNSTATED_POWERS]
+        fits += [fit(form, every) for form in forms[len(fits) :]]
     if not errors.any():
         residuals = [_residual(sizes_array, numbers, form) for form in forms]
         best = int(np.argmin(residuals))
@@ -262,14 +268,14 @@ def compare_asymptotic(
         form,
     )
     limit = float(predicted[int(np.argmax(sizes))]) if limit is None else limit
-    exact = main.stderr == 0
+    declared = all(getattr(e, "kind", "undeclared") in ("exact", "undeclared") for e in estimates)
     return Comparison(
         quantity,
         parameters,
         limit,
         limit + main.value,
         tolerance,
-        stderr=None if exact else main.stderr,
+        stderr=None if main.stderr == 0 and declared else main.stderr,
         dof=main.dof,
         predicted_stderr=predicted_stderr,
         goodness=main.goodness,
@@ -313,8 +319,10 @@ def rate_fits(
 ) -> tuple[Fit, tuple[Fit, ...]]:
     """Exponent of measured ~ size^rate · (log size)^`log_power`, and its admissible neighbours.
 
-    A line through the logarithms; beside it a line without the smallest size, and with four sizes
-    or more the slope at the largest sizes of a line with a correction in 1/size.
+    A line through the logarithms; beside it, with four sizes or more, a line without the smallest
+    size and a line with a correction in 1/size. Where a power of the logarithm is stated, a
+    constant beside the logarithm makes a correction in 1/log(size): with four sizes or more the
+    line has that one, and the plain line is a neighbour if it fits.
 
     Raises:
         ValueError: a measured mean is not positive, or there are fewer than three sizes.
@@ -323,17 +331,25 @@ def rate_fits(
     if not (means > 0).all():
         raise ValueError(f"measured means {means}: a rate needs positive ones")
     x = np.log(np.asarray(sizes, np.float64))
+    if log_power and not (x > 0).all():
+        raise ValueError(f"sizes {sizes}: a power of the logarithm needs sizes above 1")
     y = np.log(means) - (log_power * np.log(x) if log_power else 0.0)
     errors = np.array([float(e.stderr) for e in estimates]) / means
     dofs = np.array([getattr(e, "dof", e.trials - 1) for e in estimates], np.float64)
-    main = slope(x, y, errors, dofs)
+    plain = slope(x, y, errors, dofs)
     if np.unique(x).size < 4:
-        return main, ()
+        return plain, ()
+
+    def corrected(correction: np.ndarray) -> Fit:
+        design = np.stack([np.ones_like(x), x, correction], axis=1)
+        if errors.any():
+            return weighted_fit(design, y, errors, dofs, 1)
+        return Fit(float(np.linalg.lstsq(design, y, rcond=None)[0][1]), 0.0, math.inf, 1.0)
+
     keep = x > x.min()
-    others = [slope(x[keep], y[keep], errors[keep], dofs[keep])]
-    design = np.stack([np.ones_like(x), x, np.exp(x.min() - x)], axis=1)
-    if errors.any():
-        others.append(weighted_fit(design, y, errors, dofs, 1))
-    else:
-        others.append(Fit(float(np.linalg.lstsq(design, y, rcond=None)[0][1]), 0.0, math.inf, 1.0))
-    return main, tuple(others)
+    others = [slope(x[keep], y[keep], errors[keep], dofs[keep]), corrected(np.exp(x.min() - x))]
+    main = plain
+    if log_power:
+        main, others = corrected(x.min() / x), [plain, *others]
+    level = min(ADMISSIBLE_LEVEL, main.goodness)
+    return main, tuple(f for f in others if f.goodness >= level)

@@ -104,6 +104,7 @@ class Comparison:
     forms of a fit: what only some of them contradict is not refuted. `multiplicity` is the number
     of places that the row is the worst of, and `sensitivity` how much larger (relative to the
     tolerance) the standard error of the least sensitive of them is. `test` replaces Student's.
+    `undecided` says why nothing can be tested here, such as too few sizes for a fit.
     """
 
     quantity: str
@@ -125,6 +126,7 @@ class Comparison:
     sensitivity: float = 1.0
     skewness: float = 0.0
     test: SpecialTest | None = None
+    undecided: str = ""
 
     @property
     def exact(self) -> bool:
@@ -393,7 +395,9 @@ def decide(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, 
     not finite, a negative standard error, or without a tolerance, has failed.
     """
     comparisons = list(comparisons)
-    tested = [c for c in comparisons if _is_valid(c) and not c.exact and not _lacks_scatter(c)]
+    tested = [
+        c for c in comparisons if _is_valid(c) and not (c.undecided or c.exact or _lacks_scatter(c))
+    ]
     p_values = [_p_value(c) for c in tested]
     rejected = dict(zip(map(id, tested), holm(p_values, false_alarm), strict=True))
     level = false_alarm / max(len(tested), 1)
@@ -414,6 +418,9 @@ def decide_equivalence(comparisons: Iterable[Comparison], false_alarm: float) ->
     for c in comparisons:
         if not _is_valid(c):
             rows.append(_make_row(c, math.nan, math.nan, math.nan, Status.FAILED))
+            continue
+        if c.undecided:
+            rows.append(_undecided_row(c))
             continue
         if _lacks_scatter(c):
             rows.append(_row_without_scatter(c, level))
@@ -443,6 +450,8 @@ def combine_statuses(statuses: Iterable[Status]) -> Status:
 def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
     if not _is_valid(c):
         return _make_row(c, math.nan, math.nan, math.nan, Status.FAILED)
+    if c.undecided:
+        return _undecided_row(c)
     if c.exact:
         return _exact_row(c)
     if _lacks_scatter(c):
@@ -489,6 +498,10 @@ def _exact_row(c: Comparison) -> Row:
         c = _with_note(c, f"rounding alone may be {c.allowed_rounding:.1e}")
         return _make_row(c, ratio, 1.0, c.allowed_rounding, Status.INCONCLUSIVE)
     return _make_row(c, ratio, 1.0, c.tolerance, Status.CONFIRMED)
+
+
+def _undecided_row(c: Comparison) -> Row:
+    return _make_row(_with_note(c, c.undecided), 0.0, 1.0, math.inf, Status.INCONCLUSIVE)
 
 
 def _lacks_scatter(c: Comparison) -> bool:
