@@ -1,0 +1,35 @@
+"""`universal.prefix_bound`: what the closed form and its construction both use, by hand."""
+
+import math
+
+import pytest
+
+import jaxprompt as jp
+from jaxprompt.universal.claims.prefix_bound import concentration_for
+
+
+@pytest.mark.parametrize(
+    ("radius", "count", "content", "sup_norm", "accuracy"),
+    [(0.1, 60, 1, 1.0, 0.6), (0.5, 13, 10**6, 50.0, 3.0), (0.02, 1e6, 0, 1.0, 0.12)],
+)
+def test_concentration_does_what_the_proof_asks(radius, count, content, sup_norm, accuracy):
+    """Centres beyond 2δ hold at most δ/π of the mass, and content adds at most ε/2."""
+    lam = float(concentration_for(radius, count, content, sup_norm, accuracy))
+
+    def enough(x):
+        far = math.log(count) - x * (math.cos(radius) - math.cos(2 * radius))
+        beside = sup_norm * content * math.exp(-x * math.cos(radius))
+        return far <= math.log(radius / math.pi) and beside <= accuracy / 2
+
+    assert enough(lam)
+    # The theorem's first term has 2δ⁻² for 1/(cos δ − cos 2δ), which is 2/(3δ²) for small δ.
+    assert not enough(0.3 * lam)
+
+
+@pytest.mark.parametrize(
+    ("m", "constant"), [(4, 8 * math.pi**3 * 4 / 3), (5, 10 * math.pi**4 * 3 * math.pi / 8)]
+)
+def test_constant_in_more_dimensions(m, constant):
+    """C_m = 2m π^{m−1} A_m/A_{m−1} with A_3 = 2π², A_4 = 8π²/3 and A_5 = π³."""
+    found = jp.claim("universal.prefix_bound").predict(sphere_dim=m, lipschitz=1.0, accuracy=1.0)
+    assert found["constant"] == pytest.approx(constant, rel=1e-14)
