@@ -8,8 +8,8 @@ import pytest
 from scipy import optimize
 
 from jaxprompt import attention
-from jaxprompt.contextual.claims import separation
-from jaxprompt.contextual.claims.separation import CLAIM, RIVALS, Rival, cases
+from jaxprompt.contextual.claims.separation import CLAIM
+from jaxprompt.contextual.simulation.noise_free_models import RIVALS, Rival, cases, separable
 
 LAWS = ("aligned", "opposed")
 
@@ -108,7 +108,7 @@ def test_separable_is_the_open_half_plane():
     heads = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for _ in range(100):
         vectors = rng.normal(size=(4, 2))
-        assert bool(separation.separable(jnp.asarray(vectors))) == bool(
+        assert bool(separable(jnp.asarray(vectors))) == bool(
             ((vectors @ heads.T).min(axis=0) > 0).any()
         )
 
