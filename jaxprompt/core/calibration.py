@@ -189,7 +189,9 @@ def reduced(
     ]
     smaller = {
         **claim.designs,
-        profile: Design(*kept, trials=fewer(design.trials), partial=runs is not None),
+        profile: Design(
+            *kept, trials=fewer(design.trials), partial=design.partial or runs is not None
+        ),
     }
     return dataclasses.replace(claim, designs=smaller, measure=measure)
 

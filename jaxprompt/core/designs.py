@@ -114,11 +114,11 @@ class Design:
         share = trials / self.trials
         shares = (max(2, round(share * self.trials_of(run))) for run in self.runs)
         kept = (r.with_trials(t) for r, t in zip(self.runs, shares, strict=True))
-        return Design(*kept, trials=trials)
+        return Design(*kept, trials=trials, partial=self.partial)
 
     def times(self, trials: int) -> Design:
         """The same runs with `trials` as the design's own number."""
-        return Design(*self.runs, trials=trials)
+        return Design(*self.runs, trials=trials, partial=self.partial)
 
     def matching(self, wanted: Mapping[str, Any]) -> Design:
         """Only the runs that agree with `wanted`; a list in a run is cut to the wanted values."""
