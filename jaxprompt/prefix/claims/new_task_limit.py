@@ -254,9 +254,7 @@ def _logits(model: Transformer, stream: Array) -> Array:
 
 # --- the design ---
 
-_BRIEF = {"length": 6, "steps": 500}
-_LONG = {"length": 6, "steps": 5000}
-_PUBLISHED = {"length": 10, "steps": 10_000, "width": 96}
+_PUBLISHED_SIZES = {"length": 10, "steps": 10_000, "width": 96}
 
 CLAIM = Claim(
     id="prefix.new_task_limit",
@@ -291,8 +289,10 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(_BRIEF), trials=2),
-        "full": Design(Run(_LONG, trials=8), Run(_PUBLISHED), trials=2),
+        "quick": Design(Run(length=6, steps=500), trials=2),
+        "full": Design(
+            Run(length=6, steps=5000, trials=8), Run(_PUBLISHED_SIZES), trials=2
+        ),
     },
     cost="trained",
     figure=Agreement("Prefixes against fine-tuning", "accuracy, share or nats", limits=True),

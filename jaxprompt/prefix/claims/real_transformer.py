@@ -303,9 +303,6 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return head_identity.validate(params, where)
 
 
-_BRIEF = {"vectors": 4, "steps": 32, "examples": 256}
-_LONG = {"vectors": 4, "steps": 120, "examples": 512}
-
 CLAIM = Claim(
     id="prefix.real_transformer",
     title="The identities of prefixes inside a pretrained transformer",
@@ -362,8 +359,8 @@ CLAIM = Claim(
     simulation=simulate,
     measure=measure,
     designs={
-        "quick": Design(Run(PAIR), Run(_BRIEF), trials=2),
-        "full": Design(Run(PAIR), Run(_LONG), trials=5),
+        "quick": Design(Run(PAIR), Run(vectors=4, steps=32, examples=256), trials=2),
+        "full": Design(Run(PAIR), Run(vectors=4, steps=120, examples=512), trials=5),
     },
     cost="trained",
     broadcasts="leading axes of the arrays; vectors, layer",

@@ -22,6 +22,7 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import skill_selection
+from jaxprompt.prefix.claims.skill_selection import FOUR_DIGITS, SIX_DIGITS
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import constant_answer
@@ -156,10 +157,6 @@ def simulate(
 
 # --- the design ---
 
-# The parameters of prefix.skill_selection, so that both start from one trained model.
-_SMALL = {"tasks": 4, "length": 4, "steps": 3000}
-_LONG = {"tasks": 4, "length": 6, "steps": 15_000}
-
 CLAIM = Claim(
     id="prefix.skill_combination",
     title="A prefix combines known skills and teaches no new one",
@@ -194,8 +191,8 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         # Low-rank factors learn the combination within the longer training alone.
-        "quick": Design(Run(_SMALL), trials=2, partial=True),
-        "full": Design(Run(_LONG, low_rank=1), trials=2),
+        "quick": Design(Run(FOUR_DIGITS), trials=2, partial=True),
+        "full": Design(Run(SIX_DIGITS, low_rank=1), trials=2),
     },
     cost="trained",
     figure=Agreement("Combining known skills", "accuracy", limits=True),

@@ -196,9 +196,11 @@ def simulate(
 
 # --- the design ---
 
-_SMALL = {"tasks": 4, "length": 4, "steps": 3000}
-_LONG = {"tasks": 4, "length": 6, "steps": 15_000}
-_PUBLISHED = {"tasks": 4, "length": 10, "steps": 6000, "model": "published"}
+FOUR_DIGITS = {"tasks": 4, "length": 4, "steps": 3000}
+SIX_DIGITS = {"tasks": 4, "length": 6, "steps": 15_000}
+"""Points of `prefix.skill_combination` too, so that both start from one trained model."""
+
+_PUBLISHED_MODEL = {"tasks": 4, "length": 10, "steps": 6000, "model": "published"}
 
 CLAIM = Claim(
     id="prefix.skill_selection",
@@ -232,8 +234,8 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(_SMALL), trials=2),
-        "full": Design(Run(_LONG), Run(_PUBLISHED), trials=2),
+        "quick": Design(Run(FOUR_DIGITS), trials=2),
+        "full": Design(Run(SIX_DIGITS), Run(_PUBLISHED_MODEL), trials=2),
     },
     cost="trained",
     broadcasts="tasks and length",
