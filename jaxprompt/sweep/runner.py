@@ -422,7 +422,7 @@ def _record(store: SweepStore, task: Task, outcome: Outcome | Exception) -> int:
         return 0
     for index, predicted, estimates in outcome:
         begun = store.start(index) if task.first else {}
-        names = [n for n in store.quantities if n in estimates and n in predicted]
+        names = [n for n in store.quantities if n in estimates]
         numbers = _prediction_numbers(names, predicted)
         for name in names:
             estimate = estimates[name]

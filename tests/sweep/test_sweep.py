@@ -7,14 +7,16 @@ import subprocess
 import sys
 import textwrap
 
+import jax
 import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.core.claim import Quantity
 from jaxprompt.core.comparing import group_by_size
 from jaxprompt.core.keys import as_key, fold_in_parameters
 from jaxprompt.errors import JaxpromptError, ParameterError, UsageError
-from jaxprompt.stats import Comparison
+from jaxprompt.stats import Comparison, mean_estimate
 from jaxprompt.sweep import Sweep
 from jaxprompt.sweep import runner as sweeps
 from jaxprompt.sweep.store import SweepStore
@@ -121,6 +123,25 @@ def test_cells_equal_direct_calls(finished):
     )
     measured = data.sel(dim=12)["error"].transpose("ridge", "ratio").values
     np.testing.assert_array_equal(measured, direct["error"].mean)
+
+
+def test_a_measured_number_without_a_prediction_is_stored(toy, tmp_path):
+    """The closed form says nothing of it, so it has no prediction and decides no status."""
+
+    def simulation(*, key, trials, level, size):
+        drawn = np.asarray(jax.random.normal(key, (trials, 2)))
+        return {
+            "value": mean_estimate(level + 0.2 * drawn[:, 0]),
+            "beside": mean_estimate(7 + 0.2 * drawn[:, 1]),
+        }
+
+    quantities = (Quantity("value", "the mean", 0.2), Quantity("beside", "x", unmeasured=True))
+    toy(quantities=quantities, simulation=simulation)
+    data = sweeps.run(toy_sweep(trials=50), tmp_path / "out").dataset
+    assert abs(data["beside"].values - 7).max() < 0.3
+    assert np.isfinite(data["beside_stderr"].values).all()
+    assert np.isnan(data["beside_predicted"].values).all()
+    assert (data["status"].values == "confirmed").all()
 
 
 def test_strings_and_lists_in_the_grid(toy_claim, toy, tmp_path):
