@@ -47,9 +47,9 @@ ROOT = Path(__file__).parent
 
 
 class Reduction(NamedTuple):
-    """What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design: a share of its trials,
-    the places of its runs that are kept (None: all), parameters of the runs and options of the
-    experiment that are changed; and what is not as it should be."""
+    """What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design: a share of its
+    trials, the places of its runs that are kept (None: all), parameters of the runs and options of
+    the experiment that are changed; and what is not as it should be."""
 
     trials: float = 1.0
     runs: tuple[int, ...] | None = None

@@ -82,8 +82,8 @@ DESIGNS: dict[str, dict[str, Any]] = {
     "prefix.pattern_invariance": {"options": {"draws": 500}},
     "prefix.real_transformer": {"changes": {"steps": 16, "examples": 128}},
 }
-"""What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design, where every mutant would
-be compared with thousands of draws, or training takes long: fewer of them, and shorter ones."""
+"""What :func:`~jaxprompt.core.calibration.reduced` makes of the quick design, where every mutant
+would be compared with thousands of draws, or training takes long: fewer of them, shorter ones."""
 
 CONVENTIONS = {
     ("contextual.image_context", "ATTENTION"): "by how much attention is to rise",
@@ -137,14 +137,22 @@ NOT_THEORY = ("core", "errors", "compute", "stats", "contextual.setting", "conte
 """Modules that check, draw, compare or train, and hold no formula."""
 
 METHODS = (
-    "contextual.law.attention_moments.normal_nodes", "contextual.law.attention_moments._points", "contextual.law.maximise.golden_section",
-    "contextual.law.ridge_limit._lowest", "contextual.law.feature_law.FeatureLaw.thinned",
-    "contextual.law.convex_limit._solve", "contextual.law.convex_limit._with_jacobian",
-    "contextual.law.least_error._descend", "contextual.law.least_error._starts",
-    "contextual.claims.prompt_step._laguerre", "contextual.claims.three_steps._quadrature",
-    "universal.numerics.kernel_averages.kernel_quadrature", "universal.numerics.kernel_averages._legendre",
-    "universal.numerics.bessel._bound_start", "universal.numerics.bessel._series_start",
-)  # fmt: skip
+    "contextual.law.attention_moments.normal_nodes",
+    "contextual.law.attention_moments._points",
+    "contextual.law.maximise.golden_section",
+    "contextual.law.ridge_limit._lowest",
+    "contextual.law.feature_law.FeatureLaw.thinned",
+    "contextual.law.convex_limit._solve",
+    "contextual.law.convex_limit._with_jacobian",
+    "contextual.law.least_error._descend",
+    "contextual.law.least_error._starts",
+    "contextual.law.prompt_step_moments.laguerre_nodes",
+    "contextual.claims.three_steps._quadrature",
+    "universal.numerics.kernel_averages.kernel_quadrature",
+    "universal.numerics.kernel_averages._legendre",
+    "universal.numerics.bessel._bound_start",
+    "universal.numerics.bessel._series_start",
+)
 """Nodes, searches, iterations and their starts: a change moves the accuracy, not the theory."""
 
 

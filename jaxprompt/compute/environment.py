@@ -27,7 +27,7 @@ def environment(seed: int | None = None) -> dict[str, Any]:
         **{name: _version(name) for name in _PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device.platform}: {device.device_kind}, {jax.device_count()} in all",
-        "dtype": "closed forms and errors in float64; trials in the precision that their claim states",
+        "dtype": "closed forms and errors in float64; trials as their claim states",
         "seed": seed,
         "command": " ".join(["jaxprompt", *sys.argv[1:]]),
         "revision": _revision(),
