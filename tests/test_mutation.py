@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -183,3 +184,14 @@ def test_cheap_claims_refute_their_mutants(mutation, id):
 def test_claims_refute_their_mutants(mutation, id):
     found, survived = share(mutation, id)
     assert found >= SLOW[id], f"{found:.0%} refuted; survived: {survived}"
+
+
+def test_every_exclusion_names_something_of_the_package(mutation):
+    for name in mutation.METHODS:
+        item = jp
+        for part in name.split("."):
+            try:
+                item = importlib.import_module(f"{item.__name__}.{part}")
+            except ImportError:
+                assert hasattr(item, part), f"METHODS names {name}, which the package lacks"
+                item = getattr(item, part)
