@@ -6,6 +6,7 @@ import argparse
 import collections
 import contextlib
 import functools
+import json
 import logging
 import multiprocessing
 import shlex
@@ -143,6 +144,8 @@ def check_claims(options: argparse.Namespace) -> int:
     chosen, left_out = measurable(options.names or options.claims)
     _require_device()
     _print_left_out(left_out)
+    if options.dry_run:
+        return _print_plans(options, chosen)
     if options.out:
         writable(options.out)
     run = _CheckRun(options, chosen, left_out, environment(options.seed), _earlier_report(options))
@@ -161,6 +164,26 @@ def check_claims(options: argparse.Namespace) -> int:
         _print_summary(run.verdicts)
         _print_left_out(left_out)
     return run.exit_code()
+
+
+def _print_plans(options: argparse.Namespace, chosen: Sequence[Claim]) -> int:
+    """What a check of these claims would measure and predict, without measuring anything."""
+    from jaxprompt.core.json_values import format_parameters
+
+    point = dict(options.point or ())
+    plans = [entry.dry_run(options.profile, options.trials, point) for entry in chosen]
+    if options.json:
+        terminal.print_json({"claims": [plan.to_dict() for plan in plans]})
+        return 0
+    for plan in plans:
+        shapes = ", ".join(f"{name} {list(s) or 'number'}" for name, s in plan.shapes.items())
+        returned = f"; a trial returns {shapes}" if shapes else ""
+        print(f"{plan.id}, {len(plan.runs)} runs{returned}")
+        for run in plan.runs:
+            predicted = run.note or ", ".join(f"{n} = {v}" for n, v in run.predicted.items())
+            held = "" if run.memory is None else f", {run.memory / 2**20:.1f} MiB"
+            print(f"  {format_parameters(run.parameters)}: {predicted} ({run.trials} trials{held})")
+    return 0
 
 
 def _earlier_report(options: argparse.Namespace) -> dict[str, Any] | None:
@@ -197,7 +220,13 @@ class _CheckRun:
 
         seed = self.options.seed
         with terminal.show_progress(title) as progress, terminal.print_lines_to_stderr():
-            verdict = entry.check(self.options.profile, seed, progress=progress)
+            verdict = entry.check(
+                self.options.profile,
+                seed,
+                trials=self.options.trials,
+                point=dict(self.options.point or ()),
+                progress=progress,
+            )
             if self.options.falsify:
                 self.falsified[entry.id] = entry.falsify_cells(verdict)
         self.verdicts.append(verdict)
@@ -294,6 +323,10 @@ def _check_command(options: argparse.Namespace, remaining: Sequence[Claim]) -> s
     command += ["--profile", options.profile]
     if options.seed:
         command += ["--seed", str(options.seed)]
+    if options.trials:
+        command += ["--trials", str(options.trials)]
+    if options.point:
+        command += ["--point", *(f"{name}={json.dumps(value)}" for name, value in options.point)]
     if options.out:
         command += ["--out", str(options.out)]
     for flag in ("falsify", "json", "no_cache"):

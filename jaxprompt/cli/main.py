@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import sys
@@ -217,6 +218,13 @@ examples:
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     check.add_argument("--out", type=_folder, metavar="DIR", help="write report, figures and data")
     check.add_argument("--falsify", action="store_true", help="run the falsifiers too")
+    check.add_argument("--trials", type=_trials, metavar="N", help="in place of the design's")
+    check.add_argument(
+        "--point", nargs="+", type=_setting, metavar="NAME=VALUE", help="only these runs of it"
+    )
+    check.add_argument(
+        "--dry-run", action="store_true", help="predictions, shapes and memory; simulate nothing"
+    )
 
     sweep = command("sweep", commands.run_sweep, "Run a claim over a grid of parameters.")
     sweep.add_argument("file", type=Path, metavar="FILE.toml")
@@ -283,6 +291,22 @@ def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 10 or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"{short(text)} must be an integer from 0 to 2^32 - 1")
     return int(text)
+
+
+def _trials(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 8 or not 2 <= int(text) <= 10**7:
+        raise argparse.ArgumentTypeError(f"{short(text)} must be an integer ≥ 2 and ≤ 10000000")
+    return int(text)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals or not value:
+        raise argparse.ArgumentTypeError(f"{short(text)} must be NAME=VALUE, such as dim=16")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 def _positive(text: str) -> int:

@@ -212,7 +212,9 @@ class TrialSimulation:
             return dict(
                 jax.eval_shape(lambda key, free: self._outputs(key, fixed, free)[0], key, free)
             )
-        except jax.errors.ConcretizationTypeError as error:
+        except TypeError as error:  # of which JAX's errors about traced values are some
+            if "concrete" not in str(error).lower():
+                raise
             names = ", ".join(f"`{name}`" for name in free)
             raise ClaimError(
                 f"claim {where}: a trial uses a traced parameter ({names}) as a shape or in a "

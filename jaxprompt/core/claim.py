@@ -19,6 +19,7 @@ from jaxprompt.core.arguments import arguments_of
 from jaxprompt.core.building import check_definition, check_trial
 from jaxprompt.core.checking import FALSE_ALARM, check_claim, compare_measured, falsify_verdict
 from jaxprompt.core.designs import Cell, Design, Run
+from jaxprompt.core.dry_run import DryRun, plan_check
 from jaxprompt.core.extras import Extra
 from jaxprompt.core.falsifiers import Falsifier, Prediction, Predictor
 from jaxprompt.core.figures import Agreement, Curves, ExtraLine, Regions, complete_figure
@@ -413,6 +414,21 @@ class Claim:
             ParameterError: there is no such profile, or no such point.
         """
         return check_claim(self, profile, key, trials, point, progress)
+
+    def dry_run(
+        self,
+        profile: str = "quick",
+        trials: int | None = None,
+        point: Mapping[str, Any] | None = None,
+    ) -> DryRun:
+        """What :meth:`check` would measure and predict; nothing is simulated.
+
+        A point at which the closed form has no number has a note in place of the prediction.
+
+        Raises:
+            ParameterError: there is no such profile, or no such point.
+        """
+        return plan_check(self, profile, trials, point)
 
     def falsify(
         self,

@@ -1,0 +1,111 @@
+"""What a check would do, before anything is simulated."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxprompt.compute.jax_settings import own_settings
+from jaxprompt.core.checking import choose_design
+from jaxprompt.core.designs import Design, Run
+from jaxprompt.core.json_values import to_json_values
+from jaxprompt.errors import NumericalError
+
+if TYPE_CHECKING:
+    from jaxprompt.core.claim import Claim
+
+__all__ = ["DryRun", "PlannedRun", "plan_check"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a design: its parameters, trials, and what the closed form predicts there.
+
+    `note` says why a prediction is missing. `memory` is the number of bytes that the trials'
+    numbers (or, where the claim says it, the whole simulation) take; None where that is unknown.
+    """
+
+    parameters: Mapping[str, Any]
+    trials: int
+    predicted: Mapping[str, Any]
+    note: str
+    memory: int | None
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a check: quantities, the shape of what a trial returns, and every run.
+
+    `shapes` maps what a trial returns to its shape (found by ``jax.eval_shape``); it is empty for
+    simulations that are not made by ``per_trial`` and for those with a set-up.
+    """
+
+    id: str
+    profile: str
+    quantities: tuple[str, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    runs: tuple[PlannedRun, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain lists, dicts and numbers."""
+        return to_json_values(
+            {
+                "id": self.id,
+                "profile": self.profile,
+                "quantities": list(self.quantities),
+                "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+                "runs": [vars(run) for run in self.runs],
+            }
+        )
+
+
+def plan_check(
+    claim: Claim, profile: str, trials: int | None, point: Mapping[str, Any] | None
+) -> DryRun:
+    """See :meth:`jaxprompt.Claim.dry_run`."""
+    design = choose_design(claim, profile, trials, point)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if design.runs:
+        shapes = {name: tuple(s.shape) for name, s in _outputs(claim, design.runs[0]).items()}
+    names = tuple(q.name for q in claim.quantities)
+    return DryRun(claim.id, profile, names, shapes, tuple(_planned_runs(claim, design)))
+
+
+def _planned_runs(claim: Claim, design: Design) -> Iterator[PlannedRun]:
+    for run in design.runs:
+        predicted: Mapping[str, Any] = {}
+        note = "predicted on each draw" if claim.instance is not None else ""
+        if not note:
+            try:
+                predicted = claim.predict(**run)
+            except NumericalError as error:
+                note = str(error)
+        trials = design.trials_of(run)
+        yield PlannedRun(dict(run), trials, predicted, note, _memory(claim, run, trials))
+
+
+def _outputs(claim: Claim, run: Run) -> dict[str, Any]:
+    """Shape and dtype of each number of a trial at one run."""
+    shapes = getattr(claim.simulation, "output_shapes", None)
+    if shapes is None:
+        return {}
+    single = {n: v[0] if n in claim.shared and np.ndim(v) else v for n, v in run.items()}
+    values = claim.validated(single, simulate=True)
+    with own_settings(x64=True):
+        return shapes(claim.id, values)
+
+
+def _memory(claim: Claim, run: Run, trials: int) -> int | None:
+    if claim.memory is not None:
+        values = claim.validated(dict(run), simulate=True)
+        named = inspect.signature(claim.memory).parameters
+        more = {"trials": trials} if "trials" in named else {}
+        return int(claim.memory(**values, **more))
+    outputs = _outputs(claim, run)
+    if not outputs:
+        return None
+    return trials * sum(8 * int(np.prod(s.shape, dtype=np.int64)) for s in outputs.values())
