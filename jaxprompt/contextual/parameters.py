@@ -17,8 +17,8 @@ from jaxprompt.errors import ParameterError
 __all__ = [
     "CONTEXT", "DATA_LAW", "DIM", "FAMILY", "GAIN", "LAW_NAMES", "NOISE", "RATIO", "RELEVANT",
     "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "SPARSITY", "TOKENS",
-    "check_law", "check_trainable", "optional", "required", "resolve_ratio", "sample_counts",
-    "to_simulate",
+    "check_law", "check_law_and_ratio", "check_trainable", "optional", "required",
+    "resolve_ratio", "sample_counts", "to_simulate",
 ]  # fmt: skip
 
 DIM = Parameter("dim", "integer", "token dimension", "d", low=2, default=None)
@@ -158,3 +158,8 @@ def resolve_ratio(values: dict[str, Any], where: str) -> dict[str, Any]:
     if np.ndim(values["ratio"]) == 0:
         values["ratio"] = float(values["ratio"])
     return values
+
+
+def check_law_and_ratio(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """:func:`check_law`, then :func:`resolve_ratio`, for claims that predict at a d/n."""
+    return resolve_ratio(check_law(values, where), where)

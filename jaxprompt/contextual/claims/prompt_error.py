@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
 from jaxprompt.compute.devices import loop, map_trials, room
-from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
-from jaxprompt.contextual.law.ridge_limit import Limit, best_gain, ridge_limit, varied_ridge_limit
+from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.ridge_limit import best_gain, ridge_limit, varied_ridge_limit
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
@@ -29,9 +29,8 @@ from jaxprompt.contextual.parameters import (
     RIDGE,
     SAMPLES,
     SETTING_NAMES,
-    check_law,
+    check_law_and_ratio,
     optional,
-    resolve_ratio,
     sample_counts,
     to_simulate,
 )
@@ -39,57 +38,115 @@ from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
 from jaxprompt.contextual.simulation.sampling import pooled_rows
-from jaxprompt.core.claim import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import (
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate", "simulate_trials"]
+
+STATEMENT = r"""
+A head $w$ is learned by ridge regression from $n$ sequences of dimension $d$, over the known
+prompt $q=\gamma q_\star$. Sequence $i$ gives a pooled feature of signal
+$\alpha=(s-(1-s)\delta_w)W$ and noise level $\tau=\sigma\sqrt{p_2}$, where $s$ is the attention on
+its relevant tokens and $p_2$ the sum of squared weights on the others. As $n,d\to\infty$ with
+$d/n\to\kappa$ (with `dim` and `samples` given the numbers are still the limits, at $\kappa=d/n$),
+let $m>0$ solve
+$$\lambda m+E\left[\frac{\tau^2m}{1+\tau^2m}\right]=\kappa,\qquad \omega=\frac1{1+\tau^2m}.$$
+Then the component of $w$ along $w_\star/W$ and its norm away from it tend to $c$ and $\rho$,
+$$c=\frac{E[\omega\alpha]}{\lambda+E[\omega(\alpha^2+\tau^2)]},\qquad
+\rho^2=\frac{m\,E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2)]}{\lambda+E[\tau^2\omega^2]},$$
+and the probability of a wrong sign tends to
+$$E\,\Phi\left(\frac{-\alpha c}{\tau\sqrt{c^2+\rho^2}}\right).$$
+Without ridge and for $\kappa>1$ (the minimum-norm interpolator) $m\to\infty$ and
+$$c=\frac{E[\alpha/\tau^2]}{\kappa+E[\alpha^2/\tau^2]},\qquad
+\rho^2=\frac{E[((1-\alpha c)^2+\tau^2c^2)/\tau^2]}{\kappa-1}.$$
+Without ridge the error rises to one half at $d=n$ from both sides (double descent).
+"""
+
+DERIVATION = r"""
+Multiply every feature by its label: $r_i=y_i\bar x_i=\alpha_i e_1+\tau_i g_i$ with $g_i\sim
+N(0,I_d)$. The coordinate along $q_\star$ also carries $y_i$ times a mean; its sign is independent
+of everything, so it contributes only at order $1/n$. The head minimises $\frac1n\sum(1-r_i\cdot
+w)^2/2+\frac\lambda2|w|^2$.
+
+Leave one sequence out: $g_i^\top(\hat G+\lambda)^{-1}g_i/n\to m$ with $\hat
+G=\frac1n\sum\tau_j^2g_jg_j^\top$, and the trace of $\hat G(\hat G+\lambda)^{-1}+\lambda(\hat
+G+\lambda)^{-1}=I$ divided by $n$ gives the equation for $m$. The residual of sequence $i$ is
+$\omega_i$ times the one it would have had if left out, $1-\alpha_ic-\tau_i(cz_i+\rho z_i')$ with
+independent standard normals.
+
+The first coordinate of the stationarity condition, $\lambda c=E[\omega(\alpha(1-\alpha
+c)-\tau^2c)]$, gives $c$. Every other coordinate is a centred sum of variance
+$E[\tau^2\omega^2e^2]/n$ times $(m/\kappa)^2$, where $e$ is the left-out residual; summing over
+$d$ of them, $\rho^2=\frac{m^2}{\kappa}E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2+\tau^2\rho^2)]$.
+Solving for $\rho^2$ with $\kappa/m=\lambda+E[\tau^2\omega]$ and
+$\tau^2\omega-m\tau^4\omega^2=\tau^2\omega^2$ gives the statement. A fresh feature has margin
+$\alpha c+\tau\sqrt{c^2+\rho^2}Z$.
+
+The law of $(\alpha,\tau)$ needs the $T-k$ scalars $\langle q_\star,z_t\rangle$ only; its
+expectations are taken by randomised quasi-Monte Carlo with a reported standard error. The
+simulation learns heads at finite $d$ on features drawn from their exact law, and the check
+extrapolates its deviation from the limit, which falls as $1/d$, over four dimensions, with a term
+in $1/d^2$. The context's mean along the prompt makes that term large for interpolating heads: at
+$d=64$ it is worth 0.0004 of the error, and a line through three dimensions from there up would miss
+the limit by a standard error.
+
+*Tolerances.* 0.01 of an error, one sequence in a hundred, which is the least by which one would
+choose between two gains or ridges. The head enters the error through $c/\sqrt{c^2+\rho^2}$ alone,
+and $z\varphi(z)\le0.242$: 5 % of $\rho$ are at most 0.012 of the error and 10 % of $c$ at most
+0.024, half of that where both are alike, and less where $c$ is the larger.
+"""
 
 
 # --- the closed form ---
 
 
-def _predict(wrong: Mapping[str, Any], **params: Any) -> dict[str, Any]:
-    names = ("signal", "context", "noise", "gain", "ridge", "ratio")
-    values = np.broadcast_arrays(*(params[name] for name in names))
-    out = {
-        q + suffix: np.empty(values[0].shape) for q in Limit._fields for suffix in ("", "_stderr")
-    }
-    for index in np.ndindex(values[0].shape):
-        at = {name: float(v[index]) for name, v in zip(names, values, strict=True)}
+def closed_form(
+    *, tokens: int, relevant: int, signal: Any, context: Any, noise: Any, gain: Any, ridge: Any,
+    ratio: Any, shifts: Any = ((0.0, 0.0),), shift_weights: Any = (1.0,),
+    averaged_noise: bool = False, self_noise: float = 1.0, norm_shift: float = 1.0,
+    ridge_factor: float = 1.0, gain_factor: float = 1.0,
+) -> dict[str, Estimate]:  # fmt: skip
+    """`error`, `head_signal` and `head_noise` in the limit; numbers of any shape broadcast.
+
+    The formulas are in :mod:`jaxprompt.contextual.law.ridge_limit`. Standard errors are those of
+    the quadrature over sequences. Falsifiers change the last five arguments, which the theory has
+    at their defaults.
+    """
+
+    def limit_at(
+        *, signal: float, context: float, noise: float, gain: float, ridge: float, ratio: float
+    ) -> dict[str, Estimate]:
         features = feature_law(
-            params["tokens"],
-            params["relevant"],
-            at["signal"],
-            at["context"],
-            at["noise"],
-            at["gain"] * wrong.get("gain_factor", 1.0),
-            params["shifts"],
-            params["shift_weights"],
+            tokens, relevant, signal, context, noise, gain * gain_factor, shifts, shift_weights
         )
-        if "averaged" in wrong:
+        if averaged_noise:
             features = features.averaged()
-        ridge = at["ridge"] * wrong.get("ridge_factor", 1.0)
-        changes = {name: wrong[name] for name in ("self_noise", "norm_shift") if name in wrong}
-        limit = varied_ridge_limit(features, at["ratio"], ridge, **changes)
-        for name, replicates in limit._asdict().items():
-            out[name][index], out[f"{name}_stderr"][index] = _spread(replicates)
-    return {name: value[()] for name, value in out.items()}
+        limit = varied_ridge_limit(
+            features, ratio, ridge * ridge_factor, self_noise=self_noise, norm_shift=norm_shift
+        )
+        return {name: quadrature_estimate(x) for name, x in limit._asdict().items()}
+
+    return evaluate_pointwise(
+        limit_at, signal=signal, context=context, noise=noise, gain=gain, ridge=ridge, ratio=ratio
+    )
 
 
-def _spread(replicates: np.ndarray) -> tuple[float, float]:
-    if not np.isfinite(replicates).all():  # ρ at κ = 1 without ridge
-        return float(replicates.mean()), 0.0
-    value, stderr = attention_moments.mean_and_stderr(replicates)
-    return float(value), float(stderr)
-
-
-def closed_form(**params: Any) -> dict[str, Any]:
-    """`error`, `head_signal`, `head_noise` in the limit, each with its standard error."""
-    return _predict({}, **params)
-
-
-def _wrong(**changes: Any) -> Any:
-    return functools.partial(_predict, changes)
+FALSIFIERS = (
+    Falsifier("averaged_noise", "every sequence has the average noise", averaged_noise=True),
+    Falsifier("no_self_noise", "drops τ²c² from ρ²", self_noise=0.0),
+    Falsifier("norm_shift", "divides by κ, not κ − 1, beyond κ = 1", norm_shift=0.0),
+    Falsifier("half_ridge", "halves the ridge", ridge_factor=0.5),
+    Falsifier("weak_gain", "takes 0.95 of the gain", gain_factor=0.95),
+)
 
 
 # --- the simulation ---
@@ -100,7 +157,8 @@ def simulate(
 ) -> dict[str, Estimate]:
     """Learn the head from exact-law samples, and evaluate its conditional error; float64.
 
-    One nested stream of samples serves all of `ratio` or `samples`, and all of `ridge`.
+    One nested stream of samples serves all of `ratio` or `samples`, and all of `ridge`: so this is
+    no function of one trial at one point.
     """
     ratios, ridges = params["ratio"], params["ridge"]
     samples = sample_counts(dim, ratios)
@@ -177,12 +235,12 @@ def _trials(
     indices: Array,
 ) -> dict[str, Array]:
     def trial(index: Array) -> dict[str, Array]:
-        own = jax.random.fold_in(key, index)
-        return _trial(setting, dim, small, large, ridges, chunks, dtype, own)
+        trial_key = jax.random.fold_in(key, index)
+        return _trial(setting, dim, small, large, ridges, chunks, dtype, trial_key)
 
     # A batch of one is slower than one trial: XLA's batched products are.
     if batch == 1:
-        return loop(lambda one: jax.tree.map(lambda x: x[None], trial(one[0])), indices)
+        return loop(lambda block: jax.tree.map(lambda x: x[None], trial(block[0])), indices)
     return loop(jax.vmap(trial), indices)
 
 
@@ -237,43 +295,27 @@ def _trial(
     }
 
 
-# --- the claim ---
+# --- the design ---
+
+_UNSHIFTED = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
+_SOMETIMES_SHIFTED = {
+    **_UNSHIFTED, "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6),
+}  # fmt: skip
 
 
-def _validate(values: dict[str, Any], where: str) -> dict[str, Any]:
-    return resolve_ratio(check_law(values, where), where)
-
-
-_BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
-_OTHER = {
-    "tokens": 10,
-    "relevant": 2,
-    "signal": 1.0,
-    "context": 1.5,
-    "noise": 1.0,
-    "shifts": ((0.0, 0.0), (0.5, 0.3)),
-    "shift_weights": (0.4, 0.6),
-}
-_RATIOS = (0.25, 0.5, 0.8, 1.25, 2.0)
-_RIDGES = (0.0, 0.05)
-
-
-def _design(dims: Sequence[int], trials: Sequence[int]) -> Design:
+def _known_prompt_design(trials_by_dim: Mapping[int, int]) -> Design:
+    """Gains from no attention on, each over ridges and ratios on both sides of d = n."""
     runs = [
-        {
-            **base,
-            "gain": gain,
-            "ridge": list(_RIDGES),
-            "ratio": list(_RATIOS),
-            "dim": dim,
-            "trials": t,
-        }
-        for base, gains in ((_BASE, (0.0, 0.5, 1.0)), (_OTHER, (1.0,)))
+        Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.25, 0.5, 0.8, 1.25, 2.0], dim=dim,
+            trials=trials)
+        for setting, gains in ((_UNSHIFTED, (0.0, 0.5, 1.0)), (_SOMETIMES_SHIFTED, (1.0,)))
         for gain in gains
-        for dim, t in zip(dims, trials, strict=True)
-    ]
-    return Design(tuple(runs), max(trials))
+        for dim, trials in trials_by_dim.items()
+    ]  # fmt: skip
+    return Design(*runs, trials=max(trials_by_dim.values()))
 
+
+# --- the figure ---
 
 _MOST_GAIN = 4.0
 """Without ridge and near d = n the error falls with the gain as far as one looks (to 20), so the
@@ -296,7 +338,7 @@ _FIGURE = Curves(
     y="error",
     design=Design.product(
         {
-            **_BASE,
+            **_UNSHIFTED,
             "dim": 192,
             "ridge": [0.0, 0.05],
             "ratio": [0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 1.0, 1.12, 1.35, 1.7, 2.2, 3.0],
@@ -336,106 +378,45 @@ _FIGURE = Curves(
     ),
 )
 
-_STATEMENT = r"""
-A head $w$ is learned by ridge regression from $n$ sequences of dimension $d$, over the known
-prompt $q=\gamma q_\star$. Sequence $i$ gives a pooled feature of signal
-$\alpha=(s-(1-s)\delta_w)W$ and noise level $\tau=\sigma\sqrt{p_2}$, where $s$ is the attention on
-its relevant tokens and $p_2$ the sum of squared weights on the others. As $n,d\to\infty$ with
-$d/n\to\kappa$ (with `dim` and `samples` given the numbers are still the limits, at $\kappa=d/n$),
-let $m>0$ solve
-$$\lambda m+E\left[\frac{\tau^2m}{1+\tau^2m}\right]=\kappa,\qquad \omega=\frac1{1+\tau^2m}.$$
-Then the component of $w$ along $w_\star/W$ and its norm away from it tend to $c$ and $\rho$,
-$$c=\frac{E[\omega\alpha]}{\lambda+E[\omega(\alpha^2+\tau^2)]},\qquad
-\rho^2=\frac{m\,E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2)]}{\lambda+E[\tau^2\omega^2]},$$
-and the probability of a wrong sign tends to
-$$E\,\Phi\left(\frac{-\alpha c}{\tau\sqrt{c^2+\rho^2}}\right).$$
-Without ridge and for $\kappa>1$ (the minimum-norm interpolator) $m\to\infty$ and
-$$c=\frac{E[\alpha/\tau^2]}{\kappa+E[\alpha^2/\tau^2]},\qquad
-\rho^2=\frac{E[((1-\alpha c)^2+\tau^2c^2)/\tau^2]}{\kappa-1}.$$
-Without ridge the error rises to one half at $d=n$ from both sides (double descent).
-"""
-
-_DERIVATION = r"""
-Multiply every feature by its label: $r_i=y_i\bar x_i=\alpha_i e_1+\tau_i g_i$ with $g_i\sim
-N(0,I_d)$. The coordinate along $q_\star$ also carries $y_i$ times a mean; its sign is independent
-of everything, so it contributes only at order $1/n$. The head minimises $\frac1n\sum(1-r_i\cdot
-w)^2/2+\frac\lambda2|w|^2$.
-
-Leave one sequence out: $g_i^\top(\hat G+\lambda)^{-1}g_i/n\to m$ with $\hat
-G=\frac1n\sum\tau_j^2g_jg_j^\top$, and the trace of $\hat G(\hat G+\lambda)^{-1}+\lambda(\hat
-G+\lambda)^{-1}=I$ divided by $n$ gives the equation for $m$. The residual of sequence $i$ is
-$\omega_i$ times the one it would have had if left out, $1-\alpha_ic-\tau_i(cz_i+\rho z_i')$ with
-independent standard normals.
-
-The first coordinate of the stationarity condition, $\lambda c=E[\omega(\alpha(1-\alpha
-c)-\tau^2c)]$, gives $c$. Every other coordinate is a centred sum of variance
-$E[\tau^2\omega^2e^2]/n$ times $(m/\kappa)^2$, where $e$ is the left-out residual; summing over
-$d$ of them, $\rho^2=\frac{m^2}{\kappa}E[\tau^2\omega^2((1-\alpha c)^2+\tau^2c^2+\tau^2\rho^2)]$.
-Solving for $\rho^2$ with $\kappa/m=\lambda+E[\tau^2\omega]$ and
-$\tau^2\omega-m\tau^4\omega^2=\tau^2\omega^2$ gives the statement. A fresh feature has margin
-$\alpha c+\tau\sqrt{c^2+\rho^2}Z$.
-
-The law of $(\alpha,\tau)$ needs the $T-k$ scalars $\langle q_\star,z_t\rangle$ only; its
-expectations are taken by randomised quasi-Monte Carlo with a reported standard error. The
-simulation learns heads at finite $d$ on features drawn from their exact law, and the check
-extrapolates its deviation from the limit, which falls as $1/d$, over four dimensions, with a term
-in $1/d^2$. The context's mean along the prompt makes that term large for interpolating heads: at
-$d=64$ it is worth 0.0004 of the error, and a line through three dimensions from there up would miss
-the limit by a standard error.
-"""
-
 CLAIM = Claim(
     id="contextual.prompt_error",
     title="Test error of a head learned over a known prompt",
-    statement=_STATEMENT,
-    derivation=_DERIVATION,
+    statement=STATEMENT,
+    derivation=DERIVATION,
     relation=Relation.ASYMPTOTIC,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
-    parameters=(
-        *DATA_LAW,
-        GAIN,
-        RIDGE,
-        RATIO,
-        optional(SAMPLES),
-        to_simulate(DIM),
-    ),
+    parameters=(*DATA_LAW, GAIN, RIDGE, RATIO, optional(SAMPLES), to_simulate(DIM)),
     ignored=FAMILY,
     quantities=(
         Quantity(
             "error",
             "limit of the probability of a wrong sign on a fresh sequence as d, n → ∞ at d/n",
-            0.01,
+            tolerance=0.01,
         ),
         Quantity(
             "head_signal",
             "limit of the component of the head along w⋆/W",
-            0.1,
+            tolerance=0.1,
             relative=True,
             symbol="c",
         ),
         Quantity(
             "head_noise",
             "limit of the norm of the head away from w⋆",
-            0.05,
+            tolerance=0.05,
             relative=True,
             symbol="ρ",
             infinite="at ratio 1 without ridge",
         ),
     ),
-    falsifiers=(
-        Falsifier("averaged_noise", "every sequence has the average noise", _wrong(averaged=True)),
-        Falsifier("no_self_noise", "drops τ²c² from ρ²", _wrong(self_noise=0.0)),
-        Falsifier("norm_shift", "divides by κ, not κ − 1, beyond κ = 1", _wrong(norm_shift=0.0)),
-        Falsifier("half_ridge", "halves the ridge", _wrong(ridge_factor=0.5)),
-        Falsifier("weak_gain", "takes 0.95 of the gain", _wrong(gain_factor=0.95)),
-    ),
+    falsifiers=FALSIFIERS,
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _design((32, 64, 128, 256), (1024, 1536, 256, 768)),
-        "full": _design((64, 128, 256, 512), (8192, 4096, 3072, 1536)),
+        "quick": _known_prompt_design({32: 1024, 64: 1536, 128: 256, 256: 768}),
+        "full": _known_prompt_design({64: 8192, 128: 4096, 256: 3072, 512: 1536}),
     },
-    check_parameters=_validate,
+    check_parameters=check_law_and_ratio,
     shared=("ridge", "ratio", "samples"),
     size="dim",
     powers=(1, 2),

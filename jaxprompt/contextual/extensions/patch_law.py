@@ -218,7 +218,7 @@ def predicted_errors(
     :math:`\tau^2=\sigma^2p_2+s^2\sigma_r^2`.
     """
     setting, ratios = fitted.setting(), len(fitted.signal) / np.asarray(samples, np.float64)
-    plain = prompt_error.closed_form(**setting, gain=gain, ridge=ridge, ratio=ratios)["error"]
+    plain = prompt_error.closed_form(**setting, gain=gain, ridge=ridge, ratio=ratios)["error"].mean
     features = feature_law(**setting, gain=gain)  # type: ignore[arg-type]
     shift, size = setting["shifts"][0][1], setting["signal"]  # type: ignore[index]
     attention = (features.alpha / size + shift) / (1 + shift)
