@@ -10,8 +10,8 @@ import pytest
 from scipy.special import ndtr
 
 import jaxprompt as jp
-from jaxprompt.contextual.claims.prompt_step import _laguerre
 from jaxprompt.contextual.law.feature_law import feature_law
+from jaxprompt.contextual.law.prompt_step_moments import laguerre_nodes
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.universal.numerics import bessel
 
@@ -110,7 +110,7 @@ def test_a_gain_without_end_looks_at_one_token(gain):
 def test_the_noise_of_many_tokens():
     """Laguerre weights overflow from power 171 on; moments of the Γ law do not."""
     for power in (0.5, 170.0, 500.0, 5e4):
-        nodes, weights = _laguerre(3, power)
+        nodes, weights = laguerre_nodes(3, power)
         moments = [float(weights @ nodes**k) for k in range(6)]
         exact = [float(mpmath.rf(power + 1, k)) for k in range(6)]
         np.testing.assert_allclose(moments, exact, rtol=1e-12)

@@ -18,9 +18,9 @@ from scipy import special, stats
 
 from jaxprompt.compute.devices import cores, loop, map_trials
 from jaxprompt.contextual.claims.first_step import pooled_coefficients
-from jaxprompt.contextual.claims.prompt_step import prompt_moments
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
+from jaxprompt.contextual.law.prompt_step_moments import prompt_moments
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,

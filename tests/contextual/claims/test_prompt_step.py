@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.contextual.claims.prompt_step import CLAIM, prompt_moments, turning_signal
+from jaxprompt.contextual.claims.prompt_step import CLAIM, turning_signal
+from jaxprompt.contextual.law.prompt_step_moments import prompt_moments
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 
