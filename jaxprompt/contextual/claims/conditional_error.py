@@ -250,7 +250,7 @@ PRODUCTS = (
 # --- the design ---
 
 _TEN_TOKENS = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
-_TWO_SHIFTS = {"shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6)}
+_SHIFTED_LAW = {"shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6)}
 _RUNS = (
     # A prompt along q⋆ and a noisy head, as training gives them.
     Run(_TEN_TOKENS, head_signal=0.8, head_context=0.2, head_norm=1.3, prompt_signal=0.0,
@@ -258,7 +258,7 @@ _RUNS = (
     # Head and prompt share a noise direction, so the noise that attracts attention is read out.
     Run(_TEN_TOKENS, head_signal=0.9, head_context=-0.3, head_norm=1.6, prompt_signal=0.3,
         prompt_context=1.2, prompt_norm=1.4, head_prompt=1.5),
-    Run({**_TEN_TOKENS, **_TWO_SHIFTS}, tokens=20, head_signal=1.2, head_context=0.4,
+    Run({**_TEN_TOKENS, **_SHIFTED_LAW}, tokens=20, head_signal=1.2, head_context=0.4,
         head_norm=1.5, prompt_signal=-0.2, prompt_context=2.0, prompt_norm=1.9, head_prompt=-0.9),
     # Uniform attention, and a sequence with one irrelevant token.
     Run(_TEN_TOKENS, head_signal=1.0, head_context=0.0, head_norm=3.0, prompt_signal=0.0,

@@ -321,8 +321,8 @@ def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:
     # The vertex of the parabola through three points: a jackknife magnifies any rounding to a grid.
     offset = (left - right) / (2 * (left - 2 * centre + right))
     height = centre - (left - right) * offset / 4
-    place = fine[top] + offset * (fine[1] - fine[0])
-    return gains.mean() + (gains[-1] - gains[0]) / 2 * place, height
+    abscissa = fine[top] + offset * (fine[1] - fine[0])
+    return gains.mean() + (gains[-1] - gains[0]) / 2 * abscissa, height
 
 
 def _jackknife_along_gains(value: np.ndarray, without_one: np.ndarray, scalar: bool) -> Estimate:
