@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 
 import jaxprompt as jp
 from jaxprompt import stats
-from jaxprompt.contextual.claims import image_context
-from jaxprompt.contextual.claims.image_context import ARMS, SMALL, EmbeddedScenes, Task
+from jaxprompt.contextual.claims.image_context import SMALL_MODELS
 from jaxprompt.contextual.extensions import patch_law
-from jaxprompt.contextual.simulation import vision_transformer
+from jaxprompt.contextual.simulation import image_experiment, vision_transformer
+from jaxprompt.contextual.simulation.image_experiment import ARMS, EmbeddedScenes, Task
 
 COLOURS = {
     "before": "#777777", "prompt": "#000000", "input_prompt": "#56B4E9", "token": "#E69F00",
@@ -108,7 +108,7 @@ def draw_embeddings(folder: Path) -> None:
                            arms="all")
             for n in sizes
         ]  # fmt: skip
-        for name in SMALL:
+        for name in SMALL_MODELS:
             curve(axes[place], sizes, [f[name] for f in found], name,
                   {"prompt": "softmax prompt"}.get(name, LABELS[name]))  # fmt: skip
         print(kind, *(f"n = {n}: lead {f['lead'].mean:.3f} ± {f['lead'].stderr:.3f}, attention "
@@ -148,16 +148,16 @@ def draw_attention(folder: Path) -> None:
     shown = None
     for half, kind in enumerate(("partial", "embedded")):
         task = Task(kind, "digits")
-        (base,) = image_context.pretrain("digits", 400, 1)
+        (base,) = image_experiment.pretrain("digits", 400, 1)
         train = task.scenes("adaptation", 300, jax.random.key(1))
         arm = ARMS["prompt"]
-        (tuned,) = image_context.adapt(task, arm, [base], [train], 150)
+        (tuned,) = image_experiment.adapt(task, arm, [base], [train], 150)
         pair, key = (3, 8), jax.random.key(4)
-        small = image_context.embed_scenes(
+        small = image_experiment.embed_scenes(
             task, base, "adaptation", 48, pair, key=jax.random.key(2)
         )
-        test = image_context.embed_scenes(task, base, "test", 4, pair, key=key)
-        maps = image_context.prompt_attention_maps(small, test, key=jax.random.key(3))
+        test = image_experiment.embed_scenes(task, base, "test", 4, pair, key=key)
+        maps = image_experiment.prompt_attention_maps(small, test, key=jax.random.key(3))
         found = task.scenes("test", 4, key, pair)
         rows = [found.images]
         for flat in (base, tuned):
@@ -199,12 +199,12 @@ RIDGE, TRIALS = 0.05, 60
 
 
 def bank(task: Task, base: np.ndarray, part: str, count: int, seed: int) -> EmbeddedScenes:
-    return image_context.embed_scenes(task, base, part, count, (3, 8), key=jax.random.key(seed))
+    return image_experiment.embed_scenes(task, base, part, count, (3, 8), key=jax.random.key(seed))
 
 
 def ladder(task: Task, white: bool, best: bool) -> dict[str, Any]:
     """Errors by n: two limits, and heads on Gaussian tokens and on the embeddings themselves."""
-    (base,) = image_context.pretrain(task.source, 400, 1)
+    (base,) = image_experiment.pretrain(task.source, 400, 1)
     train, test = bank(task, base, "adaptation", 4000, 1), bank(task, base, "test", 2000, 2)
     fitted = patch_law.fit(*train)
     if white:
@@ -291,7 +291,7 @@ GRID |= dict.fromkeys(("token", "tokens", "deep_tokens"), (3e-2, 1e-1, 3e-1))
 def print_rates(folder: Path) -> None:
     """Accuracy on validation scenes of each arm at each rate of its grid."""
     task, trials = Task("partial", "digits"), 8
-    bases = image_context.pretrain("digits", 400, trials)
+    bases = image_experiment.pretrain("digits", 400, trials)
     keys = [jax.random.fold_in(jax.random.key(99), trial) for trial in range(trials)]
     scenes = [task.scenes("adaptation", 500, jax.random.fold_in(k, 1)) for k in keys]
     for samples in (10, 1000):
@@ -299,9 +299,9 @@ def print_rates(folder: Path) -> None:
         for name, rates in GRID.items():
             for rate in rates:
                 arm = ARMS[name]._replace(rates=(rate, rate))
-                found = image_context.adapt(task, arm, bases, sets, 150)
+                found = image_experiment.adapt(task, arm, bases, sets, 150)
                 right = [
-                    image_context.evaluate(task, arm, flat, own).accuracy
+                    image_experiment.evaluate(task, arm, flat, own).accuracy
                     for flat, own in zip(found, scenes, strict=True)
                 ]
                 mark = "*" if rate == ARMS[name].rate(samples) else " "

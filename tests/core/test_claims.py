@@ -82,6 +82,7 @@ SAMPLERS = (
     "jaxprompt.compute.random_table",
     "jaxprompt.contextual.simulation.digit_scenes",
     "jaxprompt.contextual.simulation.gradient_steps",
+    "jaxprompt.contextual.simulation.image_experiment",
     "jaxprompt.contextual.simulation.noise_free_models",
     "jaxprompt.contextual.simulation.sampling",
     "jaxprompt.contextual.simulation.token_models",
