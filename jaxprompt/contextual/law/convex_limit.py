@@ -6,7 +6,7 @@ separability and without ridge, the max-margin head. NumPy in float64 throughout
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -336,23 +336,16 @@ def convex_limit(features: FeatureLaw, ratio: float, ridge: float, loss: str) ->
 
 
 def varied_convex_limit(
-    features: FeatureLaw, ratio: float, ridge: float, loss: str, wrong: Mapping[str, Any] = {}
+    features: FeatureLaw, ratio: float, ridge: float, loss: str, *, own_noise: float = 1.0
 ) -> Solution:
-    """:func:`convex_limit` changed as `wrong` says, which is for falsifiers.
-
-    `ridge_factor` multiplies the ridge, `averaged` gives every sequence the mean noise, and `own`
-    multiplies the noise along w⋆ in the error.
-    """
-    ridge = ridge * wrong.get("ridge_factor", 1.0)
-    if wrong.get("averaged"):
-        features = features.averaged()
+    """:func:`convex_limit` with `own_noise` times the noise along w⋆ in the error: wrong unless
+    it is 1."""
     if loss == "square" and ridge == 0 and ratio >= 1:
         limit = ridge_limit(features, ratio, 0.0)
         return Solution(limit, np.full_like(limit.error, np.inf), 0.0, True)
-    own = wrong.get("own", 1.0)
     every, features = features, solved_law(features, loss)
     if ridge == 0 and loss != "square" and ratio >= separability_threshold(features):
-        return _max_margin(every, features, ratio, infinite=loss == "logistic", own=own)
+        return _max_margin(every, features, ratio, infinite=loss == "logistic", own=own_noise)
     x, residual = _regular_solution(features, ratio, ridge, loss)
     # One Newton step for each set of replicates: what is left is of second order in the change.
     means = leave_one_out(_regular_means(loss, x, features))
@@ -362,7 +355,7 @@ def varied_convex_limit(
         moved.append(x + np.clip(np.linalg.solve(jacobian, -left), -1.0, 1.0))
     log_v, log_rho, tilt = np.array(moved).T
     spread = jackknife_replicates(np.exp(log_v))
-    return _solution(every, spread, tilt, np.exp(log_rho), residual, own)
+    return _solution(every, spread, tilt, np.exp(log_rho), residual, own_noise)
 
 
 def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
