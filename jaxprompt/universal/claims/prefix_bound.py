@@ -1,9 +1,8 @@
-r"""`universal.prefix_bound`: how many prefix tokens suffice (a Jackson-type upper bound)."""
+r"""Claim ``universal.prefix_bound``: how many prefix tokens suffice, a Jackson-type bound."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,24 +11,25 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.core.claim import (
-    Cell,
     Claim,
     Curves,
     Design,
     ExtraLine,
     Falsifier,
-    Predictor,
     Quantity,
     Relation,
+    Run,
 )
 from jaxprompt.core.parameters import Parameter
-from jaxprompt.stats import Comparison, Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.networks import head
 from jaxprompt.universal.numerics import point_sets
-from jaxprompt.universal.numerics.exact import exact
 from jaxprompt.universal.parameters import ACCURACY, CONTENT, LIPSCHITZ, SPHERE_DIM
 
-__all__ = ["CLAIM", "Construction", "closed_form", "concentration_for", "construct"]
+__all__ = [
+    "CLAIM", "Construction", "closed_form", "concentration_for", "constant", "construct", "probes",
+    "simulate",
+]  # fmt: skip
 
 STATEMENT = r"""
 For every $m\ge1$ one fixed head of width $3n$ matches every geodesically $L$-Lipschitz
@@ -49,24 +49,45 @@ $N e^{-\lambda(\cos\delta-\cos2\delta)}\le\delta/\pi$ of the mass, at a distance
 Content adds at most $BTe^{-\lambda\cos\delta}\le\varepsilon/2$. The check builds a certified net,
 evaluates $\sum_i w_i\,d(x,b_i)$, the exact worst case over Lipschitz functions, at the holes of
 the net and elsewhere, and compares both with the theorem.
+
+*Tolerances.* 1e-9 of each: the separation of a net comes from the arccos of a facet's offset, whose
+rounding of $10^{-16}$ is at most $10^{-16}/\delta^2$ of an angle near $\delta$.
 """
 
-PROBES = 3000
+
+# --- the closed form ---
 
 
-class Construction(NamedTuple):
-    """The theorem's prefix for a class of functions: a certified net and a concentration."""
+def closed_form(
+    *, sphere_dim: Any, lipschitz: Any, accuracy: Any, content: Any = 1, sup_norm: Any = 1.0,
+    constant_factor: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
+    """The theorem's numbers; all parameters broadcast, float64.
 
-    cover: point_sets.Cover
-    concentration: float
+    A falsifier changes `constant_factor`, which the theory has at its default.
+    """
+    radius = np.minimum(0.5, np.divide(accuracy, np.multiply(6.0, lipschitz)))
+    factor = constant_factor * constant(sphere_dim)
+    m = np.asarray(sphere_dim, np.float64)
+    count = factor * radius**-m
+    with np.errstate(over="ignore"):  # infinite where it is beyond the largest float
+        paper = np.divide(lipschitz, accuracy) ** (10 + 14 * m + 4 * m * m)
+    return {
+        "separation": radius,
+        "constant": factor,
+        "centres": count,
+        "concentration": concentration_for(radius, count, content, sup_norm, accuracy),
+        "error": np.asarray(accuracy, np.float64),
+        "paper_scaling": paper,
+    }
 
 
 def constant(sphere_dim: ArrayLike) -> Float[np.ndarray, "*_"]:
     """C_m = 2 m π^{m−1} A_m / A_{m−1}; float64, elementwise over whole numbers."""
-    return np.vectorize(_constant, otypes=[float])(sphere_dim)
+    return np.vectorize(_constant_of_one_sphere, otypes=[float])(sphere_dim)
 
 
-def _constant(m: int) -> float:
+def _constant_of_one_sphere(m: int) -> float:
     return 2 * m * math.pi ** (m - 1) * point_sets.area(int(m)) / point_sets.area(int(m) - 1)
 
 
@@ -84,28 +105,27 @@ def concentration_for(
     return np.maximum(near, away)
 
 
-def closed_form(
-    sphere_dim: ArrayLike,
-    lipschitz: ArrayLike,
-    accuracy: ArrayLike,
-    content: ArrayLike = 1,
-    sup_norm: ArrayLike = 1.0,
-) -> dict[str, np.ndarray | float]:
-    """The theorem's numbers; all parameters broadcast, float64."""
-    radius = np.minimum(0.5, np.divide(accuracy, np.multiply(6.0, lipschitz)))
-    factor = constant(sphere_dim)
-    count = factor * radius ** -np.asarray(sphere_dim, float)
-    m = np.asarray(sphere_dim, float)
-    with np.errstate(over="ignore"):  # infinite where it is beyond the largest float
-        paper = np.divide(lipschitz, accuracy) ** (10 + 14 * m + 4 * m * m)
-    return {
-        "separation": radius,
-        "constant": factor,
-        "centres": count,
-        "concentration": concentration_for(radius, count, content, sup_norm, accuracy),
-        "error": np.asarray(accuracy, float),
-        "paper_scaling": paper,
-    }
+FALSIFIERS = (
+    Falsifier("constant −2 %", "C_m two per cent smaller", constant_factor=0.98),
+    Falsifier.after("no factor 6", "δ = ε/L counted in place of ε/(6L)",
+                    lambda right, at: {
+                        **right, "centres": right["centres"] / 6 ** np.asarray(at["sphere_dim"])}),
+    Falsifier.after("one dimension less", "δ^{−(m−1)} in place of δ^{−m}",
+                    lambda right, _: {
+                        **right, "centres": right["centres"] * right["separation"]}),
+    Falsifier.after("error an eighth", "error at most ε/8",
+                    lambda right, _: {**right, "error": right["error"] / 8}),
+)  # fmt: skip
+
+
+# --- the simulation ---
+
+
+class Construction(NamedTuple):
+    """The theorem's prefix for a class of functions: a certified net and a concentration."""
+
+    cover: point_sets.Cover
+    concentration: float
 
 
 def construct(
@@ -120,23 +140,7 @@ def construct(
     )
 
 
-def simulate(
-    *,
-    key: Key[Array, ""],
-    trials: int,
-    sphere_dim: int,
-    lipschitz: float,
-    accuracy: float,
-    content: int = 1,
-    sup_norm: float = 1.0,
-) -> dict[str, Estimate]:
-    """Size of the certified net, its separation, and the exact worst error found on it."""
-    cover, concentration = construct(sphere_dim, lipschitz, accuracy, content, sup_norm)
-    error = head.worst_case(
-        probes(cover.centres), cover.centres, concentration, content=content,
-        sup_norm=sup_norm, lipschitz=lipschitz,
-    )  # fmt: skip
-    return exact(trials, centres=len(cover.centres), separation=cover.separation, error=error.max())
+PROBES = 3000
 
 
 def probes(centres: np.ndarray, count: int = PROBES, seed: int = 1) -> np.ndarray:
@@ -153,45 +157,62 @@ def probes(centres: np.ndarray, count: int = PROBES, seed: int = 1) -> np.ndarra
     ])  # fmt: skip
 
 
-def _compare(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
-    """Centres and error at most, separation at least what the theorem says; no sampling error."""
-    rows = []
-    for cell in cells:
-        predicted = predict(**cell.parameters)
-        for name, estimate in cell.estimates.items():
-            value = float(predicted[name])
-            rows.append(
-                Comparison(
-                    name, cell.parameters, value, float(estimate.mean),
-                    tolerance=claim.quantity(name).allowance(value),
-                    side="lower" if name == "separation" else "upper",
-                )
-            )  # fmt: skip
-    return rows
+# Nets come from SciPy's convex hulls and draw nothing from the key, so there is no trial to trace.
+def simulate(
+    *, key: Key[Array, ""], trials: int, sphere_dim: int, lipschitz: float, accuracy: float,
+    content: int = 1, sup_norm: float = 1.0,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Size of the certified net, its separation, and the exact worst error found on it."""
+    cover, concentration = construct(sphere_dim, lipschitz, accuracy, content, sup_norm)
+    error = head.worst_case(
+        probes(cover.centres), cover.centres, concentration, content=content,
+        sup_norm=sup_norm, lipschitz=lipschitz,
+    )  # fmt: skip
+    return {
+        "centres": exact_estimate(len(cover.centres), trials),
+        "separation": exact_estimate(cover.separation, trials),
+        "error": exact_estimate(error.max(), trials),
+    }
 
 
-def _with(
-    changes: Callable[
-        [dict[str, np.ndarray | float], dict[str, Any]], dict[str, np.ndarray | float]
-    ],
-) -> Predictor:
-    def wrong(**params: Any) -> dict[str, np.ndarray | float]:
-        result = closed_form(**params)
-        return {**result, **changes(result, params)}
+# --- the design ---
 
-    return wrong
+_CLASSES = (
+    {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.5, "content": 1, "sup_norm": 1.0},
+    {"sphere_dim": 1, "lipschitz": 2.0, "accuracy": 0.1, "content": 50, "sup_norm": 4.0},
+    {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 4.0, "content": 5, "sup_norm": 2.0},
+    {"sphere_dim": 2, "lipschitz": 1.0, "accuracy": 0.5, "content": 1, "sup_norm": 1.0},
+    {"sphere_dim": 2, "lipschitz": 1.0, "accuracy": 1.2, "content": 1000, "sup_norm": 3.0},
+    {"sphere_dim": 2, "lipschitz": 3.0, "accuracy": 20.0, "content": 5, "sup_norm": 8.0},
+    {"sphere_dim": 3, "lipschitz": 1.0, "accuracy": 1.5, "content": 10, "sup_norm": 2.0},
+    {"sphere_dim": 3, "lipschitz": 1.0, "accuracy": 3.0, "content": 10, "sup_norm": 2.0},
+)
+_ACCURACIES = {1: (3.0, 0.5, 0.02), 2: (3.0, 1.0, 0.5, 0.15), 3: (3.0, 1.5, 1.0, 0.5)}
+_FIGURE_ACCURACIES = {1: (0.1, 0.3, 1.0, 3.0), 2: (0.3, 0.6, 1.2, 3.0), 3: (1.2, 2.0, 3.0)}
 
 
-def _paper_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
+def _paper_tokens_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
     return float((1 / accuracy) ** (10 + 14 * sphere_dim + 4 * sphere_dim**2))
 
 
-def _needed_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
+def _needed_tokens_line(accuracy: float, sphere_dim: int, lipschitz: float = 1.0) -> float:
     return point_sets.packing_bound(sphere_dim, 2 * accuracy)
 
 
-ROUNDING = 1e-9
-"""Distances near δ come from arccos of a facet's offset: rounding 1e-16 over δ², at most."""
+FIGURE = Curves(
+    x="accuracy", y="centres", lines=tuple(np.geomspace(0.1, 6, 41).tolist()),
+    design=Design(
+        *(Run(sphere_dim=m, lipschitz=1.0, accuracy=accuracy)
+          for m, accuracies in _FIGURE_ACCURACIES.items() for accuracy in accuracies), trials=2,
+    ),
+    x_label="accuracy ε (Lipschitz constant 1)", y_label="prefix tokens",
+    title="Tokens that suffice: the bound, certified nets, and the paper's exponent",
+    series="lipschitz", series_label="bound (line), certified net (points)",
+    panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
+    y_range=(1.0, 1e10),
+    extra=(ExtraLine("paper's exponent, constant 1", _paper_tokens_line),
+           ExtraLine("needed, keys fixed in advance", _needed_tokens_line)),
+)  # fmt: skip
 
 CLAIM = Claim(
     id="universal.prefix_bound",
@@ -208,56 +229,27 @@ CLAIM = Claim(
         Parameter("sup_norm", "real", "largest |f|", "B", low=0, default=1.0),
     ),
     quantities=(
-        Quantity("centres", "prefix tokens that suffice", ROUNDING, True, "N"),
-        Quantity("separation", "radius of the net", ROUNDING, True, r"\delta"),
-        Quantity("error", "worst error over the class: at most the accuracy", ROUNDING, True),
+        Quantity("centres", "prefix tokens that suffice", 1e-9, True, "N", side="upper"),
+        Quantity("separation", "radius of the net", 1e-9, True, r"\delta", side="lower"),
+        Quantity("error", "worst error over the class: at most the accuracy", 1e-9, True,
+                 side="upper"),
         Quantity("constant", "constant of the bound", symbol="C_m", unmeasured=True),
         Quantity("concentration", "inverse temperature", symbol=r"\lambda", unmeasured=True),
         Quantity("paper_scaling", "tokens by the paper's exponent, up to a constant",
                  symbol=r"(L/\varepsilon)^{10+14m+4m^2}",
                  infinite="beyond the largest float64", unmeasured=True),
     ),
-    falsifiers=(
-        Falsifier("constant −2 %", "C_m two per cent smaller",
-                  _with(lambda r, p: {"centres": 0.98 * r["centres"]})),
-        Falsifier("no factor 6", "δ = ε/L counted in place of ε/(6L)",
-                  _with(lambda r, p: {"centres": r["centres"] / 6 ** np.asarray(p["sphere_dim"])})),
-        Falsifier("one dimension less", "δ^{−(m−1)} in place of δ^{−m}",
-                  _with(lambda r, p: {"centres": r["centres"] * r["separation"]})),
-        Falsifier("error an eighth", "error at most ε/8",
-                  _with(lambda r, p: {"error": r["error"] / 8})),
-    ),
+    falsifiers=FALSIFIERS,
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design(tuple(
-            {"sphere_dim": m, "lipschitz": lip, "accuracy": eps, "content": t, "sup_norm": b}
-            for m, lip, eps, t, b in (
-                (1, 1.0, 0.5, 1, 1.0), (1, 2.0, 0.1, 50, 4.0), (1, 1.0, 4.0, 5, 2.0),
-                (2, 1.0, 0.5, 1, 1.0), (2, 1.0, 1.2, 1000, 3.0), (2, 3.0, 20.0, 5, 8.0),
-                (3, 1.0, 1.5, 10, 2.0), (3, 1.0, 3.0, 10, 2.0))), 2),
-        "full": Design(tuple(
-            {"sphere_dim": m, "lipschitz": 1.0, "accuracy": eps, "content": t, "sup_norm": 2.0}
-            for t in (1, 100)
-            for m, accuracies in ((1, (3.0, 0.5, 0.02)), (2, (3.0, 1.0, 0.5, 0.15)),
-                                  (3, (3.0, 1.5, 1.0, 0.5)))
-            for eps in accuracies), 2),
+        "quick": Design(*(Run(one_class) for one_class in _CLASSES), trials=2),
+        "full": Design(
+            *(Run(sphere_dim=m, lipschitz=1.0, accuracy=accuracy, content=content, sup_norm=2.0)
+              for content in (1, 100)
+              for m, accuracies in _ACCURACIES.items() for accuracy in accuracies), trials=2,
+        ),
     },
     broadcasts="all parameters",
-    compare=_compare,
-    figure=Curves(
-        x="accuracy", y="centres", lines=tuple(np.geomspace(0.1, 6, 41).tolist()),
-        design=Design(tuple(
-            {"sphere_dim": m, "lipschitz": 1.0, "accuracy": eps}
-            for m, accuracies in ((1, (0.1, 0.3, 1.0, 3.0)), (2, (0.3, 0.6, 1.2, 3.0)),
-                                  (3, (1.2, 2.0, 3.0)))
-            for eps in accuracies), 2),
-        x_label="accuracy ε (Lipschitz constant 1)", y_label="prefix tokens",
-        title="Tokens that suffice: the bound, certified nets, and the paper's exponent",
-        series="lipschitz", series_label="bound (line), certified net (points)",
-        panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
-        y_range=(1.0, 1e10),
-        extra=(ExtraLine("paper's exponent, constant 1", _paper_line),
-               ExtraLine("needed, keys fixed in advance", _needed_line)),
-    ),
+    figure=FIGURE,
 )  # fmt: skip

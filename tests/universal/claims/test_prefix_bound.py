@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 import jaxprompt as jp
@@ -33,3 +34,18 @@ def test_constant_in_more_dimensions(m, constant):
     """C_m = 2m π^{m−1} A_m/A_{m−1} with A_3 = 2π², A_4 = 8π²/3 and A_5 = π³."""
     found = jp.claim("universal.prefix_bound").predict(sphere_dim=m, lipschitz=1.0, accuracy=1.0)
     assert found["constant"] == pytest.approx(constant, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("m", "constant", "tokens", "paper"),
+    [
+        (1, 2 * np.pi, 75, 2.7e8),
+        (2, 8 * np.pi, 3619, 1.8e16),
+        (3, 3 * np.pi**3, 160737, 3.1e26),
+    ],
+)
+def test_theorem_against_the_paper(m, constant, tokens, paper):
+    bound = jp.claim("universal.prefix_bound").predict(sphere_dim=m, lipschitz=1.0, accuracy=0.5)
+    assert bound["constant"] == pytest.approx(constant, rel=1e-14)
+    assert round(bound["centres"]) == tokens
+    assert bound["paper_scaling"] == pytest.approx(paper, rel=0.02)

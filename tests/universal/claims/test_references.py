@@ -71,21 +71,6 @@ def test_reference_numbers(stem, params, name, value):
     assert found[name] == pytest.approx(value, rel=2e-14)
 
 
-@pytest.mark.parametrize(
-    ("m", "constant", "tokens", "paper"),
-    [
-        (1, 2 * np.pi, 75, 2.7e8),
-        (2, 8 * np.pi, 3619, 1.8e16),
-        (3, 3 * np.pi**3, 160737, 3.1e26),
-    ],
-)
-def test_theorem_against_the_paper(m, constant, tokens, paper):
-    bound = jp.claim("universal.prefix_bound").predict(sphere_dim=m, lipschitz=1.0, accuracy=0.5)
-    assert bound["constant"] == pytest.approx(constant, rel=1e-14)
-    assert round(bound["centres"]) == tokens
-    assert bound["paper_scaling"] == pytest.approx(paper, rel=0.02)
-
-
 def test_best_concentration_on_the_circle():
     """Stationary points found by mpmath at 40 digits (error and λ); see the module's docstring."""
     claim = jp.claim("universal.circle_error")
