@@ -66,9 +66,11 @@ class Quantity:
     quantity itself: a difference of a few ulps of it is rounding. `axis` names the axis along
     which a trial returns an array: the whole function is one row. `proportion` says that a trial
     gives 0 or 1. An `unmeasured` number is one that the closed form states beside the others, such
-    as a constant of the theorem, and that no simulation gives. The quantity does not depend on the
-    parameters in `ignores`: cells that differ only there give one row. `infinite` says in
-    words where the prediction is infinite; where it is empty an infinite value is an error.
+    as a constant of the theorem, and that no simulation gives; or one that a simulation gives
+    beside the others and of which the closed form says nothing. Neither has a row. The quantity
+    does not depend on the parameters in `ignores`: cells that differ only there give one row.
+    `infinite` says in words where the prediction is infinite; where it is empty an infinite value
+    is an error.
     """
 
     name: str
