@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import xarray
 
     from jaxprompt.compute.trials import paired, per_trial, trajectory
-    from jaxprompt.core.calibration import calibrate
+    from jaxprompt.core.calibration import calibrate, reduced
     from jaxprompt.core.claim import (
         Agreement,
         AtLeast,
@@ -59,6 +59,7 @@ _HOME = {
     "Estimate": "stats",
     "Status": "stats",
     "calibrate": "core.calibration",
+    "reduced": "core.calibration",
     "claim": "core.registry",
     "claims": "core.registry",
     "load_claims": "core.registry",
@@ -95,6 +96,7 @@ __all__ = [
     "load_claims",
     "paired",
     "per_trial",
+    "reduced",
     "trajectory",
 ]
 

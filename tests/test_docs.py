@@ -142,3 +142,9 @@ def test_the_site_builds_and_needs_no_network(tmp_path):
         text = page.read_text(encoding="utf-8")
         loaded = re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(https?:[^\"]*)", text)
         assert not loaded, f"{page.name} loads {loaded}"
+
+
+@each_page
+def test_tests_that_a_page_names_exist(page):
+    for name in re.findall(r"tests/[a-z_/]+\.py", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).is_file(), f"{page.name} names {name}, which is not there"
