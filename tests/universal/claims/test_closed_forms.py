@@ -6,14 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, special
+from scipy import special
 
 import jaxprompt as jp
 from jaxprompt.core.claim import Cell
 from jaxprompt.stats import Estimate, decide
-from jaxprompt.universal.claims import prefix_lower_bound, random_centres, sequence_map
+from jaxprompt.universal.claims import prefix_lower_bound, random_centres
 from jaxprompt.universal.claims.prefix_rate import hull_distance
-from jaxprompt.universal.networks import stack
 from jaxprompt.universal.numerics import point_sets
 
 
@@ -153,28 +152,6 @@ def test_minimax_error_against_two_points():
     assert prefix_lower_bound.minimax_error(
         np.ones((2, 1)), np.array([0.3, -0.1])
     ) == pytest.approx(0.2)
-
-
-@pytest.mark.parametrize("length", [1, 2, 3])
-def test_mean_length_in_a_cube(length):
-    exact = integrate.nquad(
-        lambda *u: np.linalg.norm(u), [(0, 0.5)] * length, opts={"epsabs": 1e-6, "epsrel": 1e-6}
-    )[0]
-    assert sequence_map._mean_norm(length) == pytest.approx(exact * 2**length, rel=1e-4)
-    assert sequence_map._mean_norm(2) == pytest.approx((np.sqrt(2) + np.arcsinh(1)) / 6, rel=1e-7)
-
-
-def test_cantor_codes_are_distinct_and_ordered_by_interleaved_digits():
-    codes = 3 * stack.cantor_code(stack.cells(3, 2), 3, 2) @ np.array([1 / 3, 1 / 9])
-    assert np.diff(np.sort(codes)).min() == pytest.approx(2 * 3.0**-6)
-    assert codes.max() < 1.0 + 1e-12
-
-
-def test_layers_sort_sequences_of_three():
-    built = stack.joint_stack(lambda x: np.sort(x, axis=1), 3, 5)
-    x = np.random.default_rng(0).uniform(size=(50, 3))
-    assert np.abs(built(x) - np.sort(x, axis=1)).max() <= 0.1 + 1e-9
-    assert built.tokens == (0, 3 * 5**3)
 
 
 def test_hull_distance_of_solids():
