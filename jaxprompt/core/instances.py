@@ -172,7 +172,22 @@ def _estimate_rounding(
             known = np.where(np.isfinite(deviation), deviation, 0.0)
             largest[name] = np.maximum(largest[name], known)
     ratio = float(np.finfo(np.float64).eps) / eps
-    return {name: ROUNDING_MARGIN * ratio * value for name, value in largest.items()}
+    return {
+        name: ROUNDING_MARGIN * ratio * np.maximum(value, _typical(value, values[name]))
+        for name, value in largest.items()
+    }
+
+
+def _typical(deviations: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """What the deviation of each draw would be if it were, relative to its size, the median one.
+
+    A draw's own deviations may all be small by luck.
+    """
+    size = np.abs(values).reshape(len(values), -1).max(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = deviations / size
+    known = relative[np.isfinite(relative)]
+    return size * (float(np.median(known)) if known.size else 0.0)
 
 
 def _moved(values: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:

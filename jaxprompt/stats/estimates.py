@@ -103,8 +103,9 @@ def mean_estimate(values: Any, axis: int = 0) -> Estimate:
     trials = values.shape[axis]
     if trials < 2:
         raise ValueError(f"{trials} value along the axis: a standard error needs at least 2")
-    mean = values.mean(axis=axis)
-    stderr = values.std(axis=axis, ddof=1) / math.sqrt(trials)
+    with np.errstate(over="ignore", invalid="ignore"):  # of equal large numbers nothing is lost
+        mean = values.mean(axis=axis)
+        stderr = values.std(axis=axis, ddof=1) / math.sqrt(trials)
     first = values.take(0, axis=axis)
     same = (values == np.expand_dims(first, axis)).all(axis=axis)
     mean, stderr = np.where(same, first, mean), np.where(same, 0.0, stderr)

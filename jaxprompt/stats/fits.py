@@ -37,7 +37,10 @@ ADMISSIBLE_LEVEL = 0.01
 """A form of correction is admissible unless its goodness of fit has a smaller p-value."""
 
 SINGLE_TERM_LEVEL = 0.1
-"""A single term of unstated power is enough if one leaves a goodness of fit of this p-value."""
+"""A single term of unstated power fits well if it leaves a goodness of fit of this p-value."""
+
+LEAST_PAIRED_POWER = 0.5
+"""Least leading power that is tried with a second term beside single terms that fit well."""
 
 Powers = tuple[float | str, ...]
 
@@ -120,7 +123,8 @@ def extrapolate_forms(
     are sizes enough. Without, the leading power is one of :data:`UNSTATED_POWERS` or 1/log: the
     main fit is the one that leaves least (the first among equals), and every form that the data do
     not reject at :data:`ADMISSIBLE_LEVEL` beside the best is admissible. Two terms, the second of
-    twice the power, are tried where no single term fits well, at :data:`SINGLE_TERM_LEVEL`.
+    twice the power, are tried too; with powers below :data:`LEAST_PAIRED_POWER`, which reach far
+    beyond the data, only where no single term fits well (:data:`SINGLE_TERM_LEVEL`).
     """
     sizes_array = np.asarray(sizes, np.float64)
     numbers = np.asarray(values, np.float64)
@@ -142,8 +146,9 @@ def extrapolate_forms(
         forms.append((LOG,))
     fits = [fit(form, every) for form in forms]
     single = max(f.goodness for f in fits) if errors.any() else 0.0
-    if np.unique(sizes_array).size >= 4 and single < SINGLE_TERM_LEVEL:
-        forms += [(p, 2 * p) for p in UNSTATED_POWERS]
+    if np.unique(sizes_array).size >= 4:
+        least = LEAST_PAIRED_POWER if single >= SINGLE_TERM_LEVEL else 0.0
+        forms += [(p, 2 * p) for p in UNSTATED_POWERS if p >= least]
         fits += [fit(form, every) for form in forms[len(fits) :]]
     if not errors.any():
         residuals = [_residual(sizes_array, numbers, form) for form in forms]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.core.keys import as_key
 from jaxprompt.errors import JaxpromptError, ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
 
@@ -24,13 +25,10 @@ def claim_of(trial, formula, relation=R.MEAN, tolerance=0.5, trials=100, **optio
     """A claim about the number `p`; its variants are far off on either side."""
 
     def off(sign):
-        def predict(**parameters):
-            return {
-                n: v if isinstance(v, jp.Distribution) else v + sign * 10 * (abs(v) + 1e-3)
-                for n, v in formula(**parameters).items()
-            }
+        def change(predicted, parameters):
+            return {n: v + sign * 10 * (abs(v) + 1e-3) for n, v in predicted.items()}
 
-        return predict
+        return change
 
     simulation = options.pop("simulation", None) or jp.per_trial(
         trial, batch=options.pop("batch", 50), **options.pop("trial_options", {})
@@ -40,7 +38,10 @@ def claim_of(trial, formula, relation=R.MEAN, tolerance=0.5, trials=100, **optio
     return jp.Claim(
         id="mine.kind", title="t", statement="s", source="made up", relation=relation,
         parameters=options.pop("parameters", ()),
-        falsifiers=(jp.Falsifier("up", "above", off(1)), jp.Falsifier("down", "below", off(-1))),
+        falsifiers=(
+            jp.Falsifier.after("up", "far above", off(1)),
+            jp.Falsifier.after("down", "far below", off(-1)),
+        ),
         closed_form=formula, simulation=simulation, designs={"quick": design}, **options,
     )  # fmt: skip
 
@@ -215,14 +216,14 @@ def normal_claim():
 @pytest.mark.parametrize("key", ["abc", 1.0, None, -1, 2**64, True], ids=str)
 def test_what_is_no_key_is_refused(key):
     with pytest.raises(ParameterError, match="`key`"):
-        normal_claim().simulate(key=key, trials=4, shift=0.0)
+        as_key(key)
 
 
 def test_keys_of_any_kind():
     claim = normal_claim()
     kinds = [jax.random.key(0, impl=name) for name in ("threefry2x32", "rbg", "unsafe_rbg")]
     for key in (0, np.int64(3), jax.random.PRNGKey(0), jax.random.key_data(kinds[0]), *kinds):
-        assert claim.simulate(key=key, trials=20, shift=0.0)["p"].trials == 20
+        assert claim.simulate(key=as_key(key), trials=20, shift=0.0)["p"].trials == 20
 
 
 def test_large_seeds_have_numbers_of_their_own():

@@ -73,7 +73,8 @@ def test_statistics_of_trials_keep_their_rate(statistic, truth):
     rng, hits, checks = np.random.default_rng(8), 0, 250
     for _ in range(checks):
         found = stats.jackknife(statistic, rng.normal(size=800))
-        hits += 2 * sps.t.sf(abs(found.mean - truth) / found.stderr, found.dof) < 0.01
+        p = 2 * sps.t.sf(abs(found.mean - truth) / found.stderr, found.dof)
+        hits += bool(p < 0.01)
     rate_at_most(hits, checks, 0.02, "twice the level 0.01 of a statistic of trials")
 
 
