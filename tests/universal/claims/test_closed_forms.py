@@ -2,11 +2,8 @@
 
 import functools
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
 
 import jaxprompt as jp
 from jaxprompt.core.claim import Cell
@@ -84,31 +81,6 @@ def test_a_wrong_bias_of_random_centres_is_refuted(monkeypatch):
     assert [row.verdict for row in right] == ["confirmed"] * 2
     wrong = decide(claim.compare(claim, cells, functools.partial(error, bias=0.0)), 1e-3)
     assert wrong[1].verdict == "refuted", f"what remains as N grows: {wrong[1]}"
-
-
-def test_sphere_limit_by_quadrature():
-    """Funk–Hecke on S⁴: the mean of the Gegenbauer polynomial under the kernel."""
-    m, k, lam = 4, 3, 6.0
-    t, w = special.roots_jacobi(80, (m - 2) / 2, (m - 2) / 2)
-    poly = special.eval_gegenbauer(k, (m - 1) / 2, t) / special.eval_gegenbauer(k, (m - 1) / 2, 1.0)
-    kernel = w * np.exp(lam * (t - 1))
-    expected = (kernel * poly).sum() / kernel.sum()
-    found = jp.claim("universal.sphere_limit").predict(sphere_dim=m, degree=k, concentration=lam)
-    assert found["multiplier"] == pytest.approx(expected, rel=1e-12)
-    assert found["defect"] == pytest.approx(1 - expected, rel=1e-12)
-    assert found["log_multiplier"] == pytest.approx(np.log(expected), rel=1e-12)
-
-
-def test_sphere_limit_broadcasts_and_traces():
-    claim = jp.claim("universal.sphere_limit")
-    lam = np.array([0.5, 5.0])
-    many = claim.predict(sphere_dim=np.array([[1], [2]]), degree=2, concentration=lam)
-    assert {v.shape for v in many.values()} == {(2, 2)}
-    with jax.enable_x64(True):
-        traced = jax.jit(
-            lambda x: claim.predict(sphere_dim=2, degree=2, concentration=x)["multiplier"]
-        )(jnp.asarray(lam))
-    np.testing.assert_allclose(traced, many["multiplier"][1], rtol=1e-14)
 
 
 def test_kernel_head_broadcasts():

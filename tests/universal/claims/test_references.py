@@ -41,20 +41,11 @@ def test_full_profile(id):
 
 
 NAMES = {
-    "sphere_limit": ("sphere_dim", "degree", "concentration"),
     "circle_error": ("centres", "concentration", "degree", "phase"),
     "random_centres": ("sphere_dim", "centres", "concentration"),
     "prefix_lower_bound": ("lipschitz", "centres"),
 }
 REFERENCE = [
-    ("sphere_limit", (1, 1, 10.0), "multiplier", 0.94859982595484595897),
-    ("sphere_limit", (1, 3, 10.0), "multiplier", 0.62448781203123363569),
-    ("sphere_limit", (2, 1, 10.0), "multiplier", 0.90000000412230725337),
-    ("sphere_limit", (3, 1, 10.0), "multiplier", 0.85418530832368160972),
-    ("sphere_limit", (1, 1, 1e6), "defect", 5.000001250001250002e-7),
-    ("sphere_limit", (1, 1, 10.0), "lipschitz_bias", 0.2580734461392297),
-    ("sphere_limit", (2, 1, 10.0), "lipschitz_bias", 0.4016002672689492),
-    ("sphere_limit", (3, 1, 10.0), "lipschitz_bias", 0.5062964185680844),
     ("circle_error", (8, 10.0, 1, 0.0), "error", 0.02836823981771315),
     ("circle_error", (8, 10.0, 1, np.pi), "error", 0.07852779507921462),
     ("circle_error", (16, 40.0, 2, 0.0), "error", 0.02547661652327201),
@@ -102,9 +93,6 @@ CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
 @pytest.mark.parametrize(
     ("stem", "params", "word"),
     [
-        ("sphere_limit", {"sphere_dim": 0, "degree": 1, "concentration": 1.0}, "sphere_dim"),
-        ("sphere_limit", {"sphere_dim": 1, "degree": 1, "concentration": 0.0}, "concentration"),
-        ("sphere_limit", {"sphere_dim": 1, "degree": 1, "concentration": np.nan}, "concentration"),
         ("circle_error", {"centres": 0, "degree": 1}, "centres"),
         ("random_centres", {"sphere_dim": 1, "centres": 2.5, "concentration": 1.0}, "centres"),
         ("prefix_bound", {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.0}, "accuracy"),
