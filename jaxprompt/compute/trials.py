@@ -169,10 +169,12 @@ class TrialSimulation:
         self, parameters: Mapping[str, Any], key: jax.Array
     ) -> tuple[dict[str, Any], _Program]:
         """Arguments that are traced, and the program for those that are not."""
-        free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
+        # What neither function names is no part of the program: other values share it.
+        used = {**_named(self.trial, parameters), **_named(self.instance, parameters)}
+        free = {n: v for n, v in used.items() if n in self._traced or _is_array(v)}
         if self.setup is not None:
             free |= self.setup(**_named(self.setup, parameters, key, _SETUP_STREAM))
-        fixed = tuple((n, _hashable(v)) for n, v in parameters.items() if n not in free)
+        fixed = tuple((n, _hashable(v)) for n, v in used.items() if n not in free)
         return free, self._compiled(fixed)
 
     def _compile(self, fixed: tuple[tuple[str, Any], ...]) -> _Program:
@@ -385,13 +387,15 @@ def _takes_key(function: Callable[..., Any]) -> bool:
 
 
 def _named(
-    function: Callable[..., Any],
+    function: Callable[..., Any] | None,
     parameters: Mapping[str, Any],
     key: jax.Array | None = None,
     stream: Any = None,
     skip: int = 0,
 ) -> dict[str, Any]:
     """Those parameters that a function names as arguments (and its key, where one is given)."""
+    if function is None:
+        return {}
     arguments = list(inspect.signature(function).parameters.values())[skip:]
     if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
         named = dict(parameters)
