@@ -364,16 +364,17 @@ def test_trials_are_independent_of_batch_and_count():
     np.testing.assert_allclose(a.stderr, np.std(drawn, ddof=1) / np.sqrt(20), rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("found", "said"), [(1.0, "returned float"), ({"x": np.ones(3)}, r"shape \(3,\)")]
-)
-def test_a_trial_returns_scalars(found, said):
+def test_a_trial_returns_numbers(mine):
     import jax
 
-    with pytest.raises(JaxpromptError, match=said):
-        per_trial(lambda *, key: found)(key=jax.random.key(0), trials=2)
+    with pytest.raises(JaxpromptError, match="returned float"):
+        per_trial(lambda *, key: 1.0)(key=jax.random.key(0), trials=2)
     with pytest.raises(ValueError, match="batch = 0"):
         per_trial(lambda *, key: {}, batch=0)
+    # An array belongs to a quantity that names its axis.
+    mine.write_text(FILE.replace("(size,)).mean()}", "(size,))}"))
+    with pytest.raises(UsageError, match=r"shape \(4,\).*name the axis"):
+        jp.load_claims(mine)
 
 
 # --- figures with less to say ---
