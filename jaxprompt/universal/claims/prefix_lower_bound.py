@@ -1,7 +1,8 @@
-r"""`universal.prefix_lower_bound`: fewer prefix tokens cannot do, whatever the values."""
+r"""Claim ``universal.prefix_lower_bound``: fewer prefix tokens cannot do, whatever the values."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +12,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key
 from scipy import optimize
 
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Predictor, Quantity, Relation
+from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.errors import ParameterError
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.numerics import point_sets
-from jaxprompt.universal.numerics.exact import compare_exact, exact
 from jaxprompt.universal.parameters import ACCURACY, CENTRES, CONCENTRATION, LIPSCHITZ
 
-__all__ = ["CLAIM", "closed_form", "minimax_error"]
+__all__ = ["CLAIM", "closed_form", "minimax_error", "simulate"]
 
 STATEMENT = r"""
 Let the keys and the concentration of a prefix of $N$ tokens be fixed before $f$ is known, the
@@ -40,21 +40,24 @@ $N=2n-1$ and for $N=2n$ (Tikhomirov). A linear programme over the values finds e
 that error, and no error with one token more (the positive control): for odd $N$ with any keys, at
 $N+1$ points; for even $N$ with equispaced keys, where the alternating sum over the $N$ midpoints of
 neighbouring keys annihilates every output, because a turn by one key reverses its sign.
+
+*Tolerances.* 1e-6 of the error, and 1e-6 for the control: the solver (HiGHS) meets its constraints
+to 1e-7, and the programme is scaled to a target of size 1.
 """
 
 
+# --- the closed form ---
+
+
 def closed_form(
-    lipschitz: ArrayLike,
-    accuracy: ArrayLike | None = None,
-    centres: ArrayLike | None = None,
-    concentration: ArrayLike | None = None,
-) -> dict[str, np.ndarray | float]:
+    *, lipschitz: ArrayLike, accuracy: ArrayLike | None = None, centres: ArrayLike | None = None
+) -> dict[str, Any]:
     """`centres` needed for an accuracy, `error` unavoidable with so many centres; broadcasts.
 
     At least one of `accuracy` and `centres` must be given; float64 (`centres` a whole number).
     The concentration of the head does not matter.
     """
-    result: dict[str, np.ndarray | float] = {}
+    result: dict[str, Any] = {}
     if accuracy is not None:
         pairs = np.pi / 2 * np.divide(lipschitz, accuracy)
         # An accuracy equal to the bound for N is within reach of N.
@@ -65,15 +68,38 @@ def closed_form(
     return result
 
 
+def _with_error(formula: Callable[[Any, Any, Any], Any]) -> Callable[..., Mapping[str, Any]]:
+    """A wrong error, as a function of the right one, the Lipschitz constant and the centres."""
+
+    def change(right: Mapping[str, Any], at: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "error" not in right:
+            return right
+        return {**right, "error": formula(right["error"], at["lipschitz"], at["centres"])}
+
+    return change
+
+
+FALSIFIERS = (
+    Falsifier.scaled("constant +3 %", closed_form, 1.03),
+    Falsifier.after("gaps for every N", "πL/(N+1) for even N too",
+                    _with_error(lambda _, lip, count: np.pi * np.divide(lip, np.add(count, 1)))),
+    Falsifier.after("points for every N", "πL/N for odd N too",
+                    _with_error(lambda _, lip, count: np.pi * np.divide(lip, count))),
+    Falsifier.after("twice", "the packing distance not halved",
+                    lambda right, _: {name: 2.0 * value for name, value in right.items()}),
+    Falsifier.after("chordal distance", "chords between the points in place of arcs",
+                    _with_error(lambda arc, lip, _: lip * 2 * np.sin(arc / (2 * lip)))),
+)  # fmt: skip
+
+
+# --- the simulation ---
+
+
+# A linear programme of SciPy cannot be traced, and one set of random keys serves all trials.
 def simulate(
-    *,
-    key: Key[Array, ""],
-    trials: int,
-    lipschitz: float,
-    centres: int,
-    accuracy: float | None = None,
-    concentration: float = 10.0,
-) -> dict[str, Estimate]:
+    *, key: Key[Array, ""], trials: int, lipschitz: float, centres: int,
+    accuracy: float | None = None, concentration: float = 10.0,
+) -> dict[str, Estimate]:  # fmt: skip
     """Least largest error over the values, by linear programme, and the same with one token more.
 
     For odd N the keys are random, the points N + 1, and the hardest function is found from the head
@@ -86,28 +112,30 @@ def simulate(
     angle = 2 * np.pi * (np.arange(centres + 1) + 0.5 * jitter) / count
     keys = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     if centres % 2:
-        weights = _attention(points, keys[:-1], concentration)
-        signs = np.sign(_left_null(weights))
+        weights = _attention_weights(points, keys[:-1], concentration)
+        signs = np.sign(_annihilating_vector(weights))
     else:
-        weights = _attention(points, point_sets.equispaced(count, np.pi / count), concentration)
+        equispaced_keys = point_sets.equispaced(count, np.pi / count)
+        weights = _attention_weights(points, equispaced_keys, concentration)
         signs = (-1.0) ** np.arange(count)
         # Two keys are equally near to a midpoint; a rounded score of size λ breaks the tie.
         rounding = max(rounding, 1e-15 * concentration)
     target = signs * lipschitz / _lipschitz_constant(points, signs)
-    return exact(
-        trials,
-        error=minimax_error(weights, target, rounding),
-        control=minimax_error(_attention(points, keys, concentration), target),
-    )
+    with_one_more = _attention_weights(points, keys, concentration)
+    return {
+        "error": exact_estimate(minimax_error(weights, target, rounding), trials),
+        "control": exact_estimate(minimax_error(with_one_more, target), trials),
+    }
 
 
-def _attention(points: np.ndarray, keys: np.ndarray, concentration: float) -> np.ndarray:
+def _attention_weights(points: np.ndarray, keys: np.ndarray, concentration: float) -> np.ndarray:
     score = concentration * (points @ keys.T)
     weight = np.exp(score - score.max(axis=1, keepdims=True))
     return weight / weight.sum(axis=1, keepdims=True)
 
 
-def _left_null(weights: np.ndarray) -> np.ndarray:
+def _annihilating_vector(weights: np.ndarray) -> np.ndarray:
+    """A vector c (P) with c·weights = 0, for weights (P, N) with P > N."""
     return np.linalg.svd(weights)[0][:, -1]
 
 
@@ -128,8 +156,8 @@ def minimax_error(weights: np.ndarray, target: np.ndarray, rounding: float = 1e-
     units of the target, so that neither small columns nor a small target meet its tolerances.
     """
     scale = float(np.abs(target).max()) or 1.0
-    left, singular, _ = np.linalg.svd(weights, full_matrices=False)
-    basis = left[:, singular > rounding * singular[0]]
+    vectors, singular, _ = np.linalg.svd(weights, full_matrices=False)
+    basis = vectors[:, singular > rounding * singular[0]]
     ones, aim = np.ones((len(target), 1)), target / scale
     result: Any = optimize.linprog(
         c=np.append(np.zeros(basis.shape[1]), 1.0),
@@ -142,6 +170,9 @@ def minimax_error(weights: np.ndarray, target: np.ndarray, rounding: float = 1e-
     return scale * float(result.fun)
 
 
+# --- the parameters ---
+
+
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     """One of accuracy and centres must be given."""
     if "accuracy" not in params and "centres" not in params:
@@ -151,48 +182,22 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-def _factor(number: float) -> Predictor:
-    def wrong(**params: Any) -> dict[str, np.ndarray | float]:
-        return {name: number * value for name, value in closed_form(**params).items()}
+# --- the design ---
 
-    return wrong
+_QUICK_HEADS = {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}
+_FIGURE_HEADS = {"centres": (2, 4, 8, 15, 30, 60), "concentration": (1.0, 20.0, 500.0)}
+_LEAST_CONCENTRATIONS = {1: 1.0, 3: 1.0, 8: 1.0, 15: 1.0, 40: 20.0, 100: 150.0}
+"""For numbers of centres: below, even N+1 rows of the head are dependent to rounding, and the
+control fails."""
 
-
-def _gaps_for_every_number(
-    lipschitz: ArrayLike,
-    accuracy: ArrayLike | None = None,
-    centres: ArrayLike | None = None,
-    **rest: Any,
-) -> dict[str, np.ndarray | float]:
-    result = closed_form(lipschitz, accuracy, centres)
-    if centres is not None:
-        result["error"] = np.pi * np.divide(lipschitz, np.add(centres, 1))
-    return result
-
-
-def _points_for_every_number(
-    lipschitz: ArrayLike,
-    accuracy: ArrayLike | None = None,
-    centres: ArrayLike | None = None,
-    **rest: Any,
-) -> dict[str, np.ndarray | float]:
-    result = closed_form(lipschitz, accuracy, centres)
-    if centres is not None:
-        result["error"] = np.pi * np.divide(lipschitz, centres)
-    return result
-
-
-def _chordal(
-    lipschitz: float,
-    accuracy: float | None = None,
-    centres: int | None = None,
-    **rest: Any,
-) -> dict[str, np.ndarray | float]:
-    result = closed_form(lipschitz, accuracy, centres)
-    if centres is not None:
-        result["error"] = lipschitz * 2 * np.sin(result["error"] / (2 * lipschitz))
-    return result
-
+FIGURE = Curves(
+    x="centres", y="error", lines=tuple(float(n) for n in range(1, 121)),
+    design=Design.product({"lipschitz": 1.0}, _FIGURE_HEADS, trials=2),
+    x_label="prefix tokens N", y_label="error no values can avoid",
+    title="What N fixed keys cannot do",
+    series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
+    caption="points: linear programme over the values, random keys",
+)  # fmt: skip
 
 CLAIM = Claim(
     id="universal.prefix_lower_bound",
@@ -201,51 +206,28 @@ CLAIM = Claim(
     derivation=DERIVATION,
     relation=Relation.IMPOSSIBILITY,
     source="derived here",
-    parameters=(
-        LIPSCHITZ,
-        replace(ACCURACY, default=None),
-        replace(CENTRES, default=None),
-    ),
-    ignored=(
-        replace(CONCENTRATION, meaning="inverse temperature of the head that is tried"),
-    ),
+    parameters=(LIPSCHITZ, replace(ACCURACY, default=None), replace(CENTRES, default=None)),
+    ignored=(replace(CONCENTRATION, meaning="inverse temperature of the head that is tried"),),
     quantities=(
-        # HiGHS meets its constraints to 1e-7; the programme is scaled to a target of size 1.
-        Quantity("error", "unavoidable error with so many tokens", 1e-6, True),
-        Quantity("control", "error of the same programme with one token more", 1e-6),
+        Quantity("error", "unavoidable error with so many tokens", tolerance=1e-6, relative=True,
+                 side="two"),
+        Quantity("control", "error of the same programme with one token more", tolerance=1e-6,
+                 side="two"),
         Quantity("centres", "tokens needed for the accuracy", unmeasured=True),
     ),
-    falsifiers=(
-        Falsifier("constant +3 %", "error three per cent larger", _factor(1.03)),
-        Falsifier("gaps for every N", "πL/(N+1) for even N too", _gaps_for_every_number),
-        Falsifier("points for every N", "πL/N for odd N too", _points_for_every_number),
-        Falsifier("twice", "the packing distance not halved", _factor(2.0)),
-        Falsifier("chordal distance", "chords between the points in place of arcs", _chordal),
-    ),
+    falsifiers=FALSIFIERS,
     closed_form=closed_form,
     simulation=simulate,
     check_parameters=validate,
     designs={
-        "quick": Design.product(
-            {"lipschitz": 1.0}, {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}, 2
+        "quick": Design.product({"lipschitz": 1.0}, _QUICK_HEADS, trials=2),
+        "full": Design(
+            *(Run(lipschitz=lipschitz, centres=centres, concentration=concentration)
+              for centres, least in _LEAST_CONCENTRATIONS.items()
+              for concentration in (least, 10 * least, 100 * least)
+              for lipschitz in (0.3, 1.0)), trials=2,
         ),
-        # At smaller λ even N+1 rows of the head are dependent to rounding, and the control fails.
-        "full": Design(tuple(
-            {"lipschitz": lip, "centres": n, "concentration": lam}
-            for n, least in ((1, 1.0), (3, 1.0), (8, 1.0), (15, 1.0), (40, 20.0), (100, 150.0))
-            for lam in (least, 10 * least, 100 * least) for lip in (0.3, 1.0)), 2),
     },
     broadcasts="all parameters",
-    compare=compare_exact,
-    figure=Curves(
-        x="centres", y="error", lines=tuple(float(n) for n in range(1, 121)),
-        design=Design.product(
-            {"lipschitz": 1.0}, {"centres": (2, 4, 8, 15, 30, 60),
-                                 "concentration": (1.0, 20.0, 500.0)}, 2
-        ),
-        x_label="prefix tokens N", y_label="error no values can avoid",
-        title="What N fixed keys cannot do",
-        series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
-        caption="points: linear programme over the values, random keys",
-    ),
+    figure=FIGURE,
 )  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.errors import ParameterError
 from jaxprompt.universal.claims.prefix_lower_bound import minimax_error
 
 CLAIM = "universal.prefix_lower_bound"
@@ -80,3 +81,29 @@ def test_no_keys_do_better_than_the_width_at_even_numbers(centres, seed):
         phase = np.mod(theta - turn, 4 * np.pi / centres)
         starts.append(np.abs(phase - 2 * np.pi / centres) - np.pi / centres)
     assert hardest_function(weights, 2 * np.pi / fine, starts) > 0.98 * np.pi / centres
+
+
+def test_tokens_needed_invert_the_error():
+    claim = jp.claim(CLAIM)
+    count = np.arange(1, 60)
+    odd = count - 1 + count % 2  # as many tokens do as the next smaller odd number
+    error = claim.predict(lipschitz=2.0, centres=count)["error"]
+    np.testing.assert_array_equal(claim.predict(lipschitz=2.0, accuracy=error)["centres"], odd)
+    just_below = claim.predict(lipschitz=2.0, accuracy=error * (1 - 1e-6))["centres"]
+    np.testing.assert_array_equal(just_below, odd + 2)
+
+
+def test_minimax_error_against_two_points():
+    """One token, two points, weights (1, 1): the best constant is the midpoint."""
+    assert minimax_error(np.ones((2, 1)), np.array([0.3, -0.1])) == pytest.approx(0.2)
+
+
+def test_reference_number():
+    predicted = jp.claim(CLAIM).predict(lipschitz=1.0, centres=15)
+    assert predicted["error"] == pytest.approx(np.pi / 16, rel=2e-14)
+
+
+def test_neither_accuracy_nor_centres_is_refused():
+    with pytest.raises(ParameterError, match="`centres`") as caught:
+        jp.claim(CLAIM).predict(lipschitz=1.0)
+    assert "\n" not in str(caught.value)

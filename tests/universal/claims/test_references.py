@@ -43,7 +43,6 @@ def test_full_profile(id):
 NAMES = {
     "circle_error": ("centres", "concentration", "degree", "phase"),
     "random_centres": ("sphere_dim", "centres", "concentration"),
-    "prefix_lower_bound": ("lipschitz", "centres"),
 }
 REFERENCE = [
     ("circle_error", (8, 10.0, 1, 0.0), "error", 0.02836823981771315),
@@ -52,7 +51,6 @@ REFERENCE = [
     ("circle_error", (16, 40.0, 2, np.pi), "error", 0.07749573672459822),
     ("random_centres", (1, 200, 10.0), "mse", 0.0041087754686552),
     ("random_centres", (2, 200, 10.0), "mse", 0.015506249114786),
-    ("prefix_lower_bound", (1.0, 15), "error", np.pi / 16),
 ]
 
 
@@ -96,7 +94,6 @@ CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
         ("circle_error", {"centres": 0, "degree": 1}, "centres"),
         ("random_centres", {"sphere_dim": 1, "centres": 2.5, "concentration": 1.0}, "centres"),
         ("prefix_bound", {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.0}, "accuracy"),
-        ("prefix_lower_bound", {"lipschitz": 1.0}, "centres"),
         ("prefix_rate", {"sphere_dim": 1, "smoothness": "rough"}, "smoothness"),
         ("optimal_values", {**CIRCLE, "method": "x"}, "method"),
         ("sequence_map", {"form": "cantor", "resolution": 12}, "resolution"),
