@@ -6,7 +6,7 @@ import pytest
 import jaxprompt as jp
 from jaxprompt.core.claim import Cell
 from jaxprompt.stats import Estimate, decide
-from jaxprompt.universal.claims.prefix_rate import exponent_tolerance
+from jaxprompt.universal.claims.prefix_rate import exponent_tolerance, hull_distance
 from jaxprompt.universal.numerics import point_sets
 
 CLAIM = "universal.prefix_rate"
@@ -44,3 +44,23 @@ def test_least_error_on_the_sphere_is_fejes_toths(count):
     by_area = np.arccos(1 - 2 / count)
     assert 1.09 < found / by_area < 1.19
     assert found <= point_sets.covering_radius(point_sets.fibonacci(count))
+
+
+def test_hull_distance_of_solids():
+    corners = np.vstack([np.eye(3), -np.eye(3)])
+    assert hull_distance(corners) == pytest.approx(1 - 1 / np.sqrt(3), rel=1e-12)
+    hexagon = point_sets.equispaced(6)
+    assert hull_distance(hexagon) == pytest.approx(1 - np.cos(np.pi / 6), rel=1e-12)
+
+
+def test_prefix_rate_floor_is_the_distance_to_the_hull():
+    found = jp.claim("universal.prefix_rate").predict(
+        sphere_dim=2, smoothness="smooth", covering=0.3
+    )
+    assert found["exponent"] == -1.0
+    assert found["floor"] == pytest.approx(1 - np.cos(0.3), rel=1e-12)
+    # Half the sphere for each of two centres: nothing is farther than a right angle.
+    least = jp.claim("universal.prefix_rate").predict(
+        sphere_dim=2, smoothness="lipschitz", centres=2
+    )
+    assert least["error"] == pytest.approx(np.pi / 2)
