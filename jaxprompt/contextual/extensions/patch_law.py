@@ -15,7 +15,7 @@ between theory and measurement can be put down to its cause:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -80,7 +80,7 @@ class PatchLaw(NamedTuple):
         sigma = self.irrelevant
         return float(len(sigma) * (sigma**2).sum() / np.trace(sigma) ** 2)
 
-    def setting(self) -> dict[str, object]:
+    def setting(self) -> dict[str, Any]:
         """Parameters as `contextual.prompt_error` takes them, but for gain, ridge and ratio."""
         q, w = self.direction, self.signal
         return {
@@ -219,8 +219,8 @@ def predicted_errors(
     """
     setting, ratios = fitted.setting(), len(fitted.signal) / np.asarray(samples, np.float64)
     plain = prompt_error.closed_form(**setting, gain=gain, ridge=ridge, ratio=ratios)["error"].mean
-    features = feature_law(**setting, gain=gain)  # type: ignore[arg-type]
-    shift, size = setting["shifts"][0][1], setting["signal"]  # type: ignore[index]
+    features = feature_law(**setting, gain=gain)
+    shift, size = setting["shifts"][0][1], setting["signal"]
     attention = (features.alpha / size + shift) / (1 + shift)
     tau = np.sqrt(features.tau**2 + (attention * fitted.relevant_noise) ** 2)
     noisy = FeatureLaw(features.alpha, tau, features.weights)
