@@ -64,11 +64,12 @@ def compare_instances(claim: Claim, cells: Sequence[Cell], predict: Predictor) -
                     f"{claim.id}: the draws of `{name}` were not kept: return them by per_trial"
                 )
             side = right[name]
-            sides = np.broadcast_arrays(left, _aligned(side.values, left))
-            draws = tuple(np.reshape(side, (len(left), -1)) for side in sides)
+            measured, bound = np.broadcast_arrays(left, _aligned(side.values, left))
+            flat = (len(left), -1)
             compare = _bound_row if claim.relation is Relation.BOUND else _identity_row
             both = rounding[name] + side.rounding
-            rows.append(compare(claim, name, cell.parameters, *draws, both))
+            sides = (measured.reshape(flat), bound.reshape(flat), both)
+            rows.append(compare(claim, name, cell.parameters, *sides))
     return rows
 
 
