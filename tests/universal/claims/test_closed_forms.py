@@ -40,29 +40,3 @@ def test_best_concentration_is_a_minimum():
     for n, k, lam, error in zip([8, 20], [1, 2], *best.values(), strict=True):
         for other in (0.97 * lam, 1.03 * lam):
             assert claim.predict(centres=n, degree=k, concentration=other)["sup_error"] > error
-
-
-def test_kernel_head_broadcasts():
-    random = np.random.default_rng(0)
-    query, centres, values = (
-        random.normal(size=(4, 2, 3)),
-        random.normal(size=(6, 3)),
-        random.normal(size=(6, 5)),
-    )
-    found = jp.claim("universal.kernel_head").predict(
-        query=query,
-        centres=centres,
-        values=values,
-        concentration=np.array([1.0, 2.0]),
-        content=[1, 9],
-    )
-    assert found["core"].shape == (4, 2, 5)
-    assert found["gate"].shape == (4, 2)
-    weight = np.exp(2.0 * centres @ query[3, 1])
-    np.testing.assert_allclose(
-        found["classical"][3, 1], weight @ values / (weight.sum() + 9), rtol=1e-12
-    )
-    no_content = jp.claim("universal.kernel_head").predict(
-        query=query[0, 0], centres=centres, values=values, concentration=1.0, content=0
-    )
-    assert no_content["gate"] == 1.0

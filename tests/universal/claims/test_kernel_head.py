@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.errors import ParameterError
 
 
 @pytest.mark.parametrize(("n", "content"), [(2, 1), (3, 4), (6, 20)])
@@ -34,3 +35,43 @@ def test_the_width_is_not_called_the_least():
     claim = jp.claim("universal.kernel_head")
     assert "least possible" not in claim.derivation
     assert "Width $2n$" in claim.statement
+
+
+def test_prediction_broadcasts():
+    random = np.random.default_rng(0)
+    query, centres, values = (
+        random.normal(size=(4, 2, 3)),
+        random.normal(size=(6, 3)),
+        random.normal(size=(6, 5)),
+    )
+    predicted = jp.claim("universal.kernel_head").predict(
+        query=query,
+        centres=centres,
+        values=values,
+        concentration=np.array([1.0, 2.0]),
+        content=[1, 9],
+    )
+    assert predicted["core"].shape == (4, 2, 5)
+    assert predicted["gate"].shape == (4, 2)
+    weight = np.exp(2.0 * centres @ query[3, 1])
+    np.testing.assert_allclose(
+        predicted["classical"][3, 1], weight @ values / (weight.sum() + 9), rtol=1e-12
+    )
+    no_content = jp.claim("universal.kernel_head").predict(
+        query=query[0, 0], centres=centres, values=values, concentration=1.0, content=0
+    )
+    assert no_content["gate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [
+        ({"query": [1.0, 0]}, "query"),
+        ({"query": [1.0, 0, 0], "values": [1.0, 2.0]}, "values"),
+    ],
+)
+def test_bad_input_is_named(params, word):
+    one_token = {"centres": [[1.0, 0, 0]], "values": [[1.0]], "concentration": 1.0}
+    with pytest.raises(ParameterError, match=f"`{word}`") as caught:
+        jp.claim("universal.kernel_head").predict(**{**one_token, **params})
+    assert "\n" not in str(caught.value)

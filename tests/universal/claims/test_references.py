@@ -84,7 +84,6 @@ def test_deconvolved_error_on_the_circle():
     assert small["value_norm"] == pytest.approx(48 / 0.01**3, rel=1e-4)  # |v| ~ λ^{−k}
 
 
-HEAD = {"centres": [[1.0, 0, 0]], "values": [[1.0]], "concentration": 1.0}
 CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
 
 
@@ -102,8 +101,6 @@ CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
         ("sequence_map", {"form": "joint", "resolution": 16, "content": 5}, "resolution"),
         ("sequence_map", {"form": "ridge", "resolution": 64}, "resolution"),
         ("sequence_map", {"form": "ridge", "resolution": 3, "content": 3}, "content"),
-        ("kernel_head", {**HEAD, "query": [1.0, 0]}, "query"),
-        ("kernel_head", {**HEAD, "query": [1.0, 0, 0], "values": [1.0, 2.0]}, "values"),
     ],
 )
 def test_bad_input_is_named(stem, params, word):
