@@ -6,8 +6,6 @@ exact means and covariances, so their fluctuations of order 1/√n are in it.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,6 +18,7 @@ from jaxprompt.compute.devices import cores, loop, map_trials
 from jaxprompt.contextual.claims.first_step import pooled_coefficients
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
+from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.law.prompt_step_moments import prompt_moments
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
@@ -35,7 +34,7 @@ from jaxprompt.contextual.simulation.gradient_steps import (
     orthogonal_lengths,
     reduced_steps_and_terms,
 )
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -44,8 +43,46 @@ __all__ = [
     "closed_form", "limits", "simulate", "simulate_trials",
 ]  # fmt: skip
 
+STATEMENT = r"""
+Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head, prompt
+(rescaled to a given norm), head again from 0. The steps' coordinates along $w_\star$, $q_\star$ and
+along each other are sample means of independent terms with explicit means $\mu$ and covariances
+$\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
+$\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
+the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
+so are the alignments $\langle q,q_\star\rangle/(|q|Q)$ of the prompt and
+$\langle w,w_\star\rangle/(|w|W)$ of the last head. They depend on $d$ and $n$ through $d/n$ up to
+fluctuations of order $1/n$. Averaged over the head or prompt that a step is given, $\mu$, the
+diagonal of $\Sigma$, $\bar D$ and the variance of $D$ are the means and variances of single terms.
+"""
 
-# --- the closed form -----------------------------------------------------------------------------
+DERIVATION = r"""
+*Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
+$\langle\hat w,q_\star\rangle/Q$ have means $E[a]W$ and 0 and variances
+$(\mathrm{Var}(a)W^2+s^2)/n$ and $(E[b^2]Q^2+s^2)/n$; they are uncorrelated, and the rest is
+isotropic with energy $s^2\chi^2_{d-2}/n$ exactly. *Step 2* (`contextual.prompt_step`): given the
+head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and
+the head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
+second moments that are polynomial in two independent variables, a Gaussian and a chi-square.
+*Step 3*: given the prompt, $y\bar x$ has mean $E[y\mu]$ and covariance
+$E[\mu\mu^\top]+\sigma^2E[p_2](I-qq^\top/|q|^2)$ less the mean's square, where
+$\mu=s(q_\star+yw_\star)-(1-s)(\delta_qq_\star+\delta_wyw_\star)+\bar u\,q/|q|^2$; here
+$D=\sigma^2p_2$. The mean of a smooth function of a sample mean depends on its law beyond mean and
+covariance only at order $n^{-2}$, through the third cumulant. Averages over order parameters and
+over scores are taken by randomised quasi-Monte Carlo.
+
+*Measured terms.* The $n$ terms of a step share the head or prompt it is given and are independent
+given that, so their sample mean and sample variance are unbiased for $\mu$ and for the diagonal of
+$\Sigma$ there; a trial's mean over what it was given is the prediction's. The variances are
+predicted from the law that the errors are averaged over, as $n$ times its variances.
+
+*Tolerances.* 0.01 in an error, and a hundredth of the most that an alignment can be. 5 % of a
+term's mean, and 10 % of a variance, which is 5 % of a fluctuation's size: all fluctuations together
+move the errors by one to four hundredths.
+"""
+
+
+# --- the closed form ---
 
 OUTER_NODES = 128
 """Nodes for the order parameters, in each of the randomised rules."""
@@ -57,25 +94,30 @@ INFINITE = 10**8
 """The d that stands for d → ∞: what is left is smaller than rounding to seven digits."""
 
 
-def closed_form(**params: Any) -> dict[str, Any]:
+def closed_form(
+    *, dim: Any, samples: Any, prompt_norm: float, tokens: int, relevant: int, signal: float,
+    context: float, noise: float, shifts: Any, shift_weights: Any, fluctuation: float = 1.0,
+    later_fluctuation: float = 1.0, pooled_noise: float = 1.0, orthogonal_energy: float = 1.0,
+) -> dict[str, Estimate]:  # fmt: skip
     """Errors, alignments, and means and variances of the steps' terms, with standard errors, for
-    arrays of `dim` and `samples`."""
-    return _closed_form({}, **params)
+    arrays of `dim` and `samples`.
 
+    Falsifiers change the last four arguments, which the theory has at their defaults.
+    """
+    setting = Setting.make(
+        tokens=tokens, relevant=relevant, signal=signal, context=context, noise=noise,
+        shifts=shifts, shift_weights=shift_weights, where=CLAIM.id,
+    )  # fmt: skip
 
-def _closed_form(
-    wrong: Mapping[str, float], *, dim: Any, samples: Any, prompt_norm: float, **params: Any
-) -> dict[str, Any]:
-    setting = Setting.make(**params, where=CLAIM.id)
-    dims, counts = np.broadcast_arrays(dim, samples)
-    out = {f"{n}{end}": np.empty(dims.shape) for end in ("", "_stderr") for n in NAMES}
-    for index in np.ndindex(dims.shape):
-        found = _averages(setting, int(dims[index]), int(counts[index]), float(prompt_norm), wrong)
-        for name, replicates in zip(NAMES, found, strict=True):
-            out[name][index], out[f"{name}_stderr"][index] = attention_moments.mean_and_stderr(
-                replicates
-            )
-    return {name: value[()] for name, value in out.items()}
+    def averages_at(*, dim: float, samples: float) -> dict[str, Estimate]:
+        replicates = _averages(
+            setting, int(dim), int(samples), float(prompt_norm), fluctuation=fluctuation,
+            later_fluctuation=later_fluctuation, pooled_noise=pooled_noise,
+            orthogonal_energy=orthogonal_energy,
+        )  # fmt: skip
+        return {n: quadrature_estimate(x) for n, x in zip(NAMES, replicates, strict=True)}
+
+    return evaluate_pointwise(averages_at, dim=dim, samples=samples)
 
 
 _OUTCOMES = ("error", "final_error", "prompt_alignment", "head_alignment")
@@ -96,61 +138,67 @@ _TERMS = {
     "step3_rest_variance": "variance of a term of step 3 along the rest of the prompt",
     "step3_orthogonal_variance": "variance of D in step 3",
 }
-"""What is told of the steps' terms: variances, and the means that are not 0 by symmetry."""
+"""What is stated of the steps' terms: variances, and the means that are not 0 by symmetry."""
 
 NAMES = (*_OUTCOMES, *_TERMS)
 """All that a trial shows and the closed form predicts."""
 
 MEANS = {name: meaning for name, meaning in _TERMS.items() if name.endswith("mean")}
-_STILL = (*_OUTCOMES, *MEANS)
+_WITH_A_LIMIT = (*_OUTCOMES, *MEANS)
 
 
-def _of_terms(step: int, mean: Any, variance: Any) -> dict[str, Any]:
+def _name_moments(step: int, mean: Any, variance: Any) -> dict[str, Any]:
     """Means and variances of a step's terms (last axis: :data:`_DIRECTIONS`) by name."""
-    found = {}
+    moments: dict[str, Any] = {}
     for i, name in enumerate(_DIRECTIONS):
-        found[f"step{step}_{name}_mean"] = mean[..., i]
-        found[f"step{step}_{name}_variance"] = variance[..., i]
-    return {name: value for name, value in found.items() if name in _TERMS}
+        moments[f"step{step}_{name}_mean"] = mean[..., i]
+        moments[f"step{step}_{name}_variance"] = variance[..., i]
+    return {name: value for name, value in moments.items() if name in _TERMS}
 
 
 def _averages(
-    setting: Setting, dim: int, samples: int, prompt_norm: float, wrong: Mapping[str, float]
-) -> np.ndarray:
+    setting: Setting, dim: int, samples: int, prompt_norm: float, *, fluctuation: float = 1.0,
+    later_fluctuation: float = 1.0, pooled_noise: float = 1.0, orthogonal_energy: float = 1.0,
+) -> np.ndarray:  # fmt: skip
     """Every quantity for each replicate of the rule: shape (quantity, replicate)."""
-    outer, inner, each = _quadrature(setting.irrelevant, wrong.get("fluctuation", 1.0) != 0)
+    outer, inner, each = _quadrature(setting.irrelevant, fluctuation != 0)
     nodes = outer.reshape(-1, 13)
-    fluctuation = np.full(3, wrong.get("fluctuation", 1.0))
-    fluctuation[1:] *= wrong.get("later", 1.0)
-    scales = fluctuation / np.sqrt(samples)
-    heads, first = _first_heads(setting, dim, samples, nodes[:, :3], scales[0], wrong)
-    prompts, second = _prompts(setting, dim, samples, heads, nodes[:, 3:8], scales[1], wrong)
+    fluctuations = np.full(3, fluctuation)
+    fluctuations[1:] *= later_fluctuation
+    scales = fluctuations / np.sqrt(samples)
+    heads, first = _first_heads(setting, dim, samples, nodes[:, :3], scales[0], pooled_noise)
+    prompts, second = _prompts(
+        setting, dim, samples, heads, nodes[:, 3:8], scales[1], orthogonal_energy
+    )
     prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
-    chi = _chi(nodes[:, 12], dim - 3, fluctuation[2])
+    chi = _chi(nodes[:, 12], dim - 3, fluctuations[2])
     last = _last_step(
         setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
     )
     outcomes, *third = map(np.asarray, last)
-    found: dict[str, Any] = dict(zip(_OUTCOMES, outcomes.T, strict=True))
+    values: dict[str, Any] = dict(zip(_OUTCOMES, outcomes.T, strict=True))
     for step, (mean, spread) in enumerate((first, second, third), start=1):
         # n times the variance that the step's coordinates are given: that of one term. What
         # rounding leaves of a variance that is 0 is none.
         variance = samples * np.square(spread).sum(axis=2)
         variance = np.where(variance > 1e-13 * np.square(mean), variance, 0.0)
-        found |= _of_terms(step, mean, variance)
-    every = np.stack([found[name] for name in NAMES])
+        values |= _name_moments(step, mean, variance)
+    every = np.stack([values[name] for name in NAMES])
     return every.reshape(len(every), *outer.shape[:2]).mean(axis=-1)
 
 
 def limits(
-    setting: Setting, ratio: float, prompt_norm: float, wrong: Mapping[str, float] | None = None
+    setting: Setting, ratio: float, prompt_norm: float, *, orthogonal_energy: float = 1.0
 ) -> dict[str, np.ndarray]:
     """Errors, alignments and means of the terms as n, d → ∞ with n/d = `ratio`, for each replicate
-    of the rule: nothing fluctuates."""
+    of the rule: nothing fluctuates. A falsifier changes `orthogonal_energy`."""
     samples = max(round(ratio * INFINITE), 1)
-    still = {**(wrong or {}), "fluctuation": 0.0}
-    found = _averages(setting, INFINITE, samples, float(prompt_norm), still)
-    return {name: row for name, row in zip(NAMES, found, strict=True) if name in _STILL}
+    replicates = _averages(
+        setting, INFINITE, samples, float(prompt_norm), fluctuation=0.0,
+        orthogonal_energy=orthogonal_energy,
+    )  # fmt: skip
+    named = zip(NAMES, replicates, strict=True)
+    return {name: values for name, values in named if name in _WITH_A_LIMIT}
 
 
 def _quadrature(count: int, moving: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,49 +229,48 @@ Law = tuple[np.ndarray, np.ndarray]
 
 
 def _first_heads(
-    setting: Setting, dim: int, samples: int, nodes: np.ndarray, scale: float,
-    wrong: Mapping[str, float],
-) -> tuple[np.ndarray, Law]:  # fmt: skip
-    """Step 1: coordinates of the head along w⋆, q⋆ and its own rest, for each node."""
+    setting: Setting, dim: int, samples: int, nodes: np.ndarray, scale: float, pooled_noise: float
+) -> tuple[np.ndarray, Law]:
+    """Step 1: coordinates of the head along w⋆, q⋆ and what remains of it, for each node."""
     along, variance, square = pooled_coefficients(
         setting.tokens, setting.relevant, setting.shifts, setting.shift_weights
     )
     noise = setting.noise**2 * setting.irrelevant / setting.tokens**2
-    own = np.array([variance * setting.signal**2, square * setting.context**2])
+    shifted = np.array([variance * setting.signal**2, square * setting.context**2])
     mean = np.array([along * setting.signal, 0.0, 0.0, noise])
-    spread = np.diag([*np.sqrt(own + noise * wrong.get("pooled", 1.0)), 0.0, 0.0]) * scale
+    spread = np.diag([*np.sqrt(shifted + noise * pooled_noise), 0.0, 0.0]) * scale
     moved = nodes[:, :2] @ spread[:2, :2]
     plane = mean[:2] + moved
-    rest = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, scale))
+    remainder = np.sqrt(noise / samples * _chi(nodes[:, 2], dim - 2, scale))
     each = len(nodes)
     moments = np.broadcast_to(mean, (each, 4)), np.broadcast_to(spread, (each, 4, 4))
-    return np.column_stack([plane, rest]), moments
+    return np.column_stack([plane, remainder]), moments
 
 
 def _prompts(
     setting: Setting, dim: int, samples: int, heads: np.ndarray, nodes: np.ndarray,
-    scale: float, wrong: Mapping[str, float],
+    scale: float, orthogonal_energy: float,
 ) -> tuple[np.ndarray, Law]:  # fmt: skip
-    """Step 2: coordinates of the prompt along w⋆, q⋆, the head's rest and its own rest."""
+    """Step 2: coordinates of the prompt along w⋆, q⋆, the head's remainder and what remains."""
     moments = prompt_moments(setting, heads)
     spread = np.asarray(_root(jnp.asarray(moments.covariance))) * scale
     moved = np.einsum("mij,mj->mi", spread, nodes[:, :4])
-    found = moments.mean + moved
-    level = np.maximum(found[:, 3], 0.0) / samples * wrong.get("orthogonal", 1.0)
-    rest = np.sqrt(level * _chi(nodes[:, 4], dim - 3, scale))
-    return np.column_stack([found[:, :3], rest]), (moments.mean, spread)
+    coordinates = moments.mean + moved
+    level = np.maximum(coordinates[:, 3], 0.0) / samples * orthogonal_energy
+    remainder = np.sqrt(level * _chi(nodes[:, 4], dim - 3, scale))
+    return np.column_stack([coordinates[:, :3], remainder]), (moments.mean, spread)
 
 
 def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
     """Lower Cholesky factors, column by column; a direction without variance gives zeros."""
     rows = matrices.shape[-1]
-    rest, columns = matrices, []
+    remaining, columns = matrices, []
     for i in range(rows):
-        pivot = rest[..., i, i]
+        pivot = remaining[..., i, i]
         small = pivot <= 1e-13 * jnp.maximum(matrices[..., i, i], 1e-300)
         scale = jnp.where(small, 0.0, 1 / jnp.sqrt(jnp.where(small, 1.0, pivot)))
-        column = rest[..., :, i] * scale[..., None] * (jnp.arange(rows) >= i)
-        rest = rest - column[..., :, None] * column[..., None, :]
+        column = remaining[..., :, i] * scale[..., None] * (jnp.arange(rows) >= i)
+        remaining = remaining - column[..., :, None] * column[..., None, :]
         columns.append(column)
     return jnp.stack(columns, axis=-1)
 
@@ -240,22 +287,23 @@ def _last_step(
     """Step 3, for each node of the order parameters: outcomes; mean and square root of the
     covariance of the head's coordinates."""
 
-    def one(args: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        head, prompt, node, rest, part = args
+    def outcome_at(point: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        head, prompt, node, chi_over_samples, part = point
         scalars = jnp.asarray(inner)[part]
-        # Frame: along w⋆, q⋆, and all of the prompt's rest.
+        # Frame: along w⋆, q⋆, and all that remains of the prompt.
         framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
         mean, covariance = _third_moments(setting, framed, scalars)
         spread = _root(covariance) * scale
         moved = spread @ node
-        found = mean + moved
-        energy = jnp.square(found[:3]).sum() + jnp.maximum(found[3], 0.0) * rest
+        coordinates = mean + moved
+        energy = jnp.square(coordinates[:3]).sum()
+        energy = energy + jnp.maximum(coordinates[3], 0.0) * chi_over_samples
         second = Geometry.of_vectors(setting, head, prompt, head_prompt=head @ prompt[:3])
-        third = Geometry.of_vectors(setting, found[:3], framed, head_norm=jnp.sqrt(energy))
+        third = Geometry.of_vectors(setting, coordinates[:3], framed, head_norm=jnp.sqrt(energy))
         return _outcomes(setting, second, third, scalars), mean, spread
 
     together = int(np.clip(_SCALARS // max(inner.shape[1] * inner.shape[2], 1), 1, 64))
-    return jax.lax.map(one, (heads, prompts, nodes, chi, each), batch_size=together)
+    return jax.lax.map(outcome_at, (heads, prompts, nodes, chi, each), batch_size=together)
 
 
 def _outcomes(
@@ -264,14 +312,14 @@ def _outcomes(
     """:data:`_OUTCOMES` of one head and prompt after step 2, and of those after step 3."""
     both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
     errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
-    prompt = _share(second.prompt_context, second.prompt_norm)
-    head = _share(third.head_signal, third.head_norm)
+    prompt = _cosine(second.prompt_context, second.prompt_norm * setting.context)
+    head = _cosine(third.head_signal, third.head_norm * setting.signal)
     return jnp.append(errors, jnp.stack([prompt, head]))
 
 
-def _share(product: Array | float, norm: Array | float) -> Array:
-    """A product with a unit vector; 0 where there is no vector."""
-    size = jnp.asarray(norm)
+def _cosine(product: Array | float, norms: Array | float) -> Array:
+    """A scalar product over the product of the norms; 0 where there is no vector."""
+    size = jnp.asarray(norms)
     return product / jnp.where(size > 0, size, 1.0)
 
 
@@ -301,11 +349,15 @@ def _third_moments(
     return first, covariance.at[:3, :3].add(first[3] * across)
 
 
-def _wrong(**changes: Any) -> Any:
-    return functools.partial(_closed_form, changes)
+FALSIFIERS = (
+    Falsifier("no_fluctuations", "order parameters at their means", fluctuation=0.0),
+    Falsifier("first_only", "only the first step fluctuates", later_fluctuation=0.0),
+    Falsifier("no_pooled_noise", "step 1's variances without s²", pooled_noise=0.0),
+    Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", orthogonal_energy=0.8),
+)
 
 
-# --- the simulation ------------------------------------------------------------------------------
+# --- the simulation ---
 
 BLOCK = 8
 """Trials of one compiled call on each core, whatever their number, d and n."""
@@ -316,10 +368,10 @@ def simulate(
 ) -> dict[str, Estimate]:
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
     setting = Setting.make(**params, where=CLAIM.id)
-    found = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
+    values = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
     # One sequence shows no variance.
-    told = [name for name in NAMES if samples > 1 or not name.endswith("variance")]
-    return {name: mean_estimate(found[:, NAMES.index(name)]) for name in told}
+    measured = [name for name in NAMES if samples > 1 or not name.endswith("variance")]
+    return {name: mean_estimate(values[:, NAMES.index(name)]) for name in measured}
 
 
 def simulate_trials(
@@ -327,7 +379,7 @@ def simulate_trials(
     *, key: Key[Array, ""],
 ) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
     """Both errors and alignments, then what its sequences show of the steps' terms, of every trial;
-    one compilation serves every count, d and n."""
+    one compilation serves every count, d and n, which `contextual.sample_complexity` searches."""
     args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
     threads = min(cores(), -(-trials // BLOCK))
     together = BLOCK * threads
@@ -347,8 +399,8 @@ def _simulate(
     setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
 ) -> Float[Array, "block 1 quantity"]:
     def trial(index: Array) -> Array:
-        own = jax.random.fold_in(key, index)
-        train_key, test_key, length_key = jax.random.split(own, 3)
+        trial_key = jax.random.fold_in(key, index)
+        train_key, test_key, length_key = jax.random.split(trial_key, 3)
         lengths = orthogonal_lengths(dim, key=length_key)
         steps, terms = reduced_steps_and_terms(
             setting, samples, prompt_norm, lengths, key=train_key
@@ -357,19 +409,15 @@ def _simulate(
         outcomes = _outcomes(setting, *steps, scalars)
         shown: dict[str, Array] = {}
         for step, each in enumerate(terms, start=1):
-            shown |= _of_terms(step, *each)
+            shown |= _name_moments(step, *each)
         return jnp.concatenate([outcomes, jnp.stack([shown[name] for name in _TERMS])])
 
     return loop(lambda row: trial(row[0])[None], indices)
 
 
-# --- the claim -----------------------------------------------------------------------------------
+# --- the design ---
 
-PROMPT_NORM = Parameter(
-    "prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0, open_low=True
-)
-
-_BASE = {
+_TEN_TOKENS = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 1.5, "noise": 1.0,
     "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5), "prompt_norm": 4.0,
 }  # fmt: skip
@@ -377,7 +425,7 @@ UNEVEN_SHIFTS = {
     "tokens": 10, "relevant": 2, "signal": 1.5, "context": 2.0, "noise": 1.0,
     "shifts": ((0.2, 0.0), (0.0, 0.2)), "shift_weights": (0.7, 0.3), "prompt_norm": 2.5,
 }  # fmt: skip
-_WIDE = {
+_SHORT_HEAD = {
     "tokens": 3, "relevant": 1, "signal": 1.2, "context": 1.1, "noise": 0.8,
     "shifts": ((0.0, 0.0), (0.8, 0.6)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
 }  # fmt: skip
@@ -385,65 +433,28 @@ THREE_TOKENS = {
     "tokens": 3, "relevant": 1, "signal": 2.5, "context": 1.5, "noise": 1.2,
     "shifts": ((0.8, 0.4), (0.0, -0.2)), "shift_weights": (0.6, 0.4), "prompt_norm": 1.5,
 }  # fmt: skip
-_SIZES = (
-    (_BASE, 200, 400, 6), (_BASE, 300, 3000, 1), (UNEVEN_SHIFTS, 400, 1600, 1),
-    (_WIDE, 100, 200, 4),  # d so small that d − 3 tells itself from d
+_RUNS = (
+    # Fewer trials where an error fluctuates less.
+    Run(_TEN_TOKENS, dim=200, samples=400, times=6),
+    Run(_TEN_TOKENS, dim=300, samples=3000),
+    Run(UNEVEN_SHIFTS, dim=400, samples=1600),
+    # d is so small that d − 3 differs visibly from d.
+    Run(_SHORT_HEAD, dim=100, samples=200, times=4),
     # With three tokens every part of the moments is a fair share of them; so many sequences show
     # 0.03 of one. The head is short in the first, and long in the second.
-    (_WIDE, 1500, 1500, 8), (THREE_TOKENS, 3000, 3000, 4),
-)  # fmt: skip
-"""Setting, dim, samples, and trials in units: fewer where an error fluctuates less."""
+    Run(_SHORT_HEAD, dim=1500, samples=1500, times=8),
+    Run(THREE_TOKENS, dim=3000, samples=3000, times=4),
+)
 
-
-def _design(trials: int) -> Design:
-    return Design(
-        tuple(
-            {**case, "dim": dim, "samples": samples, "trials": times * trials}
-            for case, dim, samples, times in _SIZES
-        ),
-        trials,
-    )
-
+PROMPT_NORM = Parameter(
+    "prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0, open_low=True
+)
 
 CLAIM = Claim(
     id="contextual.three_steps",
     title="Test error after three gradient steps",
-    statement=r"""
-Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head, prompt
-(rescaled to a given norm), head again from 0. The steps' coordinates along $w_\star$, $q_\star$ and
-along each other are sample means of independent terms with explicit means $\mu$ and covariances
-$\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
-$\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
-the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
-so are the alignments $\langle q,q_\star\rangle/|q|$ of the prompt and
-$\langle w,w_\star\rangle/|w|$ of the last head. They depend on $d$ and $n$ through $d/n$ up to
-fluctuations of order $1/n$. Averaged over the head or prompt that a step is given, $\mu$, the
-diagonal of $\Sigma$, $\bar D$ and the variance of $D$ are the means and variances of single terms.
-""",
-    derivation=r"""
-*Step 1* (`contextual.first_step`): $\langle\hat w,w_\star\rangle/W$ and
-$\langle\hat w,q_\star\rangle/Q$ have means $E[a]W$ and 0 and variances
-$(\mathrm{Var}(a)W^2+s^2)/n$ and $(E[b^2]Q^2+s^2)/n$; they are uncorrelated, and the rest is
-isotropic with energy $s^2\chi^2_{d-2}/n$ exactly. *Step 2* (`contextual.prompt_step`): given the
-head, $\hat q$ is a mean of $n$ independent terms. Its coordinates along $w_\star$, $q_\star$ and
-the head's rest, and the variance $D$ of an orthogonal coordinate given the sequence's scalars, have
-second moments that are polynomial in two independent variables, a Gaussian and a chi-square.
-*Step 3*: given the prompt, $y\bar x$ has mean $E[y\mu]$ and covariance
-$E[\mu\mu^\top]+\sigma^2E[p_2](I-qq^\top/|q|^2)$ less the mean's square, where
-$\mu=s(q_\star+yw_\star)-(1-s)(\delta_qq_\star+\delta_wyw_\star)+\bar u\,q/|q|^2$; here
-$D=\sigma^2p_2$. The mean of a smooth function of a sample mean depends on its law beyond mean and
-covariance only at order $n^{-2}$, through the third cumulant. Averages over order parameters and
-over scores are taken by randomised quasi-Monte Carlo.
-
-*Measured terms.* The $n$ terms of a step share the head or prompt it is given and are independent
-given that, so their sample mean and sample variance are unbiased for $\mu$ and for the diagonal of
-$\Sigma$ there; a trial's mean over what it was given is the prediction's. The variances are
-predicted from the law that the errors are averaged over, as $n$ times its variances.
-
-*Tolerances.* 0.01 in an error, and a hundredth of the most that an alignment can be. 5 % of a
-term's mean, and 10 % of a variance, which is 5 % of a fluctuation's size: all fluctuations together
-move the errors by one to four hundredths.
-""",
+    statement=STATEMENT,
+    derivation=DERIVATION,
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(
@@ -456,23 +467,17 @@ move the errors by one to four hundredths.
     quantities=(
         Quantity("error", "probability of a wrong sign after step 2", 0.01),
         Quantity("final_error", "probability of a wrong sign after step 3", 0.01),
-        # About a hundredth of |w⋆| and |q⋆|, which is the most there can be.
-        Quantity("prompt_alignment", "mean of ⟨q, q⋆⟩/|q| after step 2", 0.02),
-        Quantity("head_alignment", "mean of ⟨w, w⋆⟩/|w| after step 3", 0.02),
+        Quantity("prompt_alignment", "mean of ⟨q, q⋆⟩/(|q|Q) after step 2", 0.01),
+        Quantity("head_alignment", "mean of ⟨w, w⋆⟩/(|w|W) after step 3", 0.01),
         *(
             Quantity(name, meaning, 0.1 if name.endswith("variance") else 0.05, True)
             for name, meaning in _TERMS.items()
         ),
     ),
-    falsifiers=(
-        Falsifier("no_fluctuations", "order parameters at their means", _wrong(fluctuation=0.0)),
-        Falsifier("first_only", "only the first step fluctuates", _wrong(later=0.0)),
-        Falsifier("no_pooled_noise", "step 1's variances without s²", _wrong(pooled=0.0)),
-        Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", _wrong(orthogonal=0.8)),
-    ),
+    falsifiers=FALSIFIERS,
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": _design(256), "full": _design(4096)},
+    designs={"quick": Design(*_RUNS, trials=256), "full": Design(*_RUNS, trials=4096)},
     check_parameters=check_trainable,
     broadcasts="dim and samples",
     figure=Agreement(
