@@ -1,12 +1,17 @@
 """`universal.random_centres`: where the leading order holds, and the error where it does not."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 from scipy import special
 
 import jaxprompt as jp
+from jaxprompt.core.claim import Cell
 from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate, decide
+from jaxprompt.universal.claims import random_centres
 from jaxprompt.universal.claims.random_centres import MOST_RATIO, exact_error, variance_scale
 
 CLAIM = "universal.random_centres"
@@ -77,3 +82,37 @@ def test_what_remains_of_many_centres():
     assert slope == pytest.approx(spread + 2 * (1 - a) * ratio * (a2 - a), rel=1e-3)
     with jax.enable_x64(True):
         assert float(variance_scale(1, lam)) == pytest.approx(spread, rel=1e-12)
+
+
+def test_random_centres_by_the_delta_method():
+    """The four moments by quadrature over the circle, then the delta method by hand."""
+    lam, count = 7.0, 300
+    t = 2 * np.pi * np.arange(4000) / 4000
+    kernel = np.exp(lam * (np.cos(t) - 1))
+    mean, square = kernel.mean(), (kernel**2).mean()
+    a = (kernel * np.cos(t)).mean() / mean
+    a2 = (kernel**2 * np.cos(t)).mean() / square
+    ratio = square / mean**2 / count
+    expected = (1 - a + ratio * (a2 - a)) ** 2 + ratio * (1 - 2 * a * a2 + a * a)
+    found = jp.claim("universal.random_centres").predict(
+        sphere_dim=1, centres=count, concentration=lam
+    )
+    assert found["mse"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_wrong_bias_of_random_centres_is_refuted(monkeypatch):
+    """N times a wrong bias grows with N, which no line in 1/N fits: its own row must tell."""
+    monkeypatch.setattr(random_centres, "variance_scale", lambda **_: 2.0)
+    claim, cells = jp.claim("universal.random_centres"), []
+
+    def error(centres, bias=0.1, **_):
+        return {"mse": bias**2 + 2.0 / centres}
+
+    for count in (100, 200, 400):
+        point = {"sphere_dim": 1, "concentration": 20.0, "centres": count}
+        mse = error(count)["mse"]
+        cells.append(Cell(point, {"mse": Estimate(mse, 0.001 * mse, 4000)}))
+    right = decide(claim.compare(claim, cells, error), 1e-3)
+    assert [row.verdict for row in right] == ["confirmed"] * 2
+    wrong = decide(claim.compare(claim, cells, functools.partial(error, bias=0.0)), 1e-3)
+    assert wrong[1].verdict == "refuted", f"what remains as N grows: {wrong[1]}"
