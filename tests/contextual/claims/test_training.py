@@ -75,7 +75,7 @@ def test_exact_errors_against_fresh_sequences(batches):
         weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
         exact = 1 - training._exact_errors(model, SETTING, weights, jnp.uint32(0), key)
         tests = jax.tree.map(lambda x: x[:, -training.TESTED :], batches)
-        sampled = np.asarray(training._sampled(model, weights, tests), np.float64)
+        sampled = np.asarray(training._accuracy_on_tests(model, weights, tests), np.float64)
         error = np.sqrt((sampled * (1 - sampled)).sum() / training.TESTED) / sampled.size
         assert abs(float(exact.mean()) - sampled.mean()) < 4 * error, name
 
@@ -90,34 +90,36 @@ def test_no_trained_model_beats_its_ceiling():
 
 
 @pytest.fixture(scope="module")
-def attained():
+def of_best_weights():
     setting = Setting.make(**{n: OPPOSED[n] for n in LAW_NAMES})
-    return training.attained(setting, 4, key=jax.random.key(6))
+    return training.best_weights_accuracies(setting, 4, key=jax.random.key(6))
 
 
-def test_the_best_weights_reach_what_is_predicted(attained):
+def test_the_best_weights_reach_what_is_predicted(of_best_weights):
     predicted = CLAIM.predict(**OPPOSED)
     for model, name in BEST.items():
         assert predicted[name] == predicted[model]
-        found = attained[name]
+        found = of_best_weights[name]
         assert found.trials == 4 * training.SEQUENCES
         off = (found.mean - predicted[name]) / np.hypot(found.stderr, predicted[f"{name}_stderr"])
         assert abs(off) < 4.5, f"{name}: {found.mean} is {off:.1f} standard errors off"
 
 
-def test_more_trials_keep_the_sequences_of_the_first(attained):
+def test_more_trials_keep_the_sequences_of_the_first(of_best_weights):
     setting = Setting.make(**{n: OPPOSED[n] for n in LAW_NAMES})
     hits = {}
     for trials in (3, 4):
-        found = training.attained(setting, trials, key=jax.random.key(6))["linear_best"]
+        found = training.best_weights_accuracies(setting, trials, key=jax.random.key(6))[
+            "linear_best"
+        ]
         hits[trials] = found.mean * found.trials
     assert 0 < hits[4] - hits[3] < training.SEQUENCES
-    assert hits[4] == attained["linear_best"].mean * attained["linear_best"].trials
+    assert hits[4] == of_best_weights["linear_best"].mean * of_best_weights["linear_best"].trials
 
 
-def test_wrong_formulas_are_refuted_by_the_best_weights_alone(attained):
+def test_wrong_formulas_are_refuted_by_the_best_weights_alone(of_best_weights):
     """At a size of which statements 2 and 3 say nothing."""
-    cell = Cell({**OPPOSED, "samples": 60}, {**attained})
+    cell = Cell({**OPPOSED, "samples": 60}, {**of_best_weights})
 
     def status(predict=None):
         rows = CLAIM.comparisons([cell], predict)
@@ -152,7 +154,7 @@ def test_predictions_broadcast():
 
 
 def test_training_that_does_not_converge_is_an_error(batches, monkeypatch):
-    monkeypatch.setattr(training, "_LEFT", -1.0)
+    monkeypatch.setattr(training, "_LATE_GAIN", -1.0)
     with pytest.raises(ArithmeticError, match="prompt had not converged"):
         training.trained_weights("prompt", batches, 192, 1e-3, key=jax.random.key(5))
 
