@@ -1,10 +1,10 @@
-r"""`universal.circle_error`: the exact error of finitely many equispaced centres on the circle."""
+r"""Claim ``universal.circle_error``: the exact error of equispaced centres on the circle."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,16 +15,27 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Complex, Float, Key
 from scipy import optimize
 
-from jaxprompt.core.claim import Claim, Curves, Design, ExtraLine, Falsifier, Quantity, Relation
+from jaxprompt.core.claim import (
+    Claim,
+    Curves,
+    Design,
+    ExtraLine,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
-from jaxprompt.stats import Estimate
+from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.networks import head
 from jaxprompt.universal.numerics import bessel, point_sets
-from jaxprompt.universal.numerics.exact import compare_exact, exact
 from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, DEGREE
 
-__all__ = ["CLAIM", "closed_form", "relative_error"]
+__all__ = [
+    "CLAIM", "LAYER_WIDTHS", "bisected_maximum", "closed_form", "enlarged_maximum",
+    "evaluate_at_points", "head_outputs", "phases_that_resolve", "relative_error", "simulate",
+]  # fmt: skip
 
 STATEMENT = r"""
 For $N$ equispaced centres on the circle at offset $\varphi$, values $v_i=f(b_i)$ and the target
@@ -46,7 +57,15 @@ changes: $N/k$, of the target, and $N^2/(2\pi\lambda)$ about $\psi=\pi$, where o
 takes over from the other. For $1\le k<N/2$ the error goes to $1$ as $\lambda\to0$, is smaller in
 between and tends to $2\sin(k\pi/2N)$ at large $\lambda$; for $k\ge N/2$ none brings it under
 $1$, and none is best.
+
+*Tolerances.* 2e-13 of an error at a phase: the head rounds a score of size $\lambda$ to $\lambda$
+ulps, 7e-14 at $\lambda=300$. 1e-9 of the suprema, whose searches interpolate to 1e-10, and a
+relative error near 1e-4 of outputs near 1 loses four digits more. 1e-6 of the best $\lambda$,
+about which the error is flat.
 """
+
+
+# --- the closed form ---
 
 PHASES = 129
 """Phases in [0, π] at which a supremum is first looked for, or more where the target needs them."""
@@ -59,7 +78,31 @@ DECADES_OF_BEST = (-2.0, 0.3)
 nears N/2."""
 
 
-# --- the closed form -----------------------------------------------------------------------------
+def closed_form(
+    *, centres: ArrayLike, degree: ArrayLike, concentration: ArrayLike | None = None,
+    phase: ArrayLike | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Error at a phase; without `phase` its supremum; without `concentration` the best of those.
+
+    The parameters broadcast; float64 arrays of their shape, or floats.
+    """
+    if concentration is None:
+        return evaluate_at_points(_best_over_concentrations, centres=centres, degree=degree)
+    if phase is None:
+        return evaluate_at_points(
+            _largest_over_phases, centres=centres, degree=degree, concentration=concentration
+        )
+    error = relative_error(centres, concentration, degree, phase)
+    return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
+
+
+def _best_over_concentrations(centres: int, degree: int) -> dict[str, float]:
+    best, error = _best_concentration(int(centres), int(degree))
+    return {"best_concentration": best, "best_error": error}
+
+
+def _largest_over_phases(centres: int, degree: int, concentration: float) -> dict[str, float]:
+    return {"sup_error": _supremum(int(centres), float(concentration), int(degree))}
 
 
 def relative_error(
@@ -200,76 +243,98 @@ def _best_concentration(count: int, k: int) -> tuple[float, float]:
     return math.exp(result.x), float(result.fun)
 
 
-def closed_form(
-    centres: ArrayLike,
-    degree: ArrayLike,
-    concentration: ArrayLike | None = None,
-    phase: ArrayLike | None = None,
-) -> dict[str, np.ndarray | float]:
-    """Error at a phase; without `phase` its supremum; without `concentration` the best of those.
+def evaluate_at_points(
+    function: Callable[..., Mapping[str, float]], **numbers: ArrayLike
+) -> dict[str, np.ndarray]:
+    """What ``function(**point)`` gives at every point of broadcast `numbers`, in their shape.
 
-    The parameters broadcast; float64 arrays of their shape, or floats.
+    `function` gets Python numbers and returns a float for each quantity; float64.
     """
-    if concentration is None:
-        return _broadcast_rows(
-            ("best_concentration", "best_error"), _best_concentration, centres, degree
-        )
-    if phase is None:
-        return _broadcast_rows(
-            ("sup_error",),
-            lambda n, k, lam: (_supremum(n, lam, k),),
-            centres,
-            degree,
-            concentration,
-        )
-    error = relative_error(centres, concentration, degree, phase)
-    return {"error": np.abs(error), "error_real": np.real(error), "error_imag": np.imag(error)}
-
-
-def _broadcast_rows(
-    names: Sequence[str],
-    function: Callable[..., tuple[float, ...]],
-    centres: ArrayLike,
-    degree: ArrayLike,
-    *rest: ArrayLike,
-) -> dict[str, np.ndarray | float]:
-    arrays = np.broadcast_arrays(centres, degree, *rest)
-    columns = np.array(
-        [
-            function(int(n), int(k), *map(float, more))
-            for n, k, *more in zip(*(a.ravel() for a in arrays), strict=True)
-        ]
-    ).T
+    arrays = dict(zip(numbers, np.broadcast_arrays(*numbers.values()), strict=True))
+    shape = next(iter(arrays.values())).shape
+    points = [
+        function(**{name: array[index].item() for name, array in arrays.items()})
+        for index in np.ndindex(shape)
+    ]
     return {
-        name: column.reshape(arrays[0].shape) for name, column in zip(names, columns, strict=True)
+        name: np.array([point[name] for point in points], np.float64).reshape(shape)
+        for name in points[0]
     }
 
 
-# --- the head itself -----------------------------------------------------------------------------
+def _at_the_nodes(right: Mapping[str, Any], at: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "best_error" in right:
+        return right
+    error = relative_error(at["centres"], at["concentration"], at["degree"], 0.0)
+    return _only_those_in(right, np.abs(error), np.real(error), np.imag(error))
 
 
+def _without_aliases(right: Mapping[str, Any], at: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "best_error" in right:
+        return right
+    defect = _error_of_infinite_prefix(at["concentration"], at["degree"])
+    return _only_those_in(right, defect, defect, 0.0)
+
+
+def _only_those_in(
+    right: Mapping[str, Any], modulus: Any, real: Any, imaginary: Any
+) -> Mapping[str, Any]:
+    """A wrong error under the names that a prediction at a phase, or of a supremum, has."""
+    wrong = {"sup_error": modulus, "error": modulus, "error_real": real, "error_imag": imaginary}
+    return {name: wrong[name] for name in right}
+
+
+def _with_reversed_phase(right: Mapping[str, Any], _: Mapping[str, Any]) -> Mapping[str, Any]:
+    # Bessel functions are real, so the phase's sign conjugates the error.
+    return {n: -value if n == "error_imag" else value for n, value in right.items()}
+
+
+def _with_enlarged_best(right: Mapping[str, Any], _: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {n: value * (1.03 if n.startswith("best") else 1.0) for n, value in right.items()}
+
+
+def _error_of_infinite_prefix(concentration: ArrayLike, degree: ArrayLike) -> np.ndarray:
+    """1 − ρ_k, at every phase; float64, the arguments broadcast."""
+    with jax.enable_x64(True):
+        return np.asarray(bessel.defect(0.0, degree, np.asarray(concentration, np.float64)))
+
+
+FALSIFIERS = (
+    Falsifier.after("nodes only", "error taken at the centres", _at_the_nodes),
+    Falsifier.after("infinite prefix", "no aliasing: 1 − ρ_k", _without_aliases),
+    Falsifier.after("phase reversed", "e^{−ilψ} in place of e^{ilψ}", _with_reversed_phase),
+    Falsifier.after("best +3 %", "best λ and error three per cent too large", _with_enlarged_best),
+)
+
+
+# --- the simulation ---
+
+
+# Searches by SciPy, adapted to what they find, cannot be traced, and nothing is drawn.
 def simulate(
-    *,
-    key: Key[Array, ""],
-    trials: int,
-    centres: int,
-    degree: int,
-    concentration: float | None = None,
-    phase: float | None = None,
-) -> dict[str, Estimate]:
+    *, key: Key[Array, ""], trials: int, centres: int, degree: int,
+    concentration: float | None = None, phase: float | None = None,
+) -> dict[str, Estimate]:  # fmt: skip
     """A head with `centres` equispaced keys at an arbitrary offset, queried at the phase.
 
     Suprema are found by bisection on the head's own errors over the whole period, and the best
     concentration as the zero of the derivative of its worst error: by other routes than the
     closed form's, which it shares no search with.
     """
+    measured = _measure_head(centres, degree, concentration, phase)
+    return {name: exact_estimate(value, trials) for name, value in measured.items()}
+
+
+def _measure_head(
+    centres: int, degree: int, concentration: float | None, phase: float | None
+) -> dict[str, float]:
     if phase is not None and concentration is not None:
         error = _head_error(centres, concentration, degree, np.array([phase]))[0]
-        return exact(trials, error=abs(error), error_real=error.real, error_imag=error.imag)
+        return {"error": abs(error), "error_real": error.real, "error_imag": error.imag}
     if concentration is not None:
-        return exact(trials, sup_error=_worst_phase(centres, concentration, degree)[1])
-    if degree == 0:
-        return exact(trials, best_concentration=0.1 * centres**2, best_error=0.0)
+        return {"sup_error": _worst_phase(centres, concentration, degree)[1]}
+    if degree == 0:  # a constant is met exactly at any concentration
+        return {"best_concentration": 0.1 * centres**2, "best_error": 0.0}
 
     def slope(log_lam: float) -> float:
         """Of the worst error in log λ: at the worst phase itself its derivative is 0."""
@@ -278,9 +343,11 @@ def simulate(
             return float(_error_slope(log_lam, *_head_inputs(centres, degree, np.array([psi]))))
 
     low, high = (math.log(share * centres**2) for share in (0.02, 1.5))
-    where: Any = optimize.brentq(slope, low, high, xtol=1e-11)
-    best = math.exp(where)
-    return exact(trials, best_concentration=best, best_error=_worst_phase(centres, best, degree)[1])
+    root: Any = optimize.brentq(slope, low, high, xtol=1e-11)
+    best = math.exp(root)
+    return {
+        "best_concentration": best, "best_error": _worst_phase(centres, best, degree)[1]
+    }  # fmt: skip
 
 
 def _worst_phase(count: int, lam: float, k: int) -> tuple[float, float]:
@@ -348,13 +415,13 @@ def head_outputs(
     padded = np.concatenate([query, np.repeat(query[-1:], -len(query) % BLOCK, axis=0)])
     with jax.enable_x64(True):
         blocks = [
-            np.asarray(_core(block, centres, values, lam)[0])
+            np.asarray(_compiled_core(block, centres, values, lam)[0])
             for block in padded.reshape(-1, BLOCK, 2)
         ]
     return np.concatenate(blocks)[: len(query)]
 
 
-_core = jax.jit(head.core)
+_compiled_core = jax.jit(head.core)
 
 
 @jax.jit
@@ -367,6 +434,9 @@ def _error_slope(
     target: Float[Array, "1 2"],
 ) -> Float[Array, ""]:
     return jnp.linalg.norm(head.core(query, centres, values, jnp.exp(log_lam))[0] - target)
+
+
+# --- the parameters ---
 
 
 def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
@@ -387,54 +457,47 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
-# --- wrong variants ------------------------------------------------------------------------------
+# --- the design ---
 
-
-def _nodes_only(
-    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
-) -> dict[str, np.ndarray | float]:
-    if phase is None and concentration is not None:
-        return {"sup_error": closed_form(centres, degree, concentration, 0.0)["error"]}
-    return closed_form(centres, degree, concentration, None if phase is None else 0 * phase)
-
-
-def _infinite_prefix(
-    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
-) -> dict[str, np.ndarray | float]:
-    if concentration is None:
-        return closed_form(centres, degree)
-    with jax.enable_x64(True):
-        defect = np.asarray(bessel.defect(0.0, degree, np.asarray(concentration, float)))
-    if phase is None:
-        return {"sup_error": defect}
-    return {"error": defect, "error_real": defect, "error_imag": 0 * defect}
-
-
-def _wrong_direction(
-    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
-) -> dict[str, np.ndarray | float]:
-    return closed_form(centres, degree, concentration, None if phase is None else -phase)
-
-
-def _scaled_best(
-    centres: int, degree: int, concentration: float | None = None, phase: float | None = None
-) -> dict[str, np.ndarray | float]:
-    result = closed_form(centres, degree, concentration, phase)
-    return {n: v * (1.03 if n.startswith("best") else 1.0) for n, v in result.items()}
-
-
-def _infinite_line(concentration: float, degree: int) -> float:
-    return float(_infinite_prefix(1, degree, concentration)["sup_error"])
-
-
-POINTS = tuple(
-    {"centres": n, "concentration": lam, "degree": k, "phase": psi}
-    for n, lam, k in ((8, 10.0, 1), (16, 40.0, 2), (5, 60.0, 1), (64, 300.0, 5))
-    for psi in (0.0, 0.7, math.pi / 2, math.pi, 4.0)
+_PHASES_OF_THE_CHECK = (0.0, 0.7, math.pi / 2, math.pi, 4.0)
+_HEADS = (
+    {"centres": 8, "concentration": 10.0, "degree": 1},
+    {"centres": 16, "concentration": 40.0, "degree": 2},
+    {"centres": 5, "concentration": 60.0, "degree": 1},
+    {"centres": 64, "concentration": 300.0, "degree": 5},
 )
-SUPREMA = tuple(
-    {"centres": n, "concentration": lam, "degree": 1} for n in (8, 32) for lam in (1.0, 8.0, 90.0)
+_RUNS_AT_PHASES_AND_WORST = (
+    *(Run(prefix, phase=phase) for prefix in _HEADS for phase in _PHASES_OF_THE_CHECK),
+    *(Run(centres=centres, concentration=concentration, degree=1)
+      for centres in (8, 32) for concentration in (1.0, 8.0, 90.0)),
+)  # fmt: skip
+_RUNS_AT_QUICK_BEST = (Run(centres=8, degree=1), Run(centres=32, degree=1))
+_RUNS_AT_FULL_BEST = tuple(
+    Run(centres=centres, degree=degree)
+    for centres in (8, 16, 32, 64, 128, 256)
+    for degree in (1, 2)
 )
+
+
+def _infinite_prefix_line(concentration: float, degree: int) -> float:
+    return float(_error_of_infinite_prefix(concentration, degree))
+
+
+_BEST_FOR_THE_FIGURE = {8: 8.5, 16: 26.9, 32: 92.0}
+"""About the best concentration for each number of centres: points lie on both sides of it."""
+
+FIGURE = Curves(
+    x="concentration", y="sup_error", lines=tuple(np.geomspace(0.5, 400, 81).tolist()),
+    design=Design(
+        *(Run(centres=centres, degree=1, concentration=best * share)
+          for centres, best in _BEST_FOR_THE_FIGURE.items()
+          for share in (0.1, 0.3, 1.0, 2.5, 4.0)), trials=2,
+    ),
+    x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
+    title="Too smooth or too rough: the best λ",
+    series="centres", series_label="N = {value}", log_x=True, log_y=True,
+    extra=(ExtraLine("infinite prefix", _infinite_prefix_line),),
+)  # fmt: skip
 
 CLAIM = Claim(
     id="universal.circle_error",
@@ -451,42 +514,21 @@ CLAIM = Claim(
                   high=1000, default=None),
     ),
     quantities=(
-        # The head rounds a score of size λ to λ ulps, 7e-14 at λ = 300.
-        Quantity("error", "modulus of the relative error", 2e-13),
-        Quantity("error_real", "its real part", 2e-13),
-        Quantity("error_imag", "its imaginary part", 2e-13),
-        # The searches' interpolations are good to 1e-10; a relative error near 1e-4 of outputs
-        # near 1 loses four digits more.
-        Quantity("sup_error", "largest modulus over the phase", 1e-9, True),
-        Quantity("best_error", "least such supremum over λ", 1e-9, True),
-        Quantity("best_concentration", "the λ that attains it", 1e-6, True),
+        Quantity("error", "modulus of the relative error", tolerance=2e-13),
+        Quantity("error_real", "its real part", tolerance=2e-13),
+        Quantity("error_imag", "its imaginary part", tolerance=2e-13),
+        Quantity("sup_error", "largest modulus over the phase", tolerance=1e-9, relative=True),
+        Quantity("best_error", "least such supremum over λ", tolerance=1e-9, relative=True),
+        Quantity("best_concentration", "the λ that attains it", tolerance=1e-6, relative=True),
     ),
-    falsifiers=(
-        Falsifier("nodes only", "error taken at the centres", _nodes_only),
-        Falsifier("infinite prefix", "no aliasing: 1 − ρ_k", _infinite_prefix),
-        Falsifier("phase reversed", "e^{−ilψ} in place of e^{ilψ}", _wrong_direction),
-        Falsifier("best +3 %", "best λ and error three per cent too large", _scaled_best),
-    ),
+    falsifiers=FALSIFIERS,
     closed_form=closed_form,
     simulation=simulate,
     check_parameters=validate,
     designs={
-        "quick": Design((*POINTS, *SUPREMA, {"centres": 8, "degree": 1},
-                         {"centres": 32, "degree": 1}), 2),
-        "full": Design((*POINTS, *SUPREMA, *({"centres": n, "degree": k}
-                        for n in (8, 16, 32, 64, 128, 256) for k in (1, 2))), 2),
+        "quick": Design(*_RUNS_AT_PHASES_AND_WORST, *_RUNS_AT_QUICK_BEST, trials=2),
+        "full": Design(*_RUNS_AT_PHASES_AND_WORST, *_RUNS_AT_FULL_BEST, trials=2),
     },
     broadcasts="all parameters",
-    compare=compare_exact,
-    figure=Curves(
-        x="concentration", y="sup_error", lines=tuple(np.geomspace(0.5, 400, 81).tolist()),
-        design=Design(tuple(
-            {"centres": n, "degree": 1, "concentration": float(lam)}
-            for n, best in ((8, 8.5), (16, 26.9), (32, 92.0))
-            for lam in best * np.array([0.1, 0.3, 1.0, 2.5, 4.0])), 2),
-        x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
-        title="Too smooth or too rough: the best λ",
-        series="centres", series_label="N = {value}", log_x=True, log_y=True,
-        extra=(ExtraLine("infinite prefix", _infinite_line),),
-    ),
+    figure=FIGURE,
 )  # fmt: skip

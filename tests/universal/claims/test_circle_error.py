@@ -132,3 +132,72 @@ def test_prediction_and_simulation_search_apart(monkeypatch):
     for name in ("_worst_phase", "bisected_maximum", "_head_error"):
         monkeypatch.setattr(circle_error, name, caught)
     jp.claim(CLAIM).predict(**given)
+
+
+def relative_error_of_head(count, lam, k, psi):
+    """1 − h e^{−ikθ} by the plain sum over centres."""
+    centre = 2 * np.pi * np.arange(count) / count
+    theta = psi / count
+    weight = np.exp(lam * (np.cos(theta - centre) - 1))
+    return 1 - (weight * np.exp(1j * k * centre)).sum() / weight.sum() * np.exp(-1j * k * theta)
+
+
+@pytest.mark.parametrize("lam", [0.02, 3.0, 70.0, 900.0])  # on both sides of λ = N²
+@pytest.mark.parametrize("k", [0, 1, 4, 13])
+def test_error_at_a_phase(lam, k):
+    claim, psi = jp.claim(CLAIM), np.array([0.0, 0.4, 2.0, np.pi, -1.0])
+    predicted = claim.predict(centres=9, concentration=lam, degree=k, phase=psi)
+    exact = np.array([relative_error_of_head(9, lam, k, p) for p in psi])
+    np.testing.assert_allclose(predicted["error_real"], exact.real, atol=1e-12)
+    np.testing.assert_allclose(predicted["error_imag"], exact.imag, atol=1e-12)
+    np.testing.assert_allclose(predicted["error"], abs(exact), atol=1e-12)
+
+
+@pytest.mark.parametrize(("count", "lam", "k"), [(8, 8.5, 1), (16, 40.0, 2), (5, 3.0, 1)])
+def test_supremum_against_a_grid(count, lam, k):
+    psi = np.linspace(0, 2 * np.pi, 20_001)
+    brute = max(abs(relative_error_of_head(count, lam, k, p)) for p in psi)
+    predicted = jp.claim(CLAIM).predict(centres=count, concentration=lam, degree=k)
+    assert predicted["sup_error"] == pytest.approx(brute, rel=1e-7)
+    assert predicted["sup_error"] >= brute * (1 - 1e-12)
+
+
+def test_best_concentration_is_a_minimum():
+    claim = jp.claim(CLAIM)
+    best = claim.predict(centres=[8, 20], degree=[1, 2])
+    for n, k, lam, error in zip([8, 20], [1, 2], *best.values(), strict=True):
+        for other in (0.97 * lam, 1.03 * lam):
+            assert claim.predict(centres=n, degree=k, concentration=other)["sup_error"] > error
+
+
+@pytest.mark.parametrize(
+    ("centres", "concentration", "degree", "phase", "value"),
+    [
+        (8, 10.0, 1, 0.0, 0.02836823981771315),
+        (8, 10.0, 1, np.pi, 0.07852779507921462),
+        (16, 40.0, 2, 0.0, 0.02547661652327201),
+        (16, 40.0, 2, np.pi, 0.07749573672459822),
+    ],
+)
+def test_reference_numbers(centres, concentration, degree, phase, value):
+    predicted = jp.claim(CLAIM).predict(
+        centres=centres, concentration=concentration, degree=degree, phase=phase
+    )
+    assert predicted["error"] == pytest.approx(value, rel=2e-14)
+
+
+def test_best_concentration_by_mpmath():
+    """Stationary points found by mpmath at 40 digits (error and λ)."""
+    claim = jp.claim(CLAIM)
+    best = claim.predict(centres=8, degree=1)
+    assert best["best_concentration"] == pytest.approx(8.5086333207658, rel=1e-7)
+    assert best["best_error"] == pytest.approx(0.08242634925908326, rel=1e-11)
+    best = claim.predict(centres=128, degree=1)
+    assert best["best_concentration"] == pytest.approx(1146.376066, rel=1e-7)
+    assert best["best_error"] == pytest.approx(4.713340419e-4, rel=1e-9)
+
+
+def test_no_centres_are_refused():
+    with pytest.raises(ParameterError, match="`centres`") as caught:
+        jp.claim(CLAIM).predict(centres=0, degree=1)
+    assert "\n" not in str(caught.value)

@@ -41,14 +41,9 @@ def test_full_profile(id):
 
 
 NAMES = {
-    "circle_error": ("centres", "concentration", "degree", "phase"),
     "random_centres": ("sphere_dim", "centres", "concentration"),
 }
 REFERENCE = [
-    ("circle_error", (8, 10.0, 1, 0.0), "error", 0.02836823981771315),
-    ("circle_error", (8, 10.0, 1, np.pi), "error", 0.07852779507921462),
-    ("circle_error", (16, 40.0, 2, 0.0), "error", 0.02547661652327201),
-    ("circle_error", (16, 40.0, 2, np.pi), "error", 0.07749573672459822),
     ("random_centres", (1, 200, 10.0), "mse", 0.0041087754686552),
     ("random_centres", (2, 200, 10.0), "mse", 0.015506249114786),
 ]
@@ -58,17 +53,6 @@ REFERENCE = [
 def test_reference_numbers(stem, params, name, value):
     found = jp.claim(f"universal.{stem}").predict(**dict(zip(NAMES[stem], params, strict=True)))
     assert found[name] == pytest.approx(value, rel=2e-14)
-
-
-def test_best_concentration_on_the_circle():
-    """Stationary points found by mpmath at 40 digits (error and λ); see the module's docstring."""
-    claim = jp.claim("universal.circle_error")
-    best = claim.predict(centres=8, degree=1)
-    assert best["best_concentration"] == pytest.approx(8.5086333207658, rel=1e-7)
-    assert best["best_error"] == pytest.approx(0.08242634925908326, rel=1e-11)
-    best = claim.predict(centres=128, degree=1)
-    assert best["best_concentration"] == pytest.approx(1146.376066, rel=1e-7)
-    assert best["best_error"] == pytest.approx(4.713340419e-4, rel=1e-9)
 
 
 def test_deconvolved_error_on_the_circle():
@@ -90,7 +74,6 @@ CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
 @pytest.mark.parametrize(
     ("stem", "params", "word"),
     [
-        ("circle_error", {"centres": 0, "degree": 1}, "centres"),
         ("random_centres", {"sphere_dim": 1, "centres": 2.5, "concentration": 1.0}, "centres"),
         ("prefix_bound", {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.0}, "accuracy"),
         ("prefix_rate", {"sphere_dim": 1, "smoothness": "rough"}, "smoothness"),
