@@ -14,7 +14,7 @@ from jaxprompt.core.claim import Cell
 from jaxprompt.errors import NumericalError
 from jaxprompt.stats import Estimate
 
-BASE = sample_complexity._BASE
+BASE = sample_complexity._TEN_TOKENS_WITH_TARGET
 
 
 def test_limit_solves_the_three_steps_error():
@@ -127,7 +127,9 @@ def test_what_is_of_second_order_does_not_move_the_limit_of_a_mean(sizes):
             assert (off < 1e-9) == (sizes > 3), f"{row.quantity}: {off:.1e} off with {sizes} sizes"
 
 
-@pytest.mark.parametrize("base", [BASE, sample_complexity._STRONG], ids=["ten", "three tokens"])
+@pytest.mark.parametrize(
+    "base", [BASE, sample_complexity._THREE_TOKENS_WITH_TARGET], ids=["ten", "three tokens"]
+)
 def test_the_single_steps_give_the_same_means(base):
     predicted = CLAIM.predict(**base)
     rows = list(sample_complexity._by_single_steps(CLAIM, base, predicted))
