@@ -314,19 +314,19 @@ def _by_definition(
 # --- the design ---
 
 # Two shifts in each, equal or not, so that one compilation serves both settings.
-_UNSHIFTED = {
+_EQUAL_SHIFTS = {
     "tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0,
     "shifts": ((0.0, 0.0), (0.0, 0.0)), "shift_weights": (0.5, 0.5),
 }  # fmt: skip
-_SOMETIMES_SHIFTED = {
-    **_UNSHIFTED, "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6),
+_DIFFERENT_SHIFTS = {
+    **_EQUAL_SHIFTS, "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6),
 }  # fmt: skip
 _HEADS = (
-    {**_UNSHIFTED, "loss": "logistic", "ratio": 0.5, "ridge": 0.02},
-    {**_SOMETIMES_SHIFTED, "loss": "logistic", "ratio": 0.5, "ridge": 0.05},
-    {**_UNSHIFTED, "loss": "hinge", "ratio": 1.2, "ridge": 0.1},
-    {**_SOMETIMES_SHIFTED, "loss": "hinge", "ratio": 1.2, "ridge": 0.05},
-    {**_UNSHIFTED, "loss": "hinge", "ratio": 1.2, "ridge": 0.0},  # the max-margin head
+    {**_EQUAL_SHIFTS, "loss": "logistic", "ratio": 0.5, "ridge": 0.02},
+    {**_DIFFERENT_SHIFTS, "loss": "logistic", "ratio": 0.5, "ridge": 0.05},
+    {**_EQUAL_SHIFTS, "loss": "hinge", "ratio": 1.2, "ridge": 0.1},
+    {**_DIFFERENT_SHIFTS, "loss": "hinge", "ratio": 1.2, "ridge": 0.05},
+    {**_EQUAL_SHIFTS, "loss": "hinge", "ratio": 1.2, "ridge": 0.0},  # the max-margin head
 )
 
 
