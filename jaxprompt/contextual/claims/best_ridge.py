@@ -1,7 +1,4 @@
-r"""Claim ``contextual.best_ridge``: the best ridge and the best gain at each d/n, and their worth.
-
-Both minimise the limiting error of `contextual.prompt_error`.
-"""
+r"""Claim ``contextual.best_ridge``: the best ridge and gain at each d/n, and what they are worth."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-r"""Claim ``contextual.convex_head``: test error of a head learned by any convex margin loss.
-
-The fixed point for the square, logistic and hinge losses with ridge, the threshold beyond which
-the training set is separable, and the max-margin head as the ridge vanishes there.
-"""
+r"""Claim ``contextual.convex_head``: test error of a head learned by any convex margin loss."""
 
 from __future__ import annotations
 

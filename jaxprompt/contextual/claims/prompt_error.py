@@ -1,7 +1,4 @@
-r"""Claim ``contextual.prompt_error``: test error of a ridge head learned over a known prompt.
-
-The sharp error curve in the proportional limit, on both sides of n = d, with or without ridge.
-"""
+r"""Claim ``contextual.prompt_error``: test error of a ridge head learned over a known prompt."""
 
 from __future__ import annotations
 

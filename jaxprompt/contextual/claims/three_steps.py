@@ -1,8 +1,4 @@
-r"""Claim ``contextual.three_steps``: the test error after head, prompt and head again.
-
-The closed form carries the few order parameters of each step as Gaussian variables with their
-exact means and covariances, so their fluctuations of order 1/√n are in it.
-"""
+r"""Claim ``contextual.three_steps``: the test error after head, prompt and head again."""
 
 from __future__ import annotations
 
