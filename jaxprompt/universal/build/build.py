@@ -1,7 +1,7 @@
 r"""Build a prefix that makes one fixed attention head compute a function on the sphere.
 
-The head is the one of :mod:`jaxprompt.universal.claims.kernel_head`: the function lives in the prefix's
-keys, values and concentration only.
+The head is the one of :mod:`jaxprompt.universal.claims.kernel_head`: the function lives in the
+prefix's keys, values and concentration only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.errors import ParameterError, suggest
-from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import point_sets
 from jaxprompt.universal.build.certificate import Candidate, Certificate, Problem, certify
 from jaxprompt.universal.build.prefix_values import fit_values
 from jaxprompt.universal.build.target_function import Batched, batched, estimate_lipschitz
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import point_sets
 
 __all__ = ["METHODS", "Certificate", "Prefix", "build_prefix"]
 
@@ -210,7 +210,8 @@ def _problem(
         )  # fmt: skip
     return Problem(
         f, m, float(accuracy), int(content), found if lipschitz is None else float(lipschitz),
-        lipschitz is not None, float(np.linalg.norm(values, axis=1).max()), value_limit, select, values, seed,
+        lipschitz is not None, float(np.linalg.norm(values, axis=1).max()), value_limit, select,
+        values, seed,
     )  # fmt: skip
 
 
@@ -269,9 +270,8 @@ def _shorten(problem: Problem, method: str, found: Candidate, miss: int) -> Cand
 
 
 def _at(problem: Problem, count: int, method: str) -> Candidate:
-    return _best(
-        _candidates(problem, point_sets.quasi_uniform(problem.sphere_dim, count, problem.seed), method)
-    )
+    centres = point_sets.quasi_uniform(problem.sphere_dim, count, problem.seed)
+    return _best(_candidates(problem, centres, method))
 
 
 def _best(candidates: Iterator[Candidate]) -> Candidate:

@@ -1,0 +1,291 @@
+"""What is known of a prefix: the largest error found, and bounds on the error everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal.build.target_function import estimate_lipschitz
+from jaxprompt.universal.claims import prefix_bound, prefix_lower_bound
+from jaxprompt.universal.networks import head
+from jaxprompt.universal.numerics import point_sets
+
+__all__ = ["Candidate", "Certificate", "Problem", "certify", "climb"]
+
+CLIMBERS = 96
+"""Test points from which a worse point is sought: those of the largest error, and of the
+steepest change."""
+
+STEPS, TRIES = 16, 6
+"""Steps of each search, each half as long as the one before when none of its tries is worse."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is known about a prefix.
+
+    Attributes:
+        method: how the values were chosen.
+        accuracy: the error that was asked for.
+        reached: whether the measured error is within it.
+        measured: largest error (Euclidean over outputs) found, on `test_points` independent points
+            and in a search for worse ones that starts from them.
+        measured_float32: the same on the test points, with the head evaluated in float32.
+        guaranteed: an upper bound on the error at every point, rounding in float64 included.
+            Infinite unless the Lipschitz constant was given: an estimate guarantees nothing.
+        estimated: the same bound with the constant in use, given or estimated.
+        lipschitz, lipschitz_source: the constant used, and whether it was "given" or
+            "estimated" (from below, on the selection set, the test set and the worst points).
+        value_norm, sup_norm: largest |v_i| and largest |f| seen.
+        tokens: prefix tokens used.
+        budget: prefix tokens allowed.
+        theorem_tokens: tokens that suffice for every function with this constant, by
+            ``universal.prefix_bound``.
+        needed_tokens: tokens without which, keys fixed in advance, some function with this
+            constant is missed, by ``universal.prefix_lower_bound``. A particular function may
+            do with fewer.
+        test_points: size of the independent set.
+    """
+
+    method: str
+    accuracy: float
+    reached: bool
+    measured: float
+    measured_float32: float
+    guaranteed: float
+    estimated: float
+    lipschitz: float
+    lipschitz_source: str
+    value_norm: float
+    sup_norm: float
+    tokens: int
+    budget: int
+    theorem_tokens: float
+    needed_tokens: float
+    test_points: int
+
+    def __str__(self) -> str:
+        goal = f"accuracy {self.accuracy:.3g}"
+        outcome = (
+            f"{goal} reached with {self.tokens} prefix tokens"
+            if self.reached
+            else f"{goal} NOT reached within {self.budget} prefix tokens; this is the best found, "
+            f"with {self.tokens}"
+        )
+        constant = f"Lipschitz constant {self.lipschitz:.3g}"
+        bound = (
+            f"guaranteed error  {self.guaranteed:.3g} with {constant} (given)"
+            if self.lipschitz_source == "given"
+            else f"estimated bound   {self.estimated:.3g} with {constant} (estimated: no guarantee)"
+        )
+        return (
+            f"{outcome}\n"
+            f"measured error    {self.measured:.3g} on {self.test_points} independent points and "
+            f"from them uphill; {self.measured_float32:.3g} in float32\n"
+            f"{bound}\n"
+            f"method            {self.method}; |v| ≤ {self.value_norm:.3g}, "
+            f"|f| ≤ {self.sup_norm:.3g}\n"
+            f"any such function {self.theorem_tokens:.3g} tokens suffice, "
+            f"{self.needed_tokens:.3g} are needed"
+        )
+
+
+class Problem(NamedTuple):
+    """The function, as (Q, n) → (Q, d), and everything the search needs to know about it.
+
+    `lipschitz` is the constant in use, and `lipschitz_given` whether the caller vouches for it.
+    """
+
+    f: Callable[[np.ndarray], np.ndarray]
+    sphere_dim: int
+    accuracy: float
+    content: int
+    lipschitz: float
+    lipschitz_given: bool
+    sup_norm: float
+    value_limit: float
+    select: np.ndarray
+    select_values: np.ndarray
+    seed: int
+
+
+class Candidate(NamedTuple):
+    """A prefix (centres (N, n), values (N, d)) and its largest error on the selection set."""
+
+    method: str
+    centres: np.ndarray
+    values: np.ndarray
+    concentration: float
+    error: float
+
+
+def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) -> Certificate:
+    """Measure a prefix on points it was not chosen on, search for worse ones, and bound the rest.
+
+    `test` (Q, n) are unit vectors; everything is float64 but for `measured_float32`.
+    """
+    target, output = problem.f(test), _outputs(problem, best, test)
+    error = np.linalg.norm(output - target, axis=1)
+    on_test = float(error.max())
+    worst, worst_error = climb(problem, best, test, error)
+    points = np.concatenate([test, worst])
+    measured = max(on_test, float(worst_error.max()))
+    sup_norm = max(problem.sup_norm, float(np.linalg.norm(problem.f(points), axis=1).max()))
+    if not problem.lipschitz_given:
+        some = np.concatenate([test[:: max(len(test) // 1000, 1)], worst])
+        found = estimate_lipschitz(problem.f, some, problem.f(some), problem.seed + 3)
+        problem = problem._replace(lipschitz=max(problem.lipschitz, found))
+    problem = problem._replace(sup_norm=sup_norm)
+    bound = _bound(problem, best, test, on_test, measured)
+    with np.errstate(divide="ignore"):
+        suffice = prefix_bound.closed_form(
+            sphere_dim=problem.sphere_dim,
+            lipschitz=max(problem.lipschitz, 1e-300),
+            accuracy=problem.accuracy,
+        )["centres"]
+    return Certificate(
+        method=best.method,
+        accuracy=problem.accuracy,
+        reached=measured <= problem.accuracy,
+        measured=measured,
+        measured_float32=float(
+            np.linalg.norm(_outputs(problem, best, test, np.float32) - target, axis=1).max()
+        ),
+        guaranteed=bound if problem.lipschitz_given else math.inf,
+        estimated=bound,
+        lipschitz=problem.lipschitz,
+        lipschitz_source="given" if problem.lipschitz_given else "estimated",
+        value_norm=float(np.linalg.norm(best.values, axis=1).max()),
+        sup_norm=sup_norm,
+        tokens=len(best.centres),
+        budget=int(budget),
+        theorem_tokens=float(suffice),
+        needed_tokens=_needed(problem),
+        test_points=len(test),
+    )
+
+
+def _outputs(
+    problem: Problem, best: Candidate, points: np.ndarray, dtype: type = np.float64
+) -> np.ndarray:
+    return head.estimate(
+        points, best.centres, best.values, best.concentration, content=problem.content, dtype=dtype
+    )
+
+
+# --- the worst point -----------------------------------------------------------------------------
+
+
+def climb(
+    problem: Problem, best: Candidate, points: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points (C, n) uphill from some of `points` in the error (Q), and the errors there.
+
+    The function need not be differentiable: each step tries a few random directions and keeps
+    the worst, or becomes shorter. The searches start where the error is largest, and where it
+    differs most from that of a neighbouring point.
+    """
+    random = np.random.default_rng(problem.seed + 4)
+    m, count = problem.sphere_dim, min(CLIMBERS // 2, len(points))
+    spacing = (point_sets.area(m) / len(points)) ** (1 / m)
+    nudged, _ = _stepped(points, spacing / 4, 1, random)
+    change = np.abs(_errors(problem, best, nudged) - error)
+    start = np.unique(np.concatenate([np.argsort(-error)[:count], np.argsort(-change)[:count]]))
+    at, height = points[start], error[start].copy()
+    length = np.full(len(start), 2 * spacing)
+    for _ in range(STEPS):
+        tried, owner = _stepped(at, length, TRIES, random)
+        reached = _errors(problem, best, tried)
+        for place in range(len(at)):
+            mine = np.flatnonzero(owner == place)
+            top = mine[reached[mine].argmax()]
+            if reached[top] > height[place]:
+                at[place], height[place] = tried[top], reached[top]
+            else:
+                length[place] /= 2
+    return at, height
+
+
+def _errors(problem: Problem, best: Candidate, points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(_outputs(problem, best, points) - problem.f(points), axis=1)
+
+
+def _stepped(
+    points: np.ndarray, length: np.ndarray | float, tries: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """`tries` points each at a geodesic distance from every point, and which point is whose."""
+    owner = np.repeat(np.arange(len(points)), tries)
+    base, angle = points[owner], np.broadcast_to(length, len(points))[owner, None]
+    tangent = random.normal(size=base.shape)
+    tangent -= (tangent * base).sum(axis=1, keepdims=True) * base
+    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    moved = np.cos(angle) * base + np.sin(angle) * tangent
+    return moved / np.linalg.norm(moved, axis=1, keepdims=True), owner
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+def _bound(
+    problem: Problem, best: Candidate, test: np.ndarray, on_test: float, measured: float
+) -> float:
+    """The least of three bounds on the error everywhere, with rounding, and what was measured.
+
+    From the test set: between its points the error changes at most by the Lipschitz constants
+    of f and of the head, the latter at most λ max|v|. From the centres: see `_net_bound`. And the
+    head's output is at most max|v|, f at most its largest value seen, and a step of the test set.
+    """
+    value_norm = float(np.linalg.norm(best.values, axis=1).max())
+    bounds = [math.inf]
+    if problem.sphere_dim <= 3:  # covering radii are certified up to S³
+        step = point_sets.covering_radius(test)
+        bounds.append(problem.sup_norm + problem.lipschitz * step + value_norm)
+        bounds.append(on_test + step * (problem.lipschitz + best.concentration * value_norm))
+        # Centres that lie on a smaller sphere cover nothing.
+        with contextlib.suppress(ParameterError):
+            bounds.append(_net_bound(problem, best, point_sets.covering_radius(best.centres)))
+    else:
+        # Every point is within π of a test point.
+        bounds.append(problem.sup_norm + math.pi * problem.lipschitz + value_norm)
+    return max(min(bounds), measured) + _rounding(best, value_norm, problem.sup_norm)
+
+
+def _rounding(best: Candidate, value_norm: float, sup_norm: float) -> float:
+    """Of the head's output in float64.
+
+    Coordinates rounded to ε move a score of size λ by 2λε, and the sum of N weighted values is
+    rounded to Nε of the largest.
+    """
+    eps = float(np.finfo(np.float64).eps)
+    return eps * ((2 * best.concentration + len(best.centres)) * value_norm + 2 * sup_norm)
+
+
+def _net_bound(problem: Problem, c: Candidate, covering: float) -> float:
+    """Proved bound for any values: far mass, near centres, content, and |v_i − f(b_i)|."""
+    if covering >= math.pi / 2:
+        return math.inf
+    lam, count = c.concentration, len(c.centres)
+    moved = float(np.linalg.norm(c.values - problem.f(c.centres), axis=1).max())
+    reach = np.linspace(covering, min(8 * covering, math.pi), 400)
+    far = count * np.exp(-lam * (math.cos(covering) - np.cos(reach)))
+    kernel = problem.lipschitz * float((reach + math.pi * np.minimum(far, 1.0)).min())
+    outside = problem.content * math.exp(-min(lam * math.cos(covering), 700.0))
+    return kernel + moved + problem.sup_norm * outside / (1 + outside)
+
+
+def _needed(problem: Problem) -> float:
+    """Tokens that some function with this constant needs, keys fixed in advance."""
+    if problem.lipschitz == 0:
+        return 1.0
+    if problem.sphere_dim == 1:
+        given = {"lipschitz": problem.lipschitz, "accuracy": problem.accuracy}
+        return float(prefix_lower_bound.closed_form(**given)["centres"])
+    # What fewer keys cannot do needs a distance above 2ε/L, not that distance itself.
+    distance = 2 * problem.accuracy / problem.lipschitz * (1 + 1e-9)
+    return point_sets.packing_bound(problem.sphere_dim, distance)
