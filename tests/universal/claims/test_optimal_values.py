@@ -6,6 +6,7 @@ from scipy import special
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
+from jaxprompt.universal.claims.optimal_values import _circle
 
 CLAIM = "universal.optimal_values"
 
@@ -54,3 +55,20 @@ def test_least_squares_where_kernels_are_narrow_is_not_simulated():
         jp.claim(CLAIM).simulate(
             key=0, trials=2, centres=8, concentration=65.0, degree=1, method="least_squares"
         )
+
+
+def test_deconvolved_error_at_two_phases():
+    claim = jp.claim(CLAIM)
+    error = abs(_circle(16, 4.0, 1).error_at(np.array([0.0, np.pi / 2])))
+    assert error[0] == pytest.approx(2.64e-9, rel=2e-3)
+    assert error[1] == pytest.approx(3.24e-9, rel=2e-3)
+    raw = claim.predict(centres=16, concentration=4.0, degree=1, method="raw")
+    assert raw["sup_error"] == pytest.approx(0.1365, abs=5e-5)
+    small = claim.predict(centres=16, concentration=0.01, degree=3)
+    assert small["value_norm"] == pytest.approx(48 / 0.01**3, rel=1e-4)  # |v| ~ λ^{−k}
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ParameterError, match="`method`") as caught:
+        jp.claim(CLAIM).predict(centres=8, concentration=1.0, degree=1, method="x")
+    assert "\n" not in str(caught.value)

@@ -55,29 +55,12 @@ def test_reference_numbers(stem, params, name, value):
     assert found[name] == pytest.approx(value, rel=2e-14)
 
 
-def test_deconvolved_error_on_the_circle():
-    from jaxprompt.universal.claims.optimal_values import _circle
-
-    claim = jp.claim("universal.optimal_values")
-    error = abs(_circle(16, 4.0, 1).error_at(np.array([0.0, np.pi / 2])))
-    assert error[0] == pytest.approx(2.64e-9, rel=2e-3)
-    assert error[1] == pytest.approx(3.24e-9, rel=2e-3)
-    raw = claim.predict(centres=16, concentration=4.0, degree=1, method="raw")
-    assert raw["sup_error"] == pytest.approx(0.1365, abs=5e-5)
-    small = claim.predict(centres=16, concentration=0.01, degree=3)
-    assert small["value_norm"] == pytest.approx(48 / 0.01**3, rel=1e-4)  # |v| ~ λ^{−k}
-
-
-CIRCLE = {"centres": 8, "concentration": 1.0, "degree": 1}
-
-
 @pytest.mark.parametrize(
     ("stem", "params", "word"),
     [
         ("random_centres", {"sphere_dim": 1, "centres": 2.5, "concentration": 1.0}, "centres"),
         ("prefix_bound", {"sphere_dim": 1, "lipschitz": 1.0, "accuracy": 0.0}, "accuracy"),
         ("prefix_rate", {"sphere_dim": 1, "smoothness": "rough"}, "smoothness"),
-        ("optimal_values", {**CIRCLE, "method": "x"}, "method"),
         ("sequence_map", {"form": "cantor", "resolution": 12}, "resolution"),
         ("sequence_map", {"form": "cantor", "resolution": 9}, "resolution"),
         ("sequence_map", {"form": "cantor", "resolution": 5, "content": 4}, "resolution"),
