@@ -184,15 +184,15 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
 
 # --- the design ---
 
-_QUICK_HEADS = {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}
-_FIGURE_HEADS = {"centres": (2, 4, 8, 15, 30, 60), "concentration": (1.0, 20.0, 500.0)}
+_QUICK_PREFIXES = {"centres": (3, 8, 15), "concentration": (1.0, 10.0, 200.0)}
+_FIGURE_PREFIXES = {"centres": (2, 4, 8, 15, 30, 60), "concentration": (1.0, 20.0, 500.0)}
 _LEAST_CONCENTRATIONS = {1: 1.0, 3: 1.0, 8: 1.0, 15: 1.0, 40: 20.0, 100: 150.0}
 """For numbers of centres: below, even N+1 rows of the head are dependent to rounding, and the
 control fails."""
 
 FIGURE = Curves(
     x="centres", y="error", lines=tuple(float(n) for n in range(1, 121)),
-    design=Design.product({"lipschitz": 1.0}, _FIGURE_HEADS, trials=2),
+    design=Design.product({"lipschitz": 1.0}, _FIGURE_PREFIXES, trials=2),
     x_label="prefix tokens N", y_label="error no values can avoid",
     title="What N fixed keys cannot do",
     series="concentration", series_label="λ = {value}", log_x=True, log_y=True,
@@ -220,7 +220,7 @@ CLAIM = Claim(
     simulation=simulate,
     check_parameters=validate,
     designs={
-        "quick": Design.product({"lipschitz": 1.0}, _QUICK_HEADS, trials=2),
+        "quick": Design.product({"lipschitz": 1.0}, _QUICK_PREFIXES, trials=2),
         "full": Design(
             *(Run(lipschitz=lipschitz, centres=centres, concentration=concentration)
               for centres, least in _LEAST_CONCENTRATIONS.items()
