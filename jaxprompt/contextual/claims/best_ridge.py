@@ -1,4 +1,4 @@
-r"""Claim ``contextual.best_ridge``: the best ridge and gain at each d/n, and what they are worth."""
+r"""Claim ``contextual.best_ridge``: the best ridge and gain at each d/n, and what they save."""
 
 from __future__ import annotations
 
