@@ -476,6 +476,8 @@ def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
         c = _with_note(c, f"the limit depends on the fit ({_range_text(c)})")
         status = Status.INCONCLUSIVE
     else:
+        if rejected:  # by the main form alone, which nobody stated
+            c = _with_note(c, f"within the tolerance under every form ({_range_text(c)})")
         status = Status.CONFIRMED
     statistic = (c.simulated - c.predicted) / c.total_stderr if c.total_stderr else 0.0
     return _make_row(c, statistic, _p_value(c), seen, status)
@@ -520,9 +522,13 @@ def _row_without_scatter(c: Comparison, level: float) -> Row:
 
 
 def _every_form_rejects(c: Comparison, level: float) -> bool:
-    """Whether the prediction is contradicted under each admissible form of the fit."""
+    """Whether the prediction is contradicted under each admissible form, from the same side.
+
+    A prediction between two forms is within what the choice of a form leaves open.
+    """
     return all(
-        _student_p(c, value, math.hypot(error, c.predicted_stderr), dof) <= level
+        (value > c.predicted) == (c.simulated > c.predicted)
+        and _student_p(c, value, math.hypot(error, c.predicted_stderr), dof) <= level
         for value, error, dof in c.alternatives
     )
 
