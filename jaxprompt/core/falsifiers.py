@@ -97,7 +97,14 @@ class Falsifier:
                 return change(closed_form(**params), params)
 
             return changed
-        return functools.partial(closed_form, **self.changes)
+        changes = self.changes
+
+        @functools.wraps(closed_form)
+        def with_changes(**params: Any) -> Mapping[str, Any]:
+            # A change may name a parameter of the claim too, in place of the point's own value.
+            return closed_form(**{**params, **changes})
+
+        return with_changes
 
     def problem(self, closed_form: Predictor, parameters: tuple[str, ...]) -> str:
         """Why this falsifier cannot change that closed form; empty if it can."""

@@ -351,3 +351,17 @@ def test_more_sizes_raise_the_order_of_an_extrapolation():
 
     assert judged([64, 128, 256, 512]) == Status.CONFIRMED
     assert judged([64, 128, 256]) != Status.CONFIRMED
+
+
+def test_a_falsifier_may_change_a_parameter_of_the_claim(toy_claim):
+    """The point's own value gives way to the wrong one."""
+    claim = toy_claim(
+        falsifiers=(
+            Falsifier("level", "the mean is 3 whatever the level", level=3.0),
+            Falsifier("doubled", "twice", lambda level, **_: {"value": 2 * level}),
+        )
+    )
+    verdict = claim.check()
+    found = claim.falsify_cells(verdict)["level"]
+    assert found.status == Status.REFUTED
+    assert {row.predicted for row in found.rows} == {3.0}
