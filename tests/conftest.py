@@ -123,6 +123,7 @@ def toy_registry(monkeypatch):
 @pytest.fixture
 def toy(toy_claim, toy_registry):
     """A registered toy claim, for sweeps too; `use(**changes)` registers another variant of it."""
+
     def use(**changes):
         claim = toy_claim(**changes)
         toy_registry(claim)
