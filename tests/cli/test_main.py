@@ -261,6 +261,38 @@ def test_figure_draws_and_redraws(toy_claim, toy_registry, run, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_a_check_of_some_points_with_other_trials(toys, run):
+    toys("true")
+    code, out, _ = run("check", "contextual.toy", "--trials", "40", "--point", "size=8", "--json")
+    (entry,) = json.loads(out)["claims"]
+    assert [row["parameters"]["size"] for row in entry["rows"]] == [8]
+    assert {row["trials"] for row in entry["rows"]} == {40}
+    assert code == {"confirmed": 0, "inconclusive": 3}[entry["status"]]
+    code, out, err = run("check", "contextual.toy", "--point", "size=9")
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+    assert "`size` is 16, 8 there" in err
+    code, out, err = run("check", "contextual.toy", "--trials", "1")
+    assert (code, out) == (2, "")
+    assert_one_line(err)
+
+
+def test_a_dry_run_simulates_nothing(toys, run, monkeypatch):
+    toys("broken")  # whose simulation would raise
+    code, out, _ = run("check", "universal.broken", "--dry-run")
+    assert code == 0
+    assert "size = 8" in out
+    assert "value = 1.0" in out
+
+
+def test_an_undecided_check_says_what_would_do(toys, run):
+    toys("vague")
+    code, out, _ = run("check", "prefix.vague")
+    assert code == 3
+    assert "rows cannot see 1e-06" in out
+    assert re.search(r"--trials \d+", out)
+
+
 # --- sweep ---
 
 
