@@ -90,7 +90,7 @@ CONVENTIONS = {
     ("contextual.image_context", "GAIN"): "by how much accuracy is to rise",
     ("contextual.image_context", "LEAD"): "by how much fine-tuning is to be ahead",
     ("contextual.image_context", "SMALL_LEAD"): "by how much prompts are to be ahead",
-    ("contextual.training", "0"): "*not behind* is a lead of at least 0",
+    ("contextual.training", "0.0"): "*not behind* is a lead of at least 0",
     ("prefix.new_task_limit", "LEARNS"): "from what accuracy a task counts as learned",
     ("prefix.new_task_limit", "FAILS"): "up to what accuracy it counts as not learned",
     ("prefix.new_task_limit", "RELAXED"): "how many nats are *far above*",
@@ -799,8 +799,9 @@ def table(found: Mapping[str, Sequence[Fate]], elsewhere: Mapping[tuple[Any, ...
 def kind_of(id: str, fate: Fate) -> str:
     """The fate, with conventions, symmetries and survivors that move next to nothing set apart."""
     place = fate.text.split(" → ")[0].split(" = ")[0]
+    family, _, stem = id.partition(".")
     if (
-        fate.function.startswith(f"{id}.")
+        fate.function.startswith(f"{family}.claims.{stem}.")
         and fate.kind == "constant"
         and (id, place) in CONVENTIONS
     ):

@@ -64,8 +64,8 @@ def claim_page(claim: Claim) -> str:
             f"In `{module}`." if module else "",
             _source(claim.closed_form),
             "## How it is simulated",
-            _words(claim.measure or claim.simulation),
-            _source(claim.measure or claim.simulation),
+            _words(claim.measure or _one_trial(claim.simulation)),
+            _source(claim.measure or _one_trial(claim.simulation)),
             "## How it is tested",
             RELATIONS[claim.relation.value]
             + (" This claim has a comparison of its own." if claim.compare else ""),
@@ -89,6 +89,11 @@ def _figure(claim: Claim) -> list[str]:
         return []
     what = f"{claim.figure.title if claim.figure else claim.title}: theory and simulation"
     return [f"![{what}](../figures/{claim.id}.png)"]
+
+
+def _one_trial(simulation: Any) -> Any:
+    """The function of one trial that a simulation was made from, or the simulation itself."""
+    return getattr(simulation, "trial", simulation)
 
 
 def _words(function: Any) -> str:

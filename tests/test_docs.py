@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import importlib.util
 import re
 import shlex
@@ -11,6 +10,7 @@ import sys
 import types
 from pathlib import Path
 
+import markupsafe
 import pytest
 
 import jaxprompt as jp
@@ -46,7 +46,7 @@ def test_every_claim_has_a_page(hooks, claim):
     for p in claim.parameters:
         assert f"<td>{p.name}</td>" in page, f"the page does not say what {p.name} may be"
     for falsifier in claim.falsifiers:
-        assert f"<td>{html.escape(falsifier.name)}</td>" in page
+        assert f"<td>{markupsafe.escape(falsifier.name)}</td>" in page
     assert page.count("Code of <code>") == 2, "the closed form or the simulation is not shown"
     assert (f"figures/{claim.id}.png" in page) == (ROOT / f"figures/{claim.id}.png").is_file()
     for block in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL):

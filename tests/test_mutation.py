@@ -73,13 +73,14 @@ def test_a_mutant_is_in_place_and_then_gone(mutation):
 def test_the_functions_behind_a_closed_form(mutation):
     found = mutation.theory(jp.claim("contextual.prompt_error").closed_form)
     assert {
-        "contextual.prompt_error._predict", "contextual.ridge_limit.varied_ridge_limit",
-        "contextual.ridge_limit.resolvent", "contextual.features.feature_law",
-        "contextual.law.moments",
+        "contextual.claims.prompt_error.closed_form",
+        "contextual.law.ridge_limit.varied_ridge_limit", "contextual.law.ridge_limit.resolvent",
+        "contextual.law.feature_law.feature_law", "contextual.law.feature_law._summed_scores",
     } <= set(found.functions)  # fmt: skip
-    assert not any(".simulate" in name or name.startswith("engine") for name in found.functions)
-    assert "contextual.prompt_error.closed_form" in found.above("contextual.law.moments")
-    limit = found.wrappers["contextual.features.feature_law"]
+    assert not any(".simulate" in name or name.startswith("core") for name in found.functions)
+    scores = "contextual.law.feature_law._summed_scores"
+    assert "contextual.claims.prompt_error.closed_form" in found.above(scores)
+    limit = found.wrappers["contextual.law.feature_law.feature_law"]
     assert any(hasattr(w, "cache_clear") for w in limit), "its cache would hide a mutant"
 
 
@@ -114,7 +115,9 @@ def test_a_weaker_bound_is_no_survivor(mutation, toy_claim, monkeypatch):
 
 def test_conventions_are_counted_apart(mutation):
     def fate(text, kind="constant", fate="survived", moved=0.5):
-        return mutation.Fate("prefix.skill_selection._closed_form", 7, kind, text, fate, moved)
+        return mutation.Fate(
+            "prefix.claims.skill_selection.closed_form", 7, kind, text, fate, moved
+        )
 
     id = "prefix.skill_selection"
     assert mutation.kind_of(id, fate("LEARNS = 0.5 → 0.525")) == "convention"
@@ -129,7 +132,8 @@ def test_conventions_are_counted_apart(mutation):
 
 def test_the_sign_of_a_symmetric_variable_is_no_survivor(mutation):
     for function, place in mutation.SYMMETRIC:
-        id = ".".join(function.split(".")[:2])
+        family, _, stem, *_ = function.split(".")
+        id = f"{family}.{stem}"
         found = mutation.mutants(mutation.theory(jp.claim(id).closed_form))
         own = [m for m in found if m.function == function and m.text.startswith(f"{place} →")]
         fates = [mutation.Fate(*mutation.place_of(m), "survived", 0.5) for m in own]

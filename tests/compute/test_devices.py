@@ -32,7 +32,7 @@ def finish(process):
 BLOCKS = """
 import functools, json
 import jax, jax.numpy as jnp, numpy as np
-from jaxprompt.parallel import devices, map_trials
+from jaxprompt.compute.devices import devices, map_trials
 
 @functools.partial(jax.jit, static_argnames="width")
 def block(width, key, scale, indices):

@@ -60,11 +60,11 @@ def test_a_ridge_without_end_leaves_the_mean_of_the_features():
     ratio, found = 0.7, prompt_error(ratio=0.7, ridge=1e12)
     law = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
 
-    def mean(values):  # for each replicate of the quadrature
-        return (values * law.weights).sum(axis=1) / law.weights.sum(axis=1)
+    def mean(values):  # over all nodes of the quadrature together
+        return (values * law.weights).sum() / law.weights.sum()
 
-    c, rho = mean(law.alpha)[:, None], np.sqrt(ratio * mean(law.tau**2))[:, None]
-    error = mean(ndtr(-law.alpha * c / (law.tau * np.hypot(c, rho)))).mean()
+    c, rho = mean(law.alpha), np.sqrt(ratio * mean(law.tau**2))
+    error = mean(ndtr(-law.alpha * c / (law.tau * np.hypot(c, rho))))
     assert abs(found["error"] - error) < 1e-12, f"{found['error']} for {error}"
     far = prompt_error(ratio=0.7, ridge=1e20)["error"]
     assert abs(far - found["error"]) < 1e-12

@@ -36,6 +36,17 @@ class FeatureLaw(NamedTuple):
         """W − α of every node, to all digits where the law has them; W is the largest α if not."""
         return self.alpha.max() - self.alpha if self.shortfall is None else self.shortfall
 
+    def reference_shortfall(self) -> np.ndarray:
+        """S − α of every node, for a number S that leaves the digits of 1 − αc whole.
+
+        S is the signal W, from which most nodes of a sharp prompt differ by little; or the mean of
+        α where the nodes hardly differ from each other, as with little noise.
+        """
+        short = self.accurate_shortfall()
+        mean = float((self.weights * short).sum() / self.weights.sum())
+        spread = float(np.sqrt((self.weights * (short - mean) ** 2).sum() / self.weights.sum()))
+        return short - mean if spread < 1e-3 * abs(mean) else short
+
     def averaged(self) -> FeatureLaw:
         """The law in which every sequence has the mean noise variance of its replicate."""
         tau2 = (self.weights * self.tau**2).sum(axis=1, keepdims=True)

@@ -85,8 +85,8 @@ def varied_ridge_limit(
         c = (weights * alpha).sum(axis=1) / (ridge + (weights * alpha**2).sum(axis=1))
         error = (weights * (1 - np.sign(alpha * c[:, None])) / 2).sum(axis=1)
         return Limit(error, c, np.zeros_like(c))
-    # With W the largest signal, 1 − αc = (1 − Wc) + (W − α)c: no digits cancel where αc is near 1.
-    short = f.accurate_shortfall()
+    # 1 − αc = (1 − Sc) + (S − α)c for any S: with a good one no digits cancel where αc is near 1.
+    short = f.reference_shortfall()
     if ridge == 0 and ratio >= 1:
         inverse = 1 / tau2
         expected = leave_one_out(_weighted_means(
@@ -121,8 +121,8 @@ def sign_error_means(f: FeatureLaw, share: float) -> Float[np.ndarray, "R 1"]:
 
 def _regular_means(f: FeatureLaw, m: float) -> Float[np.ndarray, "R 9"]:
     """Each replicate's means of τ²ωm, τ²ω, αω, α²ω, τ²ω², uτ²ω², u²τ²ω², τ⁴ω² and αuω, where
-    u = W − α."""
-    tau2, short = f.tau**2, f.accurate_shortfall()
+    u = S − α."""
+    tau2, short = f.tau**2, f.reference_shortfall()
     omega = 1 / (1 + tau2 * m)
     shrunk = tau2 * omega
     weight = shrunk * omega
@@ -221,11 +221,11 @@ def _errors_at_ridges(
             break
     omega = 1 / (1 + m[:, None] * tau2)
     c = omega @ (weights * alpha) / (ridges + omega @ (weights * (alpha**2 + tau2)))
-    short = f.accurate_shortfall().reshape(-1)
+    short = f.reference_shortfall().reshape(-1)
     shrunk, crossed = omega @ (weights * tau2), omega @ (weights * alpha * short)
     square = np.square(omega)
     flat, first, second = (square @ (weights * tau2 * x) for x in (1.0, short, short**2 + tau2))
-    # 1 − αc = (1 − Wc) + (W − α)c, as in `varied_ridge_limit`.
+    # 1 − αc = (1 − Sc) + (S − α)c, as in `varied_ridge_limit`.
     left = (ridges + shrunk - crossed) / (ridges + omega @ (weights * (alpha**2 + tau2)))
     miss = left**2 * flat + 2 * left * c * first + c**2 * second
     rho2 = miss / (ridges + flat) * m
