@@ -38,7 +38,7 @@ import jax
 import records
 
 import jaxprompt as jp
-from jaxprompt.core.calibration import Calibration, Outcome, Share, outcomes, reduced
+from jaxprompt.core.calibration import Calibration, Outcome, Share, check_under_seeds, reduced
 from jaxprompt.core.claim import FALSE_ALARM, Claim
 from jaxprompt.core.json_values import canonical
 from jaxprompt.stats import Status
@@ -154,7 +154,7 @@ def run(wanted: dict[str, Reduction], seeds: int, path: Path) -> None:
     waiting: dict[str, Iterator[Outcome]] = {}
     for id, reduction in wanted.items():
         todo = [seed for seed in range(seeds) if seed not in known[id]]
-        waiting[id] = outcomes(smaller(id, reduction), todo)
+        waiting[id] = check_under_seeds(smaller(id, reduction), todo)
     while waiting:
         for id in list(waiting):
             outcome = next(waiting[id], None)

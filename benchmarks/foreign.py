@@ -28,7 +28,7 @@ import jax
 import records
 from foreign_theorems import KINDS, THEOREMS
 
-from jaxprompt.core.calibration import Calibration, Outcome, Share, outcomes
+from jaxprompt.core.calibration import Calibration, Outcome, Share, check_under_seeds
 from jaxprompt.core.claim import FALSE_ALARM, Claim
 from jaxprompt.stats import Status
 
@@ -65,7 +65,7 @@ def run(names: Iterable[str], seeds: int, path: Path) -> None:
     """Every theorem under every seed that the file does not hold, seed after seed."""
     known = read(path, names)
     waiting: dict[str, Iterator[Outcome]] = {
-        name: outcomes(THEOREMS[name], [s for s in range(seeds) if s not in known[name]])
+        name: check_under_seeds(THEOREMS[name], [s for s in range(seeds) if s not in known[name]])
         for name in names
     }
     while waiting:

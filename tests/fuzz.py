@@ -32,7 +32,7 @@ import numpy as np
 
 import jaxprompt as jp
 from jaxprompt.core.claim import Claim
-from jaxprompt.core.parameters import LARGEST, Parameter
+from jaxprompt.core.parameters import MAX_MAGNITUDE, Parameter
 from jaxprompt.errors import JaxpromptError
 from jaxprompt.presentation import report
 from jaxprompt.presentation.table_files import load_table_rows, save_table
@@ -384,7 +384,7 @@ def extremes(parameter: Parameter, base: Any = None) -> list[Any]:
         found = [first, first + 1, first + 2, first + 9]
         last = [1000, 10**6, 2**53] if high == math.inf else [int(high), int(high) - 1]
         return [value for value in (*found, *last) if first <= value <= high]
-    tiny, huge = 1 / LARGEST, LARGEST
+    tiny, huge = 1 / MAX_MAGNITUDE, MAX_MAGNITUDE
     found = [low, low + tiny, low + 1e-12, low + 1e-6] if low > -math.inf else [-huge, -1e6, -1.0]
     found += [high, high - 1e-6, (max(low, -1.0) + high) / 2] if high < math.inf else [1e6, huge]
     found += [0.0, tiny, 1e-9, 0.5, 1.0]

@@ -175,12 +175,12 @@ def test_read_only_installation_without_home_network_or_letters(tmp_path):
 
 @pytest.mark.parametrize("home", ["/nonexistent/x", "/proc", ""])
 def test_without_a_home_there_is_no_cache_and_no_error(monkeypatch, home):
-    monkeypatch.delenv(cache_folder.VARIABLE, raising=False)
+    monkeypatch.delenv(cache_folder.CACHE_FOLDER_VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", home)
     monkeypatch.setattr(Path, "mkdir", refuse)
     monkeypatch.delitem(sys.modules, "jax")
-    assert cache_folder.keep_compiled() is None
+    assert cache_folder.enable_compilation_cache() is None
 
 
 def refuse(*args, **kwargs):
@@ -191,13 +191,13 @@ def test_a_home_that_nobody_knows(monkeypatch):
     def unknown():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv(cache_folder.VARIABLE, raising=False)
+    monkeypatch.delenv(cache_folder.CACHE_FOLDER_VARIABLE, raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", unknown)
     assert cache_folder.cache_folder() is None
     found = {f.what: f for f in doctor.examine()}["cache"]
     assert found.found == "no home folder is known"
-    assert cache_folder.VARIABLE in found.remedy
+    assert cache_folder.CACHE_FOLDER_VARIABLE in found.remedy
 
 
 @pytest.mark.parametrize("harm", ["absent", "cut", "pickle", "shape", "text", "refused"])
@@ -213,7 +213,7 @@ def test_a_damaged_cache_of_trained_models_is_no_cache(monkeypatch, tmp_path, ha
             return {"steps": 3}
 
     like = {"w": np.zeros((2, 3), np.float32)}
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.CACHE_FOLDER_VARIABLE, str(tmp_path))
     kept = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
     experiments._store(experiments.Trained(Plan(), kept, np.ones(2)))
     path = tmp_path / "ab.npz"

@@ -27,7 +27,7 @@ import jaxprompt as jp
 from jaxprompt import attention, stats, sweep
 from jaxprompt.cli import terminal
 from jaxprompt.core.json_values import canonical
-from jaxprompt.core.parameters import LARGEST, WHOLE, Parameter
+from jaxprompt.core.parameters import MAX_EXACT_INTEGER, MAX_MAGNITUDE, Parameter
 from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError, UsageError, short
 from jaxprompt.presentation import report
 from jaxprompt.presentation.statement_html import markup
@@ -132,10 +132,10 @@ def test_what_float64_cannot_hold_is_refused():
     whole = Parameter("count", "integer", "how many", low=1)
     real = Parameter("scale", "real", "scale")
     for parameter, value, said in (
-        (whole, WHOLE + 1, r"at most 2\^53"),
+        (whole, MAX_EXACT_INTEGER + 1, r"at most 2\^53"),
         (whole, [1, 2**60], r"at most 2\^53"),
         (whole, 10**5000, "thousands of digits"),
-        (real, 10 * LARGEST, "at most 1e"),
+        (real, 10 * MAX_MAGNITUDE, "at most 1e"),
         (real, -1e300, "at most 1e"),
         (real, 5e-324, "0 or at least 1e-30"),
         (Parameter("a", "array", "numbers"), [1.0, 1e200], "at most 1e"),
@@ -146,8 +146,8 @@ def test_what_float64_cannot_hold_is_refused():
         with pytest.raises(ParameterError, match=said) as caught:
             parameter.convert(value)
         fuzz.refused(caught.value)
-    assert whole.convert(WHOLE) == 2**53
-    assert real.convert(LARGEST) == LARGEST
+    assert whole.convert(MAX_EXACT_INTEGER) == 2**53
+    assert real.convert(MAX_MAGNITUDE) == MAX_MAGNITUDE
 
 
 def test_a_prediction_or_simulation_without_a_number_says_so(toy_claim):

@@ -125,15 +125,18 @@ def _writable(what: str, folder: Path, remedy: str) -> Finding:
 def _cache() -> Finding:
     """Without a cache everything runs, only slower."""
     folder = cache_folder.cache_folder()
-    if folder is None and cache_folder.VARIABLE not in os.environ:
-        remedy = f"set {cache_folder.VARIABLE} to a folder to keep one"
+    if folder is None and cache_folder.CACHE_FOLDER_VARIABLE not in os.environ:
+        remedy = f"set {cache_folder.CACHE_FOLDER_VARIABLE} to a folder to keep one"
         return Finding("cache", "absent", "no home folder is known", remedy)
     if folder is None:
         return Finding(
-            "cache", "absent", "switched off", f"unset {cache_folder.VARIABLE} to keep one"
+            "cache",
+            "absent",
+            "switched off",
+            f"unset {cache_folder.CACHE_FOLDER_VARIABLE} to keep one",
         )
     made = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
-    remedy = f"set {cache_folder.VARIABLE} to a folder you may write to"
+    remedy = f"set {cache_folder.CACHE_FOLDER_VARIABLE} to a folder you may write to"
     found = _writable("cache", made, remedy)
     if found.state == "problem":
         return found._replace(state="absent")

@@ -104,8 +104,8 @@ def _run(argv: Sequence[str] | None) -> int:
     options = _parse(argv)
     if hasattr(options, "no_cache"):  # a command that compiles
         if options.no_cache:
-            os.environ[cache_folder.VARIABLE] = ""
-        cache_folder.keep_compiled()
+            os.environ[cache_folder.CACHE_FOLDER_VARIABLE] = ""
+        cache_folder.enable_compilation_cache()
     commands.load_claim_files(getattr(options, "claims", ()))
     return options.run(options)
 
@@ -283,7 +283,8 @@ def _cache_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--no-cache",
         action="store_true",
-        help=f"keep no compiled programs and trained models (as {cache_folder.VARIABLE}= does)",
+        help="keep no compiled programs and trained models "
+        f"(as {cache_folder.CACHE_FOLDER_VARIABLE}= does)",
     )
 
 

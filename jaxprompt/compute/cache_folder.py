@@ -20,9 +20,9 @@ import warnings
 import zlib
 from pathlib import Path
 
-__all__ = ["cache_folder", "keep_compiled", "make_folder", "write_whole"]
+__all__ = ["cache_folder", "enable_compilation_cache", "make_folder", "write_atomically"]
 
-VARIABLE = "JAXPROMPT_CACHE"
+CACHE_FOLDER_VARIABLE = "JAXPROMPT_CACHE"
 """Names another folder; set to nothing it switches the cache off."""
 
 _LIMIT = 2**29
@@ -40,7 +40,7 @@ def cache_folder() -> Path | None:
 
     None when the variable is set to nothing, or when the user has no home.
     """
-    named = os.environ.get(VARIABLE)
+    named = os.environ.get(CACHE_FOLDER_VARIABLE)
     if named is not None:
         return Path(named) if named else None
     given = os.environ.get("XDG_CACHE_HOME", "")
@@ -61,8 +61,8 @@ def make_folder(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def write_whole(path: Path, data: bytes) -> bool:
-    """Write a file complete under its name, or not at all where the disk refuses; which it was."""
+def write_atomically(path: Path, data: bytes) -> bool:
+    """Write a file atomically. Returns whether it was written (False if the disk refuses)."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
@@ -74,8 +74,10 @@ def write_whole(path: Path, data: bytes) -> bool:
     return True
 
 
-def keep_compiled() -> Path | None:
-    """Let JAX, not imported yet, keep compiled programs in the cache; the folder, or None.
+def enable_compilation_cache() -> Path | None:
+    """Turn on JAX's compilation cache; call before JAX is imported.
+
+    Returns the folder, or None if there is none.
 
     Does nothing once JAX has been imported (its settings are then the caller's), or where the
     user has set a folder of JAX's own, or where no cache can be kept.

@@ -7,7 +7,7 @@ numbers do not depend on the machine's cores. Where JAX sees several devices (GP
 all processes of ``jax.distributed``), the blocks are shards of one program on a mesh instead.
 
 Blocks must not hold *batched* LAPACK calls: two of them at work at the same time can wait for each
-other for ever (jaxlib 0.10). :func:`unbatched` keeps them apart.
+other for ever (jaxlib 0.10). :func:`one_by_one_on_cpu` keeps them apart.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from jax.sharding import PartitionSpec as P
 from jaxprompt.compute.jax_settings import own_settings
 
 __all__ = [
-    "THREADS",
+    "THREADS_VARIABLE",
     "block_observer",
     "cores",
     "devices",
-    "loop",
+    "map_rows_bit_stable",
     "map_trials",
-    "room",
-    "unbatched",
+    "one_by_one_on_cpu",
+    "trial_memory_bytes",
 ]
 
 
 Device = Any  # jax.Device is no type to a type checker
 
-THREADS = "JAXPROMPT_THREADS"
+THREADS_VARIABLE = "JAXPROMPT_THREADS"
 """Environment variable: at most so many threads in this process."""
 
 
@@ -56,7 +56,7 @@ def cores() -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    limit = os.environ.get(THREADS, "")
+    limit = os.environ.get(THREADS_VARIABLE, "")
     return min(int(limit), _cores()) if limit.isdecimal() and int(limit) else _cores()
 
 
@@ -83,7 +83,8 @@ def map_trials(
     hashable arguments are static, or any function of NumPy indices. It is called for at most
     `threads` blocks (by default, one for each core), or on every device where there are several.
     The JAX settings (64-bit types) are those of the caller. `loops` says that the block uses
-    :func:`loop`, for numbers that do not depend on the number of blocks to the last bit.
+    :func:`map_rows_bit_stable`, for numbers that do not depend on the number of blocks to the last
+    bit.
     """
     found = devices()
     if len(found) == 1 and loops:
@@ -95,7 +96,7 @@ def map_trials(
     indices = first + np.arange(workers * steps * batch, dtype=np.uint32)
     indices = indices.astype(np.uint32).reshape(workers, steps, batch)
     if loops and steps == 1:
-        indices = np.concatenate([indices, np.full_like(indices, _IDLE)], axis=1)
+        indices = np.concatenate([indices, np.full_like(indices, _IDLE_ROW_INDEX)], axis=1)
     if len(found) == 1:
         parts = _on_threads(block, indices, [None] * workers, workers)
     elif isinstance(block, functools.partial) and hasattr(block.func, "lower"):
@@ -129,15 +130,18 @@ number of trials then compiles nothing."""
 def _looped_trials(
     block: Callable[[np.ndarray], Any], trials: int, batch: int, threads: int, first: int
 ) -> Any:
-    """Trials of a block that uses :func:`loop`, in calls of one shape; idle rows cost nothing."""
+    """Trials of a block that uses :func:`map_rows_bit_stable`, in calls of one shape.
+
+    Idle rows cost nothing.
+    """
     needed = -(-trials // batch)
     workers = min(threads, needed)
     rows = min(ROWS, -(-needed // workers))  # few trials are still spread over all threads
     calls = -(-needed // rows)
     flat = first + np.arange(calls * rows * batch, dtype=np.uint64)
-    indices = np.full((calls, ROWS, batch), _IDLE, np.uint32)
+    indices = np.full((calls, ROWS, batch), _IDLE_ROW_INDEX, np.uint32)
     indices[:, :rows] = flat.astype(np.uint32).reshape(calls, rows, batch)
-    indices.reshape(-1, batch)[_rows_beyond(needed, calls, rows)] = _IDLE
+    indices.reshape(-1, batch)[_rows_beyond(needed, calls, rows)] = _IDLE_ROW_INDEX
     parts = _on_threads(block, indices, [None] * calls, workers)
 
     def join(*arrays: np.ndarray) -> np.ndarray:
@@ -161,9 +165,11 @@ def devices() -> list[Device]:
     return jax.devices() if chosen is None or isinstance(chosen, str) else [chosen]
 
 
-def room() -> int:
-    """Bytes that the trials done together by one thread or device may hold: the share of a core
-    in its processor's cache, or a quarter of a device's memory."""
+def trial_memory_bytes() -> int:
+    """Memory budget in bytes for one batch of trials.
+
+    On a CPU: one core's share of the last-level cache. On an accelerator: a quarter of its memory.
+    """
     stats = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     return int(stats["bytes_limit"]) // 4 if stats and "bytes_limit" in stats else _CACHE
 
@@ -236,14 +242,14 @@ def _sharded(
     return jax.jit(every), NamedSharding(mesh, P("trials"))
 
 
-def loop(trials: Callable[[jax.Array], Any], indices: jax.Array) -> Any:
-    """``lax.map(trials, indices)`` whose rounding does not depend on how many rows there are.
+def map_rows_bit_stable(trials: Callable[[jax.Array], Any], indices: jax.Array) -> Any:
+    """Like ``lax.map(trials, indices)``, but row i gives the same bits in a batch of any size.
 
-    XLA takes a loop of one step apart and compiles its body in another way than that of a longer
-    one. Here there are always two rows (``map_trials(…, loops=True)`` adds an idle one), and how
-    many are run is read off the indices.
+    XLA unrolls a loop of length one and then rounds differently, so the loop always has at least
+    two rows (``map_trials(…, loops=True)`` adds idle ones). Rows whose index is that of an idle
+    row are skipped.
     """
-    steps = (indices[:, 0] != _IDLE).sum(dtype=jnp.int32)
+    steps = (indices[:, 0] != _IDLE_ROW_INDEX).sum(dtype=jnp.int32)
     empty = jax.tree.map(
         lambda one: jnp.zeros((len(indices), *one.shape), one.dtype),
         jax.eval_shape(trials, indices[0]),
@@ -255,10 +261,10 @@ def loop(trials: Callable[[jax.Array], Any], indices: jax.Array) -> Any:
     return lax.fori_loop(0, steps, step, empty)
 
 
-_IDLE = np.uint32(2**32 - 1)
+_IDLE_ROW_INDEX = np.uint32(2**32 - 1)
 
 
-def unbatched(function: Callable[..., Any]) -> Callable[..., Any]:
+def one_by_one_on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function`, run for one example after another under ``vmap`` on the CPU.
 
     For LAPACK calls: a batched one is no faster there, and not safe beside another.

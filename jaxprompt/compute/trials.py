@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprompt.compute.devices import loop, map_trials
+from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
 from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.errors import ClaimError, JaxpromptError
 from jaxprompt.stats import Estimate, exact_estimate, jackknife, sample_estimate
@@ -60,10 +60,12 @@ class _Program:
 
             if batch == 1:
                 # Even over one row `vmap` calls batched LAPACK.
-                return loop(lambda row: jax.tree.map(lambda x: x[None], trial(row[0])), indices)
+                return map_rows_bit_stable(
+                    lambda row: jax.tree.map(lambda x: x[None], trial(row[0])), indices
+                )
             if any(_lapack_ranks(jax.make_jaxpr(trial)(indices[0, 0]).jaxpr)):
-                return loop(lambda row: jax.lax.map(trial, row), indices)
-            return loop(jax.vmap(trial), indices)
+                return map_rows_bit_stable(lambda row: jax.lax.map(trial, row), indices)
+            return map_rows_bit_stable(jax.vmap(trial), indices)
 
         self.block = jax.jit(block)
 

@@ -1,7 +1,7 @@
 """Ways to run tasks: one after another here, or in worker processes that are replaced if they die.
 
 A worker process may be killed at any moment: by a person, by a scheduler, by a system that runs
-out of memory. What it was doing is tried again a bounded number of times (:func:`outcomes`), so
+out of memory. What it was doing is tried again a bounded number of times (:func:`run_tasks`), so
 that one killed process costs a little time, and one task that kills every process that tries it
 costs that task.
 """
@@ -23,16 +23,16 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from jaxprompt.compute.devices import THREADS, cores
+from jaxprompt.compute.devices import THREADS_VARIABLE, cores
 from jaxprompt.errors import UsageError
 
-__all__ = ["TRIES", "SerialExecutor", "WorkerPool", "outcomes", "process_pool"]
+__all__ = ["MAX_ATTEMPTS", "SerialExecutor", "WorkerPool", "process_pool", "run_tasks"]
 
-TRIES = 4
-"""How often a task is begun before it counts as one that kills its worker: twice beside others,
-and then, so that none of those can be to blame, twice alone."""
+MAX_ATTEMPTS = 4
+"""Attempts before a task is blamed for its workers' deaths: two beside other tasks, then two
+alone."""
 
-_TOGETHER = 2
+_ATTEMPTS_BESIDE_OTHERS = 2
 Work = TypeVar("Work")
 
 
@@ -74,7 +74,7 @@ class WorkerPool(Executor):
         Raises:
             UsageError: the new ones die before they are given anything to do.
         """
-        for _ in range(_TOGETHER):
+        for _ in range(_ATTEMPTS_BESIDE_OTHERS):
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = self._started()
             with contextlib.suppress(BrokenProcessPool):
@@ -108,7 +108,7 @@ def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Gen
 
 
 def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
-    os.environ[THREADS] = str(threads)
+    os.environ[THREADS_VARIABLE] = str(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
     parent = multiprocessing.parent_process()
 
@@ -131,7 +131,7 @@ def last_line(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip()
 
 
-def outcomes(
+def run_tasks(
     executor: Any, function: Callable[[Work], Any], tasks: Iterable[Work], at_once: int
 ) -> Generator[tuple[Work, Any], None, None]:
     """Run ``function(task)`` for every task, `at_once` at a time; yields each with its result, or
@@ -141,7 +141,7 @@ def outcomes(
     by memory, and an iterator may still add some after it ended once, while others are at work.
 
     Where `executor` can replace workers that died, what these were given is tried again up to
-    :data:`TRIES` times in all; a task that outlives none of them yields its exception like
+    :data:`MAX_ATTEMPTS` times in all; a task that outlives none of them yields its exception like
     any other. Leaving the iterator drops what is in flight.
 
     Raises:
@@ -173,7 +173,9 @@ def outcomes(
             while len(waiting) < at_once:
                 if not queue:
                     queue.extend((task, 0) for task in itertools.islice(source, 1))
-                if not queue or len(waiting) >= _room(queue[0][1], waiting.values(), at_once):
+                if not queue or len(waiting) >= _allowed_in_flight(
+                    queue[0][1], waiting.values(), at_once
+                ):
                     break
                 submit(*queue.popleft())
             if not waiting:
@@ -188,7 +190,7 @@ def outcomes(
                 except BrokenProcessPool as error:
                     if born == generation:
                         renew()
-                    if deaths + 1 < TRIES:
+                    if deaths + 1 < MAX_ATTEMPTS:
                         queue.appendleft((task, deaths + 1))
                         continue
                     result = error
@@ -205,9 +207,11 @@ def outcomes(
             future.cancel()
 
 
-def _room(deaths: int, waiting: Iterable[tuple[Any, int, int]], at_once: int) -> int:
-    """How many tasks may be in flight when the next one's workers died so often."""
-    alone = any(d >= _TOGETHER for d in itertools.chain([deaths], (w[1] for w in waiting)))
+def _allowed_in_flight(deaths: int, waiting: Iterable[tuple[Any, int, int]], at_once: int) -> int:
+    """Tasks allowed in flight: one while any task is being retried alone, else `at_once`."""
+    alone = any(
+        d >= _ATTEMPTS_BESIDE_OTHERS for d in itertools.chain([deaths], (w[1] for w in waiting))
+    )
     return 1 if alone else at_once
 
 

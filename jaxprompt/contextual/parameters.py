@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprompt.core.parameters import REQUIRED, WHOLE, Parameter
+from jaxprompt.core.parameters import MAX_EXACT_INTEGER, REQUIRED, Parameter
 from jaxprompt.errors import ParameterError
 
 __all__ = [
@@ -126,7 +126,7 @@ def sample_counts(dim: Any, ratio: Any) -> Any:
         ParameterError: there are more of them than float64 counts.
     """
     counts = np.maximum(np.rint(np.asarray(dim) / np.asarray(ratio)), 1)
-    if np.any(counts > WHOLE):
+    if np.any(counts > MAX_EXACT_INTEGER):
         raise ParameterError("ratio", ratio, "at least dim / 2^53", "raise it or give `samples`")
     counts = counts.astype(np.int64)
     return counts if counts.ndim else int(counts)

@@ -28,7 +28,7 @@ from jaxprompt.core.claim import FALSE_ALARM, Claim, Design, Falsifier, Predicto
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Status
 
-__all__ = ["LOOSE", "Calibration", "Outcome", "Share", "calibrate", "outcomes", "reduced"]
+__all__ = ["LOOSE", "Calibration", "Outcome", "Share", "calibrate", "check_under_seeds", "reduced"]
 
 LOOSE = 0.05
 """A second false-alarm rate at which every check is judged.
@@ -196,7 +196,9 @@ def reduced(
     return dataclasses.replace(claim, designs=smaller, measure=measure)
 
 
-def outcomes(claim: Claim, seeds: Iterable[int], *, profile: str = "quick") -> Iterator[Outcome]:
+def check_under_seeds(
+    claim: Claim, seeds: Iterable[int], *, profile: str = "quick"
+) -> Iterator[Outcome]:
     """The outcome of each seed, one after another; each seed's measurements serve all falsifiers.
 
     Closed forms do not depend on the seed, so each is evaluated once at each point.
@@ -232,7 +234,7 @@ def calibrate(
         ParameterError: there is no such profile, or a parameter of the design is refused.
     """
     each = range(seeds) if isinstance(seeds, int) else seeds
-    return Calibration(claim.id, tuple(outcomes(claim, each, profile=profile)))
+    return Calibration(claim.id, tuple(check_under_seeds(claim, each, profile=profile)))
 
 
 def _remembered(closed_form: Predictor) -> Predictor:

@@ -12,13 +12,21 @@ from jax.core import Tracer
 
 from jaxprompt.errors import ParameterError, suggest
 
-__all__ = ["KINDS", "LARGEST", "REQUIRED", "WHOLE", "Parameter", "check_parameters", "is_traced"]
+__all__ = [
+    "KINDS",
+    "MAX_EXACT_INTEGER",
+    "MAX_MAGNITUDE",
+    "REQUIRED",
+    "Parameter",
+    "check_parameters",
+    "is_traced",
+]
 
-LARGEST = 1e30
+MAX_MAGNITUDE = 1e30
 """No number may be larger in size, and no single one other than 0 nearer to 0 than its inverse:
 products of ten of them stay within float64."""
 
-WHOLE = 2**53
+MAX_EXACT_INTEGER = 2**53
 """No integer may be larger in size; beyond it float64 does not hold every integer."""
 
 Kind = Literal["integer", "real", "choice", "pairs", "weights", "array"]
@@ -43,7 +51,7 @@ class Parameter:
     `low` and `high` bound numbers; the bounds themselves are allowed unless `open_low` or
     `open_high` is set. `default` is :data:`REQUIRED`, a value, or None for "left out".
     Parameters with ``simulate_only`` are not needed by the closed form. Numbers are also refused
-    beyond :data:`LARGEST` and integers beyond :data:`WHOLE`.
+    beyond :data:`MAX_MAGNITUDE` and integers beyond :data:`MAX_EXACT_INTEGER`.
     """
 
     name: str
@@ -151,14 +159,17 @@ class Parameter:
         # The integers themselves: as float64, 2^53 + 1 would pass for 2^53.
         whole = array if array.dtype.kind in "iu" else np.trunc(array)
         allowed, remedy = self.allowed, "choose a value of another size"
-        if self.kind == "integer" and ((whole > WHOLE) | (whole < -WHOLE)).any():
+        if (
+            self.kind == "integer"
+            and ((whole > MAX_EXACT_INTEGER) | (whole < -MAX_EXACT_INTEGER)).any()
+        ):
             raise ParameterError(self.name, value, f"{allowed}, at most 2^53", remedy, where)
-        if (sizes > LARGEST).any():
-            allowed = f"{allowed}, at most {LARGEST:g} in size"
+        if (sizes > MAX_MAGNITUDE).any():
+            allowed = f"{allowed}, at most {MAX_MAGNITUDE:g} in size"
             raise ParameterError(self.name, value, allowed, remedy, where)
-        if self.kind == "real" and ((sizes > 0) & (sizes < 1 / LARGEST)).any():
+        if self.kind == "real" and ((sizes > 0) & (sizes < 1 / MAX_MAGNITUDE)).any():
             zero = "" if self.low == 0 and self.open_low else "0 or "
-            allowed = f"{allowed}, {zero}at least {1 / LARGEST:g} in size"
+            allowed = f"{allowed}, {zero}at least {1 / MAX_MAGNITUDE:g} in size"
             raise ParameterError(self.name, value, allowed, remedy, where)
 
     def _convert_table(self, value: Any, where: str) -> tuple[Any, ...]:

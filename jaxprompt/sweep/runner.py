@@ -22,12 +22,12 @@ import numpy as np
 from jaxprompt import stats
 from jaxprompt.compute.environment import environment
 from jaxprompt.compute.workers import (
-    TRIES,
+    MAX_ATTEMPTS,
     SerialExecutor,
     WorkerPool,
     last_line,
-    outcomes,
     process_pool,
+    run_tasks,
 )
 from jaxprompt.core.claim import Claim
 from jaxprompt.core.quantities import AtLeast, AtMost
@@ -209,7 +209,7 @@ def _computed(tasks: Iterator[Task], executor: Any) -> Generator[tuple[Task, Any
         pool = pool.get_executor(retries=3, pure=False)
     batches = _Retried(tasks)
     with contextlib.closing(
-        outcomes(pool, compute_batch, batches, 2 * _count_workers(pool))
+        run_tasks(pool, compute_batch, batches, 2 * _count_workers(pool))
     ) as results:
         for batch, outcome in results:
             if not isinstance(outcome, Exception):
@@ -413,7 +413,9 @@ def _prediction_numbers(quantities: list[str], predicted: Mapping[str, Any]) -> 
 def _record(store: SweepStore, task: Task, outcome: Outcome | Exception) -> int:
     """Give the store what a task gave; the number of cells it completed."""
     if isinstance(outcome, BrokenExecutor):
-        outcome = f"its worker process died {TRIES} times: give it more memory, or lower --workers"
+        outcome = (
+            f"its worker process died {MAX_ATTEMPTS} times: give it more memory, or lower --workers"
+        )
     elif isinstance(outcome, Exception):  # the worker could not give even a message
         outcome = last_line(outcome)
     if isinstance(outcome, str):

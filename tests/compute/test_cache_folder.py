@@ -23,17 +23,17 @@ def fresh(monkeypatch, tmp_path):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PYTHONWARNINGS", "")
     monkeypatch.delitem(sys.modules, "jax")
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(cache_folder.CACHE_FOLDER_VARIABLE, str(tmp_path / "cache"))
     with warnings.catch_warnings():
         yield tmp_path / "cache"
 
 
 def test_the_folder(monkeypatch, tmp_path):
-    monkeypatch.setenv(cache_folder.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cache_folder.CACHE_FOLDER_VARIABLE, str(tmp_path))
     assert cache_folder.cache_folder() == tmp_path
-    monkeypatch.setenv(cache_folder.VARIABLE, "")
+    monkeypatch.setenv(cache_folder.CACHE_FOLDER_VARIABLE, "")
     assert cache_folder.cache_folder() is None
-    monkeypatch.delenv(cache_folder.VARIABLE)
+    monkeypatch.delenv(cache_folder.CACHE_FOLDER_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder.cache_folder() == tmp_path / "jaxprompt"
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -49,7 +49,7 @@ def test_the_folder(monkeypatch, tmp_path):
 
 
 def test_compiled_programs_are_kept_by_machine_and_version(fresh):
-    folder = cache_folder.keep_compiled()
+    folder = cache_folder.enable_compilation_cache()
     assert folder is not None
     assert folder.parent == fresh / "compiled"
     assert folder.stat().st_mode & 0o077 == 0, "compiled programs are run: only for their owner"
@@ -59,7 +59,7 @@ def test_compiled_programs_are_kept_by_machine_and_version(fresh):
 @pytest.mark.parametrize("why", ["off", "imported", "own", "no folder"])
 def test_compiled_programs_are_not_kept(fresh, monkeypatch, why):
     if why == "off":
-        monkeypatch.setenv(cache_folder.VARIABLE, "")
+        monkeypatch.setenv(cache_folder.CACHE_FOLDER_VARIABLE, "")
     elif why == "imported":
         monkeypatch.setitem(sys.modules, "jax", None)
     elif why == "own":
@@ -67,12 +67,12 @@ def test_compiled_programs_are_not_kept(fresh, monkeypatch, why):
     else:
         fresh.write_text("a file where the folder should be")
     before = dict(os.environ)
-    assert cache_folder.keep_compiled() is None
+    assert cache_folder.enable_compilation_cache() is None
     assert dict(os.environ) == before
 
 
 def test_incomplete_entries_go_and_the_oldest_beyond_the_limit(fresh, monkeypatch):
-    folder = cache_folder.keep_compiled()
+    folder = cache_folder.enable_compilation_cache()
     whole = zlib.compress(os.urandom(1000))
     names = [f"{name}-cache" for name in "abcd"]
     for age, name in enumerate(names):
@@ -80,12 +80,12 @@ def test_incomplete_entries_go_and_the_oldest_beyond_the_limit(fresh, monkeypatc
         os.utime(folder / name, ns=(0, (folder / "looked").stat().st_mtime_ns + 10**9 * (9 - age)))
     monkeypatch.setattr(cache_folder, "_LIMIT", 2 * len(whole))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
-    assert cache_folder.keep_compiled() == folder
+    assert cache_folder.enable_compilation_cache() == folder
     assert sorted(p.name for p in folder.glob("*-cache")) == ["a-cache", "c-cache"]
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
-    assert cache_folder.write_whole(tmp_path / "x", b"1")
+    assert cache_folder.write_atomically(tmp_path / "x", b"1")
     assert (tmp_path / "x").read_bytes() == b"1"
 
     def full(self, data):
@@ -93,7 +93,7 @@ def test_files_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert not cache_folder.write_whole(tmp_path / "x", b"2")
+    assert not cache_folder.write_atomically(tmp_path / "x", b"2")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"1"
 
@@ -117,7 +117,7 @@ def test_results_do_not_depend_on_the_cache(tmp_path):
         assert "feature" not in found.stderr
         return json.loads(found.stdout)["claims"][0]["rows"]
 
-    here = {cache_folder.VARIABLE: str(tmp_path / "cache")}
+    here = {cache_folder.CACHE_FOLDER_VARIABLE: str(tmp_path / "cache")}
     without = rows("--no-cache", **here)
     assert not (tmp_path / "cache").exists()
     assert rows(**here) == without
@@ -129,4 +129,4 @@ def test_results_do_not_depend_on_the_cache(tmp_path):
         entry.write_bytes(entry.read_bytes()[:100])  # what a killed run could leave
     assert rows(**here) == without
     (tmp_path / "file").write_text("")
-    assert rows(**{cache_folder.VARIABLE: str(tmp_path / "file")}) == without
+    assert rows(**{cache_folder.CACHE_FOLDER_VARIABLE: str(tmp_path / "file")}) == without

@@ -12,7 +12,7 @@ import golden
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.compute.devices import THREADS
+from jaxprompt.compute.devices import THREADS_VARIABLE
 
 HERE = Path(__file__).parents[1]
 
@@ -38,7 +38,7 @@ def assert_same(found, expected):
 def test_threads_do_not_change_bits(monkeypatch):
     claim, tables = jp.claim("contextual.first_step"), []
     for threads in ("1", "2"):
-        monkeypatch.setenv(THREADS, threads)
+        monkeypatch.setenv(THREADS_VARIABLE, threads)
         tables.append({claim.id: golden.numbers(claim)})
     assert_same(*tables)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.compute.devices import cores, map_trials, unbatched
+from jaxprompt.compute.devices import cores, map_trials, one_by_one_on_cpu
 
 
 @jax.jit
@@ -60,7 +60,7 @@ def test_factorisations_run_beside_each_other():
 
     run = jax.jit(
         lambda indices: jax.lax.map(
-            lambda i: jax.vmap(unbatched(factor))(jnp.asarray(matrices)[i]), indices
+            lambda i: jax.vmap(one_by_one_on_cpu(factor))(jnp.asarray(matrices)[i]), indices
         )
     )
     found = map_trials(run, 32, batch=8, threads=2)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.compute.workers import TRIES, WorkerPool, outcomes
+from jaxprompt.compute.workers import MAX_ATTEMPTS, WorkerPool, run_tasks
 from jaxprompt.errors import UsageError
 from jaxprompt.sweep import Sweep
 from jaxprompt.sweep import runner as sweeps
@@ -76,7 +76,7 @@ def stepped(monkeypatch):
 
 
 def run(pool, tasks=range(12)):
-    return dict(outcomes(pool, lambda task: task**2, tasks, 4))
+    return dict(run_tasks(pool, lambda task: task**2, tasks, 4))
 
 
 def test_a_worker_killed_once_costs_nothing_but_time(stepped):
@@ -92,11 +92,11 @@ def test_a_task_that_kills_every_worker_is_given_up_and_the_rest_goes_on(stepped
     for task in range(12):
         if task in (0, 3, 7):
             assert isinstance(found[task], BrokenExecutor)
-            assert pool.begun[task] == TRIES
+            assert pool.begun[task] == MAX_ATTEMPTS
             assert pool.beside[task][-2:] == [0, 0], "a neighbour may have been to blame"
         else:
             assert found[task] == task**2, f"task {task} paid for another's deaths"
-            assert pool.begun[task] <= TRIES
+            assert pool.begun[task] <= MAX_ATTEMPTS
 
 
 def test_workers_that_cannot_start_end_the_sweep(stepped):
@@ -115,7 +115,7 @@ def test_a_worker_that_dies_idle_is_replaced(stepped):
 def test_every_task_could_kill_and_the_run_still_ends(stepped):
     pool = stepped(Mortal(lambda task, tries: True))
     assert all(isinstance(found, BrokenExecutor) for found in run(pool).values())
-    assert set(pool.begun.values()) == {TRIES}
+    assert set(pool.begun.values()) == {MAX_ATTEMPTS}
 
 
 def test_an_executor_of_someone_elses_is_not_replaced(toy, tmp_path):

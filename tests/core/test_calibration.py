@@ -12,7 +12,14 @@ import pytest
 import jaxprompt as jp
 from jaxprompt import stats
 from jaxprompt.core import calibration
-from jaxprompt.core.calibration import LOOSE, Calibration, Share, calibrate, outcomes, reduced
+from jaxprompt.core.calibration import (
+    LOOSE,
+    Calibration,
+    Share,
+    calibrate,
+    check_under_seeds,
+    reduced,
+)
 from jaxprompt.core.claim import FALSE_ALARM, Falsifier
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, Status
@@ -65,7 +72,7 @@ def test_wrong_errors_and_a_small_bias_show(toy_claim, fault):
 
 def test_an_outcome_is_what_check_and_falsify_say(toy_claim):
     claim = gaussian(toy_claim)
-    for outcome in outcomes(claim, [3, 8]):
+    for outcome in check_under_seeds(claim, [3, 8]):
         verdict = claim.check("quick", outcome.seed)
         assert outcome.status is verdict.status
         wrong = {name: v.status for name, v in claim.falsify_cells(verdict).items()}

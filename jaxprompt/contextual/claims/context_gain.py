@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
-from jaxprompt.compute.devices import loop, map_trials
+from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
 from jaxprompt.contextual.law.maximise import golden_section
 from jaxprompt.contextual.parameters import (
     CONTEXT,
@@ -303,7 +303,7 @@ def _trial_sums(
 
         return lax.map(at, gains)
 
-    return loop(jax.vmap(trial), indices)
+    return map_rows_bit_stable(jax.vmap(trial), indices)
 
 
 def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
-from jaxprompt.compute.devices import loop, map_trials, room
+from jaxprompt.compute.devices import map_rows_bit_stable, map_trials, trial_memory_bytes
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
@@ -237,8 +237,10 @@ def _trials(
 
     # A batch of one is slower than one trial: XLA's batched products are.
     if batch == 1:
-        return loop(lambda block: jax.tree.map(lambda x: x[None], trial(block[0])), indices)
-    return loop(jax.vmap(trial), indices)
+        return map_rows_bit_stable(
+            lambda block: jax.tree.map(lambda x: x[None], trial(block[0])), indices
+        )
+    return map_rows_bit_stable(jax.vmap(trial), indices)
 
 
 def _dtype(setting: Setting, ridges: Array) -> Any:
@@ -256,7 +258,7 @@ def _batch(dim: int, samples: int, ridges: int) -> int:
     """Trials done together by one thread or device: as many as it has room for their matrices,
     and few enough on a CPU that many cores or devices share a usual number of trials."""
     most = 8 if jax.default_backend() == "cpu" else 64
-    return int(np.clip(room() // (8 * samples * (1 + ridges) * dim**2), 1, most))
+    return int(np.clip(trial_memory_bytes() // (8 * samples * (1 + ridges) * dim**2), 1, most))
 
 
 def _trial(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import special, stats
 
-from jaxprompt.compute.devices import cores, loop, map_trials
+from jaxprompt.compute.devices import cores, map_rows_bit_stable, map_trials
 from jaxprompt.contextual.claims.first_step import pooled_coefficients
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
@@ -408,7 +408,7 @@ def _simulate(
             shown |= _name_moments(step, *each)
         return jnp.concatenate([outcomes, jnp.stack([shown[name] for name in _TERMS])])
 
-    return loop(lambda row: trial(row[0])[None], indices)
+    return map_rows_bit_stable(lambda row: trial(row[0])[None], indices)
 
 
 # --- the design ---

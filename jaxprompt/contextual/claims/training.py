@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt import stats
-from jaxprompt.compute.devices import loop, map_trials
+from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
 from jaxprompt.contextual.law.least_error import CEILINGS, exact_error, least_error
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.parameters import (
@@ -230,7 +230,7 @@ def _count_right(
         parts = jax.lax.map(chunk, jnp.arange(SEQUENCES // _CHUNK, dtype=jnp.uint32))
         return jax.tree.map(jnp.sum, parts)
 
-    return loop(jax.vmap(trial), indices)
+    return map_rows_bit_stable(jax.vmap(trial), indices)
 
 
 def accuracies(

@@ -20,7 +20,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, UInt32
 
-from jaxprompt.compute.devices import unbatched
+from jaxprompt.compute.devices import one_by_one_on_cpu
 
 __all__ = ["Chunks", "ridge_path"]
 
@@ -193,7 +193,7 @@ def _solve(
 ) -> Float[Array, "L d"]:
     """Solve (matrix + ridge) x = vector for every ridge."""
 
-    @unbatched
+    @one_by_one_on_cpu
     def solve(matrix: Array, vector: Array, ridge: Array) -> Array:
         eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
         factor = lax.linalg.cholesky(matrix + ridge * eye, symmetrize_input=False)

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_whole
+from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_atomically
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
@@ -169,7 +169,7 @@ def _store(trained: Trained) -> None:
     buffer = io.BytesIO()
     description = json.dumps(trained.plan.describe())
     np.savez(buffer, allow_pickle=False, plan=description, losses=trained.losses, **leaves)
-    write_whole(folder / f"{trained.plan.digest()}.npz", buffer.getvalue())
+    write_atomically(folder / f"{trained.plan.digest()}.npz", buffer.getvalue())
 
 
 TESTS = 4096

@@ -385,7 +385,7 @@ def test_float32_systems_change_no_digit_that_counts(monkeypatch):
 
 def test_memory_does_not_grow_with_trials_or_samples():
     assert prompt_error._batch(256, 3, 2) == 1
-    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= devices.room()
+    assert prompt_error._batch(8, 3, 2) * 8 * 3 * 3 * 8**2 <= devices.trial_memory_bytes()
     assert Chunks.for_sizes((10**9,), 8) == Chunks.for_sizes((2000,), 8)
 
 
