@@ -337,6 +337,7 @@ def compare_rates(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
                     side=side_of(claim, quantity, value),
                     note="exponent",
                     alternatives=others,
+                    line=stats.line_of_rate(sizes, estimates, fit, rate.log_power),
                 )
             )
     return comparisons

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats as sps
 
 from jaxprompt.stats.estimates import Estimate
-from jaxprompt.stats.tests import Comparison, Side
+from jaxprompt.stats.tests import Comparison, FittedLine, Side
 
 __all__ = [
     "ADMISSIBLE_LEVEL",
@@ -22,6 +22,7 @@ __all__ = [
     "correction_columns",
     "extrapolate",
     "extrapolate_forms",
+    "line_of_rate",
     "rate_fits",
     "slope",
     "weighted_fit",
@@ -42,16 +43,24 @@ SINGLE_TERM_LEVEL = 0.1
 LEAST_PAIRED_POWER = 0.5
 """Least leading power that is tried with a second term beside single terms that fit well."""
 
+LINE_POINTS = 25
+"""Places at which a fitted line is stored for figures."""
+
 Powers = tuple[float | str, ...]
 
 
 class Fit(NamedTuple):
-    """A fitted number, its standard error, its degrees of freedom and the fit's p-value."""
+    """A fitted number, its standard error, its degrees of freedom and the fit's p-value.
+
+    `coefficients` belong to the columns of the fit's design; `powers` are those of a limit's form.
+    """
 
     value: float
     stderr: float
     dof: float
     goodness: float
+    coefficients: tuple[float, ...] = ()
+    powers: Powers = ()
 
 
 def extrapolate(
@@ -91,9 +100,8 @@ def extrapolate(
         )
     design = correction_columns(sizes, powers)
     if not errors.any():
-        coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
-        return Fit(float(coefficients[0]), 0.0, math.inf, 1.0)
-    return weighted_fit(design, values, errors, dofs, 0)
+        return _exact_fit(design, values, 0)._replace(powers=powers)
+    return weighted_fit(design, values, errors, dofs, 0)._replace(powers=powers)
 
 
 def correction_columns(sizes: np.ndarray, powers: Powers) -> np.ndarray:
@@ -206,8 +214,14 @@ def slope(
         raise ValueError(f"{np.unique(x).size} points: a tested slope needs at least 3")
     design = np.vander(x - x.mean(), 2, increasing=True)
     if not errors.any():
-        return Fit(float(np.linalg.lstsq(design, y, rcond=None)[0][1]), 0.0, math.inf, 1.0)
+        return _exact_fit(design, y, 1)
     return weighted_fit(design, y, errors, dofs, 1)
+
+
+def _exact_fit(design: np.ndarray, values: np.ndarray, which: int) -> Fit:
+    """The least-squares fit of numbers without errors."""
+    coefficients = np.linalg.lstsq(design, values, rcond=None)[0]
+    return Fit(float(coefficients[which]), 0.0, math.inf, 1.0, tuple(coefficients.tolist()))
 
 
 def weighted_fit(
@@ -235,7 +249,13 @@ def weighted_fit(
     dofs = np.broadcast_to(np.asarray(dofs, np.float64), values.shape)
     leverage = (weighted * solve.T).sum(axis=1)
     variance = (solve[which] ** 2 * (1 + 4 * (1 - leverage) / dofs)).sum()
-    return Fit(float(coefficients[which]), math.sqrt(variance), float(dofs.min()), goodness)
+    return Fit(
+        float(coefficients[which]),
+        math.sqrt(variance),
+        float(dofs.min()),
+        goodness,
+        tuple(coefficients.tolist()),
+    )
 
 
 def compare_asymptotic(
@@ -265,13 +285,10 @@ def compare_asymptotic(
     forms goes with the comparison, since only what all of them contradict is refuted.
     """
     form = None if fitted_powers else powers or tuple(float(p) for p in range(1, order + 1))
-    main, others = extrapolate_forms(
-        sizes,
-        [float(e.mean) - p for e, p in zip(estimates, predicted, strict=True)],
-        [float(e.stderr) for e in estimates],
-        [getattr(e, "dof", e.trials - 1) for e in estimates],
-        form,
-    )
+    differences = [float(e.mean) - p for e, p in zip(estimates, predicted, strict=True)]
+    errors = [float(e.stderr) for e in estimates]
+    dofs = [float(getattr(e, "dof", e.trials - 1)) for e in estimates]
+    main, others = extrapolate_forms(sizes, differences, errors, dofs, form)
     limit = float(predicted[int(np.argmax(sizes))]) if limit is None else limit
     declared = all(getattr(e, "kind", "undeclared") in ("exact", "undeclared") for e in estimates)
     return Comparison(
@@ -289,6 +306,35 @@ def compare_asymptotic(
         trials=min(e.trials for e in estimates),
         alternatives=tuple((limit + f.value, f.stderr, f.dof) for f in others),
         form_found=fitted_powers,
+        fit=_line_to_limit(sizes, differences, errors, dofs, main),
+    )
+
+
+def _line_to_limit(
+    sizes: Sequence[float],
+    values: Sequence[float],
+    stderrs: Sequence[float],
+    dofs: Sequence[float],
+    fit: Fit,
+) -> FittedLine:
+    """The fit of a limit, from infinite size to the smallest, over its leading correction."""
+    measured = np.asarray(sizes, np.float64)
+    smallest, leading = measured.min(), fit.powers[0]
+    x = 1 / np.log(measured) if isinstance(leading, str) else measured**-leading
+    line_x = np.linspace(0.0, x.max(), LINE_POINTS)[1:]
+    line_sizes = np.exp(1 / line_x) if isinstance(leading, str) else line_x ** (-1 / leading)
+    # The columns scale with the smallest size, which therefore goes along.
+    columns = correction_columns(np.minimum(np.append(line_sizes, smallest), 1e300), fit.powers)
+    line = columns[:-1] @ np.asarray(fit.coefficients)
+    return FittedLine(
+        leading,
+        tuple(measured.tolist()),
+        tuple(x.tolist()),
+        tuple(values),
+        tuple(stderrs),
+        tuple(dofs),
+        (0.0, *line_x.tolist()),
+        (fit.value, *line.tolist()),
     )
 
 
@@ -302,8 +348,9 @@ def compare_rate(
     side: Side = "two",
     note: str = "",
     alternatives: Sequence[Fit] = (),
+    line: FittedLine | None = None,
 ) -> Comparison:
-    """A slope against the predicted exponent."""
+    """A slope against the predicted exponent; `line` is what it was read from, for figures."""
     return Comparison(
         quantity,
         parameters,
@@ -316,6 +363,37 @@ def compare_rate(
         goodness=fit.goodness,
         note=note,
         alternatives=tuple((f.value, f.stderr, f.dof) for f in alternatives),
+        fit=line,
+    )
+
+
+def line_of_rate(
+    sizes: Sequence[float], estimates: Sequence[Estimate], fit: Fit, log_power: float = 0.0
+) -> FittedLine:
+    """The straight line of a rate through its measured means, on logarithmic axes.
+
+    Only the exponent is the fit's: the line goes through the weighted centre of the points.
+    """
+    measured = np.asarray(sizes, np.float64)
+    means = np.array([float(e.mean) for e in estimates])
+    stderrs = np.array([float(e.stderr) for e in estimates])
+    weights = (means / stderrs) ** 2 if stderrs.all() else np.ones_like(means)
+
+    def shape(size: np.ndarray) -> np.ndarray:
+        power = fit.value * np.log(size)
+        return power + log_power * np.log(np.log(size)) if log_power else power
+
+    centre = float(np.average(np.log(means) - shape(measured), weights=weights))
+    line_sizes = np.geomspace(measured.min(), measured.max(), LINE_POINTS)
+    return FittedLine(
+        None,
+        tuple(measured.tolist()),
+        tuple(measured.tolist()),
+        tuple(means.tolist()),
+        tuple(stderrs.tolist()),
+        tuple(float(getattr(e, "dof", e.trials - 1)) for e in estimates),
+        tuple(line_sizes.tolist()),
+        tuple(np.exp(centre + shape(line_sizes)).tolist()),
     )
 
 
@@ -349,7 +427,7 @@ def rate_fits(
         design = np.stack([np.ones_like(x), x, correction], axis=1)
         if errors.any():
             return weighted_fit(design, y, errors, dofs, 1)
-        return Fit(float(np.linalg.lstsq(design, y, rcond=None)[0][1]), 0.0, math.inf, 1.0)
+        return _exact_fit(design, y, 1)
 
     keep = x > x.min()
     others = [slope(x[keep], y[keep], errors[keep], dofs[keep]), corrected(np.exp(x.min() - x))]

@@ -34,6 +34,7 @@ __all__ = [
     "BinomialTest",
     "Comparison",
     "DistanceTest",
+    "FittedLine",
     "Row",
     "Side",
     "Status",
@@ -88,6 +89,27 @@ class SpecialTest(Protocol):
 
 
 @dataclass(frozen=True)
+class FittedLine:
+    """The points through which a limit or an exponent was fitted, and the line through them.
+
+    `x` is where each size stands on the axis on which the fit is drawn: for a limit its inverse to
+    the leading power (1/log for the power ``"log"``), so that infinite size is 0; for an exponent,
+    whose `power` is None, the size itself, on logarithmic axes. `values` are differences from the
+    prediction, or measured means of an exponent, in the quantity's units, with their standard
+    errors and degrees of freedom.
+    """
+
+    power: float | str | None
+    sizes: tuple[float, ...]
+    x: tuple[float, ...]
+    values: tuple[float, ...]
+    stderrs: tuple[float, ...]
+    dofs: tuple[float, ...]
+    line_x: tuple[float, ...]
+    line_values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One predicted number beside one measured number, before any verdict.
 
@@ -104,7 +126,8 @@ class Comparison:
     forms of a fit: what only some of them contradict is not refuted. `multiplicity` is the number
     of places that the row is the worst of, and `sensitivity` how much larger (relative to the
     tolerance) the standard error of the least sensitive of them is. `test` replaces Student's.
-    `undecided` says why nothing can be tested here, such as too few sizes for a fit.
+    `undecided` says why nothing can be tested here, such as too few sizes for a fit. `fit` is the
+    line that a limit or an exponent was read from, for figures.
     """
 
     quantity: str
@@ -127,6 +150,7 @@ class Comparison:
     skewness: float = 0.0
     test: SpecialTest | None = None
     undecided: str = ""
+    fit: FittedLine | None = None
 
     @property
     def exact(self) -> bool:
@@ -203,6 +227,7 @@ class Row:
     trials: int = 0
     goodness: float = 1.0
     systematic: float = 0.0
+    fit: FittedLine | None = None
 
 
 # --- several hypotheses ---
@@ -580,6 +605,7 @@ def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: St
         c.trials,
         c.goodness,
         c.systematic,
+        c.fit,
     )
 
 
