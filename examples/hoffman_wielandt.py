@@ -40,5 +40,5 @@ CLAIM = jp.Claim(
     closed_form=bound,
     simulation=jp.per_trial(experiment, instance=instance),
     designs={"quick": jp.Design.product({}, {"dim": [2, 3]}, trials=300)},
-    figure=jp.Agreement("Largest ratio to the bound", "ratio", limits=True),
+    figure=jp.Evidence(),
 )

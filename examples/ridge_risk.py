@@ -56,6 +56,7 @@ CLAIM = jp.Claim(
     closed_form=risk,
     simulation=jp.per_trial(experiment, traced=("ridge", "noise")),
     size="dim",
+    powers=(1,),
     designs={
         "quick": jp.Design.product(
             {"noise": 0.5}, {"dim": [20, 40, 80], "ratio": [0.5, 2.0], "ridge": [0.1, 0.5]}, 1500

@@ -35,5 +35,5 @@ CLAIM = jp.Claim(
     size="dim",
     powers=(2 / 3, 4 / 3),
     designs={"quick": jp.Design.product({}, {"dim": [8, 16, 32, 64]}, 400)},
-    figure=jp.Agreement("Largest eigenvalue in the limit", "eigenvalue"),
+    figure=jp.Evidence(),
 )

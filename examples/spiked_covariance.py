@@ -49,6 +49,7 @@ CLAIM = jp.Claim(
     closed_form=overlap,
     simulation=jp.per_trial(experiment, traced=("spike",)),
     size="dim",
+    powers=(1,),
     designs={
         "quick": jp.Design.product(
             {"ratio": 0.5}, {"dim": [40, 60, 80, 120], "spike": [0.2, 1.5, 2.0, 3.0]}, 300

@@ -50,5 +50,5 @@ CLAIM = jp.Claim(
     designs={
         "quick": jp.Design.product({"noise": 1.0}, {"dim": [5, 10], "samples": [25]}, 6000),
     },
-    figure=jp.Agreement("Measured risk of least squares against d/(n − d)", "risk"),
+    figure=jp.Evidence(),
 )

@@ -22,7 +22,15 @@ from jaxprompt.core.designs import Cell, Design, Run
 from jaxprompt.core.dry_run import DryRun, plan_check
 from jaxprompt.core.extras import Extra
 from jaxprompt.core.falsifiers import Falsifier, Prediction, Predictor
-from jaxprompt.core.figures import Agreement, Curves, ExtraLine, Regions, complete_figure
+from jaxprompt.core.figures import (
+    Agreement,
+    Curves,
+    Evidence,
+    ExtraLine,
+    Figure,
+    Regions,
+    complete_figure,
+)
 from jaxprompt.core.json_values import format_parameters, nonfinite_word, one_line
 from jaxprompt.core.keys import as_key
 from jaxprompt.core.parameters import Parameter, check_parameters, is_traced
@@ -42,6 +50,7 @@ __all__ = [
     "Cell",
     "Claim",
     "Curves",
+    "Evidence",
     "Design",
     "Distribution",
     "ExtraLine",
@@ -112,7 +121,7 @@ class Claim:
     powers: tuple[float | str, ...] | None = None
     broadcasts: str = ""
     traceable: bool = False
-    figure: Curves | Agreement | Regions | None = None
+    figure: Figure | None = None
     also: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None
     measure: Callable[[Claim, str, jax.Array], Sequence[Cell]] | None = None
     compare: Callable[[Claim, Sequence[Cell], Predictor], Sequence[Comparison]] | None = None

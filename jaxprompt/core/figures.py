@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
     from jaxprompt.core.designs import Design
 
-__all__ = ["Agreement", "Curves", "ExtraLine", "Regions", "complete_figure"]
+__all__ = ["Agreement", "Curves", "Evidence", "ExtraLine", "Figure", "Regions", "complete_figure"]
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,26 @@ class Regions:
     caption: str = ""
 
 
-def complete_figure(
-    claim: Claim, figure: Curves | Agreement | Regions
-) -> Curves | Agreement | Regions:
+@dataclass(frozen=True)
+class Evidence:
+    """The figure that belongs to the kind of each comparison, one panel a quantity.
+
+    A limit shows its fit over the inverse size, a rate its line on logarithmic axes, a function of
+    an axis its simultaneous band, a distribution its distribution function, an identity or a bound
+    both sides on every draw, and anything else measured beside predicted values along the
+    parameter that varies. `quantities` names the panels (default: all); `title` defaults to the
+    claim's.
+    """
+
+    title: str = ""
+    quantities: tuple[str, ...] = ()
+    caption: str = ""
+
+
+Figure = Curves | Agreement | Evidence | Regions
+
+
+def complete_figure(claim: Claim, figure: Figure) -> Figure:
     """The figure with what it leaves out taken from the claim.
 
     Raises:
@@ -116,7 +133,9 @@ def complete_figure(
     """
     if isinstance(figure, Curves):
         return _fill_curve_defaults(claim, figure)
-    if isinstance(figure, Agreement):
+    if isinstance(figure, Evidence) and not figure.title:
+        figure = dataclasses.replace(figure, title=claim.title)
+    if isinstance(figure, Agreement | Evidence):
         known = [q.name for q in claim.quantities]
         for name in figure.quantities:
             if name not in known:

@@ -6,14 +6,16 @@ Tables are made here, stored by :mod:`jaxprompt.presentation.table_files` and dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxprompt.core.claim import Agreement, Cell, Claim, Curves, Regions, Verdict
+from jaxprompt.core.claim import Agreement, Cell, Claim, Curves, Evidence, Regions, Verdict
 from jaxprompt.core.json_values import canonical
+from jaxprompt.core.relation import Relation
+from jaxprompt.presentation.evidence import evidence_tables, fit_tables
 from jaxprompt.presentation.wording import count_trials
 
 __all__ = ["FigureTables", "figure_needs_verdict", "figure_tables"]
@@ -23,17 +25,27 @@ Progress = Callable[[int, int], None] | None
 
 
 class FigureTables(NamedTuple):
-    """`points` were measured, `lines` come from the closed form."""
+    """`points` were measured, `lines` come from the closed form.
+
+    `fits` and `fit_lines` are what the check read a limit from, shown beside the curves.
+    """
 
     points: list[Row]
     lines: list[Row]
+    fits: Sequence[Row] = ()
+    fit_lines: Sequence[Row] = ()
 
 
 def figure_needs_verdict(claim: Claim) -> bool:
     """Whether the claim's figure shows what its check measured, and so needs the verdict."""
     if isinstance(claim.figure, Curves):
-        return claim.figure.design is None
+        return claim.figure.design is None or _shows_fit(claim)
     return claim.figure is not None
+
+
+def _shows_fit(claim: Claim) -> bool:
+    """Whether the extrapolation of a limit stands beside the claim's curves."""
+    return claim.relation is Relation.ASYMPTOTIC and claim.compare is None
 
 
 def figure_tables(
@@ -48,11 +60,17 @@ def figure_tables(
         raise ValueError(f"{claim.id}: this figure needs the check's verdict")
     if isinstance(claim.figure, Curves):
         cells = _curve_cells(claim, claim.figure, verdict, key, progress)
-        return FigureTables(_points(claim.figure, cells), list(_lines(claim, claim.figure, cells)))
+        points, lines = _points(claim.figure, cells), list(_lines(claim, claim.figure, cells))
+        if verdict is None or not _shows_fit(claim):
+            return FigureTables(points, lines)
+        fits, fit_lines = fit_tables(claim, claim.figure.y, verdict)
+        return FigureTables(points, lines, fits, fit_lines)
     if verdict is None:
         return None
     if isinstance(claim.figure, Regions):
         return FigureTables(*_regions(claim, claim.figure, verdict))
+    if isinstance(claim.figure, Evidence):
+        return FigureTables(*evidence_tables(claim, claim.figure, verdict))
     if isinstance(claim.figure, Agreement):
         return FigureTables(_agreement(claim.figure, verdict), [])
     return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprompt.core.claim import Agreement, Claim, Curves, Regions
+from jaxprompt.core.claim import Agreement, Claim, Curves, Evidence, Regions
 from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     MARKERS,
@@ -29,6 +29,7 @@ from jaxprompt.presentation.canvas import (
     point_style,
     point_trials,
 )
+from jaxprompt.presentation.evidence import draw_evidence, draw_fit
 from jaxprompt.presentation.figure_tables import FigureTables, Row
 
 if TYPE_CHECKING:
@@ -46,19 +47,26 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
     import matplotlib as mpl
 
     with mpl.rc_context(figure_style()):
+        if isinstance(claim.figure, Evidence):
+            return draw_evidence(claim, claim.figure, tables.points, tables.lines)
         if isinstance(claim.figure, Agreement):
             drawing = _draw_limits if claim.figure.limits else _draw_agreement
             return drawing(claim.figure, tables.points)
         if isinstance(claim.figure, Curves):
-            return _draw_curves(claim.figure, tables)
+            return _draw_curves(claim, claim.figure, tables)
         if isinstance(claim.figure, Regions):
             return _draw_regions(claim.figure, tables)
     raise ValueError(f"claim {claim.id} has no figure")
 
 
-def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
+def _draw_curves(claim: Claim, spec: Curves, tables: FigureTables) -> Figure:
     panels = _distinct(tables.points, "panel")
-    figure, axes = new_figure(len(panels), 5.2 if len(panels) == 1 else PAGE_WIDTH, 3.0)
+    count = len(panels) + bool(tables.fits)
+    figure, axes = new_figure(count, 5.2 if count == 1 else PAGE_WIDTH, 3.0, share=not tables.fits)
+    fit_axis = axes.pop() if tables.fits else None
+    if fit_axis:
+        for axis in axes[1:]:
+            axis.sharey(axes[0])
     series = _distinct(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
         for place, value in enumerate(series):
@@ -74,13 +82,20 @@ def _draw_curves(spec: Curves, tables: FigureTables) -> Figure:
     for axis in first_panels(axes):
         axis.set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    if len(panels) == 1:
+    caption = _caption(spec, tables.points)
+    if fit_axis:
+        draw_fit(fit_axis, claim, claim.quantity(spec.y), tables.fits, tables.fit_lines)
+        fit_axis.set_title("extrapolation")
+        caption += (
+            "\nextrapolation: points of the check, the fit of their correction, its limit at ∞"
+        )
+    if count == 1:
         figure.legend(handles, labels, loc="outside right center")
-        add_title_and_caption(figure, spec.title, _caption(spec, tables.points))
+        add_title_and_caption(figure, spec.title, caption)
     else:
         columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
         rows = -(-len(labels) // columns)
-        room = add_title_and_caption(figure, spec.title, _caption(spec, tables.points), rows=rows)
+        room = add_title_and_caption(figure, spec.title, caption, rows=rows)
         figure.legend(
             handles, labels, ncols=columns, borderaxespad=0,
             loc="lower center", bbox_to_anchor=(0.5, room),

@@ -135,9 +135,9 @@ def _count_refuting(verdict: Verdict) -> str:
 def write_data(folder: Path, claim: Claim, tables: FigureTables) -> None:
     """Store the numbers behind a claim's figure under ``data/ID/``."""
     home = folder / _NAMES["data"] / claim.id
-    save_table(home / "points.csv", tables.points)
-    if tables.lines:
-        save_table(home / "lines.csv", tables.lines)
+    for name, rows in tables._asdict().items():
+        if rows or name == "points":
+            save_table(home / f"{name}.csv", rows)
 
 
 def has_data(source: Path, claim: Claim) -> bool:
@@ -156,9 +156,9 @@ def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]
         home = source / _NAMES["data"] / claim.id
         if claim.figure is None or not has_data(source, claim):
             continue
-        lines = home / "lines.csv"
+        files = {name: home / f"{name}.csv" for name in FigureTables._fields}
         tables = FigureTables(
-            load_table_rows(home / "points.csv"), load_table_rows(lines) if lines.is_file() else []
+            **{n: load_table_rows(p) if p.is_file() else [] for n, p in files.items()}
         )
         try:
             written.extend(save_figure(plot.draw(claim, tables), out, claim.id))
