@@ -23,7 +23,7 @@ from jaxprompt.stats import Comparison, Row, Status
 
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
-    from jaxprompt.core.falsifiers import Predictor
+    from jaxprompt.core.falsifiers import Falsifier, Predictor
 
 __all__ = [
     "FALSE_ALARM",
@@ -258,20 +258,28 @@ def _largest_trials(claim: Claim, profile: str, cells: Sequence[Cell]) -> int:
 
 def falsify_verdict(claim: Claim, verdict: Verdict) -> dict[str, Verdict]:
     """See :meth:`jaxprompt.Claim.falsify_cells`."""
-    return {
-        f.name: dataclasses.replace(verdict, falsifier=f.name)
-        if not verdict.cells
-        else _verdict(
-            claim,
-            f.predictor(claim.closed_form),
-            verdict.cells,
-            verdict.profile,
-            verdict.seed,
-            verdict.seconds,
-            f.name,
-        )
-        for f in claim.falsifiers
-    }
+    judged: dict[str, Verdict] = {}
+    for f in claim.falsifiers:
+        if not verdict.cells:
+            judged[f.name] = dataclasses.replace(verdict, falsifier=f.name)
+        elif f.simulation is not None:
+            judged[f.name] = _check_control(claim, f, verdict)
+        else:
+            wrong = f.predictor(claim.closed_form)
+            about = (verdict.profile, verdict.seed, verdict.seconds, f.name)
+            judged[f.name] = _verdict(claim, wrong, verdict.cells, *about)
+    return judged
+
+
+def _check_control(claim: Claim, control: Falsifier, verdict: Verdict) -> Verdict:
+    """Measure the design of a verdict by the control's simulation, and judge it as the claim."""
+    assert control.simulation is not None
+    changed = dataclasses.replace(claim, simulation=control.simulation, figure=None)
+    started = time.perf_counter()
+    key = jax.random.fold_in(as_key(verdict.seed or 0), 1)
+    cells = tuple(measure_runs(changed, claim.designs[verdict.profile], key))
+    about = (verdict.profile, verdict.seed, time.perf_counter() - started, control.name)
+    return _verdict(changed, claim.closed_form, cells, *about)
 
 
 def _failure(

@@ -26,6 +26,10 @@ class Falsifier:
     * a closed form of its own: ``Falsifier("unbiased", "n − 1 for n", wrong_form)``;
     * what the right numbers become: ``Falsifier.after("late", "doubles them", change)``, where
       ``change(predicted, parameters)`` gets the right dict and returns the wrong one.
+
+    A theorem whose prediction may be far off by nature, such as a loose bound, may have a control
+    instead: ``Falsifier.control("dependent", "terms that are not independent", simulation)``
+    measures what breaks the theorem's hypothesis, against the right prediction.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class Falsifier:
         self.name = name
         self.description = description
         self.changes: Mapping[str, Any] = dict(changes)
+        self.simulation: Callable[..., Any] | None = None
         self._own_form = predict
         self._made: tuple[Predictor, Predictor] | None = None
         self._change: Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]] | None = (
@@ -71,6 +76,17 @@ class Falsifier:
         return made
 
     @classmethod
+    def control(cls, name: str, description: str, simulation: Callable[..., Any]) -> Falsifier:
+        """The right prediction, measured by `simulation` where the theorem's hypothesis fails.
+
+        `simulation` takes the claim's parameters and is made as the claim's own one is
+        (:func:`jaxprompt.per_trial`). Judging it simulates the whole design again.
+        """
+        made = cls(name, description, simulation)
+        made._own_form, made.simulation = None, simulation
+        return made
+
+    @classmethod
     def scaled(cls, name: str, closed_form: Predictor, factor: float) -> Falsifier:
         """The closed form with every number multiplied by `factor`."""
 
@@ -87,6 +103,8 @@ class Falsifier:
         return self._made[1]
 
     def _make_predictor(self, closed_form: Predictor) -> Predictor:
+        if self.simulation is not None:
+            return closed_form
         if self._own_form is not None:
             return self._own_form
         change = self._change

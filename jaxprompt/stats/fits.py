@@ -320,20 +320,21 @@ def _line_to_limit(
     """The fit of a limit, from infinite size to the smallest, over its leading correction."""
     measured = np.asarray(sizes, np.float64)
     smallest, leading = measured.min(), fit.powers[0]
-    x = 1 / np.log(measured) if isinstance(leading, str) else measured**-leading
-    line_x = np.linspace(0.0, x.max(), LINE_POINTS)[1:]
-    line_sizes = np.exp(1 / line_x) if isinstance(leading, str) else line_x ** (-1 / leading)
-    # The columns scale with the smallest size, which therefore goes along.
-    columns = correction_columns(np.minimum(np.append(line_sizes, smallest), 1e300), fit.powers)
-    line = columns[:-1] @ np.asarray(fit.coefficients)
+    along = np.linspace(0.0, 1.0, LINE_POINTS)[1:]  # shares of the smallest size's correction
+    if isinstance(leading, str):
+        line_sizes = smallest ** (1 / along)
+    else:
+        line_sizes = smallest * along ** (-1 / leading)
+    line_sizes = line_sizes[line_sizes < 1e300]
+    # The last of them is the smallest size, with which the columns scale.
+    line = correction_columns(line_sizes, fit.powers) @ np.asarray(fit.coefficients)
     return FittedLine(
         leading,
         tuple(measured.tolist()),
-        tuple(x.tolist()),
         tuple(values),
         tuple(stderrs),
         tuple(dofs),
-        (0.0, *line_x.tolist()),
+        (math.inf, *line_sizes.tolist()),
         (fit.value, *line.tolist()),
     )
 
@@ -387,7 +388,6 @@ def line_of_rate(
     line_sizes = np.geomspace(measured.min(), measured.max(), LINE_POINTS)
     return FittedLine(
         None,
-        tuple(measured.tolist()),
         tuple(measured.tolist()),
         tuple(means.tolist()),
         tuple(stderrs.tolist()),

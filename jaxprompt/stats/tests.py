@@ -92,20 +92,18 @@ class SpecialTest(Protocol):
 class FittedLine:
     """The points through which a limit or an exponent was fitted, and the line through them.
 
-    `x` is where each size stands on the axis on which the fit is drawn: for a limit its inverse to
-    the leading power (1/log for the power ``"log"``), so that infinite size is 0; for an exponent,
-    whose `power` is None, the size itself, on logarithmic axes. `values` are differences from the
-    prediction, or measured means of an exponent, in the quantity's units, with their standard
-    errors and degrees of freedom.
+    `power` is the leading one of a limit's correction (``"log"`` for 1/log), and None for an
+    exponent. `values` are differences from the prediction, or measured means of an exponent, in the
+    quantity's units, with their standard errors and degrees of freedom. The line of a limit begins
+    at infinite size.
     """
 
     power: float | str | None
     sizes: tuple[float, ...]
-    x: tuple[float, ...]
     values: tuple[float, ...]
     stderrs: tuple[float, ...]
     dofs: tuple[float, ...]
-    line_x: tuple[float, ...]
+    line_sizes: tuple[float, ...]
     line_values: tuple[float, ...]
 
 
