@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
     from jaxprompt.core.designs import Design
 
-__all__ = ["Agreement", "Curves", "Evidence", "ExtraLine", "Figure", "Regions", "complete_figure"]
+__all__ = [
+    "Agreement",
+    "Curves",
+    "Evidence",
+    "ExtraLine",
+    "Figure",
+    "Mark",
+    "Panel",
+    "Panels",
+    "Regions",
+    "complete_figure",
+]
 
 
 @dataclass(frozen=True)
@@ -122,7 +133,68 @@ class Evidence:
     caption: str = ""
 
 
-Figure = Curves | Agreement | Evidence | Regions
+Numbers = Sequence[float] | np.ndarray
+"""Numbers along one axis."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that a panel shows, as plain numbers.
+
+    `kind` is ``"line"`` or ``"step"`` (theory), ``"points"`` (measured, with the half widths `half`
+    of their intervals), ``"bars"`` (measured, from `base`), ``"band"`` (between `y` and `upper`),
+    ``"level"`` (a horizontal line at `y`), ``"vertical"`` (a vertical line at `x`), or ``"map"``
+    (`value` at each place (`x`, `y`) of a grid, in colour). `colour` numbers the colour, line style
+    and marker that belong together.
+    """
+
+    kind: str
+    x: Numbers = ()
+    y: Numbers = ()
+    half: Numbers = ()
+    upper: Numbers = ()
+    value: Numbers = ()
+    label: str = ""
+    colour: int = 0
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: what it shows, and the words and scales of its axes.
+
+    `x_names` are written at x = 0, 1, … in place of numbers, `y_names` likewise.
+    """
+
+    marks: Sequence[Mark]
+    title: str = ""
+    x_label: str = ""
+    y_label: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    x_names: Sequence[str] = ()
+    y_names: Sequence[str] = ()
+    value_label: str = ""
+    value_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A figure of its own make: ``make(claim, verdict, key)`` returns its panels, as data.
+
+    `verdict` is what the check measured; `key` is for what the figure simulates beside it. Without
+    `needs_check` the verdict may be None.
+    """
+
+    make: Callable[..., Sequence[Panel]]
+    title: str = ""
+    caption: str = ""
+    needs_check: bool = True
+    height: float = 2.9
+
+
+Figure = Curves | Agreement | Evidence | Panels | Regions
 
 
 def complete_figure(claim: Claim, figure: Figure) -> Figure:
@@ -133,7 +205,7 @@ def complete_figure(claim: Claim, figure: Figure) -> Figure:
     """
     if isinstance(figure, Curves):
         return _fill_curve_defaults(claim, figure)
-    if isinstance(figure, Evidence) and not figure.title:
+    if isinstance(figure, Evidence | Panels) and not figure.title:
         figure = dataclasses.replace(figure, title=claim.title)
     if isinstance(figure, Agreement | Evidence):
         known = [q.name for q in claim.quantities]

@@ -12,10 +12,20 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprompt.core.claim import Agreement, Cell, Claim, Curves, Evidence, Regions, Verdict
+from jaxprompt.core.claim import (
+    Agreement,
+    Cell,
+    Claim,
+    Curves,
+    Evidence,
+    Panels,
+    Regions,
+    Verdict,
+)
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.relation import Relation
 from jaxprompt.presentation.evidence import evidence_tables, fit_tables
+from jaxprompt.presentation.panels import panels_to_tables
 from jaxprompt.presentation.wording import count_trials
 
 __all__ = ["FigureTables", "figure_needs_verdict", "figure_tables"]
@@ -27,19 +37,23 @@ Progress = Callable[[int, int], None] | None
 class FigureTables(NamedTuple):
     """`points` were measured, `lines` come from the closed form.
 
-    `fits` and `fit_lines` are what the check read a limit from, shown beside the curves.
+    `fits` and `fit_lines` are what the check read a limit from, shown beside the curves; `axes` are
+    the panels of a figure that is made of marks.
     """
 
     points: list[Row]
     lines: list[Row]
     fits: Sequence[Row] = ()
     fit_lines: Sequence[Row] = ()
+    axes: Sequence[Row] = ()
 
 
 def figure_needs_verdict(claim: Claim) -> bool:
     """Whether the claim's figure shows what its check measured, and so needs the verdict."""
     if isinstance(claim.figure, Curves):
         return claim.figure.design is None or _shows_fit(claim)
+    if isinstance(claim.figure, Panels):
+        return claim.figure.needs_check
     return claim.figure is not None
 
 
@@ -65,6 +79,9 @@ def figure_tables(
             return FigureTables(points, lines)
         fits, fit_lines = fit_tables(claim, claim.figure.y, verdict)
         return FigureTables(points, lines, fits, fit_lines)
+    if isinstance(claim.figure, Panels):
+        points, lines, axes = panels_to_tables(claim.figure.make(claim, verdict, key))
+        return FigureTables(points, lines, axes=axes)
     if verdict is None:
         return None
     if isinstance(claim.figure, Regions):

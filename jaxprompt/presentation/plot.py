@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprompt.core.claim import Agreement, Claim, Curves, Evidence, Regions
+from jaxprompt.core.claim import Agreement, Claim, Curves, Evidence, Panels, Regions
 from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     MARKERS,
@@ -31,6 +31,7 @@ from jaxprompt.presentation.canvas import (
 )
 from jaxprompt.presentation.evidence import draw_evidence, draw_fit
 from jaxprompt.presentation.figure_tables import FigureTables, Row
+from jaxprompt.presentation.panels import draw_panels, panels_from_tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +48,9 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
     import matplotlib as mpl
 
     with mpl.rc_context(figure_style()):
+        if isinstance(claim.figure, Panels):
+            made = panels_from_tables(tables.points, tables.lines, tables.axes)
+            return draw_panels(claim.figure, made)
         if isinstance(claim.figure, Evidence):
             return draw_evidence(claim, claim.figure, tables.points, tables.lines)
         if isinstance(claim.figure, Agreement):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Cell, Claim, Design, Falsifier, Panels, Quantity, Relation, Run
 from jaxprompt.core.parameters import REQUIRED, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import head_identity
@@ -25,6 +25,7 @@ from jaxprompt.prefix.head_identity import (
     head_from_scores,
     rounding_tolerance,
 )
+from jaxprompt.prefix.pictures import panels_of_patterns
 from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = ["CLAIM", "closed_form", "ratio_change", "simulate"]
@@ -181,5 +182,10 @@ CLAIM = Claim(
     designs={"quick": _DESIGN, "full": _DESIGN},
     broadcasts="leading axes of the arrays",
     traceable=True,
-    figure=Agreement(title="Content attention with a prefix", label="entry"),
+    figure=Panels(
+        panels_of_patterns,
+        "A prefix takes one share of every query's attention, and leaves the ratios",
+        "one random causal head; whatever the prefix, all weights of a query shrink by one factor",
+        needs_check=False,
+    ),
 )  # fmt: skip
