@@ -293,8 +293,7 @@ def _open(sweep: Sweep, folder: Path, *, locks: bool) -> tuple[SweepStore, list[
                 f"--out '{folder}' holds another sweep ({difference}): "
                 "give another folder, or the file it was made from"
             )
-    unfinished = store.config != sweep.config or not store.done.all()
-    if "simulation" in changed and unfinished and (store.trials > 0).any():
+    if "simulation" in changed and (store.trials > 0).any():
         notes.append(_check_edited_simulation(sweep, store))
     if store.config != sweep.config:
         store.extend(sweep.grid, sweep.config)

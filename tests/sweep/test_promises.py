@@ -188,6 +188,17 @@ def test_an_edited_simulation_that_gives_other_numbers_is_refused(toy, toy_claim
     assert_same(jp.load(tmp_path / "out"), first)
 
 
+def test_an_edited_simulation_of_a_finished_sweep_is_refused_too(toy, tmp_path):
+    """Nothing is computed then, but what grows from it later would mix two simulations."""
+    job = Sweep("contextual.toy", GRID, {}, 20, 1)
+    sweeps.run(job, tmp_path / "out")
+    toy(offset=1.0)
+    more = {**GRID, "level": (1.0, 2.0, 3.0)}
+    for grid in (GRID, more):
+        with pytest.raises(UsageError, match="another simulation"):
+            sweeps.run(Sweep("contextual.toy", grid, {}, 20, 1), tmp_path / "out", resume=True)
+
+
 def test_an_edited_simulation_that_gives_the_same_numbers_goes_on(toy, toy_claim, tmp_path):
     sweeps.run(Sweep("contextual.toy", GRID, {}, 20, 1), tmp_path / "out")
     plain = toy_claim()
