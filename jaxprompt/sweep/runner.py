@@ -332,7 +332,8 @@ def _check_edited_simulation(sweep: Sweep, store: SweepStore) -> str:
     refused: no store holds cells of two simulations.
     """
     held = json.loads(store.config)
-    old = Sweep(sweep.target, held["grid"], held["fixed"], held["trials"], held["seed"])
+    # The grid of the store is in file order, which that of the canonical text is not.
+    old = Sweep(sweep.target, store.grid, held["fixed"], held["trials"], held["seed"])
     task = next(make_tasks(old, store.trials > 0, smallest_first=True))
     index = task.stored[0]
     task = replace(task, trials=int(store.trials[index]), wanted=(index,))

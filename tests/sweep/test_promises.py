@@ -188,6 +188,15 @@ def test_an_edited_simulation_that_gives_other_numbers_is_refused(toy, toy_claim
     assert_same(jp.load(tmp_path / "out"), first)
 
 
+def test_an_edited_simulation_is_noticed_whatever_the_order_of_the_grid(toy, tmp_path):
+    grid = {"size": (4,), "level": (1.0, 2.0, 3.0)}  # not in the order of the alphabet
+    whole = sweeps.run(Sweep("contextual.toy", grid, {}, 20, 1), tmp_path / "out").dataset
+    toy(offset=1.0)
+    with pytest.raises(UsageError, match="another simulation"):
+        sweeps.run(Sweep("contextual.toy", grid, {}, 20, 1), tmp_path / "out", resume=True)
+    assert_same(jp.load(tmp_path / "out"), whole)
+
+
 def test_an_edited_simulation_of_a_finished_sweep_is_refused_too(toy, tmp_path):
     """Nothing is computed then, but what grows from it later would mix two simulations."""
     job = Sweep("contextual.toy", GRID, {}, 20, 1)
