@@ -295,6 +295,27 @@ def test_a_clock_that_jumps_changes_no_result(toy, monkeypatch, tmp_path):
     assert 0 <= verdict.seconds < 1e9, "a jump of the time of day shows in a duration"
 
 
+def test_ctrl_c_that_strikes_a_callback_is_not_lost(monkeypatch, capfd):
+    """Python prints the traceback of what leaves a callback, here a finaliser, and goes on."""
+    from jaxprompt.cli import commands
+
+    class Struck:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    def work(options):
+        Struck()
+        for _ in range(3000):
+            time.sleep(0.01)
+        return 0
+
+    monkeypatch.setattr(commands, "list_claims", work)
+    before = sys.unraisablehook
+    assert main.main(["list"]) == 130
+    assert capfd.readouterr().err == "jaxprompt: interrupted\n"
+    assert sys.unraisablehook is before
+
+
 @pytest.mark.parametrize("when", [0, 4_000_000_000])
 def test_a_lock_is_as_old_as_its_holder(tmp_path, when):
     with store.lock(tmp_path):

@@ -14,10 +14,12 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -60,8 +62,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal.write_any_letter(sys.stdout, sys.stderr)
     output: Any = terminal.CheckedStream(sys.stdout)
     messages: Any = terminal.CheckedStream(sys.stderr, forgiving=True)
-    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(messages):
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(messages),
+        _interrupts_repeated(),
+    ):
         return _run_to_code(argv)
+
+
+@contextlib.contextmanager
+def _interrupts_repeated() -> Generator[None]:
+    """Send Ctrl-C again where it struck a callback, such as JAX's on garbage collection.
+
+    An exception cannot leave a callback: Python would print its traceback and go on.
+    """
+    usual = sys.unraisablehook
+
+    def repeat(unraisable: Any) -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            usual(unraisable)
+            return
+        # A moment later, when the callback has returned.
+        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    sys.unraisablehook = repeat
+    try:
+        yield
+    finally:
+        sys.unraisablehook = usual
 
 
 def _run_to_code(argv: Sequence[str] | None) -> int:
