@@ -142,10 +142,10 @@ class Mark:
     """One thing that a panel shows, as plain numbers.
 
     `kind` is ``"line"`` or ``"step"`` (theory), ``"points"`` (measured, with the half widths `half`
-    of their intervals), ``"bars"`` (measured, from `base`), ``"band"`` (between `y` and `upper`),
-    ``"level"`` (a horizontal line at `y`), ``"vertical"`` (a vertical line at `x`), or ``"map"``
-    (`value` at each place (`x`, `y`) of a grid, in colour). `colour` numbers the colour, line style
-    and marker that belong together.
+    of their intervals), ``"bars"`` (measured, from 0), ``"limit"`` (short lines that bars keep to),
+    ``"band"`` (between `y` and `upper`), ``"level"`` (a horizontal line at `y`), ``"vertical"`` (a
+    vertical line at `x`), or ``"map"`` (`value` at each place (`x`, `y`) of a grid, in colour).
+    `colour` numbers the colour, line style and marker that belong together.
     """
 
     kind: str

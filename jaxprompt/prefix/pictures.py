@@ -1,17 +1,20 @@
-"""What the figures of the family's identities show, as data: one random head with its prefix."""
+"""What figures of the family show, as data: patterns of a random head, and bars of accuracies."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
+from scipy.stats import t as student
 
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
 from jaxprompt.prefix.head_identity import Layer, draw_layer, head_from_scores
 
-__all__ = ["panels_of_patterns"]
+__all__ = ["bars_against_limits", "panels_of_patterns"]
 
 _SHOWN = Layer(causal=True, prefix=3, tokens=8)
 _LARGEST_SCORE = 3.0
@@ -53,3 +56,47 @@ def panels_of_patterns(claim: Claim, verdict: Verdict | None, key: Key[Array, ""
 def _map(pattern: np.ndarray) -> Mark:
     rows, columns = np.indices(pattern.shape)
     return Mark("map", columns.ravel(), rows.ravel(), value=pattern.ravel())
+
+
+def bars_against_limits(
+    groups: Sequence[tuple[str, str, Mapping[str, str]]], level: tuple[str, str] = ("", "")
+) -> Callable[[Claim, Verdict, Any], list[Panel]]:
+    """Panels of bars, one for each (title, axis, words by quantity), each with its limit.
+
+    `level` names a quantity that is drawn across the first panel, and what to call it.
+    """
+
+    def panels(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
+        points = list(dict.fromkeys(str(dict(row.parameters)) for row in verdict.rows))
+        made: list[Panel] = []
+        for point in points:
+            rows = {r.quantity: r for r in verdict.rows if str(dict(r.parameters)) == point}
+            for place, (title, y_label, words) in enumerate(groups):
+                shown = [rows[name] for name in words if name in rows]
+                if not shown:
+                    continue
+                marks = [
+                    Mark("bars", range(len(shown)), [r.simulated for r in shown],
+                         half=[_half_width(r) for r in shown], label="measured")
+                ]  # fmt: skip
+                for colour, side in enumerate(("upper", "lower"), 1):
+                    held = [(i, r.predicted) for i, r in enumerate(shown) if r.side == side]
+                    if held:
+                        label = f"theory: at {'most' if side == 'upper' else 'least'}"
+                        marks.append(Mark("limit", *zip(*held, strict=True), label=label,
+                                          colour=colour))  # fmt: skip
+                if level[0] in rows and place == 0:
+                    height = rows[level[0]].predicted
+                    marks.append(Mark("level", y=[height], label=level[1], colour=3))
+                names = [words[r.quantity] for r in shown]
+                shares = all(0 <= r.simulated <= 1 and 0 <= r.predicted <= 1 for r in shown)
+                reach = (0.0, 1.05) if shares else None
+                made.append(Panel(marks, title, y_label=y_label, x_names=names, y_range=reach))
+        return made
+
+    return panels
+
+
+def _half_width(row: Any) -> float:
+    error = math.hypot(row.stderr, row.predicted_stderr)
+    return float(student.ppf(0.975, max(row.trials - 1, 1))) * error if error else 0.0

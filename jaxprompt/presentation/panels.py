@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -132,9 +133,8 @@ def _finish(axis: Axes, panel: Panel) -> None:
         axis.set_ylim(*panel.y_range)
     for which, names in (("x", panel.x_names), ("y", panel.y_names)):
         if names:
-            long = which == "x" and max(map(len, names)) * len(names) > 40
-            turned: dict[str, Any] = {"rotation": 30, "ha": "right"} if long else {}
-            getattr(axis, f"set_{which}ticks")(range(len(names)), list(names), **turned)
+            folded = [textwrap.fill(name, 11) for name in names]
+            getattr(axis, f"set_{which}ticks")(range(len(names)), folded)
 
 
 def _style(mark: Mark) -> dict[str, Any]:
@@ -170,9 +170,24 @@ def _draw_bars(axis: Axes, mark: Mark, panel: Panel) -> None:
     half: Any = np.asarray(mark.half) if len(mark.half) else None
     hatch = ("", "//", "..", "xx", "\\\\", "++", "oo")[mark.colour % 7]
     axis.bar(
-        places, mark.y, width, yerr=half, hatch=hatch, edgecolor="white",
+        places, mark.y, width, yerr=half, hatch=hatch, alpha=0.45,
         error_kw={"elinewidth": 0.8, "capsize": 1.5}, **_style(mark),
     )  # fmt: skip
+    # A lone bar is no wider than one of several.
+    axis.set_xlim(*(sum(ends) for ends in zip((-0.7, 0.7), _middle_of(mark.x), strict=True)))
+
+
+def _middle_of(places: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The ends of an axis for bars at these places, of at least three."""
+    first, last = min(places), max(places)
+    spare = max(0.0, 2.0 - (last - first)) / 2
+    return first - spare, last + spare
+
+
+def _draw_limit(axis: Axes, mark: Mark, panel: Panel) -> None:
+    x = np.asarray(mark.x)
+    style: dict[str, Any] = {"colors": curve_colour(mark.colour), "label": mark.label or "_"}
+    axis.hlines(mark.y, x - 0.45, x + 0.45, linewidth=2, zorder=4, **style)
 
 
 def _draw_band(axis: Axes, mark: Mark, panel: Panel) -> None:
@@ -206,6 +221,7 @@ _DRAWERS: Mapping[str, Callable[[Any, Mark, Panel], None]] = {
     "step": _draw_line,
     "points": _draw_points,
     "bars": _draw_bars,
+    "limit": _draw_limit,
     "band": _draw_band,
     "level": _draw_level,
     "vertical": _draw_vertical,

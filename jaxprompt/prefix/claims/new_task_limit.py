@@ -14,12 +14,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.core.claim import (
-    Agreement,
     AtLeast,
     AtMost,
     Claim,
     Design,
     Falsifier,
+    Panels,
     Quantity,
     Relation,
     Run,
@@ -27,6 +27,7 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.descend import descend
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
+from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import constant_answer
@@ -295,5 +296,17 @@ CLAIM = Claim(
         ),
     },
     cost="trained",
-    figure=Agreement("Prefixes against fine-tuning", "accuracy, share or nats", limits=True),
+    figure=Panels(
+        bars_against_limits(
+            (("the new task (sort downwards)", "share of sequences solved",
+              {"prefix_one": "prefix of 1", "prefix_ten": "prefix of 10",
+               "fine_tune": "all parameters"}),
+             ("the old task (sort upwards)", "share of sequences solved",
+              {"old_task": "pretrained"}),
+             ("the best any prefix can do", "loss above fine-tuning's, nats",
+              {"relaxed_excess": "relaxed problem"})),
+            level=("constant_answer", "best constant answer"),
+        ),
+        "A prefix cannot teach the new task; training all parameters can",
+    ),
 )  # fmt: skip

@@ -12,12 +12,12 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from jaxprompt.core.claim import (
-    Agreement,
     AtLeast,
     AtMost,
     Claim,
     Design,
     Falsifier,
+    Panels,
     Quantity,
     Relation,
     Run,
@@ -25,6 +25,7 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import new_task_limit
+from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.experiments import FAILS, LEARNS, Trained, state_instead
 from jaxprompt.stats import Estimate, exact_estimate, proportion_estimate
@@ -172,5 +173,14 @@ CLAIM = Claim(
         "full": Design(Run(length=6, steps=5000), trials=8),
     },
     cost="trained",
-    figure=Agreement("Removing what was added", "change or accuracy", limits=True),
+    figure=Panels(
+        bars_against_limits(
+            (("the old task (sort upwards)", "share of sequences solved",
+              {"old_task_kept": "prefix trained, then removed",
+               "old_task_tuned": "all parameters trained"}),
+             ("what stays when it is removed", "largest change of a logit",
+              {"prefix_removed": "prefix", "low_rank_removed": "low-rank factors"})),
+        ),
+        "What is added can be removed without a trace; training all parameters forgets",
+    ),
 )  # fmt: skip

@@ -9,12 +9,12 @@ import jax
 from jaxtyping import Array, Key
 
 from jaxprompt.core.claim import (
-    Agreement,
     AtLeast,
     AtMost,
     Claim,
     Design,
     Falsifier,
+    Panels,
     Quantity,
     Relation,
     Run,
@@ -23,6 +23,7 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import skill_selection
 from jaxprompt.prefix.claims.skill_selection import FOUR_DIGITS, SIX_DIGITS
+from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import constant_answer
@@ -195,5 +196,13 @@ CLAIM = Claim(
         "full": Design(Run(SIX_DIGITS, low_rank=1), trials=2),
     },
     cost="trained",
-    figure=Agreement("Combining known skills", "accuracy", limits=True),
+    figure=Panels(
+        bars_against_limits(
+            (("accuracy above the best constant answer", "gain in accuracy",
+              {"combined": "known skills combined, prefix", "counting": "new skill, prefix",
+               "counting_tuned": "new skill, all parameters",
+               "combined_low_rank": "known skills combined, low rank"}),),
+        ),
+        "A prefix combines known skills; a new one it does not learn",
+    ),
 )  # fmt: skip

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxprompt.core.claim import (
-    Agreement,
     AtLeast,
     AtMost,
     Claim,
     Design,
     Falsifier,
+    Panels,
     Quantity,
     Relation,
     Run,
@@ -24,6 +24,7 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config
+from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained, state_instead
@@ -239,5 +240,14 @@ CLAIM = Claim(
     },
     cost="trained",
     broadcasts="tasks and length",
-    figure=Agreement("Selecting a known task", "accuracy or nats", limits=True),
+    figure=Panels(
+        bars_against_limits(
+            (("share of sequences solved", "accuracy",
+              {"unselected": "no prefix", "selected": "its prefix, worst task",
+               "others": "its prefix, other tasks"}),
+             ("loss of the mixture", "nats a symbol", {"mixture_loss": "pretrained"})),
+            level=("one_answer", "one answer for all tasks"),
+        ),
+        "A prefix selects one of the tasks that the model was trained on",
+    ),
 )  # fmt: skip
