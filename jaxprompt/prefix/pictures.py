@@ -14,9 +14,10 @@ from scipy.stats import t as student
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
 from jaxprompt.prefix.head_identity import Layer, draw_layer, head_from_scores
 
-__all__ = ["bars_against_limits", "panels_of_patterns"]
+__all__ = ["bars_against_limits", "panels_of_outputs", "panels_of_patterns"]
 
 _SHOWN = Layer(causal=True, prefix=3, tokens=8)
+_IN_THE_PLANE = Layer(prefix=3, tokens=8, width=2)
 _LARGEST_SCORE = 3.0
 
 
@@ -49,6 +50,45 @@ def panels_of_patterns(claim: Claim, verdict: Verdict | None, key: Key[Array, ""
             ],
             "with / without", "query", "ratio of the two weights", x_names=places,
             y_range=(0.0, 1.0),
+        ),
+    ]  # fmt: skip
+
+
+def panels_of_outputs(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) -> list[Panel]:
+    """Outputs of a head with values in the plane: the prefix moves each towards a point of its own.
+
+    That point is a mean of the prefix's values, and the share of the way is the prefix's mass.
+    """
+    drawn = draw_layer(_IN_THE_PLANE, _LARGEST_SCORE, 1, key=jax.random.fold_in(key, 3))
+    alone = np.asarray(drawn.alone_output)[0, 0]
+    output = np.asarray(drawn.output)[0, 0]
+    values = np.asarray(drawn.prefix_values)[0, 0, 0]
+    with jax.enable_x64(True):
+        head = head_from_scores(**drawn.parameters)
+    mass = np.asarray(head["prefix_mass"])[0, 0]
+    aims = np.asarray(head["prefix_attention"])[0, 0] @ values / mass[:, None]
+    marks = [
+        Mark("line", [t[0], aim[0]], [t[1], aim[1]], colour=7)
+        for t, aim in zip(alone, aims, strict=True)
+    ]
+    corners = [*range(len(values)), 0]
+    marks += [
+        Mark("line", values[corners, 0], values[corners, 1], colour=3,
+             label="means of prefix values"),
+        Mark("points", *alone.T, label="output without prefix"),
+        Mark("points", *output.T, label="output with prefix, measured", colour=1),
+    ]  # fmt: skip
+    moved = np.linalg.norm(output - alone, axis=1) / np.linalg.norm(aims - alone, axis=1)
+    queries = np.arange(len(alone))
+    return [
+        Panel(marks, "outputs of one head", "first coordinate", "second coordinate"),
+        Panel(
+            [
+                Mark("line", queries, mass, label="theory: attention on the prefix"),
+                Mark("points", queries, moved, label="output with prefix, measured", colour=1),
+            ],
+            "share of the way", "query", "share", y_range=(0.0, 1.05),
+            x_names=[str(i + 1) for i in queries],
         ),
     ]  # fmt: skip
 

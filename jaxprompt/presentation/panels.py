@@ -98,7 +98,7 @@ def _mark_of(rows: Sequence[TableRow]) -> Mark:
 
 def draw_panels(spec: Panels, panels: Sequence[Panel]) -> Figure:
     """Panels side by side, at most three in a row, with one legend below where they share marks."""
-    width = 4.2 if len(panels) == 1 else PAGE_WIDTH
+    width = 5.2 if len(panels) == 1 else PAGE_WIDTH
     figure, axes = new_figure(len(panels), width, spec.height, share=False)
     shown: dict[str, Any] = {}
     for panel, axis in zip(panels, axes, strict=True):
@@ -133,7 +133,7 @@ def _finish(axis: Axes, panel: Panel) -> None:
         axis.set_ylim(*panel.y_range)
     for which, names in (("x", panel.x_names), ("y", panel.y_names)):
         if names:
-            folded = [textwrap.fill(name, 11) for name in names]
+            folded = [textwrap.fill(name, 11) if which == "x" else name for name in names]
             getattr(axis, f"set_{which}ticks")(range(len(names)), folded)
 
 

@@ -12,7 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.core.claim import Agreement, Cell, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Cell,
+    Claim,
+    Design,
+    Falsifier,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config, Trace
@@ -29,6 +38,7 @@ from jaxprompt.prefix.head_identity import (
     head_from_scores,
     rounding_tolerance,
 )
+from jaxprompt.prefix.pictures import panels_of_outputs
 from jaxprompt.prefix.training.adaptation import sharp_random_model
 from jaxprompt.stats import Estimate, exact_estimate
 
@@ -309,5 +319,10 @@ CLAIM = Claim(
     },
     broadcasts="leading axes of the arrays",
     traceable=True,
-    figure=Agreement(title="A prefixed head against bias plus damped output", label="entry"),
+    figure=Panels(
+        panels_of_outputs,
+        "A prefix moves every output part of the way towards a mean of its own values",
+        "one random head of width two with a prefix of three",
+        needs_check=False,
+    ),
 )  # fmt: skip

@@ -13,14 +13,17 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
 from jaxprompt.core.claim import (
-    Agreement,
     Cell,
     Claim,
     Design,
     Falsifier,
+    Mark,
+    Panel,
+    Panels,
     Quantity,
     Relation,
     Run,
+    Verdict,
 )
 from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.core.parameters import Parameter
@@ -281,6 +284,37 @@ _SIZES = (
     {"vectors": 12, "heads": 2, "head_width": 8},
 )
 
+# --- the figure ---
+
+
+def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
+    """Singular values of a head's biases, and measured ranks against their bound."""
+    scree: list[Mark] = []
+    for colour, vectors in enumerate((1, 3, 5)):
+        with jax.enable_x64(True):
+            bias, _ = random_layer_biases(vectors, 2, 8, 1, key=jax.random.fold_in(key, vectors))
+        values = np.linalg.svd(np.asarray(bias)[0, :, :, 0].reshape(-1, 8), compute_uv=False)
+        scree += [
+            Mark("points", np.arange(1, 9), np.maximum(values / values[0], 1e-17),
+                 label=f"{vectors} vector{'s' if vectors > 1 else ''}", colour=colour),
+            Mark("vertical", [vectors + 0.5], colour=colour),
+        ]  # fmt: skip
+    ranks = [r for r in verdict.rows if r.quantity in ("rank", "joined_rank", "effective_rank")]
+    words = {"rank": "one head", "joined_rank": "heads joined",
+             "effective_rank": "one head, weighted by use"}  # fmt: skip
+    top = max(row.predicted for row in ranks)
+    held = [Mark("line", [0.8, top * 1.2], [0.8, top * 1.2], label="theory: at most", colour=6)]
+    for colour, (name, label) in enumerate(words.items(), 3):
+        own = [(row.predicted, row.simulated) for row in ranks if row.quantity == name]
+        held.append(Mark("points", *np.transpose(own), label=label, colour=colour))
+    return [
+        Panel(scree, "singular values of a head's biases", "direction", "share of the largest",
+              log_y=True, y_range=(1e-18, 10)),
+        Panel(held, "dimensions", "bound on the dimensions", "largest measured", log_x=True,
+              log_y=True),
+    ]  # fmt: skip
+
+
 CLAIM = Claim(
     id="prefix.prefix_subspace",
     title="The room a prefix has for its bias",
@@ -312,5 +346,9 @@ CLAIM = Claim(
     check_parameters=validate,
     measure=measure,
     broadcasts="all parameters",
-    figure=Agreement(title="Dimensions of a prefix's bias, and the bound", label="rank or share"),
+    figure=Panels(
+        _panels,
+        "The bias of a prefix has no more dimensions than vectors, or than the head is wide",
+        "left: two random heads of width 8; right: largest ranks of the check's random layers",
+    ),
 )  # fmt: skip

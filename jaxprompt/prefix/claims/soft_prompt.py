@@ -11,7 +11,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Design,
+    Falsifier,
+    Mark,
+    Panel,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+    Verdict,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
@@ -141,6 +152,38 @@ def deviations(
 
 # --- the design ---
 
+# --- the figure ---
+
+_SHOWN = 300
+"""Random models of the figure."""
+
+
+def _panels(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) -> list[Panel]:
+    """How far the two runs are apart over random models, as a distribution function."""
+    with jax.enable_x64(True):
+        found = {n: np.asarray(v) for n, v in deviations(2, 3, _SHOWN, key=key).items()}
+    words = {
+        "soft": "its own streams in every layer",
+        "hard": "the same, of a prompt of tokens",
+        "unmasked": "its own streams, no causal mask",
+        "first_stream": "the first layer's stream everywhere",
+    }
+    least = float(np.finfo(np.float64).eps) / 4  # where an equality to the last bit is drawn
+    heights = (np.arange(_SHOWN) + 1) / _SHOWN
+    marks = [
+        Mark("step", np.sort(np.maximum(found[name], least)), heights, label=label, colour=colour)
+        for colour, (name, label) in enumerate(words.items())
+    ]
+    rounding = Mark("vertical", [1e-12], label="tolerance for equality", colour=6)
+    return [
+        Panel(
+            [*marks, rounding],
+            x_label="at most this relative change of a logit, soft prompt against prefix",
+            y_label="share of models", log_x=True,
+        )
+    ]  # fmt: skip
+
+
 CLAIM = Claim(
     id="prefix.soft_prompt",
     title="Under a causal mask a soft prompt is a prefix",
@@ -166,5 +209,10 @@ CLAIM = Claim(
         "full": Design.product({}, {"layers": (2, 4, 8), "prompt": (1, 3, 8)}, trials=10_000),
     },
     broadcasts="layers and prompt",
-    figure=Agreement(title="Soft prompts against prefixes", label="deviation or share"),
+    figure=Panels(
+        _panels,
+        "A soft prompt is a prefix under a causal mask, and only there",
+        f"{_SHOWN} random transformers of two layers with three vectors in front",
+        needs_check=False,
+    ),
 )

@@ -15,7 +15,18 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Design,
+    Falsifier,
+    Mark,
+    Panel,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+    Verdict,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
@@ -476,6 +487,44 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
     return params
 
 
+# --- the figure ---
+
+
+def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
+    """Leaked attention against temperature, how many targets are reached, and what packs."""
+    vocabulary, value = 5, 0.8
+    leaks: list[Mark] = []
+    for colour, length in enumerate((5, 20, 80)):
+        heats = np.linspace(1.0, 60.0, 60)
+        line = closed_form(length=length, vocabulary=vocabulary, value=value, temperature=heats)
+        few = heats[4::11]
+        with jax.enable_x64(True):
+            run = [leakage_and_reading(length, vocabulary, value, heat)[0] for heat in few]
+        leaks += [
+            Mark("line", heats, line["leakage"], label=f"{length} tokens: theory", colour=colour),
+            Mark("points", few, np.asarray(run, np.float64), label=f"{length} tokens: network",
+                 colour=colour),
+            Mark("vertical", [float(line["least_temperature"])], colour=colour),
+        ]  # fmt: skip
+    counted = [row for row in verdict.rows if row.quantity == "reached"]
+    names = [
+        f"{row.parameters['case'].replace('_', ' ')}, {row.parameters['vocabulary']} symbols"
+        for row in counted
+    ]
+    places = range(len(counted))
+    reached = [
+        Mark("line", [row.predicted for row in counted], places, label="theory: all of them",
+             colour=4),
+        Mark("points", [row.simulated for row in counted], places, label="reached", colour=3),
+    ]  # fmt: skip
+    return [
+        Panel(leaks, "attention that leaks", "temperature", "share of attention", log_y=True,
+              y_range=(1e-4, 1.1)),
+        Panel(reached, "targets reached by some soft tokens", "targets", log_x=True,
+              y_names=names),
+    ]  # fmt: skip
+
+
 CLAIM = Claim(
     id="prefix.token_selection",
     title="One soft token selects any completion or map",
@@ -509,5 +558,9 @@ CLAIM = Claim(
     simulation=simulate,
     designs={"quick": _design((20,)), "full": _design((2, 3, 8, 20, 50, 200))},
     broadcasts="length, vocabulary, value and temperature",
-    figure=Agreement(title="Selection by soft tokens", label="count, temperature or leakage"),
+    figure=Panels(
+        _panels,
+        "One soft token selects any completion, once its attention is sharp enough",
+        "vertical lines: theory's least temperature at which the token is read right",
+    ),
 )  # fmt: skip
