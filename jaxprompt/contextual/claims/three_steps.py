@@ -16,6 +16,7 @@ from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.law.prompt_step_moments import prompt_moments
+from jaxprompt.contextual.law.third_step import ThirdStep, covariance_root, third_step
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
@@ -168,12 +169,12 @@ def _averages(
     )
     prompts *= prompt_norm / np.linalg.norm(prompts, axis=1, keepdims=True)
     chi = _chi(nodes[:, 12], dim - 3, fluctuations[2])
-    last = _last_step(
+    last = third_step(
         setting, heads, prompts, nodes[:, 8:12], scales[2], chi / samples, inner, each
     )
-    outcomes, *third = map(np.asarray, last)
-    values: dict[str, Any] = dict(zip(_OUTCOMES, outcomes.T, strict=True))
-    for step, (mean, spread) in enumerate((first, second, third), start=1):
+    outcomes = _outcomes_of_law(setting, prompts, last)
+    values: dict[str, Any] = dict(zip(_OUTCOMES, outcomes, strict=True))
+    for step, (mean, spread) in enumerate((first, second, (last.mean, last.root)), start=1):
         # n times the variance that the step's coordinates are given: that of one term. What
         # rounding leaves of a variance that is 0 is none.
         variance = samples * np.square(spread).sum(axis=2)
@@ -249,7 +250,7 @@ def _prompts(
 ) -> tuple[np.ndarray, Law]:  # fmt: skip
     """Step 2: coordinates of the prompt along w⋆, q⋆, the head's remainder and what remains."""
     moments = prompt_moments(setting, heads)
-    spread = np.asarray(_root(jnp.asarray(moments.covariance))) * scale
+    spread = covariance_root(moments.covariance) * scale
     moved = np.einsum("mij,mj->mi", spread, nodes[:, :4])
     coordinates = moments.mean + moved
     level = np.maximum(coordinates[:, 3], 0.0) / samples * orthogonal_energy
@@ -257,49 +258,29 @@ def _prompts(
     return np.column_stack([coordinates[:, :3], remainder]), (moments.mean, spread)
 
 
-def _root(matrices: Float[Array, "*m 4 4"]) -> Float[Array, "*m 4 4"]:
-    """Lower Cholesky factors, column by column; a direction without variance gives zeros."""
-    rows = matrices.shape[-1]
-    remaining, columns = matrices, []
-    for i in range(rows):
-        pivot = remaining[..., i, i]
-        small = pivot <= 1e-13 * jnp.maximum(matrices[..., i, i], 1e-300)
-        scale = jnp.where(small, 0.0, 1 / jnp.sqrt(jnp.where(small, 1.0, pivot)))
-        column = remaining[..., :, i] * scale[..., None] * (jnp.arange(rows) >= i)
-        remaining = remaining - column[..., :, None] * column[..., None, :]
-        columns.append(column)
-    return jnp.stack(columns, axis=-1)
+def _outcomes_of_law(
+    setting: Setting, prompts: Float[np.ndarray, "M 4"], last: ThirdStep
+) -> Float[np.ndarray, "outcome M"]:
+    """:data:`_OUTCOMES` for each node of the order parameters."""
+    # A rescaled prompt has a length; a head may have none.
+    prompt = prompts[:, 1] / np.linalg.norm(prompts, axis=1)
+    head = last.head_signal / np.where(last.head_norm > 0, last.head_norm, 1.0)
+    sizes = np.sign([float(setting.context), float(setting.signal)])
+    return np.stack([*last.errors.T, prompt * sizes[0], head * sizes[1]])
 
 
-_SCALARS = 2**20
-"""Scores held together: with 100 000 tokens 64 nodes at once would take 20 GB."""
+FALSIFIERS = (
+    Falsifier("no_fluctuations", "order parameters at their means", fluctuation=0.0),
+    Falsifier("first_only", "only the first step fluctuates", later_fluctuation=0.0),
+    Falsifier("no_pooled_noise", "step 1's variances without s²", pooled_noise=0.0),
+    Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", orthogonal_energy=0.8),
+)
 
 
-@jax.jit
-def _last_step(
-    setting: Setting, heads: Array, prompts: Array, nodes: Array, scale: Array, chi: Array,
-    inner: Array, each: Array,
-) -> tuple[Float[Array, "M outcome"], Float[Array, "M 4"], Float[Array, "M 4 4"]]:  # fmt: skip
-    """Step 3, for each node of the order parameters: outcomes; mean and square root of the
-    covariance of the head's coordinates."""
+# --- the simulation ---
 
-    def outcome_at(point: tuple[Array, ...]) -> tuple[Array, Array, Array]:
-        head, prompt, node, chi_over_samples, part = point
-        scalars = jnp.asarray(inner)[part]
-        # Frame: along w⋆, q⋆, and all that remains of the prompt.
-        framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
-        mean, covariance = _third_moments(setting, framed, scalars)
-        spread = _root(covariance) * scale
-        moved = spread @ node
-        coordinates = mean + moved
-        energy = jnp.square(coordinates[:3]).sum()
-        energy = energy + jnp.maximum(coordinates[3], 0.0) * chi_over_samples
-        second = Geometry.of_vectors(setting, head, prompt, head_prompt=head @ prompt[:3])
-        third = Geometry.of_vectors(setting, coordinates[:3], framed, head_norm=jnp.sqrt(energy))
-        return _outcomes(setting, second, third, scalars), mean, spread
-
-    together = int(np.clip(_SCALARS // max(inner.shape[1] * inner.shape[2], 1), 1, 64))
-    return jax.lax.map(outcome_at, (heads, prompts, nodes, chi, each), batch_size=together)
+BLOCK = 8
+"""Trials of one compiled call on each core, whatever their number, d and n."""
 
 
 def _outcomes(
@@ -317,46 +298,6 @@ def _cosine(product: Array | float, norms: Array | float) -> Array:
     """A scalar product over the product of the norms; 0 where there is no vector."""
     size = jnp.asarray(norms)
     return product / jnp.where(size > 0, size, 1.0)
-
-
-def _third_moments(
-    setting: Setting, prompt: Float[Array, " 3"], scalars: Float[Array, "M N"]
-) -> tuple[Float[Array, " 4"], Float[Array, "4 4"]]:
-    r"""Mean and covariance of one sequence's :math:`y\bar x` under a prompt, and of
-    :math:`\sigma^2p_2`, the variance of its coordinates orthogonal to w⋆, q⋆ and the prompt."""
-    label = jnp.array([-1.0, 1.0], scalars.dtype)[:, None]
-    shifts = jnp.asarray(setting.shifts, scalars.dtype)
-    size = jnp.stack([label * setting.signal, jnp.ones_like(label) * setting.context], axis=-1)
-    other = -shifts[None, :, ::-1] * size
-    norm = jnp.linalg.norm(prompt)
-    gap = (size - other) @ prompt[:2]
-    m = attention_moments.moments(gap[..., None], setting.noise * norm, setting.relevant, scalars)
-    share = m.attention[..., None]
-    plane = share * size[:, :, None] + (1 - share) * other[:, :, None]
-    unit = prompt / norm
-    drift = setting.noise * m.drift[..., None] * unit
-    mean = label[:, :, None, None] * (jnp.pad(plane, ((0, 0),) * 3 + ((0, 1),)) + drift)
-    level = jnp.square(setting.noise) * m.spread
-    rows = jnp.concatenate([mean, level[..., None]], axis=-1)
-    odds = jnp.asarray(setting.shift_weights, scalars.dtype) / (2 * scalars.shape[0])
-    first = jnp.einsum("s,lsmi->i", odds, rows)
-    covariance = jnp.einsum("s,lsmi,lsmj->ij", odds, rows, rows) - first[:, None] * first
-    across = jnp.eye(3, dtype=scalars.dtype) - unit[:, None] * unit
-    return first, covariance.at[:3, :3].add(first[3] * across)
-
-
-FALSIFIERS = (
-    Falsifier("no_fluctuations", "order parameters at their means", fluctuation=0.0),
-    Falsifier("first_only", "only the first step fluctuates", later_fluctuation=0.0),
-    Falsifier("no_pooled_noise", "step 1's variances without s²", pooled_noise=0.0),
-    Falsifier("less_noise", "0.8 of the prompt's orthogonal energy", orthogonal_energy=0.8),
-)
-
-
-# --- the simulation ---
-
-BLOCK = 8
-"""Trials of one compiled call on each core, whatever their number, d and n."""
 
 
 def simulate(

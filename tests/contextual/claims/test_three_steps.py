@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,54 +47,6 @@ def test_fluctuations_are_worth_one_to_four_hundredths():
         assert least < missed < 0.04
 
 
-@pytest.mark.parametrize("tokens", [10, 1000, 100_000])
-def test_memory_does_not_grow_with_tokens(tokens):
-    base = {n: v for n, v in REFERENCE.items() if n not in ("prompt_norm", "tokens")}
-    setting = Setting.make(**base, tokens=tokens)
-    inner = min(three_steps.INNER_NODES, 2**24 // (16 * tokens))
-    m, parts = three_steps.OUTER_NODES * 16, 16
-    with jax.enable_x64(True):
-        shapes = [(m, 3), (m, 4), (m, 4), (), (m,), (parts, inner, setting.irrelevant)]
-        floats = [jax.ShapeDtypeStruct(shape, jnp.float64) for shape in shapes]
-        each = jax.ShapeDtypeStruct((m,), jnp.int64)
-        step = functools.partial(three_steps._last_step.__wrapped__, setting)
-        lowered = jax.jit(step).lower(*floats, each)
-        held = lowered.compile().memory_analysis().temp_size_in_bytes
-    assert held < 5e8, f"{held / 1e9:.1f} GB beside the scores themselves"
-
-
-def test_third_moments_against_brute_force():
-    """Pooled features of single sequences, token by token, under a prompt in general position."""
-    setting = Setting.make(**{n: v for n, v in REFERENCE.items() if n != "prompt_norm"})
-    prompt = np.array([0.3, 0.9, 0.6])
-    rng = np.random.default_rng(1)
-    count = 200_000
-    label = rng.choice([-1.0, 1.0], count)
-    shift = np.array(REFERENCE["shifts"])[rng.integers(0, 2, count)]
-    tokens = np.zeros((count, 10, 3))
-    tokens[:, :2, 0], tokens[:, :2, 1] = 1.5 * label[:, None], 1.5
-    tokens[:, 2:, 0], tokens[:, 2:, 1] = -(shift[:, 1] * label * 1.5)[:, None], -1.5 * shift[:, :1]
-    tokens[:, 2:] += rng.normal(size=(count, 8, 3))
-    weights = np.exp(tokens @ prompt)
-    weights /= weights.sum(axis=1, keepdims=True)
-    rows = label[:, None] * np.einsum("nt,nti->ni", weights, tokens)
-    rows = np.column_stack([rows, (weights[:, 2:] ** 2).sum(axis=1)])
-    with jax.enable_x64(True):
-        nodes = attention_moments.normal_nodes(8)
-        each = [
-            three_steps._third_moments(setting, jnp.asarray(prompt), jnp.asarray(nodes[r]))
-            for r in range(4)
-        ]
-    mean = np.mean([m for m, _ in each], axis=0)
-    covariance = np.mean([c for _, c in each], axis=0)
-    assert np.all(np.abs(rows.mean(axis=0) - mean) < 5 * rows.std(axis=0) / np.sqrt(count))
-    centred = rows - mean
-    products = centred[:, :, None] * centred[:, None, :]
-    # The weight's spread is sampled here and integrated there: only its row is compared as such.
-    error = products.std(axis=0) / np.sqrt(count)
-    assert np.all(np.abs(products.mean(axis=0) - covariance) < 5 * error)
-
-
 def test_predicted_terms_are_those_of_many_trials():
     """The variances that the law of the steps is given are those of single terms, and their means
     over heads and prompts are those over trials: at a size where neither is near its limit."""
@@ -126,17 +76,6 @@ def test_every_score_node_has_its_turn():
         np.testing.assert_array_equal(
             parts[np.unique(used)].reshape(-1, 3), nodes[replicate], strict=True
         )
-
-
-def test_root_is_a_square_root():
-    rng = np.random.default_rng(2)
-    factor = rng.normal(size=(5, 4, 4))
-    full = factor @ factor.swapaxes(1, 2)
-    flat = factor[:, :, :2] @ factor[:, :, :2].swapaxes(1, 2)  # rank 2
-    with jax.enable_x64(True):
-        for matrices in (full, flat, np.zeros((1, 4, 4))):
-            root = np.asarray(three_steps._root(jnp.asarray(matrices)))
-            np.testing.assert_allclose(root @ root.swapaxes(1, 2), matrices, atol=1e-5)
 
 
 def test_without_noise_nothing_is_wrong():
