@@ -131,6 +131,7 @@ def _print_card(entry: Claim) -> None:
 def check_claims(options: argparse.Namespace) -> int:
     """Check claims; print and store each verdict before its figure is made."""
     from jaxprompt.compute.environment import environment
+    from jaxprompt.core.checking import choose_design, refuse_design_that_cannot_fit
     from jaxprompt.core.claim import PROFILES
     from jaxprompt.core.registry import measurable
     from jaxprompt.presentation import report
@@ -146,6 +147,9 @@ def check_claims(options: argparse.Namespace) -> int:
     _print_left_out(left_out)
     if options.dry_run:
         return _print_plans(options, chosen)
+    for entry in chosen:
+        design = choose_design(entry, options.profile, options.trials, dict(options.point or ()))
+        refuse_design_that_cannot_fit(entry, design)
     if options.out:
         writable(options.out)
     run = _CheckRun(options, chosen, left_out, environment(options.seed), _earlier_report(options))
@@ -514,7 +518,7 @@ def draw_figures(options: argparse.Namespace) -> int:
     if folders and options.source is not None:
         raise UsageError("--from holds figures of claims: drop it, or the folders of sweeps")
     if folders:
-        paths = _draw_sweeps(folders, options.out)
+        paths = _draw_sweeps(folders, options)
     else:
         chosen = _claims_with_figures(options)
         writable(options.out)
@@ -523,20 +527,22 @@ def draw_figures(options: argparse.Namespace) -> int:
     return 0
 
 
-def _draw_sweeps(folders: Sequence[str], out: Path) -> list[Path]:
+def _draw_sweeps(folders: Sequence[str], options: argparse.Namespace) -> list[Path]:
     import jaxprompt
-    from jaxprompt.presentation.canvas import save_figure
+    from jaxprompt.presentation.canvas import drawing_width, save_figure
     from jaxprompt.presentation.sweep_figure import draw_sweep, swept_quantities
     from jaxprompt.sweep.store import writable
 
-    drawn = [
-        (f"{Path(folder).resolve().name}.{quantity}", draw_sweep(data, quantity))
-        for folder in folders
-        for data in [jaxprompt.load(folder)]
-        for quantity in swept_quantities(data)
-    ]
+    with drawing_width(options.width):
+        drawn = [
+            (f"{Path(folder).resolve().name}.{quantity}", draw_sweep(data, quantity))
+            for folder in folders
+            for data in [jaxprompt.load(folder)]
+            for quantity in swept_quantities(data)
+        ]
+    out, formats = options.out, options.format or ("png", "svg")
     writable(out)
-    return [path for name, figure in drawn for path in save_figure(figure, out, name)]
+    return [path for name, figure in drawn for path in save_figure(figure, out, name, formats)]
 
 
 def _claims_with_figures(options: argparse.Namespace) -> Sequence[Claim]:
@@ -571,7 +577,9 @@ def _draw_claims(chosen: Sequence[Claim], options: argparse.Namespace) -> list[P
                 tables = figure_tables(entry, verdict, as_key(0), progress)
                 assert tables is not None  # claims without a figure are not chosen
                 report.write_data(options.out, entry, tables)
-    return report.draw_figures(options.source or options.out, chosen, options.out)
+    formats = options.format or ("png", "svg")
+    source = options.source or options.out
+    return report.draw_figures(source, chosen, options.out, formats, options.width)
 
 
 def _print_paths(paths: Sequence[Path], as_json: bool) -> None:

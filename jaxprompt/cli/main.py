@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxprompt.cli import commands, terminal
+from jaxprompt.cli import commands, paper, terminal
 from jaxprompt.compute import cache_folder
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
@@ -180,9 +180,16 @@ with --strict those of `check`""",
     "figure": """\
   jaxprompt figure contextual.prompt_error --out pictures
   jaxprompt figure --from out --out pictures redraw what a check stored in out/
+  jaxprompt figure --from out --format pdf --width 3.4    for a column of a paper
   jaxprompt figure ratio/                    a sweep: curves, or a map over two parameters""",
     "report": """\
   jaxprompt report out                       rebuild out/report.html from what out/ holds""",
+    "table": """\
+  jaxprompt table contextual.prompt_error --format latex    needs booktabs, nothing else
+  jaxprompt table prefix.token_selection --format csv --from out
+                                             the rows that a check stored in out/""",
+    "cite": """\
+  jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
     "doctor": """\
   jaxprompt doctor                           is everything here that jaxprompt needs?
   jaxprompt doctor --json""",
@@ -281,19 +288,41 @@ examples:
         "--from", type=_folder, dest="source", metavar="DIR", help="redraw from a run"
     )
 
+    figure.add_argument(
+        "--format",
+        action="append",
+        choices=("png", "svg", "pdf", "pgf"),
+        help="may be given several times; default: png and svg",
+    )
+    figure.add_argument(
+        "--width", type=_width, metavar="INCHES", help="of a column, say 3.4; default: a page"
+    )
+
     report = command(
         "report", commands.rebuild_report, "Rebuild a run's report from what it stored."
     )
     report.add_argument("folder", type=_folder, metavar="DIR")
+
+    table = command("table", paper.print_table, "Print a claim's rows as a table for a paper.")
+    table.add_argument("id", metavar="ID|FILE.py")
+    table.add_argument("--format", default="markdown", choices=("latex", "markdown", "csv"))
+    table.add_argument("--profile", default="quick", help="quick (default) or full")
+    table.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
+    table.add_argument(
+        "--from", type=_folder, dest="source", metavar="DIR", help="rows that a check stored"
+    )
+
+    cite = command("cite", paper.print_citation, "Print BibTeX of a claim's source.")
+    cite.add_argument("id", metavar="ID|FILE.py")
 
     doctor = command(
         "doctor",
         commands.print_diagnosis,
         "Say what is installed, what works, and what is missing.",
     )
-    for sub in (listing, show, check, sweep, figure):
+    for sub in (listing, show, check, sweep, figure, table, cite):
         add_claims_option(sub)
-    for sub in (check, sweep, figure):
+    for sub in (check, sweep, figure, table):
         _cache_option(sub)
     for sub in (listing, show, check, sweep, figure, report, doctor):
         add_json_option(sub)
@@ -314,6 +343,16 @@ def _cache_option(command: argparse.ArgumentParser) -> None:
         help="keep no compiled programs and trained models "
         f"(as {cache_folder.CACHE_FOLDER_VARIABLE}= does)",
     )
+
+
+def _width(text: str) -> float:
+    try:
+        inches = float(text)
+    except ValueError:
+        inches = 0.0
+    if not 2 <= inches <= 20:
+        raise argparse.ArgumentTypeError(f"{short(text)} must be a number of inches from 2 to 20")
+    return inches
 
 
 def _seed(text: str) -> int:

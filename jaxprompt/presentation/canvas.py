@@ -6,15 +6,19 @@ and marker, so they stay apart for colour-blind readers and in grey.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
+import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scipy import stats as sps
 
+from jaxprompt.errors import UsageError
 from jaxprompt.presentation.files import replacing
 
 if TYPE_CHECKING:
@@ -22,12 +26,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "FIGURE_FORMATS",
     "LINE_STYLES",
     "MARKERS",
     "PAGE_WIDTH",
     "SCALE",
     "add_title_and_caption",
     "curve_colour",
+    "drawing_width",
     "figure_style",
     "first_panels",
     "format_value",
@@ -63,19 +69,51 @@ def curve_colour(number: int) -> str:
     return colours[number % len(colours)]
 
 
-def save_figure(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write ``name.png`` and ``name.svg``, each complete under its final name or not at all."""
+FIGURE_FORMATS: dict[str, Any] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+    "pgf": None,
+}
+"""Formats of figures, and the metadata that would differ from one run to the next."""
+
+_WIDTH: ContextVar[float | None] = ContextVar("width of figures in inches", default=None)
+
+
+@contextlib.contextmanager
+def drawing_width(inches: float | None) -> Generator[None]:
+    """Figures drawn inside are that wide; narrow ones have their panels below each other."""
+    token = _WIDTH.set(inches)
+    try:
+        yield
+    finally:
+        _WIDTH.reset(token)
+
+
+def save_figure(
+    figure: Figure, folder: Path, name: str, formats: Sequence[str] = ("png", "svg")
+) -> tuple[Path, ...]:
+    """Write ``name.png`` and so on, each complete under its final name or not at all.
+
+    Raises:
+        UsageError: a format needs LaTeX, which is not there.
+    """
     import matplotlib as mpl
 
+    if "pgf" in formats and not any(map(shutil.which, ("xelatex", "lualatex", "pdflatex"))):
+        raise UsageError(
+            "format pgf measures its texts with LaTeX, which is not on the path: install it, or "
+            "choose pdf"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     _require_formulas(figure)
-    paths = []
-    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
-        path = folder / (name + suffix)
+    paths: list[Path] = []
+    for suffix in formats:
+        path = folder / f"{name}.{suffix}"
         with replacing(path) as part, mpl.rc_context(figure_style()):
-            figure.savefig(part, format=suffix[1:], metadata=metadata)
+            figure.savefig(part, format=suffix, metadata=FIGURE_FORMATS[suffix])
         paths.append(path)
-    return paths[0], paths[1]
+    return tuple(paths)
 
 
 def _require_formulas(figure: Figure) -> None:
@@ -95,14 +133,19 @@ def _require_formulas(figure: Figure) -> None:
 def new_figure(
     panels: int, width: float, height: float, *, share: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `width` × `height` inches for each row of at most three panels."""
+    """A figure of `width` × `height` inches for each row of at most three panels.
+
+    :func:`drawing_width` overrides the width.
+    """
     # No pyplot: it keeps every figure alive and picks a backend for the process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = -(-panels // 3)
+    asked = _WIDTH.get()
+    most = 3 if asked is None else max(1, min(3, int(asked / 2.1)))
+    rows = -(-panels // most)
     columns = -(-panels // rows)
-    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    figure = Figure(figsize=(asked or width, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False, sharey=share).ravel())
     for spare in axes[panels:]:
@@ -112,8 +155,12 @@ def new_figure(
 
 def first_panels(axes: Sequence[Axes]) -> list[Axes]:
     """The first panel of each row."""
-    rows = -(-len(axes) // 3)
-    return list(axes[:: -(-len(axes) // rows)])
+    found: list[Axes] = []
+    for axis in axes:
+        place = axis.get_subplotspec()
+        if place is None or place.is_first_col():
+            found.append(axis)
+    return found
 
 
 def add_title_and_caption(figure: Figure, title: str, caption: str, *, rows: int = 0) -> float:

@@ -31,7 +31,7 @@ class Drawing:
     claim: Claim
     tables: FigureTables
 
-    def save(self, folder: str | Path = ".") -> tuple[Path, Path]:
+    def save(self, folder: str | Path = ".") -> tuple[Path, ...]:
         """Write ``ID.png`` and ``ID.svg`` into `folder`."""
         return save_figure(plot.draw(self.claim, self.tables), Path(folder), self.claim.id)
 
@@ -46,7 +46,7 @@ class SweepDrawing:
     data: xarray.Dataset
     quantity: str
 
-    def save(self, folder: str | Path = ".", name: str = "sweep") -> tuple[Path, Path]:
+    def save(self, folder: str | Path = ".", name: str = "sweep") -> tuple[Path, ...]:
         """Write ``NAME.QUANTITY.png`` and ``NAME.QUANTITY.svg`` into `folder`."""
         figure = draw_sweep(self.data, self.quantity)
         return save_figure(figure, Path(folder), f"{name}.{self.quantity}")

@@ -19,7 +19,7 @@ from jaxprompt.core.registry import FAMILIES, origin
 from jaxprompt.core.registry import claim as find_claim
 from jaxprompt.errors import UnknownClaimError, UsageError
 from jaxprompt.presentation import plot
-from jaxprompt.presentation.canvas import SCALE, save_figure
+from jaxprompt.presentation.canvas import SCALE, drawing_width, save_figure
 from jaxprompt.presentation.figure_tables import FigureTables
 from jaxprompt.presentation.files import write_atomically
 from jaxprompt.presentation.html_tables import render_template
@@ -145,8 +145,16 @@ def has_data(source: Path, claim: Claim) -> bool:
     return (source / _NAMES["data"] / claim.id / "points.csv").is_file()
 
 
-def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]:
+def draw_figures(
+    source: Path,
+    claims: Sequence[Claim],
+    out: Path,
+    formats: Sequence[str] = ("png", "svg"),
+    width: float | None = None,
+) -> list[Path]:
     """Draw the claims' figures into `out` from the tables a run stored in `source`.
+
+    `width` in inches replaces that of the page.
 
     Raises:
         UsageError: a table is damaged, or holds numbers that no figure can show.
@@ -161,8 +169,10 @@ def draw_figures(source: Path, claims: Sequence[Claim], out: Path) -> list[Path]
             **{n: load_table_rows(p) if p.is_file() else [] for n, p in files.items()}
         )
         try:
-            written.extend(save_figure(plot.draw(claim, tables), out, claim.id))
-        except OSError:
+            with drawing_width(width):
+                figure = plot.draw(claim, tables)
+            written.extend(save_figure(figure, out, claim.id, formats))
+        except (OSError, UsageError):
             raise
         except Exception as error:  # whatever numbers of unknown origin lead Matplotlib to
             raise UsageError(
