@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxprompt.cli import commands, paper, terminal
+from jaxprompt.cli import commands, new_claim, paper, terminal
 from jaxprompt.compute import cache_folder
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
@@ -190,6 +190,9 @@ with --strict those of `check`""",
                                              the rows that a check stored in out/""",
     "cite": """\
   jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
+    "new": """\
+  jaxprompt new my_claim.py --kind limit     a file that can be checked, and changed to yours
+  jaxprompt new my_claim.py                  kind mean""",
     "doctor": """\
   jaxprompt doctor                           is everything here that jaxprompt needs?
   jaxprompt doctor --json""",
@@ -314,6 +317,15 @@ examples:
 
     cite = command("cite", paper.print_citation, "Print BibTeX of a claim's source.")
     cite.add_argument("id", metavar="ID|FILE.py")
+
+    new = command("new", new_claim.write_claim_file, "Write a file with a claim to start from.")
+    new.add_argument("file", metavar="FILE.py")
+    new.add_argument(
+        "--kind",
+        default="mean",
+        choices=tuple(new_claim.KINDS),
+        help="of theorem; default: mean",
+    )
 
     doctor = command(
         "doctor",
