@@ -29,7 +29,7 @@ from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, 
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 
-__all__ = ["CLAIM", "closed_form", "simulate", "vectors_with_products"]
+__all__ = ["CLAIM", "PRODUCTS", "check_products", "closed_form", "simulate", "vectors_with_products"]
 
 STATEMENT = r"""
 For any head $w$ and prompt $q$, the probability of a wrong sign on a fresh sequence is
@@ -193,7 +193,7 @@ PRODUCT_ROUNDING = 1e-9
 """Share of a squared norm by which rounding may make inner products impossible."""
 
 
-def _check_products(values: dict[str, Any], where: str) -> dict[str, Any]:
+def check_products(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Refuse inner products that no head and prompt can have."""
     values = check_law(values, where)
     needed = [values[name] for name in (*Geometry._fields, "signal", "context")]
@@ -276,7 +276,7 @@ CLAIM = Claim(
     source="setting: Oymak et al., ICML 2023; formula: derived here",
     parameters=(*DATA_LAW, *PRODUCTS, optional(DIM, 8)),
     ignored=FAMILY,
-    check_parameters=_check_products,
+    check_parameters=check_products,
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", tolerance=0.005),
     ),

@@ -11,7 +11,6 @@ from jaxtyping import Array, Key
 
 from jaxprompt.contextual.claims.sgd_flow import (
     LOSS,
-    NAMES,
     RATES,
     SGD_DIM,
     START,
@@ -51,8 +50,8 @@ Put $\eta_w=0$ in `contextual.sgd_flow`: $A$ and $|w|^2$ stay. The argument of s
 $\langle w,q_\star\rangle=0$ at the start, which a head has that was learned from labels alone at
 $d\to\infty$, since the labels are independent of $q_\star$. From $q=0$ the first steps are
 $\eta_q e\sum\psi_tx_t/d$ with uniform attention, and $B$ grows like
-$\eta_qQ^2G_1t$ with $G_1=E[(1+\delta_q)\zeta((1-\alpha A)(1-\zeta)(1+\delta_w)A+v p_2)]$ there: both
-the label and the variance of the output teach the prompt.
+$\eta_qQ^2G_1t$ with $G_1=E[(1+\delta_q)\zeta((1-\alpha A)(1-\zeta)(1+\delta_w)A+v p_2)]$ there:
+both the label and the variance of the output teach the prompt.
 
 The head's noise enters through $v=\sigma^2|w|^2$. A head with as much noise as signal learns a
 prompt faster at first, by its variance, and to a worse end.
@@ -145,7 +144,8 @@ def _check_head(values: dict[str, Any], where: str) -> dict[str, Any]:
     least = np.abs(product) / np.where(signal > 0, signal, 1.0)
     if np.any(length < least * (1 - 1e-9)):
         raise ParameterError(
-            "head_norm", values["head_norm"], f"at least {np.max(least):.6g}, which the product implies",
+            "head_norm", values["head_norm"],
+            f"at least {np.max(least):.6g}, which the product implies",
             "raise `head_norm` or lower `head_signal`", where,
         )  # fmt: skip
     return values
@@ -173,7 +173,10 @@ _FIGURE = Curves(
     x="time",
     y="error",
     design=Design.product(
-        {**_CLEAN_HEAD, "tokens": 10, "dim": 256, "time": [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0]},
+        {
+            **_CLEAN_HEAD, "tokens": 10, "dim": 256,
+            "time": [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0],
+        },
         {"prompt_rate": [0.5, 1.0, 3.0]},
         trials=128,
     ),

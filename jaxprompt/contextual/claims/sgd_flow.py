@@ -1,4 +1,4 @@
-r"""Claim ``contextual.sgd_flow``: one-pass SGD of head and prompt tends to a flow of four numbers."""
+r"""Claim ``contextual.sgd_flow``: one pass of SGD over head and prompt tends to a flow."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ $$w\leftarrow w+\tfrac{\eta_w}d\,e\sum_t\varphi_tx_t,\qquad
 q\leftarrow q+\tfrac{\eta_q}d\,e\sum_t\psi_tx_t.$$
 Start with random directions of fixed lengths and let $d\to\infty$. After $n=td$ sequences
 $\langle w,q_\star\rangle$, $\langle q,w_\star\rangle$ and $\langle w,q\rangle$ tend to 0, and
-$A=\langle w,w_\star\rangle$, $B=\langle q,q_\star\rangle$, $|w|^2$ and $r^2=|q|^2$ to the solution of
+$A=\langle w,w_\star\rangle$, $B=\langle q,q_\star\rangle$, $|w|^2$ and $r^2=|q|^2$ to the solution
+of
 $$\dot A=\eta_wE[\alpha W^2\bar e+\sigma^2Ap_2\bar e'],\qquad
 \tfrac d{dt}|w|^2=2\eta_wE[\alpha A\bar e+vp_2\bar e']+\eta_w^2\sigma^2E[p_2E_0],$$
 $$\dot B=\eta_q\big(Q^2G_1+\tfrac{\sigma B}rG_2\big),\qquad
@@ -53,18 +54,19 @@ DERIVATION = r"""
 Gaussian vectors orthogonal to these, whose lengths concentrate. So the seven inner products follow
 an equation of their own as $d\to\infty$; a step changes each by $O(1/d)$.
 
-*Symmetry.* Let $R$ reflect $w_\star$. $(XR,-y)$ has the law of $(X,y)$, so the dynamics commute with
-$(w,q)\mapsto(-Rw,Rq)$, under which $\langle w,q_\star\rangle$, $\langle q,w_\star\rangle$ and
+*Symmetry.* Let $R$ reflect $w_\star$. $(XR,-y)$ has the law of $(X,y)$, so the dynamics commute
+with $(w,q)\mapsto(-Rw,Rq)$, under which $\langle w,q_\star\rangle$, $\langle q,w_\star\rangle$ and
 $\langle w,q\rangle$ change sign and the other four do not. Random directions have all three 0 up to
 $1/\sqrt d$, so they stay 0, and the label may be taken as 1.
 
-*Noise along the head.* There $\langle w,z_t\rangle=\sigma|w|n_t$ with standard normals independent of
-the $m_t$, which alone decide $\varphi$. Hence $f=\alpha A+P$ with
+*Noise along the head.* There $\langle w,z_t\rangle=\sigma|w|n_t$ with standard normals independent
+of the $m_t$, which alone decide $\varphi$. Hence $f=\alpha A+P$ with
 $P=\sigma|w|\sum\varphi_tn_t$. By Stein's lemma $E[eP]=vp_2\bar e'$. Now insert:
-$\langle\sum\varphi x,w_\star\rangle=\alpha W^2+\sum\varphi_t\langle z_t,w_\star\rangle$, whose noise
-has covariance $\sigma^2Ap_2$ with $P$; the relevant tokens carry
+$\langle\sum\varphi x,w_\star\rangle=\alpha W^2+\sum\varphi_t\langle z_t,w_\star\rangle$, whose
+noise has covariance $\sigma^2Ap_2$ with $P$; the relevant tokens carry
 $\sum\psi=s(A-f)=s((1-s)(1+\delta_w)A-P)$; and an irrelevant one
-$\psi_t=\varphi_t(b+\sigma|w|(n_t-\sum\varphi n))$, of which $E[e\psi_t]=\varphi_t(\bar eb+v(\varphi_t-p_2)\bar e')$.
+$\psi_t=\varphi_t(b+\sigma|w|(n_t-\sum\varphi n))$, of which
+$E[e\psi_t]=\varphi_t(\bar eb+v(\varphi_t-p_2)\bar e')$.
 Given $m_t$ the noise along $q_\star$ has mean $\sigma(B/r)m_t$. This gives $\dot A$, $\dot B$ and
 the terms with $2\eta$.
 
@@ -83,8 +85,8 @@ $10^{-6}$ a step.
 
 *Tolerances.* 0.01 of an error, as in `contextual.prompt_error`. $A$ is the mean output and $B$ a
 score, both pure numbers of order one: 0.05 of either changes an error by less than 0.02, and mostly
-by a fifth of that. 10 % of an energy are 5 % of a length, as in `contextual.prompt_error`. At finite $d$ the means differ by terms
-in $1/d$ and $1/d^2$.
+by a fifth of that. 10 % of an energy are 5 % of a length, as in that claim. At finite $d$ the means
+differ by terms in $1/d$ and $1/d^2$.
 """
 
 
@@ -183,7 +185,7 @@ MOST_STEPS = 2**32 - 2
 
 
 def check_times(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """:func:`check_trainable`; with `dim`, `time` becomes that of the nearest whole number of steps.
+    """:func:`check_trainable`; with `dim`, `time` becomes that of the nearest number of steps.
 
     Raises:
         ParameterError: there are more steps than random numbers are counted up to.
@@ -193,8 +195,9 @@ def check_times(values: dict[str, Any], where: str) -> dict[str, Any]:
         dim = np.asarray(values["dim"], np.float64)
         if np.any(np.asarray(values["time"]) * dim > MOST_STEPS):
             raise ParameterError(
-                "time", values["time"], f"at most {MOST_STEPS} steps, n/d times d", "lower it", where
-            )
+                "time", values["time"], f"at most {MOST_STEPS} steps, n/d times d", "lower it",
+                where,
+            )  # fmt: skip
         if np.ndim(dim) == 0:
             time = step_counts(values["dim"], values["time"]) / dim
             values["time"] = float(time) if np.ndim(time) == 0 else time

@@ -34,7 +34,8 @@ STATEMENT = r"""
 Let $\theta_d(t)$ be the seven inner products of head and prompt with $w_\star$, $q_\star$ and each
 other after $n=td$ steps of one-pass SGD from random directions (`contextual.sgd_flow`), and
 $\theta(t)$ their limit. As $d\to\infty$, $\sqrt d\,(\theta_d-\theta)\to N(0,C)$ with
-$$\dot C=JC+CJ^\top+D,\qquad C(0)=\mathrm{diag}\,(|w|^2W^2,\,|w|^2Q^2,\,|q|^2W^2,\,|q|^2Q^2,\,0,\,|w|^2|q|^2,\,0),$$
+$$\dot C=JC+CJ^\top+D,\qquad
+C(0)=\mathrm{diag}\,(|w|^2W^2,|w|^2Q^2,|q|^2W^2,|q|^2Q^2,0,|w|^2|q|^2,0),$$
 in the order $\langle w,w_\star\rangle$, $\langle w,q_\star\rangle$, $\langle q,w_\star\rangle$,
 $\langle q,q_\star\rangle$, $|w|^2$, $\langle w,q\rangle$, $|q|^2$. $J$ is the derivative of the
 limiting drift, and $D$ the covariance, over one sequence, of the changes times $d$: with
@@ -42,7 +43,8 @@ $G_w=\sum\varphi_tx_t$, $G_q=\sum\psi_tx_t$ and sums of squares over irrelevant 
 $$\big(\eta_we\langle G_w,w_\star\rangle,\ \eta_we\langle G_w,q_\star\rangle,\
 \eta_qe\langle G_q,w_\star\rangle,\ \eta_qe\langle G_q,q_\star\rangle,\
 2\eta_wef+\eta_w^2\sigma^2e^2\textstyle\sum\varphi^2,$$
-$$\eta_we\langle G_w,q\rangle+\eta_qe\langle G_q,w\rangle+\eta_w\eta_q\sigma^2e^2\textstyle\sum\varphi\psi,\
+$$\eta_we\langle G_w,q\rangle+\eta_qe\langle G_q,w\rangle
++\eta_w\eta_q\sigma^2e^2\textstyle\sum\varphi\psi,\
 2\eta_qe\langle G_q,q\rangle+\eta_q^2\sigma^2e^2\sum\psi^2\big).$$
 The test error of one run then scatters about its limit with standard deviation
 $\sqrt{g^\top Cg/d}$, $g$ its derivative in the inner products: an error bar before the run.
@@ -64,15 +66,15 @@ The error does not change under it, so $g$ is 0 there, and the four numbers give
 
 *Computing it.* Given the normals along $q$ and along $w$ a step is known but for the noise across
 both, which enters $\langle G_w,v\rangle$ and $\langle G_q,v\rangle$ linearly, with covariances
-$\sigma^2\sum\varphi^2$, $\sigma^2\sum\varphi\psi$ and $\sigma^2\sum\psi^2$ times the product of what
-$w_\star$ and $q_\star$ have across. The mean over these 2(T − k) normals is by quasi-Monte Carlo,
-mirrored with the label, which keeps the blocks apart exactly. $J$ is made of differences of the
-drift, and $C$ is integrated by Runge and Kutta's rule.
+$\sigma^2\sum\varphi^2$, $\sigma^2\sum\varphi\psi$ and $\sigma^2\sum\psi^2$ times the product of
+what $w_\star$ and $q_\star$ have across. The mean over these 2(T − k) normals is by quasi-Monte
+Carlo, mirrored with the label, which keeps the blocks apart exactly. $J$ is made of differences of
+the drift, and $C$ is integrated by Runge and Kutta's rule.
 
 *Tolerance.* A tenth of an error bar: nobody redraws one for that. The standard deviations
 differ from the limit by terms in $1/d$ and $1/d^2$; measured from $d=24$ on, the second is worth
-0.8 % of the most curved of them, that of the error, at $d=64$, and leaving it out of a fit from there
-on moves the limit by 0.2 %, a tenth of the quick check's standard error.
+0.8 % of the most curved of them, that of the error, at $d=64$, and leaving it out of a fit from
+there on moves the limit by 0.2 %, a tenth of the quick check's standard error.
 """
 
 
@@ -109,8 +111,9 @@ def closed_form(
         start = (0.0, 0.0, head_norm**2, prompt_norm**2)
         slope = error_slope(setting, flow_path(setting, rates, start, loss).at(time))
         block = covariance[:, SYMMETRIC][:, :, SYMMETRIC]
-        variances = dict(zip(OVERLAPS, np.einsum("rii->ir", covariance), strict=True))
-        variances["spread"] = np.einsum("ir,rij,jr->r", slope, block, slope)
+        diagonal = np.einsum("rii->ir", covariance)
+        of_error = np.einsum("ir,rij,jr->r", slope, block, slope)
+        variances = dict(zip((*OVERLAPS, "spread"), (*diagonal, of_error), strict=True))
         return {
             name: quadrature_estimate(np.sqrt(np.maximum(variance, 0.0)))
             for name, variance in variances.items()
@@ -140,12 +143,8 @@ def simulate(
 ) -> dict[str, Estimate]:
     """√d times standard deviations over independent paths; one path serves every time, so that this
     is no function of one trial at one point."""
-    values = path_values(
-        key=key, trials=trials, first=first, where=CLAIM.id, dim=dim, **parameters
-    )
-    estimates = {
-        name: _scaled_deviation(values[name], values[name], dim) for name in OVERLAPS
-    }
+    values = path_values(key=key, trials=trials, first=first, where=CLAIM.id, dim=dim, **parameters)
+    estimates = {name: _scaled_deviation(values[name], values[name], dim) for name in OVERLAPS}
     # Two estimates with independent noise: their covariance is the variance of the error itself.
     errors = values["first_error"], values["second_error"]
     return estimates | {"spread": _scaled_deviation(*errors, dim)}

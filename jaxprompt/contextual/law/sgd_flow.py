@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxprompt.contextual.law.sgd_moments import (
     MOST_PAIRS,
+    THEORY,
     Formula,
     Loss,
     constant_state,
@@ -46,7 +47,7 @@ class Rates(NamedTuple):
 
 def drift(
     setting: Setting, state: np.ndarray, rates: Rates, loss: Loss = "square",
-    formula: Formula = Formula(), most_pairs: int = MOST_PAIRS,
+    formula: Formula = THEORY, most_pairs: int = MOST_PAIRS,
 ) -> np.ndarray:  # fmt: skip
     r"""Time derivative of a symmetric state, (4, replicates) in float64.
 
@@ -154,7 +155,7 @@ class FlowPath:
 
 def flow_path(
     setting: Setting, rates: Rates, start: tuple[float, float, float, float],
-    loss: Loss = "square", formula: Formula = Formula(),
+    loss: Loss = "square", formula: Formula = THEORY,
 ) -> FlowPath:  # fmt: skip
     """The flow from ⟨w, w⋆⟩, ⟨q, q⋆⟩, |w|² and |q|² of `start`; kept for the next call."""
     numbers = [setting.signal, setting.context, setting.noise]

@@ -1,4 +1,4 @@
-r"""What one step of SGD changes in the seven inner products of head and prompt: mean and covariance.
+r"""Changes of the seven inner products of head and prompt in one step of SGD: mean and covariance.
 
 At any head :math:`w` and prompt :math:`q`, given the normals :math:`m_t` and :math:`n_t` of the
 noise along :math:`q` and along the rest of :math:`w`, the attention and the output are known, and
@@ -28,7 +28,7 @@ OVERLAPS = (
     "head_signal", "head_context", "prompt_signal", "prompt_context", "head_energy", "head_prompt",
     "prompt_energy",
 )  # fmt: skip
-"""⟨w, w⋆⟩, ⟨w, q⋆⟩, ⟨q, w⋆⟩, ⟨q, q⋆⟩, |w|², ⟨w, q⟩ and |q|²: the order of a state (7, replicates)."""
+"""⟨w, w⋆⟩, ⟨w, q⋆⟩, ⟨q, w⋆⟩, ⟨q, q⋆⟩, |w|², ⟨w, q⟩, |q|²: the order of a state (7, replicates)."""
 
 _SCALAR_BUDGET = 2**20
 
@@ -36,15 +36,19 @@ _SCALAR_BUDGET = 2**20
 class StepFormula(NamedTuple):
     """Parts of the one-step moments; the theory has these values, and falsifiers change them.
 
-    `second_order` multiplies the squares of the rates, `cross_noise` the noise that the gradients of
-    head and prompt share orthogonally, `centring` the output that the prompt's weights ψ subtract;
-    `more_directions` counts so many orthogonal directions too many.
+    `second_order` multiplies the squares of the rates, `cross_noise` the noise that both gradients
+    share orthogonally, `centring` the output that the weights ψ subtract; `more_directions` counts
+    so many orthogonal directions too many.
     """
 
     second_order: float = 1.0
     cross_noise: float = 1.0
     centring: float = 1.0
     more_directions: int = 0
+
+
+THE_STEP = StepFormula()
+"""The true formula."""
 
 
 class Increments(NamedTuple):
@@ -69,7 +73,7 @@ def _nodes(count: int, most: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Coordinates(NamedTuple):
-    """q, w, w⋆ and q⋆ along orthonormal directions made of them in this order: (4, replicates, 1)."""
+    """q, w, w⋆, q⋆ along orthonormal directions made of them in this order: (4, replicates, 1)."""
 
     prompt: np.ndarray
     head: np.ndarray
@@ -78,7 +82,7 @@ class _Coordinates(NamedTuple):
 
 
 def _coordinates(setting: Setting, state: np.ndarray) -> _Coordinates:
-    """The Cholesky factor of the four vectors' products; a vector of length 0 counts as very short."""
+    """The Cholesky factor of the vectors' products; a vector of length 0 counts as very short."""
     signal, context, prompt_signal, prompt_context, head, cross, prompt = state
     squares = np.full_like(signal, setting.signal**2), np.full_like(signal, setting.context**2)
     zero = np.zeros_like(signal)
@@ -141,16 +145,17 @@ def _cases(
             output = share * value + (weights * values).sum(axis=-1)
             middle = centring * output
             tilts = weights * (values - middle[..., None])
-            gradients = []
+            gradients: list[np.ndarray] = []
             for own, each in ((share, weights), (share * (value - middle), tilts)):
                 vector = own * relevant + each.sum(axis=-1) * other
                 vector[0] += (each * m).sum(axis=-1)
                 vector[1] += (each * n).sum(axis=-1)
                 gradients.append(vector)
             pairs = (weights, weights), (weights, tilts), (tilts, tilts)
-            squared = [(one * two).sum(axis=-1) for one, two in pairs]
+            phi, cross, psi = ((one * two).sum(axis=-1) for one, two in pairs)
+            head, prompt = gradients
             slope = label * loss_slope(loss, label * output)
-            yield _Case(0.5 * weight, slope, output, *gradients, tuple(squared))
+            yield _Case(0.5 * weight, slope, output, head, prompt, (phi, cross, psi))
 
 
 def _changes(
@@ -170,7 +175,8 @@ def _changes(
             b * e * along(prompt, on.signal),
             b * e * along(prompt, on.context),
             2 * a * e * case.output + a**2 * e**2 * squares[0],
-            e * (a * along(head, on.prompt) + b * along(prompt, on.head)) + a * b * e**2 * squares[1],
+            e * (a * along(head, on.prompt) + b * along(prompt, on.head))
+            + a * b * e**2 * squares[1],
             2 * b * e * along(prompt, on.prompt) + b**2 * e**2 * squares[2],
         ]
     )
@@ -178,16 +184,17 @@ def _changes(
 
 def mean_increments(
     setting: Setting, state: np.ndarray, rates: Rates, dim: float, loss: Loss = "square",
-    formula: StepFormula = StepFormula(), most_nodes: int = 4096,
+    formula: StepFormula = THE_STEP, most_nodes: int = 4096,
 ) -> np.ndarray:  # fmt: skip
     r"""Mean changes of :data:`OVERLAPS` in one step of SGD, times d, at a state (7, replicates).
 
-    With :math:`\mu_w` and :math:`\mu_q` the gradients' means given the nodes, along four directions,
+    With :math:`\mu_w` and :math:`\mu_q` the gradients' means given the nodes,
 
     .. math::
         d\,E\Delta\langle w,v\rangle &= \eta_wE[e\langle\mu_w,v\rangle],\qquad
         d\,E\Delta\langle q,v\rangle = \eta_qE[e\langle\mu_q,v\rangle],\\
-        d\,E\Delta|w|^2 &= 2\eta_wE[ef]+\tfrac{\eta_w^2}dE[e^2(|\mu_w|^2+(d-2)\sigma^2\Sigma\varphi^2)],
+        d\,E\Delta|w|^2 &= 2\eta_wE[ef]
+           +\tfrac{\eta_w^2}dE[e^2(|\mu_w|^2+(d-2)\sigma^2\Sigma\varphi^2)],
 
     and :math:`\Delta\langle w,q\rangle`, :math:`\Delta|q|^2` alike. Exact at every d ≥ 6; float64.
     """
@@ -214,7 +221,7 @@ def limiting_increments(
 
     Along w⋆ and q⋆ the gradients have noise that the nodes leave open, of covariance
     :math:`\sigma^2e^2\Sigma\varphi^2`, :math:`\sigma^2e^2\Sigma\varphi\psi` or
-    :math:`\sigma^2e^2\Sigma\psi^2` times the products of what w⋆ and q⋆ have across head and prompt.
+    :math:`\sigma^2e^2\Sigma\psi^2` times the products of w⋆ and q⋆ across head and prompt.
     """
     on = _coordinates(setting, state)
     noise = float(setting.noise) ** 2

@@ -1,8 +1,8 @@
 r"""Means of one sequence's gradient in a head and a prompt that keep the symmetry of their start.
 
 A head :math:`w` and a prompt :math:`q` that start in random directions keep
-:math:`\langle w,q_\star\rangle=\langle q,w_\star\rangle=\langle w,q\rangle=0` as d → ∞. Four numbers
-describe them: :math:`A=\langle w,w_\star\rangle`, :math:`B=\langle q,q_\star\rangle`,
+:math:`\langle w,q_\star\rangle=\langle q,w_\star\rangle=\langle w,q\rangle=0` as d → ∞. Four
+numbers describe them: :math:`A=\langle w,w_\star\rangle`, :math:`B=\langle q,q_\star\rangle`,
 :math:`|w|^2`, :math:`|q|^2`. Everything a step needs is a mean over the T − k standard normals
 :math:`m_t=\langle q,z_t\rangle/(\sigma|q|)`; the noise along the head is Gaussian given these, and
 is integrated out by hand. ``docs/learning.md`` derives it.
@@ -20,7 +20,8 @@ from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.setting import Setting
 
 __all__ = [
-    "CONTEXT", "HEAD", "LOSSES", "MOST_PAIRS", "PROMPT", "SIGNAL", "Formula", "GradientMoments",
+    "CONTEXT", "HEAD", "LOSSES", "MOST_PAIRS", "PROMPT", "SIGNAL", "THEORY", "Formula",
+    "GradientMoments",
     "Loss", "constant_state", "gradient_moments", "loss_slope", "symmetric_error", "unit_of_energy",
 ]  # fmt: skip
 
@@ -42,13 +43,17 @@ class Formula(NamedTuple):
     """Multiples of single terms; the theory has 1 everywhere, and falsifiers change them.
 
     `sgd_noise` belongs to the squares of the rates, `feedback` to the label-free pull of the
-    prompt, `drag` to the push that the prompt's noise scores give it, `score_noise` to those scores.
+    prompt, `drag` to the push that the prompt's noise scores give it, `score_noise` to the scores.
     """
 
     sgd_noise: float = 1.0
     feedback: float = 1.0
     drag: float = 1.0
     score_noise: float = 1.0
+
+
+THEORY = Formula()
+"""The true formula."""
 
 
 class GradientMoments(NamedTuple):
@@ -76,8 +81,8 @@ class GradientMoments(NamedTuple):
 
 def unit_of_energy(setting: Setting) -> float:
     """W² + Q² + σ²: times an energy it is a pure number, whatever the unit of length."""
-    squares = np.square([setting.signal, setting.context, setting.noise], dtype=np.float64)
-    return float(squares.sum()) or 1.0
+    numbers = (setting.signal, setting.context, setting.noise)
+    return sum(float(number) ** 2 for number in numbers) or 1.0
 
 
 @functools.lru_cache(maxsize=8)
@@ -133,8 +138,9 @@ def _attention(gap: np.ndarray, sums: _ScoreSums, relevant: int) -> _Attention:
     factor = np.exp(-np.maximum(ahead, 0.0))  # of every irrelevant weight; none overflows
     total = mass + factor * sums.powers[0]
     part = factor / total
-    p = [part**n * sums.powers[n - 1] for n in (2, 3, 4)]
-    return _Attention(mass / total, *p, part * sums.first, part**2 * sums.second)
+    p2, p3, p4 = (part**n * sums.powers[n - 1] for n in (2, 3, 4))
+    share = mass / total
+    return _Attention(share, p2, p3, p4, part * sums.first, part**2 * sums.second)
 
 
 class _Slopes(NamedTuple):
@@ -180,9 +186,9 @@ def _slopes(loss: Loss, output: np.ndarray, energy: np.ndarray, p2: np.ndarray) 
 
 
 def gradient_moments(
-    setting: Setting, state: np.ndarray, loss: Loss = "square", formula: Formula = Formula(),
+    setting: Setting, state: np.ndarray, loss: Loss = "square", formula: Formula = THEORY,
     most_pairs: int = MOST_PAIRS,
-) -> GradientMoments:
+) -> GradientMoments:  # fmt: skip
     r"""The means of :class:`GradientMoments` at a symmetric state, an array (4, replicates).
 
     With :math:`e` at its mean over the noise along the head, :math:`b=-s(1+\delta_w)A` and
@@ -237,7 +243,7 @@ def gradient_moments(
 
 
 def symmetric_error(setting: Setting, state: np.ndarray) -> np.ndarray:
-    r"""Probability of a wrong sign, :math:`E\,\Phi(-\alpha A/(\sigma\sqrt{p_2}|w|))`, (replicates,).
+    r"""The error, :math:`E\,\Phi(-\alpha A/(\sigma\sqrt{p_2}|w|))`: one a replicate.
 
     Where the deviation is 0 it is its limit, and one half for a head without signal.
     """

@@ -37,7 +37,7 @@ _LONGEST_STEP = 10.0
 
 
 class SpreadFormula(NamedTuple):
-    """Multiples of parts of the covariance; the theory has 1 everywhere, and falsifiers change them.
+    """Multiples of parts of the covariance; the theory has 1 everywhere, falsifiers change them.
 
     `transport` belongs to J, `residual_noise` to the part of D that head and prompt leave open,
     `start` to the covariance that random directions have at time 0, `mean_square` to the square of
@@ -48,6 +48,10 @@ class SpreadFormula(NamedTuple):
     residual_noise: float = 1.0
     start: float = 1.0
     mean_square: float = 1.0
+
+
+THE_SPREAD = SpreadFormula()
+"""The true formula."""
 
 
 class _Rates(NamedTuple):
@@ -67,8 +71,10 @@ def _widened(state: np.ndarray) -> np.ndarray:
 
 
 def _flow_slope(setting: Setting, state: np.ndarray, rates: Rates, loss: Loss) -> np.ndarray:
-    """J at a symmetric state, (replicates, 7, 7): by differences of the four-number flow, and of the
-    general one across it."""
+    """J at a symmetric state, (replicates, 7, 7).
+
+    By differences of the flow of four numbers, and of the general drift across it.
+    """
     unit = unit_of_energy(setting)
     slope = np.zeros((state.shape[1], 7, 7))
     steps = 1e-4 * np.array([1.0, 1.0, 1 / unit, 1 / unit])
@@ -132,7 +138,8 @@ class SpreadPath:
         self, setting: Setting, rates: Rates, flow: FlowPath, start: np.ndarray, loss: Loss
     ) -> None:
         self._setting, self._rates, self._flow = setting, rates, flow
-        self._start, self._loss = start, loss
+        self._start = start
+        self._loss: Loss = loss
         self._speed = unit_of_energy(setting) * (abs(rates.head) + abs(rates.prompt))
         self._kept: dict[float, _Rates] = {}
         self._lock = threading.Lock()
@@ -151,7 +158,7 @@ class SpreadPath:
         longest = _LONGEST_STEP / self._speed
         return [*(longest * np.arange(np.ceil(time / longest))), time]
 
-    def at(self, time: float, formula: SpreadFormula = SpreadFormula()) -> np.ndarray:
+    def at(self, time: float, formula: SpreadFormula = THE_SPREAD) -> np.ndarray:
         """C at a time, (replicates, 7, 7), in the order of ``OVERLAPS``; float64."""
         start = formula.start * self._start
         matrix = np.repeat(start[None], REPLICATES, axis=0)

@@ -28,8 +28,8 @@ from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import shift_index
 
 __all__ = [
-    "LEAST_DIM", "Frame", "SgdRates", "Start", "average_step", "frame_of_products", "geometry_of",
-    "one_step", "overlaps_of", "run_sgd",
+    "LEAST_DIM", "Frame", "SgdRates", "Start", "frame_of_products", "geometry_of", "one_step",
+    "overlaps_of", "run_batches", "run_sgd",
 ]  # fmt: skip
 
 LEAST_DIM = 6
@@ -37,6 +37,7 @@ LEAST_DIM = 6
 
 _NUMBERS_AT_ONCE = 2**19
 _MOST_STEPS_AT_ONCE = 32
+_SEQUENCES_AT_ONCE = 128
 
 
 class Frame(NamedTuple):
@@ -101,16 +102,18 @@ def chi_squares(
     normal is accepted in 95 % of cases or more. All rows are tried at once, until each has a
     number. A shape below 1 is raised by 1, and the number lowered by the power of a uniform one.
     """
-    shape = freedom.astype(jnp.float32) / 2
-    raised = jnp.where(shape < 1, shape + 1, shape)
-    power = jnp.where(shape < 1, 1 / shape, 0.0)
+    half = freedom.astype(jnp.float32) / 2
+    raised = jnp.where(half < 1, half + 1, half)
+    power = jnp.where(half < 1, 1 / half, 0.0)
     location = raised - jnp.float32(1 / 3)
     slope = lax.rsqrt(9 * location)
     count = freedom.shape[0]
 
     def propose(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         attempt, value, done = state
-        numbers = random_table.uniforms(jax.random.fold_in(key, attempt), first_row, rows, 3 * count)
+        numbers = random_table.uniforms(
+            jax.random.fold_in(key, attempt), first_row, rows, 3 * count
+        )
         first, second, third = (numbers[:, i * count : (i + 1) * count] for i in range(3))
         normal = jnp.float32(np.sqrt(2)) * lax.erf_inv(2 * first - 1)
         step = jnp.maximum(slope * normal, -1 + jnp.float32(1e-6))
@@ -120,7 +123,8 @@ def chi_squares(
         fresh = 2 * location * (1 + cube) * third**power
         return attempt + np.uint32(1), jnp.where(done, value, fresh), done | accepted
 
-    start = np.uint32(0), jnp.zeros((rows, count), jnp.float32), jnp.zeros((rows, count), bool)
+    shape = (rows, count)
+    start = jnp.uint32(0), jnp.zeros(shape, jnp.float32), jnp.zeros(shape, bool)
     return lax.while_loop(lambda state: ~state[2].all(), propose, start)[1]
 
 
@@ -157,7 +161,7 @@ def _sequence_gradients(
     other = jnp.array([-shift[1] * label * signal, -shift[0] * context, 0.0, 0.0], jnp.float32)
     # One array a coordinate: sums over tokens are then elementwise sums of rows.
     tokens = [other[i] + noise * z for i, z in enumerate(jnp.split(normals, 4))]
-    scores = sum(prompt[i] * tokens[i] for i in range(4))
+    scores = jnp.asarray(sum(prompt[i] * tokens[i] for i in range(4)))
     relevant_score = relevant @ prompt
     peak = jnp.maximum(scores.max(initial=-jnp.inf), relevant_score)
     weights = jnp.exp(scores - peak)
@@ -293,34 +297,65 @@ def run_sgd(
     return lax.scan(segment, (jnp.uint32(0), nowhere), (rows, order))[1]
 
 
-def average_step(
-    setting: Setting, dim: Array, samples: Array, rates: SgdRates, frame: Frame, *,
-    key: Key[Array, ""], logistic: Array | bool = False,
-) -> Frame:  # fmt: skip
-    """One step on the mean gradient of `samples` fresh sequences, with `rates` not over d."""
-    step_key, key = jax.random.split(key)
+def run_batches(
+    setting: Setting, dim: Array, samples: Array, rates: SgdRates, start: Start,
+    steps: UInt32[Array, " K"], read: Callable[[Frame, Array], Any], *, key: Key[Array, ""],
+    logistic: Array | bool = False,
+) -> Any:  # fmt: skip
+    """``read(frame, index)`` after each of the growing numbers of `steps` on `samples` sequences.
+
+    A step takes the mean gradient of its fresh sequences, and `rates` are not divided by d. Neither
+    d, nor `samples`, nor the numbers of steps are shapes. Call it with 64-bit types enabled.
+    """
+    row_key, sequence_key = jax.random.split(key)
+    dim, count = jnp.asarray(dim), jnp.asarray(samples, jnp.uint32)
+
+    def step(row: Array, frame: Frame) -> Frame:
+        normals, _, chis = jax.tree.map(lambda x: x[0], _table(setting, dim, row, 1, row_key))
+        # Row 0 makes the start, on no sequence.
+        taken = jnp.where(row == 0, np.uint32(0), count)
+        own_key = jax.random.fold_in(sequence_key, row)
+        gradients = _mean_gradients(setting, frame, logistic, taken, own_key)
+        moved = _moved(frame, gradients, rates, chis, normals[-1])
+        begun = start.frame(normals, chis)
+        return jax.tree.map(lambda b, m: jnp.where(row == 0, b, m), begun, moved)
+
+    def segment(state: tuple[Array, Frame], item: tuple[Array, Array]) -> Any:
+        first, frame = state
+        until, index = item
+        frame = lax.fori_loop(first, until, step, frame)
+        return (until, frame), read(frame, index)
+
+    rows = jnp.asarray(steps, jnp.uint32) + np.uint32(1)
+    order = jnp.arange(rows.shape[0], dtype=jnp.uint32)
+    nowhere = Frame(jnp.zeros(3, jnp.float64), jnp.zeros(4, jnp.float64))
+    return lax.scan(segment, (jnp.uint32(0), nowhere), (rows, order))[1]
+
+
+def _mean_gradients(
+    setting: Setting, frame: Frame, logistic: Array | bool, count: UInt32[Array, ""],
+    key: Key[Array, ""],
+) -> _Gradients:  # fmt: skip
+    """Of `count` fresh sequences, and 0 of none. The squares of a mean are those over count²."""
     columns = 4 * setting.irrelevant
-    size = int(np.clip(_NUMBERS_AT_ONCE // (8 * columns), 1, 256))
-    count = jnp.asarray(samples, jnp.uint32)
 
     def add(state: tuple[Array, _Gradients]) -> tuple[Array, _Gradients]:
         at, total = state
-        numbers = random_table.uniforms(key, at, size, columns + 2)
+        numbers = random_table.uniforms(key, at, _SEQUENCES_AT_ONCE, columns + 2)
         normals = jnp.float32(np.sqrt(2)) * lax.erf_inv(2 * numbers[:, :columns] - 1)
         rows = jax.vmap(lambda z, c: _sequence_gradients(setting, frame, logistic, z, c))(
             normals, numbers[:, columns:]
         )
-        kept = (at + jnp.arange(size, dtype=jnp.uint32) < count)[:, None]
+        places = at + jnp.arange(_SEQUENCES_AT_ONCE, dtype=jnp.uint32)
+        kept = (places < count)[:, None]
         sums = jax.tree.map(lambda x: jnp.where(kept, x, 0.0).sum(axis=0), rows)
         wide = jax.tree.map(lambda old, new: old + new.astype(jnp.float64), total, sums)
-        return at + np.uint32(size), wide
+        return at + np.uint32(_SEQUENCES_AT_ONCE), wide
 
     zero = _Gradients(*(jnp.zeros(n, jnp.float64) for n in (4, 4, 3)))
     _, total = lax.while_loop(lambda state: state[0] < count, add, (jnp.uint32(0), zero))
-    number = count.astype(jnp.float64)
-    mean = _Gradients(total.head / number, total.prompt / number, total.orthogonal / number**2)
-    normals, _, chis = jax.tree.map(lambda x: x[0], _table(setting, dim, jnp.uint32(0), 1, step_key))
-    return _moved(frame, mean, rates, chis, normals[-1])
+    number = jnp.maximum(count, 1).astype(jnp.float64)
+    return _Gradients(total.head / number, total.prompt / number, total.orthogonal / number**2)
 
 
 # --- starts and readings -------------------------------------------------------------------------

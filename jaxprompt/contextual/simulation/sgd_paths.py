@@ -1,4 +1,4 @@
-"""Independent paths of one-pass SGD, read at several times: what the claims on SGD are compared with.
+"""Independent paths of one-pass SGD, read at several times.
 
 One compiled program serves every dimension, every rate, both losses and as many times; the claims
 on the flow, on its fluctuations and on a frozen head share it.
@@ -74,7 +74,7 @@ def _sobol(count: int) -> np.ndarray:
 def _few_scores(count: int, key: Key[Array, ""]) -> Float32[Array, "nodes count"]:
     """A Sobol rule for `count` ≤ 256 normals, shifted by a uniform vector; beyond that normals.
 
-    As :func:`~jaxprompt.contextual.simulation.evaluation.fresh_scores`, with an eighth of its nodes.
+    As ``evaluation.fresh_scores``, with an eighth of its nodes.
     """
     if count > MOST_SOBOL_SCORES:
         return random_table.normals(key, 0, _NODES, count)
@@ -130,8 +130,8 @@ def _paths(
 
 def path_values(
     *, key: Key[Array, ""], trials: int, first: int, where: str, time: Any, dim: int,
-    head_rate: float, prompt_rate: float, head_norm: float, prompt_norm: float, loss: str = "square",
-    head_signal: float | None = None, **parameters: Any,
+    head_rate: float, prompt_rate: float, head_norm: float, prompt_norm: float,
+    loss: str = "square", head_signal: float | None = None, **parameters: Any,
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Of each trial the inner products and two estimates of the error, at every time.
 
