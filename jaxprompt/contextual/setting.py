@@ -12,6 +12,7 @@ The shift :math:`(\delta_q, \delta_w)` is drawn once per sequence from `shifts`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,6 +83,11 @@ class Setting:
         }
         wanted = (*DATA_LAW, GAIN)
         values = check_law(check_parameters(wanted, given, where=where, accepted=FAMILY), where)
+        return cls.of(values)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Setting:
+        """Build from what a claim has validated and completed; others are left out."""
         return cls(
             values["tokens"],
             values["relevant"],

@@ -125,20 +125,23 @@ def measure_runs(
             progress(done, len(design.runs))
         run_key = fold_in_parameters(key, run, claim.shared)
         trials = design.trials_of(run)
+        point = claim.point(dict(run))
         try:
-            estimates = claim.simulate(key=run_key, trials=trials, **run)
+            estimates = claim.simulate(point, key=run_key, trials=trials)
         except Exception as error:
             if _is_user_error(error):
                 raise
-            yield Cell(to_json_values(dict(run)), {}, error=traceback.format_exc())
+            yield Cell(
+                point.written_as(to_json_values(dict(run))), {}, error=traceback.format_exc()
+            )
             continue
         if claim.instance is not None:
-            values = claim.validated(dict(run), simulate=True)
+            values = claim.validated(point, simulate=True)
             simulation: Any = claim.simulation
             drawn = simulation.draw_instances(key=run_key, trials=trials, **values)
-            yield Cell(dict(run), estimates, instances=drawn)
+            yield Cell(point, estimates, instances=drawn)
         else:
-            yield from split_into_cells(run, estimates, claim.shared)
+            yield from split_into_cells(point, estimates, claim.shared)
     if progress:
         progress(len(design.runs), len(design.runs))
 
@@ -148,11 +151,12 @@ def compare_measured(
 ) -> list[Comparison]:
     """What was measured beside what `closed_form` predicts; nothing is judged yet."""
 
-    def predict(**params: Any) -> dict[str, Any]:
-        known = {p.name for p in (*claim.parameters, *claim.ignored)}
-        given = {n: v for n, v in params.items() if n in known}
+    known = {p.name for p in (*claim.parameters, *claim.ignored)}
+
+    def predict(point: Mapping[str, Any] | None = None, /, **params: Any) -> dict[str, Any]:
         drawn = {n: v for n, v in params.items() if n not in known}
-        values = claim.validated(given)
+        named = {n: v for n, v in params.items() if n in known}
+        values = claim.validated({**(point or {}), **named} if named or point is None else point)
         if not drawn:
             return claim.evaluate(closed_form, values)
         return evaluate_on_instances(closed_form, values, drawn)

@@ -6,6 +6,7 @@ their own functions, and everything else works on those.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,13 @@ from jaxprompt.core.figures import (
 )
 from jaxprompt.core.json_values import format_parameters, nonfinite_word, one_line
 from jaxprompt.core.keys import as_key
-from jaxprompt.core.parameters import Parameter, check_parameters, is_traced
+from jaxprompt.core.parameters import (
+    Parameter,
+    complete_parameters,
+    convert_parameters,
+    is_traced,
+)
+from jaxprompt.core.points import Point
 from jaxprompt.core.quantities import AtLeast, AtMost, Distribution, Quantity, Rate
 from jaxprompt.core.relation import Relation
 from jaxprompt.core.verdict import Verdict
@@ -227,9 +234,10 @@ class Claim:
 
     # --- the two sides ---
 
-    def predict(self, **params: Any) -> dict[str, Any]:
+    def predict(self, point: Mapping[str, Any] | None = None, /, **params: Any) -> dict[str, Any]:
         """Evaluate the closed form in float64; no model is sampled.
 
+        Parameters are given by name, or as one :meth:`point`, which is not validated again.
         Returns a dict from quantity name to a float, or to a float64 NumPy array when parameters
         were arrays (which ones may be is in :attr:`broadcasts`). A prediction with a standard
         error of its own has it under ``NAME_stderr``. Where :attr:`traceable` is set, the call
@@ -240,8 +248,9 @@ class Claim:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
             NumericalError: the closed form has no number there that float64 could hold.
         """
-        self._refuse_tracers(params, "predict", self.traceable)
-        values = self.validated(params)
+        given = _join(point, params)
+        self._refuse_tracers(given, "predict", self.traceable)
+        values = self.validated(given)
         remedy = "choose less extreme parameters"
         try:
             with np.errstate(all="ignore"):  # what comes of it is looked at below
@@ -274,10 +283,18 @@ class Claim:
         return bool(np.all(allowed))
 
     def simulate(
-        self, *, key: jax.Array | int, trials: int = 64, first: int = 0, **params: Any
+        self,
+        point: Mapping[str, Any] | None = None,
+        /,
+        *,
+        key: jax.Array | int,
+        trials: int = 64,
+        first: int = 0,
+        **params: Any,
     ) -> dict[str, Estimate]:
         """Measure the quantities on `trials` independent simulations.
 
+        Parameters are given by name, or as one :meth:`point`, which is not validated again.
         `key` is a JAX key or an integer seed. Trial `t` uses ``fold_in(key, t)``, so more trials
         keep the earlier ones. Parameters named in :attr:`shared` may be arrays. Where
         :attr:`continues` is set, `first` is the index of the first trial: ``stats.combine`` of
@@ -288,9 +305,10 @@ class Claim:
             NumericalError: the simulation cannot be done there, or a mean or a standard error is
                 not finite.
         """
-        self._refuse_tracers({**params, "key": key}, "simulate", False)
+        given = _join(point, params)
+        self._refuse_tracers({**given, "key": key}, "simulate", False)
         self._check_trials(trials, first)
-        values = self.validated(params, simulate=True)
+        values = self.validated(given, simulate=True)
         more = {"first": int(first)} if first else {}
         try:
             with np.errstate(all="ignore"), own_settings():  # what comes of it is looked at below
@@ -338,8 +356,24 @@ class Claim:
                 f"{self.id}: {what} cannot run under jit or vmap; call it on numbers or arrays"
             )
 
+    def point(self, parameters: Mapping[str, Any] | None = None, /, **named: Any) -> Point:
+        """Parameters, validated once: a frozen point, which both sides, keys and labels take.
+
+        What a side needs beyond them is completed, or refused, when that side is first asked for.
+
+        Raises:
+            ParameterError: a parameter is unknown or outside what is allowed.
+        """
+        given = _join(parameters, named)
+        if isinstance(given, Point) and given.claim_id == self.id:
+            return given
+        values = convert_parameters(self.parameters, given, where=self.id, accepted=self.ignored)
+        return Point(self.id, given, values)
+
     def validated(self, params: Mapping[str, Any], simulate: bool = False) -> dict[str, Any]:
-        """`params` checked, converted and completed; with `simulate`, what a simulation needs.
+        """What the closed form takes at a point; with `simulate`, what the simulation takes.
+
+        `params` is a point, or parameters of which one is made: checked, converted, completed.
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
@@ -347,9 +381,11 @@ class Claim:
         """
         if simulate and self.extra:
             self.extra.require(self.id)
-        values = check_parameters(
-            self.parameters, params, where=self.id, accepted=self.ignored, simulate=simulate
-        )
+        complete = functools.partial(self._complete, simulate=simulate)
+        return self.point(params).completed(simulate, complete)
+
+    def _complete(self, converted: dict[str, Any], *, simulate: bool) -> dict[str, Any]:
+        values = complete_parameters(self.parameters, converted, where=self.id, simulate=simulate)
         if simulate:
             self._refuse_arrays(values)
         return self.check_parameters(values, self.id) if self.check_parameters else values
@@ -477,6 +513,13 @@ class Claim:
         from jaxprompt.core.checking import measure_runs
 
         return measure_runs(self, design, key, progress)
+
+
+def _join(point: Mapping[str, Any] | None, named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A point, or parameters given by name; names given beside a point replace its own."""
+    if point is None:
+        return named
+    return {**point, **named} if named else point
 
 
 def _is_integer(value: object) -> bool:

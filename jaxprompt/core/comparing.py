@@ -60,7 +60,7 @@ def compare_cells(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
     for cell in cells:
         if not cell.estimates:
             continue
-        predicted = predict(**cell.parameters)
+        predicted = predict(cell.parameters)
         for name, estimate in cell.estimates.items():
             quantity = claim.quantity(name)
             if name not in predicted:
@@ -174,7 +174,7 @@ def axis_labels(
     along: Any = parameters.get(quantity.axis)
     if np.ndim(along) == 1 and len(along) == shape[0]:
         return [f"{quantity.axis} = {value:g}" for value in along]
-    return [f"{quantity.axis}[{place}]" for place in range(shape[0])]
+    return [f"{quantity.axis}[{index}]" for index in range(shape[0])]
 
 
 def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> list[Comparison]:
@@ -186,8 +186,8 @@ def compare_limit(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
         if not members:
             continue
         sizes = [cell.parameters[claim.size] for cell in members]
-        at = [predict(**cell.parameters) for cell in members]
-        limit = predict(**_without_size(claim, shared, members[-1].parameters))
+        at = [predict(cell.parameters) for cell in members]
+        limit = predict(_without_size(claim, shared, members[-1].parameters))
         for name, estimate in members[-1].estimates.items():
             quantity = claim.quantity(name)
             if name not in limit or not _mark_compared(quantity, shared, compared):
@@ -280,17 +280,17 @@ def _limit_along_axis(
     name = quantity.name
     places = list(np.ndindex(np.shape(members[-1].estimates[name].mean)))
     rows: list[Comparison] = []
-    for place in places:
-        values = {n: np.asarray(v)[place] if np.ndim(v) else v for n, v in limit.items()}
+    for index in places:
+        values = {n: np.asarray(v)[index] if np.ndim(v) else v for n, v in limit.items()}
         rows.append(
             _one_limit(
                 claim,
                 quantity,
                 where,
                 sizes,
-                [float(np.broadcast_to(p[name], np.shape(members[-1].estimates[name].mean))[place])
+                [float(np.broadcast_to(p[name], np.shape(members[-1].estimates[name].mean))[index])
                  for p in at],
-                [cell.estimates[name].at(place) for cell in members],
+                [cell.estimates[name].at(index) for cell in members],
                 values,
             )
         )  # fmt: skip
@@ -310,7 +310,7 @@ def compare_rates(claim: Claim, cells: Sequence[Cell], predict: Predictor) -> li
         if not members:
             continue
         sizes = [float(cell.parameters[claim.size]) for cell in members]
-        predicted = predict(**members[-1].parameters)
+        predicted = predict(members[-1].parameters)
         for name in members[-1].estimates:
             quantity = claim.quantity(name)
             if name not in predicted or not _mark_compared(quantity, shared, compared):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.core.json_values import to_json_values
+from jaxprompt.core.points import Point
 from jaxprompt.stats import Estimate
 
 __all__ = ["Cell", "Design", "Run", "split_into_cells"]
@@ -136,25 +137,40 @@ class Design:
         return Design(*kept, trials=self.trials, partial=True)
 
 
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, str) or isinstance(other, str):
-        return one == other
-    return other is not None and bool(np.all(np.asarray(one) == np.asarray(other)))
+def _same(first: Any, other: Any) -> bool:
+    if isinstance(first, str) or isinstance(other, str):
+        return first == other
+    return other is not None and bool(np.all(np.asarray(first) == np.asarray(other)))
 
 
 def split_into_cells(
     params: Mapping[str, Any], estimates: Mapping[str, Estimate], shared: Sequence[str]
 ) -> Iterator[Cell]:
-    """Split one run's estimates into a cell for each combination of its shared arrays."""
+    """Split one run's estimates into a cell for each combination of its shared arrays.
+
+    The cells of a :class:`Point` have points too, which take its values over.
+    """
     axes = [name for name in shared if name in params and np.ndim(params[name]) == 1]
-    values = [list(to_json_values(params[name])) for name in axes]
+    lengths = [len(params[name]) for name in axes]
     if not axes:
-        yield Cell(to_json_values(dict(params)), dict(estimates))
+        yield Cell(_rewritten(params, {}), dict(estimates))
         return
-    for index in itertools.product(*(range(len(v)) for v in values)):
-        point = {**params, **{n: v[i] for n, v, i in zip(axes, values, index, strict=True)}}
+    for index in itertools.product(*map(range, lengths)):
+        position = dict(zip(axes, index, strict=True))
         cells = {name: _entry(estimate, index) for name, estimate in estimates.items()}
-        yield Cell(to_json_values(point), cells)
+        yield Cell(_rewritten(params, position), cells)
+
+
+def _rewritten(params: Mapping[str, Any], position: Mapping[str, int]) -> Mapping[str, Any]:
+    """Parameters as plain lists and numbers; of arrays in `position`, the entry there."""
+    single = {name: params[name][place] for name, place in position.items()}
+    written = to_json_values({**params, **single})
+    if not isinstance(params, Point):
+        return written
+    if not position:
+        return params.written_as(written)
+    values = params.canonical_values
+    return params.changed(written, {n: values[n][at].item() for n, at in position.items()})
 
 
 def _entry(estimate: Estimate, index: tuple[int, ...]) -> Estimate:

@@ -53,7 +53,7 @@ def compare_instances(claim: Claim, cells: Sequence[Cell], predict: Predictor) -
     for cell in cells:
         if cell.instances is None:
             continue
-        right = predict(**cell.parameters, **cell.instances)
+        right = predict(cell.parameters, **cell.instances)
         rounding = _left_rounding(claim, cell)
         for name, estimate in cell.estimates.items():
             if name not in right:
@@ -95,9 +95,9 @@ def evaluate_on_instances(
             ]
         stacked = {n: np.stack([np.asarray(row[n], np.float64) for row in rows]) for n in rows[0]}
         return {n: DrawnSide(v, np.zeros(len(v))) for n, v in stacked.items()}
-    found = {name: np.asarray(value, np.float64) for name, value in sides.items()}
-    rounding = _estimate_rounding(side, drawn, found)
-    return {name: DrawnSide(value, rounding[name]) for name, value in found.items()}
+    numbers = {name: np.asarray(value, np.float64) for name, value in sides.items()}
+    rounding = _estimate_rounding(side, drawn, numbers)
+    return {name: DrawnSide(value, rounding[name]) for name, value in numbers.items()}
 
 
 class _Frozen(NamedTuple):
@@ -137,18 +137,18 @@ def _left_side_of(simulation: Any, fixed: tuple[tuple[str, Any], ...]) -> Side:
     return _on_every_draw(simulation.trial_of_instance(values))
 
 
-def _on_every_draw(one: Side) -> Side:
+def _on_every_draw(side: Side) -> Side:
     # Not `vmap`: batched factorisations in one program can wait for each other for ever.
-    return jax.jit(lambda drawn: jax.lax.map(one, drawn))
+    return jax.jit(lambda drawn: jax.lax.map(side, drawn))
 
 
 def _left_rounding(claim: Claim, cell: Cell) -> dict[str, np.ndarray]:
     """What float64 arithmetic may have moved the measured side by, on every draw."""
-    values = claim.validated(dict(cell.parameters), simulate=True)
+    values = claim.validated(cell.parameters, simulate=True)
     fixed = tuple((n, _frozen(v)) for n, v in values.items())
     side = _left_side_of(claim.simulation, fixed)
-    found = {n: np.asarray(e.values) for n, e in cell.estimates.items() if e.values is not None}
-    return _estimate_rounding(side, cell.instances, found)
+    numbers = {n: np.asarray(e.values) for n, e in cell.estimates.items() if e.values is not None}
+    return _estimate_rounding(side, cell.instances, numbers)
 
 
 def _estimate_rounding(

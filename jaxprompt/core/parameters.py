@@ -19,6 +19,8 @@ __all__ = [
     "REQUIRED",
     "Parameter",
     "check_parameters",
+    "complete_parameters",
+    "convert_parameters",
     "is_traced",
 ]
 
@@ -94,7 +96,9 @@ class Parameter:
     def _range(self) -> str:
         low = "" if self.low == -math.inf else f"{'>' if self.open_low else '≥'} {self.low:g}"
         high = "" if self.high == math.inf else f"{'<' if self.open_high else '≤'} {self.high:g}"
-        return "".join(f" {part}" for part in [" and ".join(filter(None, [low, high]))] if part)
+        return "".join(
+            f" {bounds}" for bounds in [" and ".join(filter(None, [low, high]))] if bounds
+        )
 
     def describe(self) -> dict[str, Any]:
         """Name, meaning, symbol, what is allowed and the default, as plain values."""
@@ -214,6 +218,22 @@ def check_parameters(
     that one set of model parameters serves every claim of a family. Parameters left out with
     default None are absent from the result.
     """
+    values = convert_parameters(parameters, given, where=where, accepted=accepted)
+    return complete_parameters(parameters, values, where=where, simulate=simulate)
+
+
+def convert_parameters(
+    parameters: Sequence[Parameter],
+    given: Mapping[str, Any],
+    *,
+    where: str = "",
+    accepted: Sequence[Parameter] = (),
+) -> dict[str, Any]:
+    """`given` in canonical form; None, which leaves a parameter out, is absent.
+
+    Raises:
+        ParameterError: a name is unknown, or a value outside what is allowed.
+    """
     known = {p.name: p for p in (*accepted, *parameters)}
     unknown = [name for name in given if name not in known]
     if unknown:
@@ -224,11 +244,26 @@ def check_parameters(
             f"use one of {', '.join(known)}{suggest(unknown[0], known, most=1)}",
             where,
         )
-    result = {
+    return {
         name: known[name].convert(value, where)
         for name, value in given.items()
         if value is not None
     }
+
+
+def complete_parameters(
+    parameters: Sequence[Parameter],
+    values: Mapping[str, Any],
+    *,
+    where: str = "",
+    simulate: bool = False,
+) -> dict[str, Any]:
+    """Converted `values` with the defaults of those that one side needs and that were left out.
+
+    Raises:
+        ParameterError: one without a default is missing.
+    """
+    result = dict(values)
     for parameter in parameters:
         if parameter.name in result or (parameter.simulate_only and not simulate):
             continue

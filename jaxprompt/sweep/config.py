@@ -20,6 +20,7 @@ import numpy as np
 from jaxprompt.core.claim import MOST_TRIALS, Claim
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.core.points import Point
 from jaxprompt.core.registry import claim as find_claim
 from jaxprompt.errors import UsageError, short, suggest
 from jaxprompt.sweep.store import MOST_CELLS, variables
@@ -85,7 +86,12 @@ class Sweep:
                 raise UsageError(
                     f"[grid] `{name}` = {short(list(values))}: a value repeats; remove the repeat"
                 )
-        values = {"claim": target.id, "grid": lists, "fixed": validated, "_target": target}
+        canonical_values = {
+            n: tuple(_canonical_value(declared.get(n), v, target) for v in vs)
+            for n, vs in (*((n, (v,)) for n, v in validated.items()), *lists.items())
+        }
+        values = {"claim": target.id, "grid": lists, "fixed": validated}
+        values |= {"_target": target, "_canonical": canonical_values}
         for name, value in (*values.items(), ("trials", int(trials)), ("seed", int(seed))):
             object.__setattr__(self, name, value)
         if math.prod(self.shape) > MOST_CELLS:
@@ -93,8 +99,10 @@ class Sweep:
                 f"[grid] has {math.prod(self.shape)} cells: must be at most {MOST_CELLS}; split "
                 "the sweep into several files"
             )
+        if not declared.keys() >= {*lists, *validated}:
+            target.point(self.parameters((0,) * len(self.shape)))  # refuses the unknown name
         for index in self._indices_to_validate(target):
-            target.validated(self.parameters(index), simulate=True)
+            target.validated(self.point(index), simulate=True)
 
     def _indices_to_validate(self, target: Claim) -> Iterable[tuple[int, ...]]:
         """Every cell, or one for each value where the claim does not judge combinations."""
@@ -168,6 +176,18 @@ class Sweep:
         chosen = {n: v[i] for (n, v), i in zip(self.grid.items(), index, strict=True)}
         return {**self.fixed, **chosen}
 
+    def point(self, index: tuple[int, ...]) -> Point:
+        """One cell as a point of the claim, of values that were validated with the grid."""
+        return self.point_of(self.parameters(index), dict(zip(self.grid, index, strict=True)))
+
+    def point_of(self, written: Mapping[str, Any], position: Mapping[str, int | None]) -> Point:
+        """A point at these positions along the grid; None stands for all values of a dimension."""
+        known: Mapping[str, tuple[Any, ...]] = self._canonical  # pyright: ignore
+        values = {name: known[name][0] for name in self.fixed}
+        for name, place in position.items():
+            values[name] = np.asarray(known[name]) if place is None else known[name][place]
+        return Point(self.claim, written, values)
+
 
 # --- values ---
 
@@ -202,6 +222,13 @@ def _validated_value(parameter: Parameter | None, value: Any, target: Claim) -> 
     if parameter is None:
         return value
     return _plain(parameter.convert(value, target.id))
+
+
+def _canonical_value(parameter: Parameter | None, value: Any, target: Claim) -> Any:
+    """A validated value as both sides of the claim take it: a table is an array or tuples there."""
+    if parameter is None or not isinstance(value, tuple):
+        return value
+    return parameter.convert(value, target.id)
 
 
 def _plain(value: Any) -> Any:

@@ -169,7 +169,8 @@ def _stored_predictor(sweep: Sweep, store: SweepStore, grid: Grid) -> Callable[.
     makers = (float, AtMost, AtLeast)
     count = len(sweep.fixed) + len(grid)
 
-    def predict(**parameters: Any) -> dict[str, Any]:
+    def predict(point: Mapping[str, Any] | None = None, /, **named: Any) -> dict[str, Any]:
+        parameters = named if point is None else {**point, **named} if named else point
         if len(parameters) == count:
             try:
                 index = tuple(places[_hashable(parameters[n])] for n, places in grid.items())

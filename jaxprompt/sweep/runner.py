@@ -374,7 +374,7 @@ def _follow_edit(sweep: Sweep, store: SweepStore, changed: list[str]) -> str:
         fresh: dict[tuple[int, ...], dict[str, float]] = {}
         for index in map(tuple, held.tolist()):
             try:
-                predicted = target.predict(**sweep.parameters(index))
+                predicted = target.predict(sweep.point(index))
             except JaxpromptError as error:
                 raise UsageError(
                     f"--out '{store.folder}': the closed form of {sweep.claim} has changed and "

@@ -116,7 +116,9 @@ def make_tasks(
         for run, place in zip(runs.tolist(), places, strict=True):
             chosen = {n: sweep.grid[n][i] for n, i in zip(outer, place, strict=True)}
             # In file order, as a cell's parameters are.
-            values = {**sweep.fixed, **{n: lists[n] if n in lists else chosen[n] for n in names}}
+            written = {**sweep.fixed, **{n: lists[n] if n in lists else chosen[n] for n in names}}
+            position = {n: None if n in lists else place[outer.index(n)] for n in names}
+            values = sweep.point_of(written, position)
             joined = ((*place, *more) for more in inner_places)
             every = tuple(tuple(at[i] for i in place_of) for at in joined)
             common = (claim or target, sweep.seed, sweep.trials, values, every)
@@ -180,7 +182,8 @@ def _compute(task: Task) -> list[CellResult]:
     target = _claim_of(task)
     key = _task_key(task.seed, _task_checksum(task, target))
     more = {"first": task.first} if task.first else {}
-    estimates = target.simulate(key=key, trials=task.trials - task.first, **more, **task.run)
+    run = target.point(task.run)
+    estimates = target.simulate(run, key=key, trials=task.trials - task.first, **more)
     names = list(task.run)
     shared = [n for n in names if n in target.shared and isinstance(task.run[n], list)]
     stored, results = set(task.stored), []
@@ -191,14 +194,15 @@ def _compute(task: Task) -> list[CellResult]:
     points = itertools.product(*(task.run[n] for n in shared))
     for cell, (index, values) in enumerate(zip(task.indices, points, strict=True)):
         if index in stored:
-            parameters = {**task.run, **dict(zip(shared, values, strict=True))}
+            single = dict(zip(shared, values, strict=True))
+            point = run.changed(single, single) if single else run
             found = {
                 name: stats.Estimate(
                     float(mean[cell]), float(stderr[cell]), e.trials, kind=e.kind, dof=e.dof
                 )
                 for name, (mean, stderr, e) in arrays.items()
             }
-            results.append(CellResult(index, target.predict(**parameters), found))
+            results.append(CellResult(index, target.predict(point), found))
     return results
 
 

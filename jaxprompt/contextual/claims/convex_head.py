@@ -190,7 +190,7 @@ def simulate(
             "give a small one, such as 1e-3, or take the hinge loss for the max-margin head",
             CLAIM.id,
         )  # fmt: skip
-    setting = Setting.make(**{n: params[n] for n in SETTING_NAMES}, where=CLAIM.id)
+    setting = Setting.of(params)
     heads, gaps = _learn(setting, dim, sample_counts(dim, ratio), loss, ridge, trials, key)
     if not gaps.max() <= GAP:
         why = "; without ridge every training set must be separable" if ridge == 0 else ""

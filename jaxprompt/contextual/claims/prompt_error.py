@@ -25,7 +25,6 @@ from jaxprompt.contextual.parameters import (
     RATIO,
     RIDGE,
     SAMPLES,
-    SETTING_NAMES,
     check_law_and_ratio,
     optional,
     sample_counts,
@@ -160,7 +159,7 @@ def simulate(
     ratios, ridges = params["ratio"], params["ridge"]
     samples = sample_counts(dim, ratios)
     distinct = tuple(sorted(set(np.atleast_1d(samples).tolist())))
-    setting = _padded(Setting.make(**{n: params[n] for n in SETTING_NAMES}, where=CLAIM.id))
+    setting = _padded(Setting.of(params))
     with jax.enable_x64(True):
         table = simulate_trials(
             setting,
