@@ -201,8 +201,8 @@ def grouped_prefixed_heads(
         prefixed_head, mask=mask, prefix_mask=prefix_mask, scale=scale, soft_cap=soft_cap
     )
 
-    def one_head(query: Array, *rest: Any) -> PrefixedOutput:
-        return head(query, *rest[:-1], sink_score=rest[-1])
+    def one_head(query: Array, *others: Any) -> PrefixedOutput:
+        return head(query, *others[:-1], sink_score=others[-1])
 
     shared = (keys, values, prefix_keys, prefix_values)
     return _over_groups(one_head, queries, shared, sink_scores)
@@ -255,7 +255,9 @@ def _over_groups(one_head: Any, queries: Any, shared: tuple[Any, ...], sinks: An
         return x.reshape(groups, heads // groups, *x.shape[1:])
 
     sinks = None if sinks is None else grouped(jnp.asarray(sinks))
-    own = None if sinks is None else 0
-    within = jax.vmap(one_head, in_axes=(0, *[None] * len(shared), own))
-    found = jax.vmap(within, in_axes=(0, *[0] * len(shared), own))(grouped(queries), *shared, sinks)
-    return jax.tree.map(lambda x: x.reshape(heads, *x.shape[2:]), found)
+    sink_axis = None if sinks is None else 0
+    within = jax.vmap(one_head, in_axes=(0, *[None] * len(shared), sink_axis))
+    outputs = jax.vmap(within, in_axes=(0, *[0] * len(shared), sink_axis))(
+        grouped(queries), *shared, sinks
+    )
+    return jax.tree.map(lambda x: x.reshape(heads, *x.shape[2:]), outputs)

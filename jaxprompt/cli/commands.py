@@ -440,8 +440,8 @@ def run_sweep(options: argparse.Namespace) -> int:
     counts = collections.Counter(map(str, result.dataset["status"].values.ravel().tolist()))
     summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     if options.json:
-        found = {"out": str(out), "cells": sum(counts.values()), "status": counts}
-        terminal.print_json({**found, "errors": result.errors})
+        summary_json = {"out": str(out), "cells": sum(counts.values()), "status": counts}
+        terminal.print_json({**summary_json, "errors": result.errors})
     else:
         print(f"{sum(counts.values())} cells: {summary}; open with jaxprompt.load({str(out)!r})")
     if result.errors:

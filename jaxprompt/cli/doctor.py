@@ -137,7 +137,7 @@ def _cache() -> Finding:
         )
     made = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     remedy = f"set {cache_folder.CACHE_FOLDER_VARIABLE} to a folder you may write to"
-    found = _writable("cache", made, remedy)
-    if found.state == "problem":
-        return found._replace(state="absent")
-    return found._replace(found=str(folder) + ("" if made == folder else ", not made yet"))
+    finding = _writable("cache", made, remedy)
+    if finding.state == "problem":
+        return finding._replace(state="absent")
+    return finding._replace(found=str(folder) + ("" if made == folder else ", not made yet"))

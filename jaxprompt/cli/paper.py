@@ -12,20 +12,21 @@ from jaxprompt.errors import UsageError
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
 
-__all__ = ["print_citation", "print_table"]
+__all__ = ["claim_named", "print_citation", "print_table"]
 
 
 def print_table(options: argparse.Namespace) -> int:
     """Print the rows of a claim's check as a table, from a run or measured now."""
     from jaxprompt.presentation.paper import paper_table
 
-    entry = _claim_named(options.id)
-    found = _stored_entry(entry, options) if options.source else _checked_entry(entry, options)
-    print(paper_table(entry, found["rows"], options.format), end="")
+    entry = claim_named(options.id)
+    checked = _stored_entry(entry, options) if options.source else _checked_entry(entry, options)
+    print(paper_table(entry, checked["rows"], options.format), end="")
     return 0
 
 
-def _claim_named(name: str) -> Claim:
+def claim_named(name: str) -> Claim:
+    """The one claim of that name; UsageError where it names several."""
     from jaxprompt.core.registry import select
 
     chosen = select([name])
@@ -38,9 +39,9 @@ def _claim_named(name: str) -> Claim:
 def _stored_entry(entry: Claim, options: argparse.Namespace) -> Mapping[str, Any]:
     from jaxprompt.presentation import report
 
-    for found in report.read_report(options.source)["claims"]:
-        if found["id"] == entry.id:
-            return found
+    for stored in report.read_report(options.source)["claims"]:
+        if stored["id"] == entry.id:
+            return stored
     raise UsageError(f"'{options.source}' holds no check of {entry.id}: drop --from, or check it")
 
 
@@ -57,5 +58,5 @@ def print_citation(options: argparse.Namespace) -> int:
     import jaxprompt
     from jaxprompt.presentation.paper import bibliography
 
-    print(bibliography(_claim_named(options.id), jaxprompt.__version__), end="")
+    print(bibliography(claim_named(options.id), jaxprompt.__version__), end="")
     return 0

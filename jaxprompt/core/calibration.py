@@ -159,10 +159,10 @@ def reduced(
         raise ParameterError("least", least, "≥ 2", "a standard error needs two trials", claim.id)
     design = claim.designs[profile]
     places = range(len(design.runs)) if runs is None else runs
-    for place in places:
-        if not -len(design.runs) <= place < len(design.runs):
+    for index in places:
+        if not -len(design.runs) <= index < len(design.runs):
             raise ParameterError(
-                "runs", place, f"below {len(design.runs)}", "name runs of the design", claim.id
+                "runs", index, f"below {len(design.runs)}", "name runs of the design", claim.id
             )
 
     changes, options = dict(changes or {}), dict(options or {})
@@ -185,7 +185,7 @@ def reduced(
 
     kept = [
         Run({**run, **changes}, trials=fewer(design.trials_of(run)))
-        for run in (design.runs[place] for place in places)
+        for run in (design.runs[index] for index in places)
     ]
     smaller = {
         **claim.designs,
@@ -214,7 +214,7 @@ def check_under_seeds(
     for seed in seeds:
         started = time.process_time()
         verdict = kept.check(profile, int(seed))
-        wrong = {name: found.status for name, found in kept.falsify_cells(verdict).items()}
+        wrong = {name: judged.status for name, judged in kept.falsify_cells(verdict).items()}
         loose = verdict.status
         if verdict.rows:
             rows = stats.decide(kept.comparisons(verdict.cells), LOOSE)

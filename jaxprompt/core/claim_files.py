@@ -45,33 +45,33 @@ def run_claim_file(path: str | Path) -> dict[str, Any]:
         raise UsageError(
             f"file of claims '{path}' cannot be read ({error.strerror}): check the path"
         ) from None
-    place = Path(path).resolve()
-    package = _open_folder(place.parent)
-    module = types.ModuleType(f"{package}.{place.stem}")
-    module.__file__ = str(place)
+    file = Path(path).resolve()
+    package = _open_folder(file.parent)
+    module = types.ModuleType(f"{package}.{file.stem}")
+    module.__file__ = str(file)
     module.__dict__["__builtins__"] = _FOLDERS[package]
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            exec(compile(text, str(place), "exec"), module.__dict__)
+            exec(compile(text, str(file), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         if before is None:
             del sys.modules[module.__name__]
         else:
             sys.modules[module.__name__] = before
-        raise UsageError(_describe_failure(error, str(place), str(path))) from error
+        raise UsageError(_describe_failure(error, str(file), str(path))) from error
     return vars(module)
 
 
 def modules_beside(path: str | Path) -> list[types.ModuleType]:
     """The modules that were imported from the folder of a file of claims, without that file."""
-    place = Path(path).resolve()
-    package = _package_name(place.parent)
+    file = Path(path).resolve()
+    package = _package_name(file.parent)
     return [
         module
         for name, module in sys.modules.items()
-        if name.startswith(f"{package}.") and getattr(module, "__file__", None) != str(place)
+        if name.startswith(f"{package}.") and getattr(module, "__file__", None) != str(file)
     ]
 
 
@@ -116,10 +116,10 @@ def _open_folder(folder: Path) -> str:
 def _state(module: types.ModuleType) -> tuple[int, int]:
     """What changes when a module's file is edited: time and size, or zeros without a file."""
     try:
-        found = os.stat(str(module.__file__))
+        status = os.stat(str(module.__file__))
     except OSError:
         return 0, 0
-    return found.st_mtime_ns, found.st_size
+    return status.st_mtime_ns, status.st_size
 
 
 class _Loader(SourceFileLoader):
@@ -164,8 +164,8 @@ def _importer(package: str, folder: Path) -> Callable[..., Any]:
     ) -> types.ModuleType:
         head = name.partition(".")[0]
         if level == 0 and _stands_beside(head, package, folder):
-            found = builtins.__import__(f"{package}.{name}", globals, locals, fromlist or (), 0)
-            return found if fromlist else getattr(found, head)
+            module = builtins.__import__(f"{package}.{name}", globals, locals, fromlist or (), 0)
+            return module if fromlist else getattr(module, head)
         return builtins.__import__(name, globals, locals, fromlist or (), level)
 
     return import_beside

@@ -257,8 +257,12 @@ def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:
     if spec.design is not None or (spec.series and spec.panel):
         return spec.series, spec.panel
     runs = claim.designs["quick"].runs
-    seen = {name: {canonical({"": run.get(name)}) for run in runs} for run in runs for name in run}
-    several = [n for n, found in seen.items() if len(found) > 1 or np.ndim(runs[0].get(n, 0)) == 1]
+    visited = {
+        name: {canonical({"": run.get(name)}) for run in runs} for run in runs for name in run
+    }
+    several = [
+        n for n, values in visited.items() if len(values) > 1 or np.ndim(runs[0].get(n, 0)) == 1
+    ]
     free = [n for n in several if n not in ("trials", spec.x, spec.series, spec.panel)]
     series = spec.series
     if not series and claim.size in free:
@@ -278,5 +282,5 @@ def _abscissae(claim: Claim, spec: Curves, whole: bool) -> tuple[float, ...]:
     design = spec.design or claim.designs["quick"]
     places = [float(v) for run in design.runs for v in np.ravel(run[spec.x])]
     spaced = np.geomspace if spec.log_x else np.linspace
-    found = spaced(min(places), max(places), 81)
-    return tuple(float(v) for v in (np.unique(np.round(found)) if whole else found))
+    grid = spaced(min(places), max(places), 81)
+    return tuple(float(v) for v in (np.unique(np.round(grid)) if whole else grid))

@@ -68,11 +68,13 @@ def claims(family: str | None = None) -> tuple[Claim, ...]:
         return tuple(_table().values())
     if family in FAMILIES:
         brought = [c for c, _ in _user_claims.values() if c.family == family]
-        own = [c for c in _table().values() if c.family == family]
-        return tuple(sorted([*own, *brought], key=lambda c: c.id))
-    found = [c for c, _ in _user_claims.values() if c.family == family] or _load_installed(family)
-    if found:
-        return tuple(sorted(found, key=lambda c: c.id))
+        packaged = [c for c in _table().values() if c.family == family]
+        return tuple(sorted([*packaged, *brought], key=lambda c: c.id))
+    brought_claims = [c for c, _ in _user_claims.values() if c.family == family] or _load_installed(
+        family
+    )
+    if brought_claims:
+        return tuple(sorted(brought_claims, key=lambda c: c.id))
     known = (*FAMILIES, *installed(), *sorted({c.family for c, _ in _user_claims.values()}))
     raise UnknownClaimError(
         f"unknown family {short(family)}: the families are {', '.join(dict.fromkeys(known))}"
@@ -218,23 +220,23 @@ def _other_claims(source: str) -> list[Claim]:
     return [entry for entry, other in _user_claims.values() if not _same_source(other, source)]
 
 
-def _same_source(one: str, other: str) -> bool:
+def _same_source(first: str, other: str) -> bool:
     """Whether two sources are one: two spellings of a path name the same file."""
-    if one.endswith(".py") and other.endswith(".py"):
-        return Path(one).resolve() == Path(other).resolve()
-    return one == other
+    if first.endswith(".py") and other.endswith(".py"):
+        return Path(first).resolve() == Path(other).resolve()
+    return first == other
 
 
 def _claims_of(listed: Any, source: str) -> tuple[Claim, ...]:
     try:
-        found = tuple(listed)
+        claims_listed = tuple(listed)
     except TypeError:
-        found = ()
-    if not found or not all(isinstance(entry, Claim) for entry in found):
+        claims_listed = ()
+    if not claims_listed or not all(isinstance(entry, Claim) for entry in claims_listed):
         raise UsageError(
             f"{source} brings no claims: define some (jaxprompt.Claim), or list them in CLAIMS"
         )
-    return found
+    return claims_listed
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -245,16 +247,16 @@ def installed() -> dict[str, EntryPoint]:
     """
     from importlib.metadata import entry_points
 
-    found: dict[str, EntryPoint] = {}
+    announced: dict[str, EntryPoint] = {}
     for point in entry_points(group=ENTRY_POINTS):
-        taken = "jaxprompt" if point.name in FAMILIES else _package(found.get(point.name))
+        taken = "jaxprompt" if point.name in FAMILIES else _package(announced.get(point.name))
         if taken:
             raise UsageError(
                 f"{_package(point)} and {taken} both bring a family '{point.name}': "
                 "uninstall one of them, or rename its entry point"
             )
-        found[point.name] = point
-    return found
+        announced[point.name] = point
+    return announced
 
 
 def _load_installed(family: str) -> tuple[Claim, ...]:
@@ -269,14 +271,14 @@ def _load_installed(family: str) -> tuple[Claim, ...]:
             f"family '{family}' of {source} cannot be loaded "
             f"({type(error).__name__}: {error}): repair or uninstall that package"
         ) from error
-    found = _claims_of(listed, source)
-    for entry in found:
+    claims_listed = _claims_of(listed, source)
+    for entry in claims_listed:
         if entry.family != family:
             raise UsageError(
                 f"{source} lists the claim '{entry.id}' in the family '{family}': "
                 "give each family an entry point of its own"
             )
-    return register(found, source)
+    return register(claims_listed, source)
 
 
 def _package(point: EntryPoint | None) -> str:

@@ -155,20 +155,20 @@ def attend(
     else:
         query = project(content[..., size - rows :, :], 0, width)[..., 0, :, :]
         pairs = project(content, width, 3 * width)
-    seen, count = attention_mask(rows, size, causal), 0
+    visible, count = attention_mask(rows, size, causal), 0
     if prefix is not None:
         # The same for every sequence, so it is projected once.
         count = prefix.shape[0]
-        own = jnp.broadcast_to(
+        prefix_pairs = jnp.broadcast_to(
             project(prefix, width, 3 * width), (*pairs.shape[:-4], count, *pairs.shape[-3:])
         )
-        pairs = jnp.concatenate([own, pairs], axis=-4)
-        seen = jnp.concatenate([jnp.ones((rows, count), bool), seen], axis=1)
+        pairs = jnp.concatenate([prefix_pairs, pairs], axis=-4)
+        visible = jnp.concatenate([jnp.ones((rows, count), bool), visible], axis=1)
     if present is not None:
         there = jnp.pad(present, [(0, 0)] * (present.ndim - 1) + [(count, 0)], constant_values=True)
-        seen = seen & there[..., None, None, :]
+        visible = visible & there[..., None, None, :]
     key, value = pairs[..., 0, :, :], pairs[..., 1, :, :]
-    output, pattern = attention_with_vjp(query, key, value, seen)
+    output, pattern = attention_with_vjp(query, key, value, visible)
     return Attended(output, pattern[..., :count], pattern[..., count:])
 
 
@@ -192,11 +192,11 @@ def attention_with_vjp(
     return _attention_forward(query, key, value, seen)[0]
 
 
-def _attention_forward(query: Array, key: Array, value: Array, seen: Array) -> tuple[Any, Any]:
+def _attention_forward(query: Array, key: Array, value: Array, visible: Array) -> tuple[Any, Any]:
     batch, heads = query.shape[:-3], query.shape[-2]
     q, k, v = _one_matrix_a_head(query), _one_matrix_a_head(key), _one_matrix_a_head(value)
     scores = _score_scale(q) * (q @ _transpose(k))
-    scores = jnp.where(seen, scores.reshape(*batch, heads, *scores.shape[1:]), -jnp.inf)
+    scores = jnp.where(visible, scores.reshape(*batch, heads, *scores.shape[1:]), -jnp.inf)
     pattern = jax.nn.softmax(scores, axis=-1)
     p = pattern.reshape(-1, *pattern.shape[-2:])
     return (_split_heads(p @ v, batch), pattern), (q, k, v, p)
@@ -207,8 +207,8 @@ def _attention_gradient(saved: tuple[Array, ...], slopes: tuple[Array, Array]) -
     batch, slope = slopes[0].shape[:-3], _one_matrix_a_head(slopes[0])
     weighted = p * (slope @ _transpose(v) + slopes[1].reshape(p.shape))
     scores = _score_scale(q) * (weighted - p * weighted.sum(axis=-1, keepdims=True))
-    found = (scores @ k, _copy(_transpose(scores)) @ q, _copy(_transpose(p)) @ slope)
-    return (*(_split_heads(x, batch) for x in found), None)
+    gradients = (scores @ k, _copy(_transpose(scores)) @ q, _copy(_transpose(p)) @ slope)
+    return (*(_split_heads(x, batch) for x in gradients), None)
 
 
 attention_with_vjp.defvjp(_attention_forward, _attention_gradient)

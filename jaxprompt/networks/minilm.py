@@ -124,15 +124,17 @@ class Encoded(NamedTuple):
 
 def embed(weights: Weights, tokens: Int[Array, "*batch T"]) -> Float[Array, "*batch T d"]:
     """The first layer's input."""
-    place = weights.positions[: tokens.shape[-1]]
-    return weights.norm(weights.words[tokens] + place + weights.segment)
+    positions = weights.positions[: tokens.shape[-1]]
+    return weights.norm(weights.words[tokens] + positions + weights.segment)
 
 
 def encode(weights: Weights, text: Text, adapter: Adapter = Adapter()) -> Encoded:  # noqa: B008
     """Run the encoder; places that are not filled are seen by nobody."""
 
-    def advance(stream: Array, own: tuple[Layer, Adapter]) -> tuple[Array, tuple[Array, Attended]]:
-        layer, added = own
+    def advance(
+        stream: Array, layer_and_adapter: tuple[Layer, Adapter]
+    ) -> tuple[Array, tuple[Array, Attended]]:
+        layer, added = layer_and_adapter
         attended = attend(
             merge_low_rank(layer.attention, added), stream, added.prefix,
             heads=HEADS, causal=False, present=text.present,
@@ -170,10 +172,10 @@ def _folder() -> Path:
     import importlib.util
 
     EXTRAS["transformer"].require("the pretrained model")
-    found = importlib.util.find_spec(PACKAGE)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "model"
+    spec = importlib.util.find_spec(PACKAGE)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model"
 
 
 @functools.lru_cache(maxsize=1)
@@ -200,12 +202,14 @@ def load_pretrained() -> Weights:
 
     parts = [affine(f"attention.self.{name}") for name in ("query", "key", "value")]
     joint: Any = [np.concatenate(x, axis=-1) for x in zip(*parts, strict=True)]
-    own = {n.removeprefix("embeddings."): x for n, x in arrays.items() if n.startswith("embed")}
+    embedding = {
+        n.removeprefix("embeddings."): x for n, x in arrays.items() if n.startswith("embed")
+    }
     return Weights(
-        own["word_embeddings.weight"],
-        own["position_embeddings.weight"],
-        own["token_type_embeddings.weight"][0],
-        Norm(own["LayerNorm.weight"], own["LayerNorm.bias"]),
+        embedding["word_embeddings.weight"],
+        embedding["position_embeddings.weight"],
+        embedding["token_type_embeddings.weight"][0],
+        Norm(embedding["LayerNorm.weight"], embedding["LayerNorm.bias"]),
         Layer(
             Projections(*joint),
             affine("attention.output.dense"),
@@ -234,8 +238,8 @@ def tokenise(sentences: Sequence[str], length: int) -> Text:
     tokenizer = _tokenizer()
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
-    found = tokenizer.encode_batch(list(sentences))
+    encodings = tokenizer.encode_batch(list(sentences))
     return Text(
-        np.asarray([x.ids for x in found], np.int32),
-        np.asarray([x.attention_mask for x in found], bool),
+        np.asarray([x.ids for x in encodings], np.int32),
+        np.asarray([x.attention_mask for x in encodings], bool),
     )

@@ -168,14 +168,16 @@ def head_by_definition(
     keys = jnp.concatenate([jnp.asarray(prefix_scores), jnp.asarray(content_scores)])[:, None]
     values = jnp.concatenate([jnp.asarray(prefix_values), jnp.asarray(content_values)])
     count = len(prefix_scores)
-    seen = jnp.ones(len(keys), bool)
+    visible_rows = jnp.ones(len(keys), bool)
     if visible is not None:
-        seen = seen.at[count:].set(jnp.asarray(visible) > 0)
+        visible_rows = visible_rows.at[count:].set(jnp.asarray(visible) > 0)
     if prefix_visible is not None:
-        seen = seen.at[:count].set(jnp.asarray(prefix_visible) > 0)
+        visible_rows = visible_rows.at[:count].set(jnp.asarray(prefix_visible) > 0)
     query = jnp.ones((1, 1), keys.dtype)
-    output = attention_head(query, keys, values, seen[None])[0]
-    pattern = attention_head(query, keys, jnp.eye(len(keys), dtype=keys.dtype), seen[None])[0]
+    output = attention_head(query, keys, values, visible_rows[None])[0]
+    pattern = attention_head(query, keys, jnp.eye(len(keys), dtype=keys.dtype), visible_rows[None])[
+        0
+    ]
     return {
         "output": output,
         "attention": pattern[count:],
@@ -233,8 +235,8 @@ def draw_layer(layer: Layer, scale: float, draws: int, *, key: Key[Array, ""]) -
     """
     with jax.enable_x64(True):
         numbers = _normals(key, draws, -(-_numbers_per_layer(layer) // 1024) * 1024)
-        found = _draw_layers(layer, jnp.float32(scale), numbers)
-        arrays: Any = (None if x is None else np.asarray(x, _widest_dtype(x)) for x in found)
+        drawn = _draw_layers(layer, jnp.float32(scale), numbers)
+        arrays: Any = (None if x is None else np.asarray(x, _widest_dtype(x)) for x in drawn)
         return Draws(*arrays)
 
 
@@ -293,15 +295,15 @@ def measure_layer(
     )
     with_prefix = attend(weights, content, prefix, heads=heads, causal=causal)
     alone = attend(weights, content, heads=heads, causal=causal)
-    seen = None
+    causal_mask = None
     if causal:
-        seen = jnp.broadcast_to(jnp.tri(len(content), dtype=jnp.int32), content_scores.shape)
+        causal_mask = jnp.broadcast_to(jnp.tri(len(content), dtype=jnp.int32), content_scores.shape)
     return Draws(
         content_scores,
         values[0][:, None],
         prefix_scores,
         values[1][:, None],
-        seen,
+        causal_mask,
         with_prefix.output.swapaxes(0, 1),
         with_prefix.content,
         with_prefix.prefix,

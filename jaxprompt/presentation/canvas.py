@@ -155,12 +155,12 @@ def new_figure(
 
 def first_panels(axes: Sequence[Axes]) -> list[Axes]:
     """The first panel of each row."""
-    found: list[Axes] = []
+    first_axes: list[Axes] = []
     for axis in axes:
-        place = axis.get_subplotspec()
-        if place is None or place.is_first_col():
-            found.append(axis)
-    return found
+        slot = axis.get_subplotspec()
+        if slot is None or slot.is_first_col():
+            first_axes.append(axis)
+    return first_axes
 
 
 def add_title_and_caption(figure: Figure, title: str, caption: str, *, rows: int = 0) -> float:

@@ -58,9 +58,9 @@ def evidence_tables(
         if not rows:
             continue
         kind, tables = _kind_of(claim, claim.quantity(name), verdict)
-        found = tables(claim, name, rows, verdict)
-        for target, part in zip((points, lines), found, strict=True):
-            target += [{"panel": name, "kind": kind, **entry} for entry in part]
+        made = tables(claim, name, rows, verdict)
+        for target, entries in zip((points, lines), made, strict=True):
+            target += [{"panel": name, "kind": kind, **entry} for entry in entries]
     return points, lines
 
 
@@ -156,8 +156,8 @@ def _fits(
                  "y": math.exp(centre + row.predicted * v)}
                 for v in x
             ]  # fmt: skip
-            found = f"{row.simulated:.3f} ± {row.stderr:.3f}"
-            points[-1]["note"] = f"exponent {found}, predicted {row.predicted:g}"
+            measured_text = f"{row.simulated:.3f} ± {row.stderr:.3f}"
+            points[-1]["note"] = f"exponent {measured_text}, predicted {row.predicted:g}"
         else:
             half = _half_width(row.stderr, min(fit.dofs))
             points.append(
@@ -282,9 +282,9 @@ def _values(
     points: list[TableRow] = []
     lines: list[TableRow] = []
     ordered = sorted(rows, key=lambda r: r.parameters[x_name]) if x_name else list(rows)
-    for place, row in enumerate(ordered):
+    for row_index, row in enumerate(ordered):
         series = _label(row.parameters, others) or (row.note if not x_name else "")
-        x = float(row.parameters[x_name]) if x_name else float(place)
+        x = float(row.parameters[x_name]) if x_name else float(row_index)
         error = math.hypot(row.stderr, row.predicted_stderr)
         half = _half_width(error, max(row.trials - 1, 1))
         points.append(
@@ -399,9 +399,9 @@ def _apart(places: Sequence[float]) -> list[float]:
     """Places of an axis that are far enough from each other to carry labels, from the right."""
     reach = max(places) or 1.0
     kept: list[float] = []
-    for place in reversed([p for p in places if p > 0.08 * reach]):
-        if not kept or kept[-1] - place > 0.08 * reach:
-            kept.append(place)
+    for tick in reversed([p for p in places if p > 0.08 * reach]):
+        if not kept or kept[-1] - tick > 0.08 * reach:
+            kept.append(tick)
     return [0.0, *reversed(kept)]
 
 

@@ -139,8 +139,8 @@ def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], 
             for cell in cells
         ]
         grid = np.meshgrid(spec.x_lines, spec.y_lines)
-        rest = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
-        values = claim.predict(**{**rest, spec.x: grid[0], spec.y: grid[1]})[quantity]
+        others = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
+        values = claim.predict(**{**others, spec.x: grid[0], spec.y: grid[1]})[quantity]
         places = zip(*(a.ravel().tolist() for a in (*grid, values)), strict=True)
         lines += [{"panel": panel, "x": x, "y": y, "value": value} for x, y, value in places]
     return points, lines
@@ -164,15 +164,15 @@ def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
     return rows
 
 
-def _predicted(claim: Claim, spec: Curves, rest: Row) -> list[float]:
+def _predicted(claim: Claim, spec: Curves, others: Row) -> list[float]:
     """Closed form along `spec.lines`; in one call where the claim takes arrays of real numbers."""
     kinds = {p.name: p.kind for p in claim.parameters}
     if kinds[spec.x] == "real":
         places = np.asarray(spec.lines, dtype=np.float64)
-        values = np.asarray(claim.predict(**{**rest, spec.x: places})[spec.y])
+        values = np.asarray(claim.predict(**{**others, spec.x: places})[spec.y])
         if values.shape == places.shape:
             return [float(v) for v in values]
-    return [float(claim.predict(**{**rest, spec.x: x})[spec.y]) for x in spec.lines]
+    return [float(claim.predict(**{**others, spec.x: x})[spec.y]) for x in spec.lines]
 
 
 def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
@@ -180,21 +180,21 @@ def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
     drawn: set[str] = set()
     limit = spec.series in ("", claim.size)  # one line serves the whole panel
     for cell in cells:
-        rest = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
-        if canonical(rest) in drawn:
+        others = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
+        if canonical(others) in drawn:
             continue
-        drawn.add(canonical(rest))
+        drawn.add(canonical(others))
         panel = cell.parameters[spec.panel] if spec.panel else ""
         label = spec.limit_label if limit else ""
-        place = {"panel": panel, "label": label}
+        headings = {"panel": panel, "label": label}
         if not limit:
-            place["series"] = cell.parameters[spec.series]
-        for x, y in zip(spec.lines, _predicted(claim, spec, rest), strict=True):
-            yield {**place, "kind": "theory", "x": float(x), "y": y}
-        marks = claim.predict(**{**rest, spec.x: spec.lines[0]}) if spec.marks else {}
+            headings["series"] = cell.parameters[spec.series]
+        for x, y in zip(spec.lines, _predicted(claim, spec, others), strict=True):
+            yield {**headings, "kind": "theory", "x": float(x), "y": y}
+        marks = claim.predict(**{**others, spec.x: spec.lines[0]}) if spec.marks else {}
         for quantity, text in spec.marks.items():
-            yield {**place, "kind": "mark", "x": float(marks[quantity]), "y": 0.0, "label": text}
-        shared = {n: v for n, v in rest.items() if n != spec.series}
+            yield {**headings, "kind": "mark", "x": float(marks[quantity]), "y": 0.0, "label": text}
+        shared = {n: v for n, v in others.items() if n != spec.series}
         if spec.extra and f"extra {canonical(shared)}" not in drawn:
             drawn.add(f"extra {canonical(shared)}")
             for line in spec.extra:

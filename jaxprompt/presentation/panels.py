@@ -63,8 +63,8 @@ def panels_to_tables(
 def _mark_rows(mark: Mark) -> Iterator[TableRow]:
     columns = {n: list(getattr(mark, n)) for n in ("x", "y", "half", "upper", "value")}
     count = max(map(len, columns.values()))
-    for place in range(count):
-        numbers = {n: float(c[place]) if c else math.nan for n, c in columns.items()}
+    for index in range(count):
+        numbers = {n: float(c[index]) if c else math.nan for n, c in columns.items()}
         yield {"mark": mark.kind, "label": mark.label, "colour": mark.colour, **numbers}
 
 
@@ -74,9 +74,9 @@ def panels_from_tables(
     """The panels that :func:`panels_to_tables` made tables of."""
     panels: list[Panel] = []
     for number, row in enumerate(axes):
-        own = [r for r in (*points, *lines) if r["panel"] == number]
-        orders = sorted({r["order"] for r in own})
-        marks = [_mark_of([r for r in own if r["order"] == order]) for order in orders]
+        rows = [r for r in (*points, *lines) if r["panel"] == number]
+        orders = sorted({r["order"] for r in rows})
+        marks = [_mark_of([r for r in rows if r["order"] == order]) for order in orders]
         more: dict[str, Any] = {name: row[name] for name in _TEXTS}
         for name in _RANGES:
             ends = (row[f"{name}_low"], row[f"{name}_high"])
@@ -201,8 +201,8 @@ def _draw_level(axis: Axes, mark: Mark, panel: Panel) -> None:
 
 
 def _draw_vertical(axis: Axes, mark: Mark, panel: Panel) -> None:
-    for place in mark.x:
-        axis.axvline(place, linewidth=1, linestyle=":", **_style(mark))
+    for x in mark.x:
+        axis.axvline(x, linewidth=1, linestyle=":", **_style(mark))
 
 
 def _draw_map(axis: Axes, mark: Mark, panel: Panel) -> None:

@@ -86,16 +86,16 @@ def format_with_error(value: float | None, error: float | None = None) -> str:
         return "--" if value is None else f"{value}"
     if not error or not math.isfinite(error):
         return f"{value:.4g}"
-    place = math.floor(math.log10(error))
+    decimal = math.floor(math.log10(error))
     if f"{error:.1e}"[0] == "1":
-        place -= 1
-    if round(error / 10.0**place) >= 100:  # an error such as 0.0999 rounds to a power of ten
-        place += 1
-    size = math.floor(math.log10(abs(value))) if value else place
-    if max(size, place) > 4 or (size < -3 and place < -4):
-        exponent = max(size, place)
+        decimal -= 1
+    if round(error / 10.0**decimal) >= 100:  # an error such as 0.0999 rounds to a power of ten
+        decimal += 1
+    size = math.floor(math.log10(abs(value))) if value else decimal
+    if max(size, decimal) > 4 or (size < -3 and decimal < -4):
+        exponent = max(size, decimal)
         return f"{format_with_error(value / 10.0**exponent, error / 10.0**exponent)}e{exponent}"
-    digits = max(0, -place)
+    digits = max(0, -decimal)
     return f"{value:.{digits}f}({round(error * 10.0**digits)})"
 
 

@@ -73,14 +73,14 @@ def _draw_curves(claim: Claim, spec: Curves, tables: FigureTables) -> Figure:
             axis.sharey(axes[0])
     series = _distinct(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
-        for place, value in enumerate(series):
+        for index, value in enumerate(series):
             points = [r for r in tables.points if r["panel"] == panel and r["series"] == value]
             lines = [r for r in tables.lines if r["panel"] == panel and r.get("series") == value]
             label = _label(spec.series_label, value)
             theory = [r for r in lines if r["kind"] == "theory"]
-            _draw_line(axis, theory, place, label, spec.steps)
-            aside = _ASIDE * (place - (len(series) - 1) / 2) if spec.steps else 0.0
-            _draw_points(axis, points, place, "" if lines else label, aside)
+            _draw_line(axis, theory, index, label, spec.steps)
+            aside = _ASIDE * (index - (len(series) - 1) / 2) if spec.steps else 0.0
+            _draw_points(axis, points, index, "" if lines else label, aside)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
         _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
     for axis in first_panels(axes):
@@ -120,26 +120,26 @@ def _finish(axis: Axes, spec: Curves, title: str) -> None:
         axis.set_ylim(*spec.y_range)
 
 
-def _draw_line(axis: Axes, rows: Sequence[Row], place: int, label: str, steps: bool) -> None:
+def _draw_line(axis: Axes, rows: Sequence[Row], index: int, label: str, steps: bool) -> None:
     if rows:
         axis.plot(
             [r["x"] for r in rows],
             [r["y"] for r in rows],
             label=label,
-            color=curve_colour(place),
-            linestyle=LINE_STYLES[place % 7],
+            color=curve_colour(index),
+            linestyle=LINE_STYLES[index % 7],
             drawstyle="steps-mid" if steps else "default",
         )
 
 
-def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside: float) -> None:
+def _draw_points(axis: Axes, rows: Sequence[Row], index: int, label: str, aside: float) -> None:
     axis.errorbar(
         [r["x"] + aside for r in rows],
         [r["y"] for r in rows],
         yerr=half_widths(rows),
         label=label or "_",
-        color=curve_colour(place),
-        marker=MARKERS[place % 7],
+        color=curve_colour(index),
+        marker=MARKERS[index % 7],
         linestyle="none",
         markerfacecolor="white",
         capsize=1.5,
@@ -151,16 +151,16 @@ def _draw_points(axis: Axes, rows: Sequence[Row], place: int, label: str, aside:
 def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
     """Lines that belong to no series: the limit, extra lines, and vertical marks."""
     loose = [r for r in rows if _missing(r.get("series"))]
-    for place, label in enumerate(_distinct([r for r in loose if r["kind"] != "mark"], "label")):
-        own = [r for r in loose if r["label"] == label and r["kind"] != "mark"]
-        limit = own[0]["kind"] == "theory"
+    for index, label in enumerate(_distinct([r for r in loose if r["kind"] != "mark"], "label")):
+        labelled = [r for r in loose if r["label"] == label and r["kind"] != "mark"]
+        limit = labelled[0]["kind"] == "theory"
         axis.plot(
-            [r["x"] for r in own],
-            [r["y"] for r in own],
+            [r["x"] for r in labelled],
+            [r["y"] for r in labelled],
             label=label,
             linewidth=1.5 if limit else 1.0,
             color="#000000" if limit else "#777777",
-            linestyle="-" if limit else LINE_STYLES[6 - place % 4],
+            linestyle="-" if limit else LINE_STYLES[6 - index % 4],
             zorder=1.9,
         )
     for x, label in sorted({(r["x"], r["label"]) for r in rows if r["kind"] == "mark"}):
@@ -169,27 +169,31 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     noisy = [r for r in points if r["stderr"] > 0]
-    figure, (left, *rest) = new_figure(
+    figure, (equality_axis, *residual_axes) = new_figure(
         2 if noisy else 1, PAGE_WIDTH if noisy else 4.2, 3.1, share=False
     )
     both = [v for r in points for v in (r["predicted"], r["simulated"])]
     values = [v for v in both if math.isfinite(v)] or [0.0]
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or 0.1
-    left.plot([low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality")
-    for place, quantity in enumerate(_distinct(points, "quantity")):
-        own = [r for r in points if r["quantity"] == quantity]
-        half = half_widths(own)
-        x, y = [r["predicted"] for r in own], [r["simulated"] for r in own]
-        left.errorbar(x, y, yerr=half, label=quantity, capsize=2, zorder=3, **point_style(place))
-        for axis in rest:
-            own = [r for r in noisy if r["quantity"] == quantity]
-            z = [(r["simulated"] - r["predicted"]) / r["stderr"] for r in own]
-            axis.plot([r["predicted"] for r in own], z, **point_style(place))
-    left.set_xlabel(f"predicted {spec.label}")
-    left.set_ylabel(f"measured {spec.label}")
-    left.legend(loc="upper left")
-    for axis in rest:
+    equality_axis.plot(
+        [low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality"
+    )
+    for index, quantity in enumerate(_distinct(points, "quantity")):
+        quantity_rows = [r for r in points if r["quantity"] == quantity]
+        half = half_widths(quantity_rows)
+        x, y = [r["predicted"] for r in quantity_rows], [r["simulated"] for r in quantity_rows]
+        equality_axis.errorbar(
+            x, y, yerr=half, label=quantity, capsize=2, zorder=3, **point_style(index)
+        )
+        for axis in residual_axes:
+            quantity_rows = [r for r in noisy if r["quantity"] == quantity]
+            z = [(r["simulated"] - r["predicted"]) / r["stderr"] for r in quantity_rows]
+            axis.plot([r["predicted"] for r in quantity_rows], z, **point_style(index))
+    equality_axis.set_xlabel(f"predicted {spec.label}")
+    equality_axis.set_ylabel(f"measured {spec.label}")
+    equality_axis.legend(loc="upper left")
+    for axis in residual_axes:
         _finish_residuals(axis, f"predicted {spec.label}", noisy)
     what = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
     add_title_and_caption(figure, spec.title, _counted(points, what))
@@ -227,11 +231,12 @@ def _names(points: Sequence[Row]) -> list[str]:
     # Short values first: where they tell all apart, long ones are left out.
     for name, values in sorted(columns.items(), key=lambda c: (max(map(len, c[1])), c[0])):
         alike = [
-            {v for v, other in zip(values, names, strict=True) if other == own} for own in names
+            {v for v, other in zip(values, names, strict=True) if other == name_of_row}
+            for name_of_row in names
         ]
         names = [
-            f"{own}, {name} {value}" if len(found) > 1 else own
-            for own, value, found in zip(names, values, alike, strict=True)
+            f"{name_of_row}, {name} {value}" if len(shared_values) > 1 else name_of_row
+            for name_of_row, value, shared_values in zip(names, values, alike, strict=True)
         ]
     return names
 
@@ -241,12 +246,12 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
     figure, axes = new_figure(len(panels), PAGE_WIDTH if len(panels) > 1 else 4.2, 2.7)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
-        own = [r for r in tables.points if r["panel"] == panel]
+        panel_rows = [r for r in tables.points if r["panel"] == panel]
         low, high = spec.value_range
         shown = axis.scatter(
-            [r["x"] for r in own],
-            [r["y"] for r in own],
-            c=[r["value"] for r in own],
+            [r["x"] for r in panel_rows],
+            [r["y"] for r in panel_rows],
+            c=[r["value"] for r in panel_rows],
             vmin=low,
             vmax=high,
             cmap="cividis",
@@ -289,8 +294,8 @@ def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:
     axis.axhline(0, color="#777777", linewidth=1)
     axis.set_xlabel(label)
     axis.set_ylabel("difference / its standard error")
-    found = [abs(v) * 1.1 for line in axis.lines for v in np.asarray(line.get_ydata())]
-    reach = max([3.0, 1.1 * band, *filter(math.isfinite, found)])
+    sizes = [abs(v) * 1.1 for line in axis.lines for v in np.asarray(line.get_ydata())]
+    reach = max([3.0, 1.1 * band, *filter(math.isfinite, sizes)])
     axis.set_ylim(-reach, reach)
 
 

@@ -123,8 +123,8 @@ def describe_falsifiers(falsified: Mapping[str, Verdict]) -> list[dict[str, Any]
 
 
 def _clearest_row(verdict: Verdict) -> dict[str, Any] | None:
-    found = describe_verdict(verdict)
-    return None if found["worst"] is None else found["rows"][found["worst"]]
+    described = describe_verdict(verdict)
+    return None if described["worst"] is None else described["rows"][described["worst"]]
 
 
 def _count_refuting(verdict: Verdict) -> str:
@@ -268,7 +268,7 @@ def _entry_problems(entry: Any) -> Iterator[str]:
     """Yield what is wrong with a stored claim entry; nothing if it is as this module writes it."""
     id = entry.get("id") if isinstance(entry, dict) else None
     # An id becomes the name of a file.
-    if not isinstance(id, str) or not all(part.isidentifier() for part in id.split(".")):
+    if not isinstance(id, str) or not all(word.isidentifier() for word in id.split(".")):
         yield "the id of a claim"
         return
     if entry.get("status") not in tuple(_MARKS):

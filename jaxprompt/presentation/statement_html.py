@@ -50,9 +50,9 @@ def _cells(line: str) -> list[str]:
         if piece.startswith(("$", "`")):
             cells[-1] += piece
         else:
-            first, *rest = piece.split("|")
+            first, *alternatives = piece.split("|")
             cells[-1] += first
-            cells += rest
+            cells += alternatives
     return [cell.strip() for cell in cells]
 
 
@@ -116,8 +116,8 @@ def _only_formula(text: str) -> bool:
         return False
     space = "{http://www.w3.org/1998/Math/MathML}"
     return all(
-        str(part.tag).startswith(space)
-        and str(part.tag).removeprefix(space) in _ELEMENTS
-        and part.attrib.keys() <= _ATTRIBUTES
-        for part in root.iter()
+        str(element.tag).startswith(space)
+        and str(element.tag).removeprefix(space) in _ELEMENTS
+        and element.attrib.keys() <= _ATTRIBUTES
+        for element in root.iter()
     )

@@ -117,9 +117,9 @@ def _is_numeric(data: xarray.Dataset, name: str) -> bool:
 
 def _pick(data: xarray.Dataset, **chosen: Any) -> xarray.Dataset:
     """The part of a sweep at these values, without dimensions of one value."""
-    part = data.sel({name: value for name, value in chosen.items() if name})
-    spare = {name: 0 for name, size in part.sizes.items() if size == 1}
-    return part.isel(spare)
+    selected = data.sel({name: value for name, value in chosen.items() if name})
+    spare = {name: 0 for name, size in selected.sizes.items() if size == 1}
+    return selected.isel(spare)
 
 
 def _values(data: xarray.Dataset, name: str) -> list[Any]:
@@ -135,8 +135,12 @@ def _draw_curves(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure
     figure, axes = new_figure(len(panels), PAGE_WIDTH if several else 5.2, 3.0)
     for panel, axis in zip(panels, axes, strict=True):
         for number, value in enumerate(series):
-            part = data.sel({n: v for n, v in ((layout.panel, panel), (layout.series, value)) if n})
-            _draw_curve(axis, part, quantity, layout.x, number, _name_value(layout.series, value))
+            selected = data.sel(
+                {n: v for n, v in ((layout.panel, panel), (layout.series, value)) if n}
+            )
+            _draw_curve(
+                axis, selected, quantity, layout.x, number, _name_value(layout.series, value)
+            )
         _scale_axis(axis, "x", data[layout.x].values)
         _scale_axis(axis, "y", data[quantity].values, many=100)
         axis.set_xlabel(layout.x)
@@ -161,17 +165,17 @@ def _draw_curves(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure
 
 
 def _draw_curve(
-    axis: Axes, part: xarray.Dataset, quantity: str, x: str, number: int, label: str
+    axis: Axes, curve: xarray.Dataset, quantity: str, x: str, number: int, label: str
 ) -> None:
     """One series: its prediction as a line, its measurements with intervals as points."""
-    part = part.squeeze([name for name in part.dims if name != x])
-    numeric = _is_numeric(part, x)
+    curve = curve.squeeze([name for name in curve.dims if name != x])
+    numeric = _is_numeric(curve, x)
     if numeric:
-        part = part.sortby(x)
-    places = part[x].values if numeric else np.arange(part.sizes[x])
+        curve = curve.sortby(x)
+    places = curve[x].values if numeric else np.arange(curve.sizes[x])
     axis.plot(
         places,
-        part[f"{quantity}_predicted"].values,
+        curve[f"{quantity}_predicted"].values,
         color=curve_colour(number),
         linestyle=LINE_STYLES[number % len(LINE_STYLES)],
         label=label or "theory",
@@ -179,12 +183,12 @@ def _draw_curve(
     rows = [
         {"stderr": float(stderr), "trials": int(trials)}
         for stderr, trials in zip(
-            np.nan_to_num(part[f"{quantity}_stderr"].values), part["trials"].values, strict=True
+            np.nan_to_num(curve[f"{quantity}_stderr"].values), curve["trials"].values, strict=True
         )
     ]
     axis.errorbar(
         places,
-        part[quantity].values,
+        curve[quantity].values,
         yerr=half_widths(rows),
         label="" if label else "measured",
         capsize=1.5,
@@ -193,7 +197,7 @@ def _draw_curve(
         **point_style(number),
     )
     if not numeric:
-        axis.set_xticks(places, [format_value(value) for value in part[x].values])
+        axis.set_xticks(places, [format_value(value) for value in curve[x].values])
 
 
 # --- heat maps ---
@@ -207,14 +211,14 @@ def _draw_maps(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure:
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
-        part = _pick(data, **({layout.panel: panel} if layout.panel else {}))
-        part = part.sortby([layout.x, layout.y]).transpose(layout.y, layout.x)
-        x, y = (part[name].values.astype(np.float64) for name in (layout.x, layout.y))
+        selected = _pick(data, **({layout.panel: panel} if layout.panel else {}))
+        selected = selected.sortby([layout.x, layout.y]).transpose(layout.y, layout.x)
+        x, y = (selected[name].values.astype(np.float64) for name in (layout.x, layout.y))
         edges = _cell_edges(x), _cell_edges(y)
-        values = part[quantity].values
+        values = selected[quantity].values
         shown = axis.pcolormesh(*edges, values, vmin=low, vmax=high, cmap="cividis")
-        _draw_predicted_levels(axis, x, y, part[f"{quantity}_predicted"].values)
-        refuted = np.argwhere(part["status"].values == "refuted")
+        _draw_predicted_levels(axis, x, y, selected[f"{quantity}_predicted"].values)
+        refuted = np.argwhere(selected["status"].values == "refuted")
         axis.plot(x[refuted[:, 1]], y[refuted[:, 0]], "x", color="#b23a00", markersize=4)
         _scale_axis(axis, "x", x)
         _scale_axis(axis, "y", y)

@@ -96,11 +96,11 @@ def _parse_table(data: bytes) -> list[dict[str, Any]]:
     finally:
         csv.field_size_limit(limit)
     names, rows = (lines[0], lines[1:]) if lines else ([], [])
-    found = [dict(zip(names, row, strict=True)) for row in rows]
+    rows_read = [dict(zip(names, row, strict=True)) for row in rows]
     for name in names:
-        if len({type(row[name]) for row in found}) > 1:
+        if len({type(row[name]) for row in rows_read}) > 1:
             raise ValueError(f"column {name} holds numbers and texts")
-    return found
+    return rows_read
 
 
 def load_table(path: Path) -> xarray.Dataset:

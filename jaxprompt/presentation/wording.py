@@ -81,12 +81,12 @@ def describe_verdict(verdict: Verdict) -> dict[str, Any]:
     That index, ``"worst"``, is what the terminal, the page and the JSON agree on; None where there
     is no such row.
     """
-    found = verdict.to_dict()
-    for row, plain in zip(verdict.rows, found["rows"], strict=True):
+    fields = verdict.to_dict()
+    for row, plain in zip(verdict.rows, fields["rows"], strict=True):
         plain["trials"] = plain.get("trials") or count_trials(row, verdict.cells)
     worst = verdict.worst
-    found["worst"] = next((i for i, row in enumerate(verdict.rows) if row is worst), None)
-    return found
+    fields["worst"] = next((i for i, row in enumerate(verdict.rows) if row is worst), None)
+    return fields
 
 
 def describe_worst_row(entry: Mapping[str, Any]) -> str:

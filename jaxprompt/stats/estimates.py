@@ -242,11 +242,11 @@ def combine(parts: Sequence[Estimate]) -> Estimate:
     """
     if not parts:
         raise ValueError("no estimate: pooling needs at least one")
-    kinds: set[Kind] = {getattr(part, "kind", "undeclared") for part in parts}
+    kinds: set[Kind] = {getattr(estimate, "kind", "undeclared") for estimate in parts}
     kind: Kind = kinds.pop() if len(kinds) == 1 else "undeclared"
-    counts = np.array([part.trials for part in parts], dtype=np.float64)
-    means = np.array([part.mean for part in parts], dtype=np.float64)
-    errors = np.array([part.stderr for part in parts], dtype=np.float64)
+    counts = np.array([estimate.trials for estimate in parts], dtype=np.float64)
+    means = np.array([estimate.mean for estimate in parts], dtype=np.float64)
+    errors = np.array([estimate.stderr for estimate in parts], dtype=np.float64)
     shape = (-1,) + (1,) * (means.ndim - 1)
     weights, total = counts.reshape(shape), counts.sum()
     if kind == "proportion" and means.ndim == 1:

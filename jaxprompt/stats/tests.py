@@ -481,19 +481,20 @@ def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
         return _row_without_scatter(c, level)
     share = level / c.multiplicity
     if c.test is not None:
-        seen = c.test.detectable(share)
+        resolution = c.test.detectable(share)
     else:
-        seen = detectable(c.total_stderr, c.total_dof, share, two_sided=c.side == "two")
-    seen *= c.sensitivity
+        resolution = detectable(c.total_stderr, c.total_dof, share, two_sided=c.side == "two")
+    resolution *= c.sensitivity
     if c.goodness < fits:
         c = _with_note(c, f"the fit is inadequate (p = {c.goodness:.1e})")
         status = Status.INCONCLUSIVE
-    elif rejected and not _every_form_rejects(c, share) and not _all_forms_agree(c, seen):
+    elif rejected and not _every_form_rejects(c, share) and not _all_forms_agree(c, resolution):
         c = _with_note(c, f"the limit depends on the fit ({_range_text(c)})")
         status = Status.INCONCLUSIVE
     elif rejected and _every_form_rejects(c, share):
         status = Status.REFUTED
-    elif seen > c.tolerance + max(-c.excess, 0.0):  # what lies far inside a bound needs less
+    # What lies far inside a bound needs less.
+    elif resolution > c.tolerance + max(-c.excess, 0.0):
         status = Status.INCONCLUSIVE
     elif _forms_disagree(c):
         c = _with_note(c, f"the limit depends on the fit ({_range_text(c)})")
@@ -503,7 +504,7 @@ def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
             c = _with_note(c, f"within the tolerance under every form ({_range_text(c)})")
         status = Status.CONFIRMED
     statistic = (c.simulated - c.predicted) / c.total_stderr if c.total_stderr else 0.0
-    return _make_row(c, statistic, _p_value(c), seen, status)
+    return _make_row(c, statistic, _p_value(c), resolution, status)
 
 
 def _exact_row(c: Comparison) -> Row:
@@ -556,12 +557,12 @@ def _every_form_rejects(c: Comparison, level: float) -> bool:
     )
 
 
-def _all_forms_agree(c: Comparison, seen: float) -> bool:
+def _all_forms_agree(c: Comparison, resolution: float) -> bool:
     """Whether, of a form that the claim does not state, every one keeps to the tolerance.
 
     Which of them is the main one then means nothing, and neither does its rejection alone.
     """
-    return c.form_found and seen <= c.tolerance and not _forms_disagree(c)
+    return c.form_found and resolution <= c.tolerance and not _forms_disagree(c)
 
 
 def _forms_disagree(c: Comparison) -> bool:
@@ -584,7 +585,7 @@ def _with_note(c: Comparison, note: str) -> Comparison:
     return replace(c, note=f"{c.note}; {note}".removeprefix("; "))
 
 
-def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: Status) -> Row:
+def _make_row(c: Comparison, statistic: float, p: float, resolution: float, status: Status) -> Row:
     return Row(
         c.quantity,
         dict(c.parameters),
@@ -594,7 +595,7 @@ def _make_row(c: Comparison, statistic: float, p: float, seen: float, status: St
         c.sampling_stderr,
         statistic,
         p,
-        seen,
+        resolution,
         c.tolerance,
         status,
         c.note,

@@ -111,8 +111,8 @@ def _accuracies(
     key: Array,
 ) -> Array:  # fmt: skip
     def trial(index: Array) -> Array:
-        own = jax.random.fold_in(key, index)
-        features, chosen = _class_features(setting, classes, dim, samples + tested, own)
+        trial_key = jax.random.fold_in(key, index)
+        features, chosen = _class_features(setting, classes, dim, samples + tested, trial_key)
         train, test = features[:samples], features[samples:]
         marks = jax.nn.one_hot(chosen[:samples], classes, dtype=jnp.float32)
         middle, share = train.mean(axis=0), marks.mean(axis=0)
@@ -139,9 +139,9 @@ def _class_features(
     ]
     scalars = random_table.normals(scalar_key, 0, rows, setting.irrelevant)
     size = setting.gain * setting.context
-    own = jnp.full((rows, setting.relevant), size * setting.context, jnp.float32)
+    relevant_noise = jnp.full((rows, setting.relevant), size * setting.context, jnp.float32)
     other = size * (setting.noise * scalars - shift[:, :1] * setting.context)
-    weights = jax.nn.softmax(jnp.concatenate([own, other], axis=1), axis=1)
+    weights = jax.nn.softmax(jnp.concatenate([relevant_noise, other], axis=1), axis=1)
     share = weights[:, : setting.relevant].sum(axis=1)
     weights = weights[:, setting.relevant :]
     context = (share - (1 - share) * shift[:, 0]) * setting.context

@@ -177,8 +177,8 @@ def pooled(
 ) -> Float64[np.ndarray, "B d"]:
     """Prompt-attention's feature of every image."""
     with jax.enable_x64(True):
-        found = jax.vmap(prompt_attention, (0, None))(np.asarray(tokens, np.float64), prompt)
-        return np.asarray(found)
+        attention = jax.vmap(prompt_attention, (0, None))(np.asarray(tokens, np.float64), prompt)
+        return np.asarray(attention)
 
 
 def measured_errors(
@@ -200,11 +200,11 @@ def measured_errors(
     errors = np.empty((trials, len(samples)))
     for trial in range(trials):
         order = rng.permutation(len(signed))
-        for place, count in enumerate(samples):
+        for row, count in enumerate(samples):
             rows = signed[order[:count]]
             matrix = rows.T @ rows / count + ridge * np.eye(rows.shape[1])
             head = np.linalg.solve(matrix, rows.mean(axis=0))
-            errors[trial, place] = ((test @ head) * answers <= 0).mean()
+            errors[trial, row] = ((test @ head) * answers <= 0).mean()
     return errors
 
 

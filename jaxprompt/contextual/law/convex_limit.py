@@ -125,10 +125,10 @@ def _logistic(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Mome
     level = np.where(flat[1] > _LARGEST_TRAPEZOID, -1, level)
     for each in np.unique(level):
         members = np.flatnonzero(level == each)
-        for part in np.array_split(members, -(-members.size // _TOGETHER)):
-            inputs = flat[0, part], flat[1, part], flat[2, part]
+        for block in np.array_split(members, -(-members.size // _TOGETHER)):
+            inputs = flat[0, block], flat[1, block], flat[2, block]
             z, weights = _graded_rule(*inputs) if each < 0 else _trapezoid(int(each))
-            out[:, part] = _logistic_means(*inputs, z, weights)
+            out[:, block] = _logistic_means(*inputs, z, weights)
     out = out[:, np.ravel(position)].reshape(12, *shape)
     return Moments(out[0], out[1], out[2], out[3:6], out[6:9], out[9:])
 
@@ -263,7 +263,7 @@ def _regular_equations(
     pull, energy, slope = means.reshape(3, 4)
     log_v, log_rho, tilt = unknown
     scale = np.exp(log_v - log_rho) / ratio
-    left = np.array([
+    residuals = np.array([
         log_v + np.log((ridge + slope[0]) / ratio),
         tilt - pull[0] * scale,
         2 * (log_rho - log_v) - np.log(energy[0] / ratio),
@@ -273,7 +273,7 @@ def _regular_equations(
         -pull[1:] * scale + [-pull[0] * scale, pull[0] * scale, 1.0],
         -energy[1:] / energy[0] + [-2.0, 2.0, 0.0],
     ])  # fmt: skip
-    return left, jacobian
+    return residuals, jacobian
 
 
 def _equations(
@@ -291,13 +291,13 @@ _CONVERGED = 1e-9
 def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
     """Newton's iteration, its steps halved until they help; the root and what it leaves."""
     x = start
-    left, jacobian = equations(x)
-    worst = _largest(left)
+    residuals, jacobian = equations(x)
+    worst = _largest(residuals)
     for _ in range(60):
         if worst < 1e-13:
             break
         try:
-            step = np.linalg.solve(jacobian, -left)
+            step = np.linalg.solve(jacobian, -residuals)
         except np.linalg.LinAlgError:
             break
         size = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
@@ -308,12 +308,12 @@ def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
             size /= 2
         else:
             break
-        x, left, jacobian, worst = x + size * step, new_left, new_jacobian, _largest(new_left)
+        x, residuals, jacobian, worst = x + size * step, new_left, new_jacobian, _largest(new_left)
     return x, worst
 
 
-def _largest(left: np.ndarray) -> float:
-    return float(np.abs(left).max()) if np.isfinite(left).all() else np.inf
+def _largest(residuals: np.ndarray) -> float:
+    return float(np.abs(residuals).max()) if np.isfinite(residuals).all() else np.inf
 
 
 def convex_limit(features: FeatureLaw, ratio: float, ridge: float, loss: str) -> Solution:
@@ -351,8 +351,8 @@ def varied_convex_limit(
     means = leave_one_out(_regular_means(loss, x, features))
     moved = [x]
     for each in means[1:]:
-        left, jacobian = _regular_equations(x, each, ratio, ridge)
-        moved.append(x + np.clip(np.linalg.solve(jacobian, -left), -1.0, 1.0))
+        residuals, jacobian = _regular_equations(x, each, ratio, ridge)
+        moved.append(x + np.clip(np.linalg.solve(jacobian, -residuals), -1.0, 1.0))
     log_v, log_rho, tilt = np.array(moved).T
     spread = jackknife_replicates(np.exp(log_v))
     return _solution(every, spread, tilt, np.exp(log_rho), residual, own_noise)
@@ -457,8 +457,8 @@ def _hard_equations(
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 2"]]:
     r""":math:`\kappa\eta = E[\alpha x_+/\tau^2]` and :math:`\kappa = E[x_+^2/\tau^2]`."""
     pull, energy = means.reshape(2, 3)
-    left = np.array([unknown[1] - pull[0] / ratio, 1 - energy[0] / ratio])
-    return left, np.stack([np.array([0.0, 1.0]) - pull[1:] / ratio, -energy[1:] / ratio])
+    residuals = np.array([unknown[1] - pull[0] / ratio, 1 - energy[0] / ratio])
+    return residuals, np.stack([np.array([0.0, 1.0]) - pull[1:] / ratio, -energy[1:] / ratio])
 
 
 def _max_margin(
@@ -473,8 +473,8 @@ def _max_margin(
         x, residual = _solve(equations, _hard_start(f, ratio))
     moved = [x]
     for each in leave_one_out(_hard_means(x, f))[1:]:
-        left, jacobian = _hard_equations(x, each, ratio)
-        moved.append(x + np.linalg.solve(jacobian, -left))
+        residuals, jacobian = _hard_equations(x, each, ratio)
+        moved.append(x + np.linalg.solve(jacobian, -residuals))
     missing, tilt = np.array(moved).T
     inverse = missing + signal * tilt
     # Near the threshold 1/ρ may be 0 without one replicate: ρ is taken as linear in it there.
@@ -548,5 +548,5 @@ def separability_threshold(features: FeatureLaw) -> float:
         )
         return float((features.weights * scale**2 * tail).sum(axis=1).mean())
 
-    found: Any = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
-    return float(found.fun)
+    optimum: Any = optimize.minimize_scalar(value, bracket=(0.0, 0.5), method="brent", tol=1e-10)
+    return float(optimum.fun)

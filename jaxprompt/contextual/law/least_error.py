@@ -169,13 +169,13 @@ def _least_linear(
         return _least_noise_free(a * signal, b * context, odds)
     reach = np.array([signal, context]) / tau
 
-    def inside(place: np.ndarray) -> np.ndarray:
+    def inside(points: np.ndarray) -> np.ndarray:
         """Places drawn back to the ellipse along their ray."""
-        units = np.divide(place, reach, out=np.zeros_like(place), where=reach > 0)
+        units = np.divide(points, reach, out=np.zeros_like(points), where=reach > 0)
         return units / np.maximum(np.linalg.norm(units, axis=-1, keepdims=True), 1.0) * reach
 
-    def error(place: np.ndarray) -> Any:
-        x, z = place[..., :1] * a, place[..., 1:] * b
+    def error(points: np.ndarray) -> Any:
+        x, z = points[..., :1] * a, points[..., 1:] * b
         return (special.ndtr(-(x + z)) + special.ndtr(-(x - z))) @ odds / 2
 
     def sizes(most: float, slope: np.ndarray) -> np.ndarray:
@@ -191,12 +191,12 @@ def _least_linear(
     best, least = grid[np.argmin(errors)], float(errors.min())
     for start in grid[np.argsort(errors, kind="stable")[:_LINEAR_REFINED]]:
         # The inverse hyperbolic sine of a size follows valleys of any width.
-        found: Any = optimize.minimize(
+        optimum: Any = optimize.minimize(
             lambda x: float(error(inside(np.sinh(np.clip(x, -460, 460))))), np.arcsinh(start),
             method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15},
         )  # fmt: skip
-        if found.fun < least:
-            best, least = inside(np.sinh(np.clip(found.x, -460, 460))), float(found.fun)
+        if optimum.fun < least:
+            best, least = inside(np.sinh(np.clip(optimum.x, -460, 460))), float(optimum.fun)
     point = np.zeros(8)
     point[:2] = np.divide(best, reach, out=np.zeros(2), where=reach > 0)
     point[2] = np.sqrt(max(1 - float(point[:2] @ point[:2]), 0.0))
@@ -255,10 +255,10 @@ def _least(
             model, setting, jnp.asarray(starts), jnp.asarray(scales), jnp.asarray(free), few
         )
         best = points[jnp.nanargmin(errors)]
-        found = _evaluate(model, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
+        value = _evaluate(model, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
         point = np.array(best)
     point[:4] /= np.linalg.norm(point[:4])
-    errors = np.array(found)
+    errors = np.array(value)
     for array in (errors, point):
         array.setflags(write=False)
     return errors, point

@@ -93,15 +93,15 @@ def varied_ridge_limit(
             weights, [alpha * inverse, alpha**2 * inverse, inverse, short * inverse,
                       short**2 * inverse, alpha * short * inverse]))  # fmt: skip
         pull, power, flat, first, second, crossed = expected.T
-        c, left = pull / (ratio + power), (ratio - crossed) / (ratio + power)
+        c, remainder = pull / (ratio + power), (ratio - crossed) / (ratio + power)
         noisy, size, divided = np.ones_like(c), 1.0, ratio - norm_shift or 0.0
     else:
         m, expected = _regular_expectations(f, ratio, ridge)
         _, shrunk, pull, power, flat, first, second, noisy, crossed = expected.T
         divisor = ridge + power + shrunk
-        c, left = pull / divisor, (ridge + shrunk - crossed) / divisor
+        c, remainder = pull / divisor, (ridge + shrunk - crossed) / divisor
         size, divided = m, ridge + flat
-    miss = left**2 * flat + 2 * left * c * first + c**2 * (second + self_noise * noisy)
+    miss = remainder**2 * flat + 2 * remainder * c * first + c**2 * (second + self_noise * noisy)
     with np.errstate(divide="ignore"):  # ρ diverges at κ = 1 without ridge
         rho2 = miss / divided * size
     # c/√(c² + ρ²), whatever the size of the two.
@@ -226,8 +226,8 @@ def _errors_at_ridges(
     square = np.square(omega)
     flat, first, second = (square @ (weights * tau2 * x) for x in (1.0, short, short**2 + tau2))
     # 1 − αc = (1 − Sc) + (S − α)c, as in `varied_ridge_limit`.
-    left = (ridges + shrunk - crossed) / (ridges + omega @ (weights * (alpha**2 + tau2)))
-    miss = left**2 * flat + 2 * left * c * first + c**2 * second
+    remainder = (ridges + shrunk - crossed) / (ridges + omega @ (weights * (alpha**2 + tau2)))
+    miss = remainder**2 * flat + 2 * remainder * c * first + c**2 * second
     rho2 = miss / (ridges + flat) * m
     share = c / np.hypot(c, np.sqrt(rho2))
     return special.ndtr(-share[:, None] * (alpha / np.sqrt(tau2))) @ weights

@@ -102,13 +102,13 @@ def digits(source: str, part: str) -> Digits:
         if value not in known:
             raise ParameterError(name, value, f"one of {', '.join(known)}", "choose one of those")
     pixels, labels = _all_digits(source)
-    place = np.empty_like(labels)
+    rank = np.empty_like(labels)
     for label in range(10):
-        place[labels == label] = np.arange((labels == label).sum())
-    first = np.isin(place % 10, PARTS["pretraining"])
+        rank[labels == label] = np.arange((labels == label).sum())
+    first = np.isin(rank % 10, PARTS["pretraining"])
     mean, deviation = pixels[first].mean(), pixels[first].std()
-    own = np.isin(place % 10, PARTS[part])
-    return Digits(((pixels[own] - mean) / deviation).astype(np.float32), labels[own])
+    chosen = np.isin(rank % 10, PARTS[part])
+    return Digits(((pixels[chosen] - mean) / deviation).astype(np.float32), labels[chosen])
 
 
 @functools.cache
@@ -200,8 +200,8 @@ def _in_turn(
     rounds = -(-count // len(classes))
     columns = []
     for label in classes:
-        own = np.flatnonzero(labels == label)
-        orders = [rng.permutation(own) for _ in range(-(-rounds // own.size))]
+        members = np.flatnonzero(labels == label)
+        orders = [rng.permutation(members) for _ in range(-(-rounds // members.size))]
         columns.append(np.concatenate(orders)[:rounds])
     return np.stack(columns, axis=1).ravel()[:count]
 
@@ -213,9 +213,9 @@ def _background(
     if kind != "embedded":
         return rng.standard_normal((count, side, side), dtype=np.float32)
     views = np.empty((count, side, side), np.float32)
-    found = photographs("test" if part == "test" else "training", tile)
-    for place, which in enumerate(rng.integers(len(found), size=count)):
-        picture = found[which]
+    pictures = photographs("test" if part == "test" else "training", tile)
+    for index, which in enumerate(rng.integers(len(pictures), size=count)):
+        picture = pictures[which]
         top, left = (rng.integers(size - side + 1) for size in picture.shape)
-        views[place] = picture[top : top + side, left : left + side]
+        views[index] = picture[top : top + side, left : left + side]
     return views

@@ -188,9 +188,9 @@ def _terms(
         uniform = random_table.uniforms(key, first, CHUNK, columns + 2)
         label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
         shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, uniform[:, 1])]
-        own = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
+        relevant = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
         normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
-        rows = row(label, own, -shift[:, ::-1] * own, normals)
+        rows = row(label, relevant, -shift[:, ::-1] * relevant, normals)
         # Powers are summed about the first row: about 0, rounding would hide a small variance.
         start = jnp.where(chunk == 0, rows[0], state[0])
         away = rows - start
@@ -217,13 +217,13 @@ def _first(
     share = setting.relevant / setting.tokens
     level = setting.noise * jnp.sqrt(jnp.float32(setting.irrelevant)) / setting.tokens
 
-    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
-        plane = label[:, None] * (share * own + (1 - share) * other) + level * normals
+    def row(label: Array, relevant: Array, other: Array, normals: Array) -> Array:
+        plane = label[:, None] * (share * relevant + (1 - share) * other) + level * normals
         return jnp.pad(plane, ((0, 0), (0, 2)))
 
     terms = _terms(setting, samples, 2, key, row)
-    rest = level / jnp.sqrt(jnp.asarray(samples, jnp.float32)) * length
-    return jnp.append(terms.mean[:2], rest), terms
+    noise_part = level / jnp.sqrt(jnp.asarray(samples, jnp.float32)) * length
+    return jnp.append(terms.mean[:2], noise_part), terms
 
 
 def _second(

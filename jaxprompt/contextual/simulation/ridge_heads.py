@@ -126,8 +126,8 @@ def _solve_dual(
     widths = [dim] if dim < _CUT else [-(-dim * quarter // 4) for quarter in (1, 2, 3, 4)]
 
     def solve(width: int, samples: Array) -> Array:
-        found = _solve(*_dual(products[:width, :width], samples), ridges)
-        return jnp.pad(found, ((0, 0), (0, dim - width)))
+        heads = _solve(*_dual(products[:width, :width], samples), ridges)
+        return jnp.pad(heads, ((0, 0), (0, dim - width)))
 
     branch = (jnp.asarray(widths, jnp.uint32) < samples).sum()
     return lax.switch(branch, [functools.partial(solve, width) for width in widths], samples)

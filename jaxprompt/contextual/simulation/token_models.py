@@ -95,13 +95,13 @@ def best_run(
     matrix = jnp.eye(head.size, dtype=jnp.float32) / np.sqrt(head.size, dtype=np.float32)
     run = functools.partial(_run, model, batch, used, ridge)
     if not model.prompt:
-        weights, _, left = run(Weights(head, jnp.zeros_like(head), matrix))
-        return weights, left
+        weights, _, decrease = run(Weights(head, jnp.zeros_like(head), matrix))
+        return weights, decrease
     prompts = _prompts(model.restarts, head.size, key)
-    found = jax.vmap(lambda prompt: run(Weights(head, prompt, matrix)))(prompts)
-    best = jnp.argmin(found[1])
-    weights, _, left = jax.tree.map(lambda x: x[best], found)
-    return weights, left
+    fitted = jax.vmap(lambda prompt: run(Weights(head, prompt, matrix)))(prompts)
+    best = jnp.argmin(fitted[1])
+    weights, _, decrease = jax.tree.map(lambda x: x[best], fitted)
+    return weights, decrease
 
 
 def _prompts(count: int, dim: int, key: Array) -> Float[Array, "restarts d"]:

@@ -126,7 +126,7 @@ class Block(nnx.Module):
         self.narrow = nnx.Param(normal((2 * d, d)) * out / 2**0.5)
         self.narrow_bias = nnx.Param(jnp.zeros(d))
 
-    def __call__(self, stream: Array, seen: Array, rows: int) -> tuple[Array, Array, Array]:
+    def __call__(self, stream: Array, visible: Array, rows: int) -> tuple[Array, Array, Array]:
         """First `rows` rows of the next stream, the first row's attention, the normed stream."""
         normed = _layer_norm(stream, self.scales[...][0], self.shifts[...][0])
         query = self._split(normed[:, :rows] @ self.query[...])
@@ -135,11 +135,11 @@ class Block(nnx.Module):
         key, value = self._split(key), self._split(value)
         size = stream.shape[1]
         heads = jax.vmap(jax.vmap(attention_head, (0, 0, 0, None)), (0, 0, 0, None))
-        joined = heads(query, key, value, jnp.broadcast_to(seen, (rows, size)))
+        joined = heads(query, key, value, jnp.broadcast_to(visible, (rows, size)))
         joined = jnp.swapaxes(joined, 1, 2).reshape(stream.shape[0], rows, -1)
         # With the identity for values, a head's output is its attention.
         eye = jnp.broadcast_to(jnp.eye(size, dtype=key.dtype), (*key.shape[:2], size, size))
-        pattern = heads(query[:, :, :1], key, eye, seen[None])[:, :, 0]
+        pattern = heads(query[:, :, :1], key, eye, visible[None])[:, :, 0]
         stream = stream[:, :rows] + joined @ self.out[...]
         hidden = _layer_norm(stream, self.scales[...][1], self.shifts[...][1])
         hidden = jax.nn.gelu(hidden @ self.wide[...] + self.wide_bias[...])
@@ -174,16 +174,16 @@ class Vision(nnx.Module):
         first = jnp.broadcast_to(prompt[0], (count, *prompt.shape[1:]))
         stream = jnp.concatenate([reader, first, stream], axis=1)
         everywhere = jnp.ones(stream.shape[1] - m, bool)
-        seen = jnp.concatenate([everywhere[:1], mask.present > 0, everywhere[1:]])
+        visible = jnp.concatenate([everywhere[:1], mask.present > 0, everywhere[1:]])
         patterns, streams = [], []
         for layer, block in enumerate(self.blocks):
             if layer:
-                own = prompt[layer] * mask.deep + stream[:, 1 : m + 1] * (1 - mask.deep)
+                prompts = prompt[layer] * mask.deep + stream[:, 1 : m + 1] * (1 - mask.deep)
                 reader = stream[:, :1] + self.reader[...][layer]
-                stream = jnp.concatenate([reader, own, stream[:, m + 1 :]], axis=1)
+                stream = jnp.concatenate([reader, prompts, stream[:, m + 1 :]], axis=1)
             # Only the class token is read from the last layer.
             rows = 1 if layer == len(self.blocks) - 1 else stream.shape[1]
-            stream, pattern, normed = block(stream, seen, rows)
+            stream, pattern, normed = block(stream, visible, rows)
             patterns.append(pattern)
             streams.append(normed[:, m + 1 :])
         read = _layer_norm(stream[:, 0], self.scale[...], self.shift[...])
@@ -208,8 +208,8 @@ def _parts(config: Config) -> tuple[Any, Any]:
 
 def _leaves(config: Config) -> list[tuple[Any, int]]:
     """Path and size of every array, in order."""
-    found = jax.tree_util.tree_leaves_with_path(_parts(config)[1])
-    return [(path, int(np.prod(leaf.shape))) for path, leaf in found]
+    leaves = jax.tree_util.tree_leaves_with_path(_parts(config)[1])
+    return [(path, int(np.prod(leaf.shape))) for path, leaf in leaves]
 
 
 def _model(config: Config, flat: Array) -> Vision:
@@ -320,12 +320,12 @@ def _run(
         logits = _model(config, flat)(x, mask).logits
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
 
-    def step(place: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
+    def step(step_index: Array, carry: tuple[Array, Any]) -> tuple[Array, Any]:
         flat, memory = carry
-        chosen = (place * BATCH + jnp.arange(BATCH, dtype=jnp.int32)) % samples
+        chosen = (step_index * BATCH + jnp.arange(BATCH, dtype=jnp.int32)) % samples
         slope = jax.grad(loss)(flat, images[chosen], labels[chosen])
         updates, memory = _ADAM.update(slope * moves, memory)
-        fall = 0.5 * (1 + jnp.cos(jnp.float32(np.pi) * place / steps))
+        fall = 0.5 * (1 + jnp.cos(jnp.float32(np.pi) * step_index / steps))
         return flat - rate * fall * moves * jnp.asarray(updates), memory
 
     return lax.fori_loop(0, steps, step, (start, _ADAM.init(start)))[0]

@@ -101,8 +101,8 @@ def closed_form(
     if content_scores is None:
         return deep
     query = (content_scores, content_values, prefix_scores, prefix_values, visible)
-    seen = prefix_visible if masked_prefix else None
-    head = head_from_scores(*query, seen)
+    prefix_mask = prefix_visible if masked_prefix else None
+    head = head_from_scores(*query, prefix_mask)
     if not content_damped:
         plain = head_from_scores(*query, jnp.zeros(jnp.shape(prefix_scores), int))
         head["output"] = head["output"] + head["prefix_mass"][..., None] * plain["output"]

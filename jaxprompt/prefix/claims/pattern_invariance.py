@@ -61,9 +61,9 @@ def closed_form(
     Runs under jit and vmap, in the dtype of the arrays, whose leading axes broadcast. Falsifiers
     change the last five arguments, which the theory has at their defaults.
     """
-    seen = prefix_visible if masked_prefix else None
+    prefix_mask = prefix_visible if masked_prefix else None
     head = head_from_scores(
-        content_scores, content_values, prefix_scores, prefix_values, visible, seen
+        content_scores, content_values, prefix_scores, prefix_values, visible, prefix_mask
     )
     mass = head["prefix_mass"]
     if undamped_mass:

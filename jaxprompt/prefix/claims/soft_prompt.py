@@ -161,7 +161,7 @@ _SHOWN = 300
 def _panels(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) -> list[Panel]:
     """How far the two runs are apart over random models, as a distribution function."""
     with jax.enable_x64(True):
-        found = {n: np.asarray(v) for n, v in deviations(2, 3, _SHOWN, key=key).items()}
+        numbers = {n: np.asarray(v) for n, v in deviations(2, 3, _SHOWN, key=key).items()}
     words = {
         "soft": "its own streams in every layer",
         "hard": "the same, of a prompt of tokens",
@@ -171,7 +171,7 @@ def _panels(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) -> list[
     least = float(np.finfo(np.float64).eps) / 4  # where an equality to the last bit is drawn
     heights = (np.arange(_SHOWN) + 1) / _SHOWN
     marks = [
-        Mark("step", np.sort(np.maximum(found[name], least)), heights, label=label, colour=colour)
+        Mark("step", np.sort(np.maximum(numbers[name], least)), heights, label=label, colour=colour)
         for colour, (name, label) in enumerate(words.items())
     ]
     rounding = Mark("vertical", [1e-12], label="tolerance for equality", colour=6)

@@ -233,15 +233,15 @@ def _identities(trials: int, vectors: int, key: Array) -> dict[str, Array]:
         kernel, content, extra = head_identity.split_row(numbers, shapes)
         before, after = jnp.concatenate([extra, content]), jnp.concatenate([content, extra])
 
-        def head(rows: Array, seen: Array | None = None) -> Array:
+        def head(rows: Array, visible_rows: Array | None = None) -> Array:
             query, keys, values = rows @ kernel
-            return attention_head(query, keys, values, seen)
+            return attention_head(query, keys, values, visible_rows)
 
         causal = head(after, jnp.tri(size + vectors, dtype=bool))
         query, keys, values = after @ kernel
         first = query[size]  # the first suffix token sees the content and itself
-        own, scores = keys[size] @ first, keys[:size] @ first
-        mass = jax.nn.sigmoid(own - jax.nn.logsumexp(scores))
+        self_score, scores = keys[size] @ first, keys[:size] @ first
+        mass = jax.nn.sigmoid(self_score - jax.nn.logsumexp(scores))
         # Prompt-attention reads keys and values from one matrix: the pattern from its keys part.
         pattern = prompt_attention(
             jnp.concatenate([keys[:size], jnp.eye(size)], axis=1),
@@ -284,24 +284,25 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
     """Best accuracy against the shift, and what a prefix and a suffix make of the sequences."""
-    found = {}
+    accuracies = {}
     for row in verdict.rows:
         point = row.parameters
         threshold = point["relevant"] / (point["tokens"] - point["relevant"])
-        found.setdefault(row.quantity, []).append((point["shift"] / threshold, row.simulated))
-    reach = [x for x, _ in found["prefix_accuracy"]]
+        accuracies.setdefault(row.quantity, []).append((point["shift"] / threshold, row.simulated))
+    reach = [x for x, _ in accuracies["prefix_accuracy"]]
     low, high = min(reach) / 1.3, max(reach) * 1.3
     accuracy = [
         Mark("line", [low, 1, 1, high], [1, 1, 0.75, 0.75], label="theory: any prefix"),
         Mark("line", [low, high], [1, 1], label="theory: a suffix", colour=1),
-        Mark("points", *np.transpose(found["prefix_accuracy"]), label="best of random prefixes"),
-        Mark("points", *np.transpose(found["suffix_accuracy"]), label="one suffix token",
+        Mark("points", *np.transpose(accuracies["prefix_accuracy"]),
+             label="best of random prefixes"),
+        Mark("points", *np.transpose(accuracies["suffix_accuracy"]), label="one suffix token",
              colour=1),
     ]  # fmt: skip
     relevant, tokens, shift = 2, 10, 1.0
     with jax.enable_x64(True):
         sequences, labels = noise_free(relevant, tokens, shift)
-        seen = {
+        views = {
             "a prefix: the mean token": np.asarray(sequences).mean(axis=1),
             "a suffix: its own pattern": np.asarray(_outputs_with_suffix(sequences)),
         }
@@ -315,7 +316,7 @@ def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
             title, "along the signal", "along the context", x_range=(-1.4, 1.4),
             y_range=(-1.4, 1.4),
         )
-        for title, points in seen.items()
+        for title, points in views.items()
     ]  # fmt: skip
     return [
         Panel(accuracy, "best accuracy", "shift / its threshold", "accuracy", log_x=True,

@@ -23,7 +23,7 @@ def constant_answer(task: str, length: int) -> float:
 def input_of_commonest_answer(task: str, length: int) -> tuple[int, ...]:
     """An input whose answer is shared by the largest number of inputs."""
     if task != "double_hist":
-        return tuple(place % DIGITS for place in range(length))
+        return tuple(position % DIGITS for position in range(length))
     factorial = [math.factorial(n) for n in range(length + 1)]
     sizes = max(_partitions(length, DIGITS), key=lambda s: _histogram_inputs(s, factorial))
     return tuple(digit for digit, size in enumerate(sizes) for _ in range(size))

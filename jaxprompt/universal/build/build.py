@@ -202,14 +202,14 @@ def _problem(
     select = _scattered(m, min(4000, test_points), seed + 1)
     values = f(select)
     some = slice(None, None, max(len(select) // 1000, 1))
-    found = estimate_lipschitz(f, select[some], values[some], seed)
-    if lipschitz is not None and found > lipschitz * (1 + 1e-6) + 1e-9:
+    slope = estimate_lipschitz(f, select[some], values[some], seed)
+    if lipschitz is not None and slope > lipschitz * (1 + 1e-6) + 1e-9:
         raise ParameterError(
-            "lipschitz", lipschitz, f"at least {found:.6g}, a slope that f has",
+            "lipschitz", lipschitz, f"at least {slope:.6g}, a slope that f has",
             "give a larger one, or leave it out", WHERE,
         )  # fmt: skip
     return Problem(
-        f, m, float(accuracy), int(content), found if lipschitz is None else float(lipschitz),
+        f, m, float(accuracy), int(content), slope if lipschitz is None else float(lipschitz),
         lipschitz is not None, float(np.linalg.norm(values, axis=1).max()), value_limit, select,
         values, seed,
     )  # fmt: skip
@@ -235,11 +235,11 @@ def _search(problem: Problem, budget: int, method: str, centres: np.ndarray | No
         return _net(problem, budget)
     best, last_miss = None, 0
     for count in _ladder(problem.sphere_dim, budget):
-        found = _at(problem, count, method)
-        if found.error <= 0.9 * problem.accuracy:  # the test set may find a little more
-            return _shorten(problem, method, found, last_miss)
+        candidate = _at(problem, count, method)
+        if candidate.error <= 0.9 * problem.accuracy:  # the test set may find a little more
+            return _shorten(problem, method, candidate, last_miss)
         last_miss = count
-        best = found if best is None else min(best, found, key=lambda c: c.error)
+        best = candidate if best is None else min(best, candidate, key=lambda c: c.error)
     assert best is not None
     if method == "auto" and problem.sphere_dim <= 3:
         best = min(best, _net(problem, budget), key=lambda c: c.error)
@@ -254,19 +254,19 @@ def _ladder(m: int, budget: int) -> Iterator[int]:
     yield budget
 
 
-def _shorten(problem: Problem, method: str, found: Candidate, miss: int) -> Candidate:
+def _shorten(problem: Problem, method: str, shortest: Candidate, miss: int) -> Candidate:
     """Two halvings of the interval between a length that fails and one that does."""
-    low, high = miss, len(found.centres)
+    low, high = miss, len(shortest.centres)
     for _ in range(2 if low else 0):
         middle = round(math.sqrt(low * high))
         if not low < middle < high:
             break
         attempt = _at(problem, middle, method)
         if attempt.error <= 0.9 * problem.accuracy:
-            found, high = attempt, middle
+            shortest, high = attempt, middle
         else:
             low = middle
-    return found
+    return shortest
 
 
 def _at(problem: Problem, count: int, method: str) -> Candidate:

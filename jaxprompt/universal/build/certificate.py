@@ -139,8 +139,8 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
     sup_norm = max(problem.sup_norm, float(np.linalg.norm(problem.f(points), axis=1).max()))
     if not problem.lipschitz_given:
         some = np.concatenate([test[:: max(len(test) // 1000, 1)], worst])
-        found = estimate_lipschitz(problem.f, some, problem.f(some), problem.seed + 3)
-        problem = problem._replace(lipschitz=max(problem.lipschitz, found))
+        slope = estimate_lipschitz(problem.f, some, problem.f(some), problem.seed + 3)
+        problem = problem._replace(lipschitz=max(problem.lipschitz, slope))
     problem = problem._replace(sup_norm=sup_norm)
     bound = _bound(problem, best, test, on_test, measured)
     with np.errstate(divide="ignore"):
@@ -202,13 +202,13 @@ def climb(
     for _ in range(STEPS):
         tried, owner = _stepped(at, length, TRIES, random)
         reached = _errors(problem, best, tried)
-        for place in range(len(at)):
-            mine = np.flatnonzero(owner == place)
+        for index in range(len(at)):
+            mine = np.flatnonzero(owner == index)
             top = mine[reached[mine].argmax()]
-            if reached[top] > height[place]:
-                at[place], height[place] = tried[top], reached[top]
+            if reached[top] > height[index]:
+                at[index], height[index] = tried[top], reached[top]
             else:
-                length[place] /= 2
+                length[index] /= 2
     return at, height
 
 

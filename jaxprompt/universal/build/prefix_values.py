@@ -99,5 +99,5 @@ def _attention(
     weight = np.exp(-0.5 * concentration * (squared - squared.min(1, keepdims=True)))
     # Content scores 0 where the nearest centre scores λ(1 − d²/2).
     with np.errstate(over="ignore"):
-        rest = content * np.exp(-concentration * (1 - squared.min(1, keepdims=True) / 2))
-    return weight / (weight.sum(1, keepdims=True) + rest)
+        content_mass = content * np.exp(-concentration * (1 - squared.min(1, keepdims=True) / 2))
+    return weight / (weight.sum(1, keepdims=True) + content_mass)

@@ -172,8 +172,10 @@ def estimate(
             if sums[:, -1].min() > least:
                 total = sums[:, -1:] + np.exp(np.asarray(log_content))
             else:
-                sums, rest = map(np.asarray, _shifted_sums(block, *arrays, lam, log_content))
-                total = sums[:, -1:] + rest
+                sums, content_mass = map(
+                    np.asarray, _shifted_sums(block, *arrays, lam, log_content)
+                )
+                total = sums[:, -1:] + content_mass
             parts.append((sums[:, :-1] / total)[: len(query) - start])
     return np.concatenate(parts)
 

@@ -121,22 +121,29 @@ class Stack(NamedTuple):
         states = self.encode(self._checked(sequences))
         counts = []
         for layer in self.layers:
-            own = len(layer.prefix_keys)
+            prefix_length = len(layer.prefix_keys)
             winners: set[int] = set()
             after = np.empty_like(states)
-            block = max(1, SCORES_AT_ONCE // 4 // (self.length * (own + self.length)))
+            block = max(1, SCORES_AT_ONCE // 4 // (self.length * (prefix_length + self.length)))
             for start in range(0, len(states), block):
-                part = states[start : start + block]
-                keys = part @ layer.key.T
-                prefix = np.broadcast_to(layer.prefix_keys, (len(part), *layer.prefix_keys.shape))
-                query = part @ layer.query.T
+                block_states = states[start : start + block]
+                keys = block_states @ layer.key.T
+                prefix = np.broadcast_to(
+                    layer.prefix_keys, (len(block_states), *layer.prefix_keys.shape)
+                )
+                query = block_states @ layer.query.T
                 score = query @ np.concatenate([prefix, keys], axis=1).swapaxes(1, 2)
                 weight = np.exp(score - score.max(axis=-1, keepdims=True))
                 weight /= weight.sum(axis=-1, keepdims=True)
-                value = part @ layer.value.T
-                moved = weight[..., :own] @ layer.prefix_values + weight[..., own:] @ value
-                after[start : start + block] = part + moved
-                winners.update(np.unique(np.nonzero(weight[..., :own] > 0.5)[-1]).tolist())
+                value = block_states @ layer.value.T
+                moved = (
+                    weight[..., :prefix_length] @ layer.prefix_values
+                    + weight[..., prefix_length:] @ value
+                )
+                after[start : start + block] = block_states + moved
+                winners.update(
+                    np.unique(np.nonzero(weight[..., :prefix_length] > 0.5)[-1]).tolist()
+                )
             states = after
             counts.append(len(winners))
         return tuple(counts)
@@ -235,9 +242,9 @@ def _joined(layers: list[Layer]) -> Layer:
     shared, places = rows[0][:-1], [r[-1] for r in rows]
     keys = []
     for p, layer in enumerate(layers):
-        place = np.zeros((len(layer.prefix_keys), len(layers)))
-        place[:, p] = layer.prefix_keys[:, -1]
-        keys.append(np.concatenate([layer.prefix_keys[:, :-1], place], axis=1))
+        position = np.zeros((len(layer.prefix_keys), len(layers)))
+        position[:, p] = layer.prefix_keys[:, -1]
+        keys.append(np.concatenate([layer.prefix_keys[:, :-1], position], axis=1))
     query = np.stack([*shared, *places])
     values = np.concatenate([layer.prefix_values for layer in layers])
     return Layer(query, np.zeros_like(query), layers[0].value, np.concatenate(keys), values)

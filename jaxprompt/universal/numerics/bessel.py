@@ -149,9 +149,9 @@ def _series_start(
     total, slope = term, jnp.zeros_like(x)
     gap, gap_slope = slope, slope
     for j in range(1, ASYMPTOTIC_TERMS + 1):
-        part = term * (2 * b + 2 * j - 1) / (2 * x)
-        gap, gap_slope = gap + part, gap_slope - j * part / x
-        term = -part * (2 * b - 2 * j + 1) / (4 * j)
+        share = term * (2 * b + 2 * j - 1) / (2 * x)
+        gap, gap_slope = gap + share, gap_slope - j * share / x
+        term = -share * (2 * b - 2 * j + 1) / (4 * j)
         total, slope = total + term, slope - j * term / x
     d = gap / total
     return 1 - d, d, -(gap_slope - d * slope) / total
