@@ -3,6 +3,7 @@ r"""Claim ``contextual.prompt_error``: test error of a ridge head learned over a
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Array, Float, Float64, Key
 from jaxprompt.compute.devices import map_rows_bit_stable, map_trials, trial_memory_bytes
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
+from jaxprompt.contextual.law.finite_ridge import at_finite_dim
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.law.ridge_limit import best_gain, ridge_limit, varied_ridge_limit
 from jaxprompt.contextual.parameters import (
@@ -53,8 +55,7 @@ A head $w$ is learned by ridge regression from $n$ sequences of dimension $d$, o
 prompt $q=\gamma q_\star$. Sequence $i$ gives a pooled feature of signal
 $\alpha=(s-(1-s)\delta_w)W$ and noise level $\tau=\sigma\sqrt{p_2}$, where $s$ is the attention on
 its relevant tokens and $p_2$ the sum of squared weights on the others. As $n,d\to\infty$ with
-$d/n\to\kappa$ (with `dim` and `samples` given the numbers are still the limits, at $\kappa=d/n$),
-let $m>0$ solve
+$d/n\to\kappa$, let $m>0$ solve
 $$\lambda m+E\left[\frac{\tau^2m}{1+\tau^2m}\right]=\kappa,\qquad \omega=\frac1{1+\tau^2m}.$$
 Then the component of $w$ along $w_\star/W$ and its norm away from it tend to $c$ and $\rho$,
 $$c=\frac{E[\omega\alpha]}{\lambda+E[\omega(\alpha^2+\tau^2)]},\qquad
@@ -65,6 +66,9 @@ Without ridge and for $\kappa>1$ (the minimum-norm interpolator) $m\to\infty$ an
 $$c=\frac{E[\alpha/\tau^2]}{\kappa+E[\alpha^2/\tau^2]},\qquad
 \rho^2=\frac{E[((1-\alpha c)^2+\tau^2c^2)/\tau^2]}{\kappa-1}.$$
 Without ridge the error rises to one half at $d=n$ from both sides (double descent).
+
+With `dim` given the numbers are those at that $d$ and $n$ to order $1/n$, which the derivation
+states; without it they are the limits.
 """
 
 DERIVATION = r"""
@@ -87,13 +91,30 @@ Solving for $\rho^2$ with $\kappa/m=\lambda+E[\tau^2\omega]$ and
 $\tau^2\omega-m\tau^4\omega^2=\tau^2\omega^2$ gives the statement. A fresh feature has margin
 $\alpha c+\tau\sqrt{c^2+\rho^2}Z$.
 
+*At a finite $d$.* Along $q_\star$ a signed feature is $y\beta$ with
+$\beta=Q(s-(1-s)\delta_q)+\sigma\bar v$, where $\bar v$ is the attention's mean of the noise there;
+its sign is fair, so the head's component along it has mean 0. Keep the coordinates along $w_\star$
+and $q_\star$ apart from the $f=d-2$ others. Each has its own resolvent, and all three share the
+weight of a sample:
+$$m=\frac{f/n}{\lambda+E[\tau^2\omega]},\quad u=\frac1{\lambda+E[(\alpha^2+\tau^2)\omega]},\quad
+v=\frac1{\lambda+E[\beta^2\omega]},\quad
+\omega=\frac1{1+\tau^2m+((\alpha^2+\tau^2)u+\beta^2v)/n}.$$
+The mean along $w_\star$ is $c=uE[\alpha\omega]$, and the variances $\rho^2$ of the $f$ coordinates
+together, $V_u$ and $V_v$ are $nm^2/f$, $u^2/n$ and $v^2/n$ times the mean of $\omega^2e^2$ times
+$\tau^2$, $\alpha^2+\tau^2$ and $\beta^2$: three linear equations, as
+$e^2=(1-\alpha c)^2+\tau^2(c^2+\rho^2+V_u)+\alpha^2V_u+\beta^2V_v$. A fresh feature has the mean
+margin $\alpha c$ and the variance $e^2-(1-\alpha c)^2$. The shares of all samples,
+$1-\omega$, add up to $d$ without ridge, so that all diverges at $n=d$ exactly. What is left out
+is the fluctuation of the sums over samples, also of order $1/n$, but without a factor such as
+$Q^2/\tau^2$: at $d=100$, $n=200$ and a ridge of 10 the limit's error is 0.095, this one 0.119, and
+that of sampled tokens $0.122\pm0.003$.
+
 The law of $(\alpha,\tau)$ needs the $T-k$ scalars $\langle q_\star,z_t\rangle$ only; its
 expectations are taken by randomised quasi-Monte Carlo with a reported standard error. The
 simulation learns heads at finite $d$ on features drawn from their exact law, and the check
-extrapolates its deviation from the limit, which falls as $1/d$, over four dimensions, with a term
-in $1/d^2$. The context's mean along the prompt makes that term large for interpolating heads: at
-$d=64$ it is worth 0.0004 of the error, and a line through three dimensions from there up would miss
-the limit by a standard error.
+extrapolates its deviation from the numbers at that $d$. What these leave out falls as $1/d$: from
+$d=32$ on a term in $1/d^2$ is not seen at ten times the trials of the quick check, while the
+deviation from the limit itself needs one.
 
 *Tolerances.* 0.01 of an error, one sequence in a hundred, which is the least by which one would
 choose between two gains or ridges. The head enters the error through $c/\sqrt{c^2+\rho^2}$ alone,
@@ -107,20 +128,23 @@ and $z\varphi(z)\le0.242$: 5 % of $\rho$ are at most 0.012 of the error and 10 %
 
 def closed_form(
     *, tokens: int, relevant: int, signal: Any, context: Any, noise: Any, gain: Any, ridge: Any,
-    ratio: Any, shifts: Any = ((0.0, 0.0),), shift_weights: Any = (1.0,),
+    ratio: Any, dim: Any = None, shifts: Any = ((0.0, 0.0),), shift_weights: Any = (1.0,),
     averaged_noise: bool = False, self_noise: float = 1.0, norm_shift: float = 1.0,
     ridge_factor: float = 1.0, gain_factor: float = 1.0,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """`error`, `head_signal` and `head_noise` in the limit; numbers of any shape broadcast.
+    """`error`, `head_signal` and `head_noise` at `dim`, or in the limit; numbers of any shape
+    broadcast.
 
-    The formulas are in :mod:`jaxprompt.contextual.law.ridge_limit`. Standard errors are those of
+    The formulas are in :mod:`jaxprompt.contextual.law.ridge_limit` and
+    :mod:`~jaxprompt.contextual.law.finite_ridge`. Standard errors are those of
     the quadrature over sequences. Falsifiers change the last five arguments, which the theory has
     at their defaults.
     """
 
-    def limit_at(
-        *, signal: float, context: float, noise: float, gain: float, ridge: float, ratio: float
-    ) -> dict[str, Estimate]:
+    def numbers_at(
+        *, signal: float, context: float, noise: float, gain: float, ridge: float, ratio: float,
+        dim: float = math.inf,
+    ) -> dict[str, Estimate]:  # fmt: skip
         features = feature_law(
             tokens, relevant, signal, context, noise, gain * gain_factor, shifts, shift_weights
         )
@@ -129,11 +153,14 @@ def closed_form(
         limit = varied_ridge_limit(
             features, ratio, ridge * ridge_factor, self_noise=self_noise, norm_shift=norm_shift
         )
+        if math.isfinite(dim):
+            limit = at_finite_dim(limit, features, dim, round(dim / ratio), ridge * ridge_factor)
         return {name: quadrature_estimate(x) for name, x in limit._asdict().items()}
 
     return evaluate_pointwise(
-        limit_at, signal=signal, context=context, noise=noise, gain=gain, ridge=ridge, ratio=ratio
-    )
+        numbers_at, signal=signal, context=context, noise=noise, gain=gain, ridge=ridge,
+        ratio=ratio, dim=math.inf if dim is None else dim,
+    )  # fmt: skip
 
 
 FALSIFIERS = (
@@ -304,7 +331,7 @@ _SOMETIMES_SHIFTED = {
 def _known_prompt_design(trials_by_dim: Mapping[int, int]) -> Design:
     """Gains from no attention on, each over ridges and ratios on both sides of d = n."""
     runs = [
-        Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.25, 0.5, 0.8, 1.25, 2.0], dim=dim,
+        Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.25, 0.5, 0.7, 1.5, 2.0], dim=dim,
             trials=trials)
         for setting, gains in ((_UNSHIFTED, (0.0, 0.5, 1.0)), (_SOMETIMES_SHIFTED, (1.0,)))
         for gain in gains
@@ -388,19 +415,19 @@ CLAIM = Claim(
     quantities=(
         Quantity(
             "error",
-            "limit of the probability of a wrong sign on a fresh sequence as d, n → ∞ at d/n",
+            "probability of a wrong sign on a fresh sequence; without `dim` its limit at d/n",
             tolerance=0.01,
         ),
         Quantity(
             "head_signal",
-            "limit of the component of the head along w⋆/W",
+            "component of the head along w⋆/W; without `dim` its limit",
             tolerance=0.1,
             relative=True,
             symbol="c",
         ),
         Quantity(
             "head_noise",
-            "limit of the norm of the head away from w⋆",
+            "norm of the head away from w⋆; without `dim` its limit",
             tolerance=0.05,
             relative=True,
             symbol="ρ",
@@ -411,7 +438,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _known_prompt_design({32: 1024, 64: 1536, 128: 256, 256: 768}),
+        "quick": _known_prompt_design({32: 832, 64: 160, 128: 704}),
         "full": _known_prompt_design({64: 8192, 128: 4096, 256: 3072, 512: 1536}),
     },
     check_parameters=check_law_and_ratio,

@@ -25,12 +25,15 @@ class FeatureLaw(NamedTuple):
     Shape (replicate, node), float64, with `weights` summing to 1 over the nodes of each replicate.
     `shortfall` is the largest signal a sequence can have, W, less α: near 0 it has digits that the
     difference of the two has not. It is computed from `alpha` where it is left out.
+    `along_prompt` is the feature's component along the prompt, up to the label's sign: no limit
+    needs it, but the numbers at a finite dimension do.
     """
 
     alpha: np.ndarray
     tau: np.ndarray
     weights: np.ndarray
     shortfall: np.ndarray | None = None
+    along_prompt: np.ndarray | None = None
 
     def accurate_shortfall(self) -> np.ndarray:
         """W − α of every node, to all digits where the law has them; W is the largest α if not."""
@@ -61,14 +64,16 @@ class FeatureLaw(NamedTuple):
         part = slice(0, replicates), slice(0, kept)
         weights = self.weights[part]
         weights = weights / weights.sum(axis=1, keepdims=True)
-        short = None if self.shortfall is None else self.shortfall[part]
-        return FeatureLaw(self.alpha[part], self.tau[part], weights, short)
+        short, along = (None if x is None else x[part] for x in (self.shortfall, self.along_prompt))
+        return FeatureLaw(self.alpha[part], self.tau[part], weights, short, along)
 
     def as_one_replicate(self) -> FeatureLaw:
         """The law on the nodes of all replicates together."""
         weights = self.weights.reshape(1, -1) / self.weights.shape[0]
-        short = None if self.shortfall is None else self.shortfall.reshape(1, -1)
-        return FeatureLaw(self.alpha.reshape(1, -1), self.tau.reshape(1, -1), weights, short)
+        short, along = (
+            None if x is None else x.reshape(1, -1) for x in (self.shortfall, self.along_prompt)
+        )
+        return FeatureLaw(self.alpha.reshape(1, -1), self.tau.reshape(1, -1), weights, short, along)
 
 
 @functools.lru_cache(maxsize=256)
@@ -113,11 +118,13 @@ def coarse_feature_law(
 
 class _ScoreSums(NamedTuple):
     """For each node of the irrelevant tokens' scores: the largest score; the sums of the tokens'
-    exponentials and of their squares, relative to it; and the node's weight."""
+    exponentials, of their squares, and of their products with the standard normal scalars, relative
+    to it; and the node's weight."""
 
     largest: np.ndarray
     first: np.ndarray
     second: np.ndarray
+    scalar: np.ndarray
     weights: np.ndarray
 
 
@@ -136,12 +143,12 @@ def _sums_over_tokens(scalars: np.ndarray, scale: float, weights: np.ndarray) ->
     scores = scale * scalars
     largest = np.max(scores, axis=-1, initial=-np.inf)
     if not scores.shape[-1]:
-        return _ScoreSums(largest, np.zeros_like(largest), np.zeros_like(largest), weights)
+        none = np.zeros_like(largest)
+        return _ScoreSums(largest, none, none, none, weights)
     scores -= largest[..., None]
     terms = np.exp(scores, out=scores)
-    return _ScoreSums(
-        largest, terms.sum(axis=-1), np.einsum("...t,...t->...", terms, terms), weights
-    )
+    second, scalar = (np.einsum("...t,...t->...", terms, x) for x in (terms, scalars))
+    return _ScoreSums(largest, terms.sum(axis=-1), second, scalar, weights)
 
 
 def _law_of_sums(
@@ -160,6 +167,8 @@ def _law_of_sums(
     shortfall = inattention * (1 + shift[:, 1]) * signal
     # A weight may underflow to 0 at extreme gains; its reciprocal is needed without ridge.
     tau = noise * np.sqrt(np.maximum(spread, 1e-200 if noisy else 0.0))
+    along = (attention - inattention * shift[:, 0]) * context
+    along = along + noise * np.copysign(1.0, gain) * fall / total * sums.scalar[..., None]
     weights = sums.weights[..., None] * np.asarray(shift_weights, dtype=np.float64)
     flat = (alpha.shape[0], -1)
-    return FeatureLaw(*(x.reshape(flat) for x in (alpha, tau, weights, shortfall)))
+    return FeatureLaw(*(x.reshape(flat) for x in (alpha, tau, weights, shortfall, along)))
