@@ -85,17 +85,17 @@ def closed_form(
     *, tokens: int, relevant: int, signal: Any, context: Any, noise: Any, time: Any,
     head_rate: Any, prompt_rate: Any, head_norm: Any, prompt_norm: Any, shifts: Any = ((0.0, 0.0),),
     shift_weights: Any = (1.0,), loss: Loss = "square", transport: float = 1.0,
-    residual_noise: float = 1.0, start: float = 1.0, mean_square: float = 1.0,
+    residual_noise: float = 1.0, start: float = 1.0,
 ) -> dict[str, Estimate]:  # fmt: skip
     """√d times the standard deviation of each inner product, and of the error (`spread`).
 
-    Numbers of any shape broadcast. Falsifiers change the last four arguments, which the theory has
+    Numbers of any shape broadcast. Falsifiers change the last three arguments, which the theory has
     at their defaults.
 
     Raises:
         NumericalError: the flow diverges before `time`.
     """
-    formula = SpreadFormula(transport, residual_noise, start, mean_square)
+    formula = SpreadFormula(transport, residual_noise, start)
 
     def spread_at(
         *, signal: float, context: float, noise: float, time: float, head_rate: float,
@@ -127,11 +127,10 @@ def closed_form(
 
 FALSIFIERS = (
     Falsifier("accumulation", "noise adds up and is not carried along: J = 0", transport=0.0),
+    Falsifier("half_transport", "carries deviations along at half the flow's rate", transport=0.5),
     Falsifier("no_residual", "drops the noise along w⋆ and q⋆ that head and prompt leave open",
               residual_noise=0.0),
     Falsifier("orthogonal_start", "starts with all products exactly 0", start=0.0),
-    Falsifier("second_moment", "takes D without subtracting the square of the mean",
-              mean_square=0.0),
 )  # fmt: skip
 
 

@@ -40,14 +40,12 @@ class SpreadFormula(NamedTuple):
     """Multiples of parts of the covariance; the theory has 1 everywhere, falsifiers change them.
 
     `transport` belongs to J, `residual_noise` to the part of D that head and prompt leave open,
-    `start` to the covariance that random directions have at time 0, `mean_square` to the square of
-    the mean that D subtracts.
+    `start` to the covariance that random directions have at time 0.
     """
 
     transport: float = 1.0
     residual_noise: float = 1.0
     start: float = 1.0
-    mean_square: float = 1.0
 
 
 THE_SPREAD = SpreadFormula()
@@ -60,7 +58,6 @@ class _Rates(NamedTuple):
     slope: np.ndarray
     noise: np.ndarray
     residual: np.ndarray
-    mean_square: np.ndarray
 
 
 def _widened(state: np.ndarray) -> np.ndarray:
@@ -103,10 +100,9 @@ def _flow_slope(setting: Setting, state: np.ndarray, rates: Rates, loss: Loss) -
 def _step_noise(
     setting: Setting, state: np.ndarray, rates: Rates, loss: Loss
 ) -> tuple[np.ndarray, ...]:
-    """D without its residual part, that part, and the square of the mean: (replicates, 7, 7)."""
+    """D without its residual part, and that part: (replicates, 7, 7)."""
     step = limiting_increments(setting, _widened(state), rates, loss, most_nodes=_NODES)
-    mean_square = step.mean[:, None] * step.mean[None]
-    parts = step.covariance - step.residual, step.residual, mean_square
+    parts = step.covariance - step.residual, step.residual
     return tuple(_in_blocks(np.moveaxis(part, -1, 0)) for part in parts)
 
 
@@ -168,7 +164,6 @@ class SpreadPath:
         def change(driving: _Rates, matrix: np.ndarray) -> np.ndarray:
             moved = formula.transport * driving.slope @ matrix
             noise = driving.noise + formula.residual_noise * driving.residual
-            noise = noise + (1 - formula.mean_square) * driving.mean_square
             return moved + np.swapaxes(moved, 1, 2) + noise
 
         with self._lock:
