@@ -32,6 +32,8 @@ from jax.sharding import PartitionSpec as P
 from jaxprompt.compute.jax_settings import own_settings
 
 __all__ = [
+    "IDLE_ROW_INDEX",
+    "ROWS",
     "THREADS_VARIABLE",
     "block_observer",
     "cores",
@@ -39,6 +41,7 @@ __all__ = [
     "map_rows_bit_stable",
     "map_trials",
     "one_by_one_on_cpu",
+    "run_on_threads",
     "trial_memory_bytes",
 ]
 
@@ -96,15 +99,15 @@ def map_trials(
     indices = first + np.arange(workers * steps * batch, dtype=np.uint32)
     indices = indices.astype(np.uint32).reshape(workers, steps, batch)
     if loops and steps == 1:
-        indices = np.concatenate([indices, np.full_like(indices, _IDLE_ROW_INDEX)], axis=1)
+        indices = np.concatenate([indices, np.full_like(indices, IDLE_ROW_INDEX)], axis=1)
     if len(found) == 1:
-        parts = _on_threads(block, indices, [None] * workers, workers)
+        parts = run_on_threads(block, indices, [None] * workers, workers)
     elif isinstance(block, functools.partial) and hasattr(block.func, "lower"):
         parts = [_on_mesh(block, indices, tuple(found))]
     else:  # a function that looks at its indices on the host
         local = [device for device in found if device.process_index == jax.process_index()]
         places = [local[i % len(local)] for i in range(workers)]
-        parts = _on_threads(block, indices, places, workers)
+        parts = run_on_threads(block, indices, places, workers)
 
     rows = indices.shape[1]
 
@@ -115,11 +118,11 @@ def map_trials(
     return jax.tree.map(join, *parts)
 
 
-block_observer: ContextVar[Callable[[Callable[..., Any], np.ndarray], None] | None] = ContextVar(
+block_observer: ContextVar[Callable[[Callable[..., Any], np.ndarray], int] | None] = ContextVar(
     "block_observer", default=None
 )
-"""Called with a block, and the indices of those that run at the same time, before any of them runs:
-to look at shapes, and to raise where only those are wanted."""
+"""Called with a block, and the indices of those that would run at the same time, before any of them
+runs; gives how many may. It may raise, where only the shapes are wanted."""
 
 
 ROWS = 128
@@ -139,10 +142,10 @@ def _looped_trials(
     rows = min(ROWS, -(-needed // workers))  # few trials are still spread over all threads
     calls = -(-needed // rows)
     flat = first + np.arange(calls * rows * batch, dtype=np.uint64)
-    indices = np.full((calls, ROWS, batch), _IDLE_ROW_INDEX, np.uint32)
+    indices = np.full((calls, ROWS, batch), IDLE_ROW_INDEX, np.uint32)
     indices[:, :rows] = flat.astype(np.uint32).reshape(calls, rows, batch)
-    indices.reshape(-1, batch)[_rows_beyond(needed, calls, rows)] = _IDLE_ROW_INDEX
-    parts = _on_threads(block, indices, [None] * calls, workers)
+    indices.reshape(-1, batch)[_rows_beyond(needed, calls, rows)] = IDLE_ROW_INDEX
+    parts = run_on_threads(block, indices, [None] * calls, workers)
 
     def join(*arrays: np.ndarray) -> np.ndarray:
         kept = [array[:rows].reshape(-1, *array.shape[2:]) for array in arrays]
@@ -177,7 +180,7 @@ def trial_memory_bytes() -> int:
 _CACHE = 2**21
 
 
-def _on_threads(
+def run_on_threads(
     block: Callable[[np.ndarray], Any],
     indices: np.ndarray,
     places: Sequence[Device | None],
@@ -185,7 +188,7 @@ def _on_threads(
 ) -> list[Any]:
     """Blocks of indices on `workers` threads, each on its device (None: the default one)."""
     if observe := block_observer.get():
-        observe(block, indices[:workers])
+        workers = min(workers, observe(block, indices[:workers]))
     x64, dispatch = jnp.result_type(float) == np.float64, threading.Lock()
 
     def run(part: np.ndarray, place: Device | None) -> Any:
@@ -196,8 +199,8 @@ def _on_threads(
                 result = block(part)
             return jax.tree.map(np.asarray, result)
 
-    if len(indices) == 1:
-        return [run(indices[0], places[0])]
+    if len(indices) == 1 or workers == 1:
+        return [run(part, place) for part, place in zip(indices, places, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(run, indices, places))
 
@@ -249,7 +252,7 @@ def map_rows_bit_stable(trials: Callable[[jax.Array], Any], indices: jax.Array) 
     two rows (``map_trials(…, loops=True)`` adds idle ones). Rows whose index is that of an idle
     row are skipped.
     """
-    steps = (indices[:, 0] != _IDLE_ROW_INDEX).sum(dtype=jnp.int32)
+    steps = (indices[:, 0] != IDLE_ROW_INDEX).sum(dtype=jnp.int32)
     empty = jax.tree.map(
         lambda one: jnp.zeros((len(indices), *one.shape), one.dtype),
         jax.eval_shape(trials, indices[0]),
@@ -261,7 +264,8 @@ def map_rows_bit_stable(trials: Callable[[jax.Array], Any], indices: jax.Array) 
     return lax.fori_loop(0, steps, step, empty)
 
 
-_IDLE_ROW_INDEX = np.uint32(2**32 - 1)
+IDLE_ROW_INDEX = np.uint32(2**32 - 1)
+"""First number of a row that a loop skips; no trial has this index."""
 
 
 def one_by_one_on_cpu(function: Callable[..., Any]) -> Callable[..., Any]:

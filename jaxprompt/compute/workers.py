@@ -24,6 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from jaxprompt.compute.devices import THREADS_VARIABLE, cores
+from jaxprompt.compute.memory import share_memory
 from jaxprompt.errors import UsageError
 
 __all__ = ["MAX_ATTEMPTS", "SerialExecutor", "WorkerPool", "process_pool", "run_tasks"]
@@ -61,12 +62,13 @@ class WorkerPool(Executor):
         # Forking a process that runs JAX's threads hangs, so workers start afresh.
         context = multiprocessing.get_context("spawn")
         threads = max(1, cores() // self.workers)
-        given = (threads, self._prepare)
+        given = (threads, self.workers, self._prepare)
         return ProcessPoolExecutor(self.workers, context, _start_worker, given)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Hand a task to a worker."""
-        return self._pool.submit(fn, *args, **kwargs)
+        with _interrupts_held_back():  # here workers are started
+            return self._pool.submit(fn, *args, **kwargs)
 
     def renew(self) -> None:
         """Start new workers in place of those that died.
@@ -78,7 +80,7 @@ class WorkerPool(Executor):
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = self._started()
             with contextlib.suppress(BrokenProcessPool):
-                self._pool.submit(os.getpid).result()
+                self.submit(os.getpid).result()
                 return
         raise UsageError(
             "worker processes die as they start: lower --workers, or mend what --claims names, "
@@ -107,8 +109,25 @@ def process_pool(workers: int, prepare: Callable[[], None] | None = None) -> Gen
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _start_worker(threads: int, prepare: Callable[[], None] | None) -> None:
+@contextlib.contextmanager
+def _interrupts_held_back() -> Generator[None]:
+    """Keep Ctrl-C waiting, also in processes that start meanwhile: they inherit what is blocked.
+
+    A terminal sends it to them too, and before they ignore it they would print a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(threads: int, workers: int, prepare: Callable[[], None] | None) -> None:
     os.environ[THREADS_VARIABLE] = str(threads)
+    share_memory(workers)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that stores
     parent = multiprocessing.parent_process()
 

@@ -17,6 +17,7 @@ from jaxprompt.core.designs import Cell, Design, split_into_cells
 from jaxprompt.core.instances import evaluate_on_instances
 from jaxprompt.core.json_values import canonical, to_json_values
 from jaxprompt.core.keys import as_key, fold_in_parameters
+from jaxprompt.core.memory import refuse_runs_that_cannot_fit
 from jaxprompt.core.verdict import Verdict, remedy
 from jaxprompt.errors import JaxpromptError, NumericalError, ParameterError, suggest
 from jaxprompt.stats import Comparison, Row, Status
@@ -32,6 +33,7 @@ __all__ = [
     "compare_measured",
     "falsify_verdict",
     "measure_runs",
+    "refuse_design_that_cannot_fit",
 ]
 
 FALSE_ALARM = 1e-3
@@ -52,6 +54,7 @@ def check_claim(
     design = choose_design(claim, profile, trials, point)
     if claim.extra:
         claim.extra.require(claim.id)
+    refuse_design_that_cannot_fit(claim, design)
     started = time.perf_counter()
     seed = 0 if key is None else int(key) if isinstance(key, int) else None
     random_key = as_key(0 if key is None else key)
@@ -99,6 +102,17 @@ def choose_design(
             )
         design = kept
     return design if trials is None else design.with_trials(trials)
+
+
+def refuse_design_that_cannot_fit(claim: Claim, design: Design) -> None:
+    """Refuse a design of which a run cannot be held in memory, before any is simulated.
+
+    Raises:
+        UsageError: it cannot; the message says what it needs, what there is and what would fit.
+    """
+    if claim.measure is None:  # else the runs may be no simulations
+        runs = ((run, design.trials_of(run)) for run in design.runs)
+        refuse_runs_that_cannot_fit(claim, runs)
 
 
 def _measure(

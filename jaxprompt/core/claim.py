@@ -37,6 +37,7 @@ from jaxprompt.core.figures import (
 )
 from jaxprompt.core.json_values import format_parameters, nonfinite_word, one_line
 from jaxprompt.core.keys import as_key
+from jaxprompt.core.memory import blocks_that_fit
 from jaxprompt.core.parameters import (
     Parameter,
     complete_parameters,
@@ -302,6 +303,7 @@ class Claim:
 
         Raises:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
+            UsageError: it cannot fit into memory, even one block of trials after another.
             NumericalError: the simulation cannot be done there, or a mean or a standard error is
                 not finite.
         """
@@ -311,7 +313,11 @@ class Claim:
         values = self.validated(given, simulate=True)
         more = {"first": int(first)} if first else {}
         try:
-            with np.errstate(all="ignore"), own_settings():  # what comes of it is looked at below
+            with (
+                np.errstate(all="ignore"),  # what comes of it is looked at below
+                own_settings(),
+                blocks_that_fit(self, values, int(trials)),
+            ):
                 estimates = self.simulation(key=as_key(key), trials=int(trials), **more, **values)
         except NumericalError:
             raise
@@ -319,6 +325,13 @@ class Claim:
             raise NumericalError(
                 f"{self.id}: no simulation at {format_parameters(values)} ({one_line(error)}); "
                 "choose less extreme parameters"
+            ) from error
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise NumericalError(
+                f"{self.id}: no simulation at {format_parameters(values)}, the memory is full "
+                f"({one_line(error)}); choose a smaller size, or end other programs"
             ) from error
         for name, estimate in estimates.items():
             for number in (estimate.mean, estimate.stderr):
@@ -463,6 +476,7 @@ class Claim:
 
         Raises:
             ParameterError: there is no such profile, or no such point.
+            UsageError: a run of the design cannot fit into memory.
         """
         return check_claim(self, profile, key, trials, point, progress)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.core.checking import choose_design
 from jaxprompt.core.designs import Design, Run
 from jaxprompt.core.json_values import to_json_values
+from jaxprompt.core.memory import trial_outputs
 from jaxprompt.errors import NumericalError
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def plan_check(
     design = choose_design(claim, profile, trials, point)
     shapes: dict[str, tuple[int, ...]] = {}
     if design.runs:
-        shapes = {name: tuple(s.shape) for name, s in _outputs(claim, design.runs[0]).items()}
+        shapes = {name: tuple(s.shape) for name, s in trial_outputs(claim, design.runs[0]).items()}
     names = tuple(q.name for q in claim.quantities)
     return DryRun(claim.id, profile, names, shapes, tuple(_planned_runs(claim, design)))
 
@@ -88,24 +88,13 @@ def _planned_runs(claim: Claim, design: Design) -> Iterator[PlannedRun]:
         yield PlannedRun(dict(run), trials, predicted, note, _memory(claim, run, trials))
 
 
-def _outputs(claim: Claim, run: Run) -> dict[str, Any]:
-    """Shape and dtype of each number of a trial at one run."""
-    shapes = getattr(claim.simulation, "output_shapes", None)
-    if shapes is None:
-        return {}
-    single = {n: v[0] if n in claim.shared and np.ndim(v) else v for n, v in run.items()}
-    values = claim.validated(single, simulate=True)
-    with own_settings(x64=True):
-        return shapes(claim.id, values)
-
-
 def _memory(claim: Claim, run: Run, trials: int) -> int | None:
     if claim.memory is not None:
         values = claim.validated(dict(run), simulate=True)
         named = inspect.signature(claim.memory).parameters
         more = {"trials": trials} if "trials" in named else {}
         return int(claim.memory(**values, **more))
-    outputs = _outputs(claim, run)
+    outputs = trial_outputs(claim, run)
     if not outputs:
         return None
     return trials * sum(8 * int(np.prod(s.shape, dtype=np.int64)) for s in outputs.values())

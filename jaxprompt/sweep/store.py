@@ -120,7 +120,7 @@ class SweepStore:
         quantities: names of the claim's quantities.
         config: canonical text of the configuration the store was made for.
         environment: versions and device of the first session; `sessions` are the later ones.
-        fingerprint: what the code of the claim was, see :mod:`jaxprompt.sweep.fingerprint`.
+        fingerprint: what the code of the claim was, see :mod:`jaxprompt.core.fingerprint`.
         trials: trials that each cell holds, int64; 0 where it holds none.
         damaged: cells whose numbers are not those that were written, bool.
         vanished: how many cells were written but are not in the file.

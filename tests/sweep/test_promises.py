@@ -5,20 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import resource
 
 import numpy as np
 import pytest
 
 import jaxprompt as jp
-from jaxprompt.compute import devices
+from jaxprompt.core.fingerprint import fingerprint_claim
 from jaxprompt.core.keys import as_key, fold_in_parameters
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.core.quantities import Quantity
 from jaxprompt.errors import ClaimError, UsageError
 from jaxprompt.sweep import Sweep, memory
 from jaxprompt.sweep import runner as sweeps
-from jaxprompt.sweep.fingerprint import fingerprint_claim
 from jaxprompt.sweep.store import SweepStore
 from jaxprompt.sweep.tasks import Batches, Task, make_tasks
 
@@ -227,7 +225,7 @@ def test_comments_and_another_process_change_no_fingerprint(tmp_path):
     """Bytes of the code, not of the file; and no address or order of a set in it."""
     text = (
         "import jaxprompt as jp\n"
-        "from jaxprompt.sweep.fingerprint import fingerprint_claim\n"
+        "from jaxprompt.core.fingerprint import fingerprint_claim\n"
         "names = ('contextual.prompt_error', 'contextual.training', 'universal.sphere_limit')\n"
         "print([fingerprint_claim(jp.claim(n)) for n in names])\n"
     )
@@ -291,42 +289,6 @@ def test_a_claim_may_say_what_it_holds(toy_claim, tmp_path):
     with pytest.raises(UsageError, match=r"`size` = 8192 needs 8 PiB, .*GiB"):
         sweeps.run(Sweep(claim, {"level": [1.0], "size": [8192]}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_the_limit_is_that_of_the_process_where_it_has_one():
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    before, _ = memory.available_memory()
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (2**45, hard))
-        assert memory.available_memory()[0] == before, "it leaves more than there is"
-        held = memory._virtual_bytes()
-        resource.setrlimit(resource.RLIMIT_AS, (held + 2**28, hard))
-        limit, whose = memory.available_memory()
-        assert limit <= 2**28 + 2**24
-        assert "ulimit" in whose
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def test_shapes_are_traced_and_nothing_is_computed():
-    """A product of two matrices of known shape, in a block that would fail if it ran."""
-    import jax
-
-    @jax.jit
-    def block(indices):
-        wide = jax.numpy.ones((indices.shape[0], 10**9))
-        return wide @ wide.T
-
-    def refuse(*args):
-        raise AssertionError("a block was run")
-
-    token = devices.block_observer.set(memory._raise_bytes)
-    try:
-        with pytest.raises(memory._Traced) as caught:
-            devices.map_trials(block, 4, threads=1)
-    finally:
-        devices.block_observer.reset(token)
-    assert caught.value.held >= 4 * 2 * 4 * 10**9
 
 
 # --- locks ---

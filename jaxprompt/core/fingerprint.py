@@ -15,11 +15,12 @@ import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxprompt.core.claim import Claim
+if TYPE_CHECKING:
+    from jaxprompt.core.claim import Claim
 
 __all__ = ["changed_parts", "fingerprint_claim", "functions_reached"]
 
