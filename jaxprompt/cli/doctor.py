@@ -39,9 +39,13 @@ def examine() -> list[Finding]:
         *(_package(name) for name in _CORE),
         _devices(),
         _float64(),
-        *(_extra(extra) for extra in EXTRAS.values()),
-        _writable("working folder", Path.cwd(), "go to a folder you may write to, or use --out"),
-        _writable("temporary folder", Path(tempfile.gettempdir()), "set TMPDIR to another folder"),
+        *(_check_extra(extra) for extra in EXTRAS.values()),
+        _check_writable(
+            "working folder", Path.cwd(), "go to a folder you may write to, or use --out"
+        ),
+        _check_writable(
+            "temporary folder", Path(tempfile.gettempdir()), "set TMPDIR to another folder"
+        ),
         _cache(),
     ]
 
@@ -61,7 +65,7 @@ def _devices() -> Finding:
         return Finding("devices", "problem", problem, "unset JAX_PLATFORMS, or set it to cpu")
     devices = jax.devices()
     kinds = sorted({f"{d.platform}: {d.device_kind}" for d in devices})
-    return Finding("devices", "ok", f"{len(devices)} ({', '.join(kinds)}), {_cores()}")
+    return Finding("devices", "ok", f"{len(devices)} ({', '.join(kinds)}), {_check_cores()}")
 
 
 def device_problem() -> str:
@@ -77,7 +81,7 @@ def device_problem() -> str:
     return ""
 
 
-def _cores() -> str:
+def _check_cores() -> str:
     from jaxprompt.compute.devices import cores
 
     return f"{os.cpu_count()} processors, trials use {cores()}"
@@ -104,7 +108,7 @@ def _float64() -> Finding:
     return Finding(what, "ok", f"float64 where it is needed; the caller's default is {default}")
 
 
-def _extra(extra: Extra) -> Finding:
+def _check_extra(extra: Extra) -> Finding:
     missing = extra.missing()
     what = f"extra {extra.name}"
     if not missing:
@@ -113,7 +117,7 @@ def _extra(extra: Extra) -> Finding:
     return Finding(what, "absent", f"without {', '.join(missing)}", remedy)
 
 
-def _writable(what: str, folder: Path, remedy: str) -> Finding:
+def _check_writable(what: str, folder: Path, remedy: str) -> Finding:
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass
@@ -137,7 +141,7 @@ def _cache() -> Finding:
         )
     made = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     remedy = f"set {cache_folder.CACHE_FOLDER_VARIABLE} to a folder you may write to"
-    finding = _writable("cache", made, remedy)
+    finding = _check_writable("cache", made, remedy)
     if finding.state == "problem":
         return finding._replace(state="absent")
     return finding._replace(found=str(folder) + ("" if made == folder else ", not made yet"))

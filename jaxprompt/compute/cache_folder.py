@@ -85,11 +85,11 @@ def enable_compilation_cache() -> Path | None:
     folder = cache_folder()
     if "jax" in sys.modules or "JAX_COMPILATION_CACHE_DIR" in os.environ or folder is None:
         return None
-    programs = folder / "compiled" / _machine()
+    programs = folder / "compiled" / _machine_name()
     if not make_folder(programs):
         return None
-    _mend(programs)
-    _trim(programs.parent)
+    _remove_incomplete(programs)
+    _remove_oldest(programs.parent)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(programs)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     for text in _HARMLESS:
@@ -99,7 +99,7 @@ def enable_compilation_cache() -> Path | None:
     return programs
 
 
-def _machine() -> str:
+def _machine_name() -> str:
     """Name for what compiled programs depend on: the processor, and the versions of JAX.
 
     JAX's own key leaves out the processor, and a home folder may be shared between machines.
@@ -115,7 +115,7 @@ def _machine() -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
 
-def _mend(programs: Path) -> None:
+def _remove_incomplete(programs: Path) -> None:
     """Remove entries that a run killed while it wrote left incomplete, as JAX would not.
 
     Looks at what was written since the last look only. An entry that another process is writing
@@ -126,13 +126,13 @@ def _mend(programs: Path) -> None:
         since = stamp.stat().st_mtime_ns if stamp.exists() else 0
         stamp.touch()
         for entry in programs.glob("*-cache"):
-            if entry.stat().st_mtime_ns >= since and not _complete(entry.read_bytes()):
+            if entry.stat().st_mtime_ns >= since and not _is_complete(entry.read_bytes()):
                 entry.unlink(missing_ok=True)
     except OSError:  # another process tidies up too, or the disk is full: JAX copes with the rest
         return
 
 
-def _complete(data: bytes) -> bool:
+def _is_complete(data: bytes) -> bool:
     """Whether a compressed entry is whole; those by Zstandard, where installed, are trusted."""
     if data[:4] == b"\x28\xb5\x2f\xfd":
         return True
@@ -143,7 +143,7 @@ def _complete(data: bytes) -> bool:
     return True
 
 
-def _trim(folder: Path) -> None:
+def _remove_oldest(folder: Path) -> None:
     """Remove the oldest entries, of any machine and version, beyond the limit."""
     try:
         entries = sorted(

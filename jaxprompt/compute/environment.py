@@ -24,24 +24,24 @@ def environment(seed: int | None = None) -> dict[str, Any]:
     return {
         "jaxprompt": jaxprompt.__version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: _package_version(name) for name in _PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "device": f"{device.platform}: {device.device_kind}, {jax.device_count()} in all",
         "dtype": "closed forms and errors in float64; trials as their claim states",
         "seed": seed,
         "command": " ".join(["jaxprompt", *sys.argv[1:]]),
-        "revision": _revision(),
+        "revision": _git_revision(),
     }
 
 
-def _version(package: str) -> str:
+def _package_version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _revision() -> str:
+def _git_revision() -> str:
     """Git revision of a source checkout, "unknown" for an installed package or without git."""
     folder = Path(__file__).resolve().parent.parent
     if not (folder / ".git").exists():

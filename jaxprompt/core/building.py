@@ -36,11 +36,11 @@ def check_definition(claim: Claim) -> None:
     Raises:
         ClaimError: (a ValueError) with what is wrong and what to write instead.
     """
-    for problem in _problems(claim):
+    for problem in _all_problems(claim):
         raise ClaimError(f"claim {claim.id}: {problem}")
 
 
-def _problems(claim: Claim) -> Iterator[str]:
+def _all_problems(claim: Claim) -> Iterator[str]:
     yield from _id_problems(claim.id)
     if not isinstance(claim.relation, Relation):  # pyright: ignore[reportUnnecessaryIsInstance]
         near = suggest(str(claim.relation), [r.value for r in Relation], most=1)
@@ -75,7 +75,7 @@ def _parameter_problems(claim: Claim) -> Iterator[str]:
                 f"{', '.join(KINDS)}{near}"
             )
     names = [p.name for p in claim.parameters]
-    yield from _twice(names, "parameters")
+    yield from _repeated_names(names, "parameters")
     known = [p.name for p in everything]
     if claim.size and claim.size not in known:
         near = suggest(claim.size, known, most=1)
@@ -98,7 +98,7 @@ def _quantity_problems(claim: Claim) -> Iterator[str]:
             yield f"quantities holds {quantity!r}: must be a jaxprompt.Quantity"
         yield from _one_quantity(claim, quantity)
     names = [q.name for q in claim.quantities]
-    yield from _twice(names, "quantities")
+    yield from _repeated_names(names, "quantities")
     stored = {f"{name}{end}": name for name in names for end in ("_predicted", "_stderr")}
     for name in names:
         if name in stored:
@@ -183,7 +183,7 @@ def _design_problems(claim: Claim) -> Iterator[str]:
                     yield f"design {profile!r} sets `{name}`, which is no parameter{near}"
 
 
-def _twice(names: Iterable[str], what: str) -> Iterator[str]:
+def _repeated_names(names: Iterable[str], what: str) -> Iterator[str]:
     names = list(names)
     for name in dict.fromkeys(names):
         if names.count(name) > 1:

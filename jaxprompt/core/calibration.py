@@ -205,9 +205,9 @@ def check_under_seeds(
     """
     kept = dataclasses.replace(
         claim,
-        closed_form=_remembered(claim.closed_form),
+        closed_form=_remember_predictions(claim.closed_form),
         falsifiers=tuple(
-            Falsifier(f.name, f.description, _remembered(f.predictor(claim.closed_form)))
+            Falsifier(f.name, f.description, _remember_predictions(f.predictor(claim.closed_form)))
             for f in claim.falsifiers
         ),
     )
@@ -237,7 +237,7 @@ def calibrate(
     return Calibration(claim.id, tuple(check_under_seeds(claim, each, profile=profile)))
 
 
-def _remembered(closed_form: Predictor) -> Predictor:
+def _remember_predictions(closed_form: Predictor) -> Predictor:
     """`closed_form`, evaluated once for equal parameters; those with arrays are not kept."""
     known: dict[str, Any] = {}
 

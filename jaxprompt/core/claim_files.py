@@ -102,18 +102,20 @@ def _open_folder(folder: Path) -> str:
         package = types.ModuleType(name)
         package.__path__ = [str(folder)]
         sys.modules[name] = package
-        _FOLDERS[name] = {**vars(builtins), "__import__": _importer(name, folder)}
+        _FOLDERS[name] = {**vars(builtins), "__import__": _folder_importer(name, folder)}
         if _FINDER not in sys.meta_path:
             sys.meta_path.insert(0, _FINDER)
     importlib.invalidate_caches()
     held = {n: m for n, m in sys.modules.items() if n.startswith(f"{name}.")}
-    if any(hasattr(m, "_loaded_state") and _state(m) != m._loaded_state for m in held.values()):
+    if any(
+        hasattr(m, "_loaded_state") and _file_state(m) != m._loaded_state for m in held.values()
+    ):
         for module in held:  # the others may hold names of the one that changed
             del sys.modules[module]
     return name
 
 
-def _state(module: types.ModuleType) -> tuple[int, int]:
+def _file_state(module: types.ModuleType) -> tuple[int, int]:
     """What changes when a module's file is edited: time and size, or zeros without a file."""
     try:
         status = os.stat(str(module.__file__))
@@ -131,7 +133,7 @@ class _Loader(SourceFileLoader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         module.__dict__["__builtins__"] = _FOLDERS[module.__name__.partition(".")[0]]
-        module.__dict__["_loaded_state"] = _state(module)
+        module.__dict__["_loaded_state"] = _file_state(module)
         super().exec_module(module)
 
 
@@ -152,7 +154,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 _FINDER = _Finder()
 
 
-def _importer(package: str, folder: Path) -> Callable[..., Any]:
+def _folder_importer(package: str, folder: Path) -> Callable[..., Any]:
     """An ``__import__`` that finds modules in `folder` before those installed."""
 
     def import_beside(

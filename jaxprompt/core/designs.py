@@ -129,7 +129,7 @@ class Design:
             for name, value in wanted.items():
                 offered: Any = run.get(name)
                 options = list(np.ravel(offered)) if np.ndim(offered) == 1 else [offered]
-                if not any(_same(value, option) for option in options):
+                if not any(_is_same_value(value, option) for option in options):
                     break
                 changes[name] = [value] if np.ndim(offered) == 1 else offered
             else:
@@ -137,7 +137,7 @@ class Design:
         return Design(*kept, trials=self.trials, partial=True)
 
 
-def _same(first: Any, other: Any) -> bool:
+def _is_same_value(first: Any, other: Any) -> bool:
     if isinstance(first, str) or isinstance(other, str):
         return first == other
     return other is not None and bool(np.all(np.asarray(first) == np.asarray(other)))
@@ -157,7 +157,7 @@ def split_into_cells(
         return
     for index in itertools.product(*map(range, lengths)):
         position = dict(zip(axes, index, strict=True))
-        cells = {name: _entry(estimate, index) for name, estimate in estimates.items()}
+        cells = {name: _estimate_at(estimate, index) for name, estimate in estimates.items()}
         yield Cell(_rewritten(params, position), cells)
 
 
@@ -173,7 +173,7 @@ def _rewritten(params: Mapping[str, Any], position: Mapping[str, int]) -> Mappin
     return params.changed(written, {n: values[n][at].item() for n, at in position.items()})
 
 
-def _entry(estimate: Estimate, index: tuple[int, ...]) -> Estimate:
+def _estimate_at(estimate: Estimate, index: tuple[int, ...]) -> Estimate:
     entry = Estimate(
         np.asarray(estimate.mean)[index],
         np.broadcast_to(estimate.stderr, np.shape(estimate.mean))[index],

@@ -236,7 +236,7 @@ def _fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
     x, y = known[spec.x], quantities[spec.y]
     series, panel = _curves_and_panels(claim, spec)
     changes: dict[str, Any] = {
-        "lines": spec.lines or _abscissae(claim, spec, x.kind == "integer"),
+        "lines": spec.lines or _line_positions(claim, spec, x.kind == "integer"),
         "title": spec.title or claim.title,
         "x_label": spec.x_label or x.meaning + (f", ${x.symbol}$" if x.symbol else ""),
         "y_label": spec.y_label or y.meaning,
@@ -278,7 +278,7 @@ def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:
     return series, panel
 
 
-def _abscissae(claim: Claim, spec: Curves, whole: bool) -> tuple[float, ...]:
+def _line_positions(claim: Claim, spec: Curves, whole: bool) -> tuple[float, ...]:
     design = spec.design or claim.designs["quick"]
     places = [float(v) for run in design.runs for v in np.ravel(run[spec.x])]
     spaced = np.geomspace if spec.log_x else np.linspace

@@ -64,7 +64,7 @@ def compare_instances(claim: Claim, cells: Sequence[Cell], predict: Predictor) -
                     f"{claim.id}: the draws of `{name}` were not kept: return them by per_trial"
                 )
             side = right[name]
-            measured, bound = np.broadcast_arrays(left, _aligned(side.values, left))
+            measured, bound = np.broadcast_arrays(left, _align_with_draws(side.values, left))
             flat = (len(left), -1)
             compare = _bound_row if claim.relation is Relation.BOUND else _identity_row
             both = rounding[name] + side.rounding
@@ -163,7 +163,7 @@ def _estimate_rounding(
     eps = float(np.finfo(np.float32).eps)
     largest = {name: np.zeros(len(v)) for name, v in values.items()}
     for _ in range(PERTURBATIONS):
-        moved = {n: _moved(np.asarray(v), eps, rng) for n, v in drawn.items()}
+        moved = {n: _move_within_float32(np.asarray(v), eps, rng) for n, v in drawn.items()}
         with own_settings(x64=False), np.errstate(all="ignore"):
             sides = {n: np.asarray(v, np.float64) for n, v in side(moved).items()}
         for name, value in values.items():
@@ -174,12 +174,12 @@ def _estimate_rounding(
             largest[name] = np.maximum(largest[name], known)
     ratio = float(np.finfo(np.float64).eps) / eps
     return {
-        name: ROUNDING_MARGIN * ratio * np.maximum(value, _typical(value, values[name]))
+        name: ROUNDING_MARGIN * ratio * np.maximum(value, _typical_deviation(value, values[name]))
         for name, value in largest.items()
     }
 
 
-def _typical(deviations: np.ndarray, values: np.ndarray) -> np.ndarray:
+def _typical_deviation(deviations: np.ndarray, values: np.ndarray) -> np.ndarray:
     """What the deviation of each draw would be if it were, relative to its size, the median one.
 
     A draw's own deviations may all be small by luck.
@@ -191,21 +191,21 @@ def _typical(deviations: np.ndarray, values: np.ndarray) -> np.ndarray:
     return size * (float(np.median(known)) if known.size else 0.0)
 
 
-def _moved(values: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:
+def _move_within_float32(values: np.ndarray, eps: float, rng: np.random.Generator) -> np.ndarray:
     """Draws in float32, each number moved by at most one unit in its last place."""
     if not np.issubdtype(values.dtype, np.floating):
         return values.astype(np.int32) if values.dtype == np.int64 else values
     return (values * (1 + eps * rng.uniform(-1, 1, values.shape))).astype(np.float32)
 
 
-def _aligned(right: Any, left: np.ndarray) -> np.ndarray:
+def _align_with_draws(right: Any, left: np.ndarray) -> np.ndarray:
     """The right side with the draws as its first axis."""
     array = np.asarray(right, np.float64)
     missing = left.ndim - array.ndim
     return array.reshape(array.shape + (1,) * missing) if array.ndim and missing > 0 else array
 
 
-def _precision(claim: Claim) -> float:
+def _unit_in_last_place(claim: Claim) -> float:
     """A unit in the last place of 1, of the type that trials compute in."""
     return float(np.finfo(getattr(claim.simulation, "dtype", "float64")).eps)
 
@@ -232,7 +232,7 @@ def _identity_row(
         relative = np.where(difference == 0, 0.0, difference / size)
         lost = np.where(rounding == 0, 0.0, rounding / size)
     relative = np.where(np.isnan(left).any(axis=1) | np.isnan(right).any(axis=1), np.nan, relative)
-    eps = _precision(claim)
+    eps = _unit_in_last_place(claim)
     allowed = float(quantity.allowance(1.0, parameters))
     limits = np.maximum(np.maximum(allowed, ULPS_OF_AN_INSTANCE * eps), lost)
     worst = int(np.argmax(np.where(np.isnan(relative), np.inf, relative / limits)))
@@ -271,7 +271,7 @@ def _bound_row(
         lost = np.broadcast_to(rounding[:, None] / scale, ratio.shape)
     low, high = float(np.nanmin(ratio)), float(np.nanmax(ratio))
     broken = bool(np.isnan(ratio).any())
-    eps = _precision(claim)
+    eps = _unit_in_last_place(claim)
     allowed = max(float(quantity.allowance(1.0, parameters)), ULPS_OF_AN_INSTANCE * eps)
     signed = (1 - ratio if lower else ratio - 1) / np.maximum(allowed, lost)
     worst = np.unravel_index(int(np.nanargmax(signed)) if not broken else 0, ratio.shape)

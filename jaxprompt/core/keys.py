@@ -30,23 +30,26 @@ def as_key(key: Any) -> jax.Array:
         ParameterError: it is none of those, or a seed outside 0 … 2^64 − 1.
     """
     if isinstance(key, int | np.integer) and not isinstance(key, bool):
-        return _seeded(int(key))
+        return _key_from_seed(int(key))
     if not isinstance(key, jax.Array | np.ndarray):
         raise _not_a_key(key)
-    key = jnp.asarray(key)
+    if not isinstance(key, jax.Array):
+        key = jnp.asarray(key)  # of a key it would take longer than a small cell of a sweep
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         if key.shape != ():
             raise _not_a_key(f"{key.shape[0] if key.shape else 0} keys")
         known = str(jax.random.key_impl(key)) == _IMPLEMENTATION
-        return key if known else _folded(jax.random.key_data(key))  # words cost more than a cell
+        return (
+            key if known else _key_from_words(jax.random.key_data(key))
+        )  # words cost more than a cell
     if key.dtype != np.uint32 or key.ndim != 1 or key.shape[0] < 2:
         raise _not_a_key(key)
     if key.shape[0] == 2:
         return jax.random.wrap_key_data(key, impl=_IMPLEMENTATION)
-    return _folded(key)
+    return _key_from_words(key)
 
 
-def _seeded(seed: int) -> jax.Array:
+def _key_from_seed(seed: int) -> jax.Array:
     if not 0 <= seed <= LARGEST_SEED:
         raise ParameterError("key", seed, "a seed from 0 to 2^64 − 1", "choose one of those")
     # JAX drops the upper word of a seed where 64-bit types are off.
@@ -54,7 +57,7 @@ def _seeded(seed: int) -> jax.Array:
     return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
 
 
-def _folded(words: jax.Array) -> jax.Array:
+def _key_from_words(words: jax.Array) -> jax.Array:
     key = jax.random.wrap_key_data(words[:2], impl=_IMPLEMENTATION)
     for word in words[2:]:
         key = jax.random.fold_in(key, word)

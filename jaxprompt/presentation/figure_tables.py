@@ -74,7 +74,10 @@ def figure_tables(
         raise ValueError(f"{claim.id}: this figure needs the check's verdict")
     if isinstance(claim.figure, Curves):
         cells = _curve_cells(claim, claim.figure, verdict, key, progress)
-        points, lines = _points(claim.figure, cells), list(_lines(claim, claim.figure, cells))
+        points, lines = (
+            _measured_points(claim.figure, cells),
+            list(_curve_lines(claim, claim.figure, cells)),
+        )
         if verdict is None or not _shows_fit(claim):
             return FigureTables(points, lines)
         fits, fit_lines = fit_tables(claim, claim.figure.y, verdict)
@@ -85,11 +88,11 @@ def figure_tables(
     if verdict is None:
         return None
     if isinstance(claim.figure, Regions):
-        return FigureTables(*_regions(claim, claim.figure, verdict))
+        return FigureTables(*_regions_tables(claim, claim.figure, verdict))
     if isinstance(claim.figure, Evidence):
         return FigureTables(*evidence_tables(claim, claim.figure, verdict))
     if isinstance(claim.figure, Agreement):
-        return FigureTables(_agreement(claim.figure, verdict), [])
+        return FigureTables(_agreement_tables(claim.figure, verdict), [])
     return None
 
 
@@ -102,7 +105,7 @@ def _curve_cells(
     return [cell for cell in verdict.cells if spec.y in cell.estimates]
 
 
-def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
+def _agreement_tables(spec: Agreement, verdict: Verdict) -> list[Row]:
     return [
         {
             "quantity": row.quantity,
@@ -119,7 +122,7 @@ def _agreement(spec: Agreement, verdict: Verdict) -> list[Row]:
     ]
 
 
-def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:
+def _regions_tables(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:
     """Measured values of each panel's cells, and the closed form on a fine grid."""
     points, lines = [], []
     for panel, fixed, quantity in spec.panels:
@@ -146,7 +149,7 @@ def _regions(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], 
     return points, lines
 
 
-def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
+def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:
     rows = []
     for cell in cells:
         estimate = cell.estimates[spec.y]
@@ -164,7 +167,7 @@ def _points(spec: Curves, cells: list[Cell]) -> list[Row]:
     return rows
 
 
-def _predicted(claim: Claim, spec: Curves, others: Row) -> list[float]:
+def _predicted_line(claim: Claim, spec: Curves, others: Row) -> list[float]:
     """Closed form along `spec.lines`; in one call where the claim takes arrays of real numbers."""
     kinds = {p.name: p.kind for p in claim.parameters}
     if kinds[spec.x] == "real":
@@ -175,7 +178,7 @@ def _predicted(claim: Claim, spec: Curves, others: Row) -> list[float]:
     return [float(claim.predict(**{**others, spec.x: x})[spec.y]) for x in spec.lines]
 
 
-def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
+def _curve_lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
     """Closed form along `spec.lines` for each curve; marks and extra lines once for each panel."""
     drawn: set[str] = set()
     limit = spec.series in ("", claim.size)  # one line serves the whole panel
@@ -189,7 +192,7 @@ def _lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
         headings = {"panel": panel, "label": label}
         if not limit:
             headings["series"] = cell.parameters[spec.series]
-        for x, y in zip(spec.lines, _predicted(claim, spec, others), strict=True):
+        for x, y in zip(spec.lines, _predicted_line(claim, spec, others), strict=True):
             yield {**headings, "kind": "theory", "x": float(x), "y": y}
         marks = claim.predict(**{**others, spec.x: spec.lines[0]}) if spec.marks else {}
         for quantity, text in spec.marks.items():

@@ -104,7 +104,7 @@ def draw_panels(spec: Panels, panels: Sequence[Panel]) -> Figure:
     for panel, axis in zip(panels, axes, strict=True):
         for mark in panel.marks:
             _DRAWERS[mark.kind](axis, mark, panel)
-        _finish(axis, panel)
+        _finish_axis(axis, panel)
         handles, labels = axis.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
     longest = max(map(len, shown), default=1)
@@ -119,7 +119,7 @@ def draw_panels(spec: Panels, panels: Sequence[Panel]) -> Figure:
     return figure
 
 
-def _finish(axis: Axes, panel: Panel) -> None:
+def _finish_axis(axis: Axes, panel: Panel) -> None:
     axis.set_title(panel.title)
     axis.set_xlabel(panel.x_label)
     axis.set_ylabel(panel.y_label)
@@ -137,14 +137,14 @@ def _finish(axis: Axes, panel: Panel) -> None:
             getattr(axis, f"set_{which}ticks")(range(len(names)), folded)
 
 
-def _style(mark: Mark) -> dict[str, Any]:
+def _mark_style(mark: Mark) -> dict[str, Any]:
     return {"color": curve_colour(mark.colour), "label": mark.label or "_"}
 
 
 def _draw_line(axis: Axes, mark: Mark, panel: Panel) -> None:
     drawstyle = "steps-mid" if mark.kind == "step" else "default"
     style = LINE_STYLES[mark.colour % 7]
-    axis.plot(mark.x, mark.y, linestyle=style, drawstyle=drawstyle, **_style(mark))
+    axis.plot(mark.x, mark.y, linestyle=style, drawstyle=drawstyle, **_mark_style(mark))
 
 
 def _draw_points(axis: Axes, mark: Mark, panel: Panel) -> None:
@@ -159,7 +159,7 @@ def _draw_points(axis: Axes, mark: Mark, panel: Panel) -> None:
         capsize=1.5,
         elinewidth=0.8,
         zorder=3,
-        **_style(mark),
+        **_mark_style(mark),
     )
 
 
@@ -171,7 +171,7 @@ def _draw_bars(axis: Axes, mark: Mark, panel: Panel) -> None:
     hatch = ("", "//", "..", "xx", "\\\\", "++", "oo")[mark.colour % 7]
     axis.bar(
         places, mark.y, width, yerr=half, hatch=hatch, alpha=0.45,
-        error_kw={"elinewidth": 0.8, "capsize": 1.5}, **_style(mark),
+        error_kw={"elinewidth": 0.8, "capsize": 1.5}, **_mark_style(mark),
     )  # fmt: skip
     # A lone bar is no wider than one of several.
     axis.set_xlim(*(sum(ends) for ends in zip((-0.7, 0.7), _middle_of(mark.x), strict=True)))
@@ -191,18 +191,20 @@ def _draw_limit(axis: Axes, mark: Mark, panel: Panel) -> None:
 
 
 def _draw_band(axis: Axes, mark: Mark, panel: Panel) -> None:
-    axis.fill_between(mark.x, mark.y, mark.upper, alpha=0.2, linewidth=0, zorder=0, **_style(mark))
+    axis.fill_between(
+        mark.x, mark.y, mark.upper, alpha=0.2, linewidth=0, zorder=0, **_mark_style(mark)
+    )
 
 
 def _draw_level(axis: Axes, mark: Mark, panel: Panel) -> None:
     style = LINE_STYLES[mark.colour % 7]
     for height in mark.y:
-        axis.axhline(height, linewidth=1, linestyle=style, **_style(mark))
+        axis.axhline(height, linewidth=1, linestyle=style, **_mark_style(mark))
 
 
 def _draw_vertical(axis: Axes, mark: Mark, panel: Panel) -> None:
     for x in mark.x:
-        axis.axvline(x, linewidth=1, linestyle=":", **_style(mark))
+        axis.axvline(x, linewidth=1, linestyle=":", **_mark_style(mark))
 
 
 def _draw_map(axis: Axes, mark: Mark, panel: Panel) -> None:

@@ -64,29 +64,29 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
 
 
 def _draw_curves(claim: Claim, spec: Curves, tables: FigureTables) -> Figure:
-    panels = _distinct(tables.points, "panel")
+    panels = _distinct_entries(tables.points, "panel")
     count = len(panels) + bool(tables.fits)
     figure, axes = new_figure(count, 5.2 if count == 1 else PAGE_WIDTH, 3.0, share=not tables.fits)
     fit_axis = axes.pop() if tables.fits else None
     if fit_axis:
         for axis in axes[1:]:
             axis.sharey(axes[0])
-    series = _distinct(tables.points, "series")
+    series = _distinct_entries(tables.points, "series")
     for panel, axis in zip(panels, axes, strict=True):
         for index, value in enumerate(series):
             points = [r for r in tables.points if r["panel"] == panel and r["series"] == value]
             lines = [r for r in tables.lines if r["panel"] == panel and r.get("series") == value]
-            label = _label(spec.series_label, value)
+            label = _axis_label(spec.series_label, value)
             theory = [r for r in lines if r["kind"] == "theory"]
             _draw_line(axis, theory, index, label, spec.steps)
             aside = _ASIDE * (index - (len(series) - 1) / 2) if spec.steps else 0.0
             _draw_points(axis, points, index, "" if lines else label, aside)
         _draw_shared(axis, [r for r in tables.lines if r["panel"] == panel])
-        _finish(axis, spec, _label(spec.panel_label, panel) if panel != "" else "")
+        _finish_figure(axis, spec, _axis_label(spec.panel_label, panel) if panel != "" else "")
     for axis in first_panels(axes):
         axis.set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    caption = _caption(spec, tables.points)
+    caption = _figure_caption(spec, tables.points)
     if fit_axis:
         draw_fit(fit_axis, claim, claim.quantity(spec.y), tables.fits, tables.fit_lines)
         fit_axis.set_title("extrapolation")
@@ -107,7 +107,7 @@ def _draw_curves(claim: Claim, spec: Curves, tables: FigureTables) -> Figure:
     return figure
 
 
-def _finish(axis: Axes, spec: Curves, title: str) -> None:
+def _finish_figure(axis: Axes, spec: Curves, title: str) -> None:
     axis.set_title(title)
     axis.set_xlabel(spec.x_label)
     axis.set_xscale("log" if spec.log_x else "linear")
@@ -150,8 +150,10 @@ def _draw_points(axis: Axes, rows: Sequence[Row], index: int, label: str, aside:
 
 def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
     """Lines that belong to no series: the limit, extra lines, and vertical marks."""
-    loose = [r for r in rows if _missing(r.get("series"))]
-    for index, label in enumerate(_distinct([r for r in loose if r["kind"] != "mark"], "label")):
+    loose = [r for r in rows if _is_missing(r.get("series"))]
+    for index, label in enumerate(
+        _distinct_entries([r for r in loose if r["kind"] != "mark"], "label")
+    ):
         labelled = [r for r in loose if r["label"] == label and r["kind"] != "mark"]
         limit = labelled[0]["kind"] == "theory"
         axis.plot(
@@ -179,7 +181,7 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     equality_axis.plot(
         [low - pad, high + pad], [low - pad, high + pad], color="#777777", label="equality"
     )
-    for index, quantity in enumerate(_distinct(points, "quantity")):
+    for index, quantity in enumerate(_distinct_entries(points, "quantity")):
         quantity_rows = [r for r in points if r["quantity"] == quantity]
         half = half_widths(quantity_rows)
         x, y = [r["predicted"] for r in quantity_rows], [r["simulated"] for r in quantity_rows]
@@ -196,7 +198,7 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
     for axis in residual_axes:
         _finish_residuals(axis, f"predicted {spec.label}", noisy)
     what = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
-    add_title_and_caption(figure, spec.title, _counted(points, what))
+    add_title_and_caption(figure, spec.title, _with_count(points, what))
     return figure
 
 
@@ -215,15 +217,15 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     )
     limits = [r["predicted"] for r in points]
     axis.plot(limits, places, "|", color="C1", markersize=11, mew=2, label="limit or prediction")
-    axis.set_yticks(places, _names(points))
+    axis.set_yticks(places, _names_of_rows(points))
     axis.invert_yaxis()
     axis.set_xlabel(spec.label)
     axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    add_title_and_caption(figure, spec.title, _counted(points, "bars: 95 %"))
+    add_title_and_caption(figure, spec.title, _with_count(points, "bars: 95 %"))
     return figure
 
 
-def _names(points: Sequence[Row]) -> list[str]:
+def _names_of_rows(points: Sequence[Row]) -> list[str]:
     """Quantity and note of each row; of rows that share them also what tells them apart."""
     names = [r["quantity"] + (r["note"] and f", {r['note']}") for r in points]
     tables = [json.loads(r["parameters"]) for r in points]
@@ -242,7 +244,7 @@ def _names(points: Sequence[Row]) -> list[str]:
 
 
 def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
-    panels = _distinct(tables.points, "panel")
+    panels = _distinct_entries(tables.points, "panel")
     figure, axes = new_figure(len(panels), PAGE_WIDTH if len(panels) > 1 else 4.2, 2.7)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
@@ -299,7 +301,7 @@ def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:
     axis.set_ylim(-reach, reach)
 
 
-def _caption(spec: Curves, points: Sequence[Row]) -> str:
+def _figure_caption(spec: Curves, points: Sequence[Row]) -> str:
     """Sample counts and the parameters that all points share."""
     tables = [json.loads(r["parameters"]) for r in points]
     fixed = {
@@ -319,19 +321,19 @@ def _caption(spec: Curves, points: Sequence[Row]) -> str:
     return f"{text}\n{spec.caption}" if spec.caption else text
 
 
-def _counted(points: Sequence[Row], what: str) -> str:
+def _with_count(points: Sequence[Row], what: str) -> str:
     """How many trials stand behind the points, of which a fit joins several."""
     least = min((point_trials(r) for r in points if r["stderr"] > 0), default=math.inf)
     return f"means of at least {least:.0f} trials; {what}" if math.isfinite(least) else what
 
 
-def _label(pattern: str, value: Any) -> str:
+def _axis_label(pattern: str, value: Any) -> str:
     return pattern.format(value=format_value(value))
 
 
-def _missing(value: Any) -> bool:
+def _is_missing(value: Any) -> bool:
     return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
-def _distinct(rows: Sequence[Row], name: str) -> list[Any]:
+def _distinct_entries(rows: Sequence[Row], name: str) -> list[Any]:
     return list(dict.fromkeys(r[name] for r in rows))

@@ -95,7 +95,7 @@ def write_json(
         "claims": list(entries.values()),
         "left_out": missing,
     }
-    _write(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
+    _write_file(folder / _NAMES["report"], json.dumps(report, indent=1, ensure_ascii=False))
 
 
 def _mark_environment(
@@ -356,13 +356,13 @@ def write_html(folder: Path) -> Path:
     statuses = [entry["status"] for entry in report["claims"]]
     page = render_template(
         "report",
-        claims=[_section(folder, entry) for entry in report["claims"]],
+        claims=[_report_section(folder, entry) for entry in report["claims"]],
         counts={name: statuses.count(name) for name in _MARKS if name in statuses},
         marks=_MARKS,
         environment=report["environment"],
         left_out=report.get("left_out", []),
     )
-    _write(folder / _NAMES["page"], page)
+    _write_file(folder / _NAMES["page"], page)
     return folder / _NAMES["page"]
 
 
@@ -370,16 +370,17 @@ _MARKS = {"confirmed": "✓", "refuted": "✗", "inconclusive": "?", "failed": "
 """Signs beside a status, for readers who see no colours."""
 
 
-def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
+def _report_section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     figure = folder / _NAMES["figures"] / f"{entry['id']}.png"
     png = figure.read_bytes() if figure.is_file() else b""
     png = png if png.startswith(_PNG) and len(png) >= 24 else b""
-    card = _card(entry)
+    card = _claim_card(entry)
     common = _common_parameters([row["parameters"] for row in entry["rows"]])
     rows = [
         {
             "side": "two", "trials": 0, "goodness": None, "systematic": None, **row,
-            "distinct": _without(row["parameters"], common), "difference": _difference(row),
+            "distinct": _without_common(row["parameters"], common),
+            "difference": _format_difference(row),
         }
         for row in entry["rows"]
     ]  # fmt: skip
@@ -401,7 +402,7 @@ def _section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "optional_columns": _optional_columns(rows),
         "claim": {"title": "", "source": "", "statement": "", "derivation": "", **card},
         "image": base64.b64encode(png).decode(),
-        "size": _size(png) if png else (),
+        "size": _shown_size(png) if png else (),
         "alt": _alternative_text(card, entry),
         "wrong": {f["name"]: f["what"] for f in card.get("falsifiers", ())},
         "falsifiers": entry.get("falsifiers", []),
@@ -417,7 +418,7 @@ def _worst_index(entry: Mapping[str, Any]) -> int | None:
     return min(range(len(rows)), key=lambda index: by_strength_of_evidence(rows[index]))
 
 
-def _difference(row: Mapping[str, Any]) -> float | None:
+def _format_difference(row: Mapping[str, Any]) -> float | None:
     if row["simulated"] is None or row["predicted"] is None:
         return None
     return row["simulated"] - row["predicted"]
@@ -436,7 +437,7 @@ def _optional_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name, holds in says.items() if any(map(holds, rows))]
 
 
-def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _claim_card(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What the claim says: as stored, or from jaxprompt's own claims; {} where neither knows."""
     if entry.get("claim"):
         return entry["claim"]
@@ -451,7 +452,7 @@ def _card(entry: Mapping[str, Any]) -> dict[str, Any]:
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _size(png: bytes) -> tuple[int, int]:
+def _shown_size(png: bytes) -> tuple[int, int]:
     """Width and height at which a figure is shown: its printed size, at 100 pixels an inch."""
     width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))
     return round(width / SCALE), round(height / SCALE)
@@ -474,10 +475,10 @@ def _common_parameters(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {n: v for n, v in first.items() if all(n in t and t[n] == v for t in tables)}
 
 
-def _without(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+def _without_common(values: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in common}
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     # File names and claim texts may contain lone surrogates.
     write_atomically(path, text.encode("utf-8", "backslashreplace"))

@@ -24,26 +24,26 @@ def markup(text: str) -> Any:
     import markupsafe
 
     blocks = [block.strip() for block in re.split(r"\n\s*\n", text.strip())]
-    return markupsafe.Markup("".join(_block(block) for block in blocks if block))
+    return markupsafe.Markup("".join(_block_html(block) for block in blocks if block))
 
 
-def _block(block: str) -> str:
+def _block_html(block: str) -> str:
     lines = block.splitlines()
     if len(lines) > 2 and all(line.strip().startswith("|") for line in lines):
-        return _table([line.strip() for line in lines])
-    return f"<p>{_inline(block)}</p>"
+        return _table_html([line.strip() for line in lines])
+    return f"<p>{_inline_html(block)}</p>"
 
 
-def _table(lines: list[str]) -> str:
-    head, _, *body = [_cells(line) for line in lines]
-    header = "".join(f'<th scope="col">{_inline(cell)}</th>' for cell in head)
+def _table_html(lines: list[str]) -> str:
+    head, _, *body = [_split_cells(line) for line in lines]
+    header = "".join(f'<th scope="col">{_inline_html(cell)}</th>' for cell in head)
     rows = "".join(
-        "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>" for row in body
+        "<tr>" + "".join(f"<td>{_inline_html(cell)}</td>" for cell in row) + "</tr>" for row in body
     )
     return f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
 
 
-def _cells(line: str) -> list[str]:
+def _split_cells(line: str) -> list[str]:
     """The cells of a table's line; bars within formulas and code do not part them."""
     cells = [""]
     for piece in _PIECES.split(line.strip("|")):
@@ -56,22 +56,22 @@ def _cells(line: str) -> list[str]:
     return [cell.strip() for cell in cells]
 
 
-def _inline(text: str) -> str:
+def _inline_html(text: str) -> str:
     return "".join(_inline_piece(piece) for piece in _PIECES.split(text))
 
 
 def _inline_piece(piece: str) -> str:
     if piece.startswith("$$"):
-        return _mathml(piece[2:-2].strip(), "block")
+        return _to_mathml(piece[2:-2].strip(), "block")
     if piece.startswith("$") and len(piece) > 1:
-        return _mathml(piece[1:-1].strip(), "inline")
+        return _to_mathml(piece[1:-1].strip(), "inline")
     if piece.startswith("`") and len(piece) > 1:
         return f"<code>{html.escape(piece[1:-1])}</code>"
     return re.sub(r"\*(\w[^*]*?)\*", r"<em>\1</em>", html.escape(piece))
 
 
 @functools.lru_cache(maxsize=1024)
-def _mathml(latex: str, display: str) -> str:
+def _to_mathml(latex: str, display: str) -> str:
     """A formula as MathML; as code, where it is no formula or would be more than one."""
     from latex2mathml.converter import convert
 

@@ -115,14 +115,14 @@ def _is_numeric(data: xarray.Dataset, name: str) -> bool:
     return bool(np.issubdtype(data[name].dtype, np.number))
 
 
-def _pick(data: xarray.Dataset, **chosen: Any) -> xarray.Dataset:
+def _pick_cells(data: xarray.Dataset, **chosen: Any) -> xarray.Dataset:
     """The part of a sweep at these values, without dimensions of one value."""
     selected = data.sel({name: value for name, value in chosen.items() if name})
     spare = {name: 0 for name, size in selected.sizes.items() if size == 1}
     return selected.isel(spare)
 
 
-def _values(data: xarray.Dataset, name: str) -> list[Any]:
+def _distinct_values(data: xarray.Dataset, name: str) -> list[Any]:
     return data[name].values.tolist() if name else [""]
 
 
@@ -130,7 +130,7 @@ def _values(data: xarray.Dataset, name: str) -> list[Any]:
 
 
 def _draw_curves(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure:
-    panels, series = _values(data, layout.panel), _values(data, layout.series)
+    panels, series = _distinct_values(data, layout.panel), _distinct_values(data, layout.series)
     several = len(panels) > 1
     figure, axes = new_figure(len(panels), PAGE_WIDTH if several else 5.2, 3.0)
     for panel, axis in zip(panels, axes, strict=True):
@@ -149,8 +149,8 @@ def _draw_curves(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure
         axis.set_ylabel(quantity)
     handles, labels = axes[0].get_legend_handles_labels()
     title, caption = (
-        _title(data, quantity),
-        _caption(data, layout, "lines: theory; points: measured"),
+        _figure_title(data, quantity),
+        _figure_caption(data, layout, "lines: theory; points: measured"),
     )
     if not several:
         figure.legend(handles, labels, loc="outside right center")
@@ -204,14 +204,14 @@ def _draw_curve(
 
 
 def _draw_maps(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure:
-    panels = _values(data, layout.panel)
+    panels = _distinct_values(data, layout.panel)
     figure, axes = new_figure(len(panels), PAGE_WIDTH if len(panels) > 1 else 4.6, 3.0)
     measured = data[quantity].values
     finite = measured[np.isfinite(measured)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     shown = None
     for panel, axis in zip(panels, axes, strict=True):
-        selected = _pick(data, **({layout.panel: panel} if layout.panel else {}))
+        selected = _pick_cells(data, **({layout.panel: panel} if layout.panel else {}))
         selected = selected.sortby([layout.x, layout.y]).transpose(layout.y, layout.x)
         x, y = (selected[name].values.astype(np.float64) for name in (layout.x, layout.y))
         edges = _cell_edges(x), _cell_edges(y)
@@ -229,7 +229,9 @@ def _draw_maps(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure:
     assert shown is not None  # a sweep has a cell
     figure.colorbar(shown, ax=axes, label=f"measured {quantity}", shrink=0.9)
     what = "colours: measured; lines: where theory passes the labelled values; crosses: refuted"
-    add_title_and_caption(figure, _title(data, quantity), _caption(data, layout, what))
+    add_title_and_caption(
+        figure, _figure_title(data, quantity), _figure_caption(data, layout, what)
+    )
     return figure
 
 
@@ -284,12 +286,12 @@ def _name_value(name: str, value: Any) -> str:
     return f"{name} {format_value(value)}" if name else ""
 
 
-def _title(data: xarray.Dataset, quantity: str) -> str:
+def _figure_title(data: xarray.Dataset, quantity: str) -> str:
     claim = data.attrs.get("config_claim", "")
     return f"{quantity} of {claim}" if claim else quantity
 
 
-def _caption(data: xarray.Dataset, layout: _Layout, what: str) -> str:
+def _figure_caption(data: xarray.Dataset, layout: _Layout, what: str) -> str:
     """What is drawn, how many trials stand behind it, and the parameters that do not vary."""
     trials = data["trials"].values
     counts = sorted({int(count) for count in trials[trials > 0].ravel()})
@@ -298,14 +300,17 @@ def _caption(data: xarray.Dataset, layout: _Layout, what: str) -> str:
         what = f"{what}; means of {number} trials"
     else:
         what = f"{what}, mean of {number} trials with 95 % interval"
-    fixed = {**_fixed(data), **{str(n): data[n].values[0] for n, s in data.sizes.items() if s == 1}}
+    fixed = {
+        **_fixed_parameters(data),
+        **{str(n): data[n].values[0] for n, s in data.sizes.items() if s == 1},
+    }
     fixed |= {str(n): c.values.item() for n, c in data.coords.items() if c.ndim == 0}
     shown = {n: v for n, v in fixed.items() if n not in (layout.x, layout.y, layout.series)}
-    named = ", ".join(f"{name} {format_value(_scalar(value))}" for name, value in shown.items())
+    named = ", ".join(f"{name} {format_value(_to_scalar(value))}" for name, value in shown.items())
     return "; ".join(filter(None, [what, named]))
 
 
-def _fixed(data: xarray.Dataset) -> Mapping[str, Any]:
+def _fixed_parameters(data: xarray.Dataset) -> Mapping[str, Any]:
     """The parameters under ``[fixed]`` in the sweep's file."""
     try:
         fixed = json.loads(data.attrs.get("config_fixed", "{}"))
@@ -314,5 +319,5 @@ def _fixed(data: xarray.Dataset) -> Mapping[str, Any]:
     return fixed if isinstance(fixed, dict) else {}
 
 
-def _scalar(value: Any) -> Any:
+def _to_scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value

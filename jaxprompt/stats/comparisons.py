@@ -148,10 +148,10 @@ def compare_band(
     exact = getattr(estimate, "kind", "") == "exact" and not own_errors.any()
     total = np.hypot(errors, own_errors)
     # How surprising each place is: in tolerances where nothing scatters, else in standard errors.
-    unit = _positive(np.where(total > 0, total, allowed) if not exact else allowed)
+    unit = _at_least_tiny(np.where(total > 0, total, allowed) if not exact else allowed)
     surprise = np.where(np.isnan(excess), np.inf, np.where(excess > 0, excess, 0.0) / unit)
     worst = np.unravel_index(int(np.argmax(surprise)), measured.shape)
-    scaled = total / _positive(allowed)
+    scaled = total / _at_least_tiny(allowed)
     sensitivity = float(scaled.max() / scaled[worst]) if scaled[worst] > 0 else 1.0
     kept: Any = getattr(estimate, "values", None)
     if kept is not None:
@@ -175,7 +175,7 @@ def compare_band(
     )
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
+def _at_least_tiny(values: np.ndarray) -> np.ndarray:
     return np.maximum(values, np.finfo(np.float64).tiny)
 
 

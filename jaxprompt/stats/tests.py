@@ -353,13 +353,13 @@ class BinomialTest:
         center = min(max(self.probability, 0.0), 1.0)
         shifts = []
         if self.side != "lower":
-            shifts.append(self._upward(center, tail))
+            shifts.append(self._detectable_shift(center, tail))
         if self.side != "upper":
             mirrored = BinomialTest(self.trials - self.successes, self.trials, 1 - center)
-            shifts.append(mirrored._upward(1 - center, tail))
+            shifts.append(mirrored._detectable_shift(1 - center, tail))
         return max(shifts) + 4 * self.probability_stderr
 
-    def _upward(self, center: float, tail: float) -> float:
+    def _detectable_shift(self, center: float, tail: float) -> float:
         """Shift upwards that is found; all the room there is where none would be found."""
         room = 1.0 - center
         least = int(sps.binom.isf(tail, self.trials, center)) + 1
@@ -393,7 +393,7 @@ class DistanceTest:
             return float(sps.kstwo.sf(distance, round(self.trials)))
         return float(sps.kstwobign.sf(distance * math.sqrt(self.trials)))
 
-    def _quantile(self, level: float) -> float:
+    def _critical_value(self, level: float) -> float:
         if self.known:
             return float(sps.kstwo.isf(level, round(self.trials)))
         return float(sps.kstwobign.isf(level)) / math.sqrt(self.trials)
@@ -404,7 +404,7 @@ class DistanceTest:
 
     def detectable(self, level: float) -> float:
         """A true distance of that size exceeds the critical one with probability POWER at least."""
-        return self._quantile(level) + self._quantile(1 - POWER)
+        return self._critical_value(level) + self._critical_value(1 - POWER)
 
 
 # --- verdicts ---
@@ -425,7 +425,7 @@ def decide(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, 
     rejected = dict(zip(map(id, tested), holm(p_values, false_alarm), strict=True))
     level = false_alarm / max(len(tested), 1)
     fits = min(FIT_LEVEL, FIT_LEVEL_PER_CHECK / max(len(tested), 1))
-    return tuple(_row(c, level, fits, bool(rejected.get(id(c), False))) for c in comparisons)
+    return tuple(_decide_row(c, level, fits, bool(rejected.get(id(c), False))) for c in comparisons)
 
 
 def decide_equivalence(comparisons: Iterable[Comparison], false_alarm: float) -> tuple[Row, ...]:
@@ -470,7 +470,7 @@ def combine_statuses(statuses: Iterable[Status]) -> Status:
     return Status.CONFIRMED if present else Status.FAILED
 
 
-def _row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
+def _decide_row(c: Comparison, level: float, fits: float, rejected: bool) -> Row:
     if not _is_valid(c):
         return _make_row(c, math.nan, math.nan, math.nan, Status.FAILED)
     if c.undecided:

@@ -58,7 +58,7 @@ class Moments(NamedTuple):
     slope_by: Float[np.ndarray, "by ..."]
 
 
-def _square(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+def _square_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     shrink = 1 / (1 + step)
     gap, zero = 1 - mean, np.zeros_like(mean)
     second = (gap**2 + deviation**2) * shrink**2
@@ -70,7 +70,7 @@ def _square(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moment
     )  # fmt: skip
 
 
-def _hinge(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+def _hinge_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     """f is 1 below 1 − v, (1 − ω)/v up to 1, and 0 above."""
     upper, lower = (1 - mean) / deviation, (1 - step - mean) / deviation
     low = special.ndtr(lower)
@@ -114,7 +114,7 @@ _LARGEST_TRAPEZOID = 30.0
 """Largest s for the trapezoid rule; beyond it a rule graded towards the two bends of f does."""
 
 
-def _logistic(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+def _logistic_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     shape = mean.shape
     rows = np.stack([np.ravel(x) for x in np.broadcast_arrays(mean, deviation, step)])
     flat, position = np.unique(rows, axis=1, return_inverse=True)  # without gain all are equal
@@ -214,7 +214,7 @@ def _logistic_prox(omega: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 _MOMENTS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Moments]] = {
-    "square": _square, "hinge": _hinge, "logistic": _logistic,
+    "square": _square_moments, "hinge": _hinge_moments, "logistic": _logistic_moments,
 }  # fmt: skip
 
 
@@ -276,7 +276,7 @@ def _regular_equations(
     return residuals, jacobian
 
 
-def _equations(
+def _joint_equations(
     loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw, ratio: float, ridge: float
 ) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
     """The three equations on the nodes of all replicates together."""
@@ -292,7 +292,7 @@ def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
     """Newton's iteration, its steps halved until they help; the root and what it leaves."""
     x = start
     residuals, jacobian = equations(x)
-    worst = _largest(residuals)
+    worst = _largest_residual(residuals)
     for _ in range(60):
         if worst < 1e-13:
             break
@@ -303,16 +303,21 @@ def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
         size = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
         for _ in range(12):
             new_left, new_jacobian = equations(x + size * step)
-            if _largest(new_left) < worst:
+            if _largest_residual(new_left) < worst:
                 break
             size /= 2
         else:
             break
-        x, residuals, jacobian, worst = x + size * step, new_left, new_jacobian, _largest(new_left)
+        x, residuals, jacobian, worst = (
+            x + size * step,
+            new_left,
+            new_jacobian,
+            _largest_residual(new_left),
+        )
     return x, worst
 
 
-def _largest(residuals: np.ndarray) -> float:
+def _largest_residual(residuals: np.ndarray) -> float:
     return float(np.abs(residuals).max()) if np.isfinite(residuals).all() else np.inf
 
 
@@ -355,7 +360,7 @@ def varied_convex_limit(
         moved.append(x + np.clip(np.linalg.solve(jacobian, -residuals), -1.0, 1.0))
     log_v, log_rho, tilt = np.array(moved).T
     spread = jackknife_replicates(np.exp(log_v))
-    return _solution(every, spread, tilt, np.exp(log_rho), residual, own_noise)
+    return _make_solution(every, spread, tilt, np.exp(log_rho), residual, own_noise)
 
 
 def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
@@ -376,7 +381,7 @@ def _regular_solution(
     with np.errstate(all="ignore"):  # what is not finite counts as a failure
         x, residual = _followed_solution(f.thinned(_START_NODES), ratio, ridge, loss)
         if residual < _CONVERGED:
-            x, residual = _solve(lambda x: _equations(loss, x, f, ratio, ridge), x)
+            x, residual = _solve(lambda x: _joint_equations(loss, x, f, ratio, ridge), x)
             if residual < _CONVERGED:
                 return x, residual
         return _followed_solution(f, ratio, ridge, loss)
@@ -392,7 +397,7 @@ def _followed_solution(
     of falling ridges from one that dominates the loss."""
 
     def solve(ridge: float, start: np.ndarray) -> tuple[np.ndarray, float]:
-        return _solve(lambda x: _equations(loss, x, f, ratio, ridge), start)
+        return _solve(lambda x: _joint_equations(loss, x, f, ratio, ridge), start)
 
     power = float((f.weights * (f.alpha**2 + f.tau**2)).sum(axis=1).mean())
     eased = ridge if ratio < 0.9 else max(ridge, 0.05 * power)
@@ -481,7 +486,7 @@ def _max_margin(
     close = np.abs(inverse / inverse[0] - 1).max() > 0.5
     rho = (2 - inverse / inverse[0]) / inverse[0] if close else 1 / inverse
     endless = np.full(len(f.alpha), np.inf)
-    solved = _solution(every, endless, tilt, rho, residual, own)
+    solved = _make_solution(every, endless, tilt, rho, residual, own)
     solved = solved._replace(converged=solved.converged and bool(inverse[0] > 0))
     if infinite:
         sign = np.copysign(endless, tilt[0])
@@ -520,7 +525,7 @@ def _hard_start(f: FeatureLaw, ratio: float) -> np.ndarray:
     return np.array([share * np.hypot(1, tilt) - signal * tilt, tilt])
 
 
-def _solution(
+def _make_solution(
     f: FeatureLaw, spread: np.ndarray, tilt: Float[np.ndarray, " J"],
     rho: Float[np.ndarray, " J"], residual: float, own: float,
 ) -> Solution:  # fmt: skip

@@ -117,14 +117,14 @@ def build_prefix(
     """
     _check(sphere_dim, accuracy, budget, lipschitz, method, content, value_limit, test_points)
     function, scalar = batched(f, sphere_dim + 1, WHERE)
-    problem = _problem(
+    problem = _make_problem(
         function, sphere_dim, accuracy, content, lipschitz, value_limit, seed, test_points
     )
     if centres is not None:
         centres = _on_sphere("centres", centres, sphere_dim + 1)
         budget = len(centres)
-    best = _search(problem, budget, method, centres)
-    test = _scattered(sphere_dim, test_points, seed + 2)
+    best = _search_prefix(problem, budget, method, centres)
+    test = _scattered_points(sphere_dim, test_points, seed + 2)
     return Prefix(
         best.centres, best.values, best.concentration, content, scalar,
         certify(problem, best, test, budget),
@@ -189,7 +189,7 @@ def _on_sphere(name: str, points: Any, n: int) -> np.ndarray:
     return points
 
 
-def _problem(
+def _make_problem(
     f: Batched,
     m: int,
     accuracy: float,
@@ -199,7 +199,7 @@ def _problem(
     seed: int,
     test_points: int,
 ) -> Problem:
-    select = _scattered(m, min(4000, test_points), seed + 1)
+    select = _scattered_points(m, min(4000, test_points), seed + 1)
     values = f(select)
     some = slice(None, None, max(len(select) // 1000, 1))
     slope = estimate_lipschitz(f, select[some], values[some], seed)
@@ -215,7 +215,7 @@ def _problem(
     )  # fmt: skip
 
 
-def _scattered(m: int, count: int, seed: int) -> np.ndarray:
+def _scattered_points(m: int, count: int, seed: int) -> np.ndarray:
     """Evenly spread points (random ones beyond S²), turned at random: (count, m+1)."""
     random = np.random.default_rng(seed)
     turn = np.linalg.qr(random.normal(size=(m + 1, m + 1)))[0]
@@ -228,25 +228,29 @@ def _scattered(m: int, count: int, seed: int) -> np.ndarray:
 # --- search --------------------------------------------------------------------------------------
 
 
-def _search(problem: Problem, budget: int, method: str, centres: np.ndarray | None) -> Candidate:
+def _search_prefix(
+    problem: Problem, budget: int, method: str, centres: np.ndarray | None
+) -> Candidate:
     if centres is not None:
-        return _best(_candidates(problem, centres, "auto" if method == "net" else method))
+        return _least_error_candidate(
+            _candidates_on(problem, centres, "auto" if method == "net" else method)
+        )
     if method == "net":
-        return _net(problem, budget)
+        return _search_net(problem, budget)
     best, last_miss = None, 0
-    for count in _ladder(problem.sphere_dim, budget):
-        candidate = _at(problem, count, method)
+    for count in _doubling_lengths(problem.sphere_dim, budget):
+        candidate = _candidate_of_length(problem, count, method)
         if candidate.error <= 0.9 * problem.accuracy:  # the test set may find a little more
-            return _shorten(problem, method, candidate, last_miss)
+            return _shorten_prefix(problem, method, candidate, last_miss)
         last_miss = count
         best = candidate if best is None else min(best, candidate, key=lambda c: c.error)
     assert best is not None
     if method == "auto" and problem.sphere_dim <= 3:
-        best = min(best, _net(problem, budget), key=lambda c: c.error)
+        best = min(best, _search_net(problem, budget), key=lambda c: c.error)
     return best
 
 
-def _ladder(m: int, budget: int) -> Iterator[int]:
+def _doubling_lengths(m: int, budget: int) -> Iterator[int]:
     count = 4 * (m + 1)
     while count < budget:
         yield count
@@ -254,14 +258,14 @@ def _ladder(m: int, budget: int) -> Iterator[int]:
     yield budget
 
 
-def _shorten(problem: Problem, method: str, shortest: Candidate, miss: int) -> Candidate:
+def _shorten_prefix(problem: Problem, method: str, shortest: Candidate, miss: int) -> Candidate:
     """Two halvings of the interval between a length that fails and one that does."""
     low, high = miss, len(shortest.centres)
     for _ in range(2 if low else 0):
         middle = round(math.sqrt(low * high))
         if not low < middle < high:
             break
-        attempt = _at(problem, middle, method)
+        attempt = _candidate_of_length(problem, middle, method)
         if attempt.error <= 0.9 * problem.accuracy:
             shortest, high = attempt, middle
         else:
@@ -269,16 +273,16 @@ def _shorten(problem: Problem, method: str, shortest: Candidate, miss: int) -> C
     return shortest
 
 
-def _at(problem: Problem, count: int, method: str) -> Candidate:
+def _candidate_of_length(problem: Problem, count: int, method: str) -> Candidate:
     centres = point_sets.quasi_uniform(problem.sphere_dim, count, problem.seed)
-    return _best(_candidates(problem, centres, method))
+    return _least_error_candidate(_candidates_on(problem, centres, method))
 
 
-def _best(candidates: Iterator[Candidate]) -> Candidate:
+def _least_error_candidate(candidates: Iterator[Candidate]) -> Candidate:
     return min(candidates, key=lambda c: c.error)
 
 
-def _candidates(problem: Problem, centres: np.ndarray, method: str) -> Iterator[Candidate]:
+def _candidates_on(problem: Problem, centres: np.ndarray, method: str) -> Iterator[Candidate]:
     m = problem.sphere_dim
     spacing = (point_sets.area(m) / len(centres)) ** (1 / m)
     limit = problem.value_limit * problem.sup_norm
@@ -288,10 +292,10 @@ def _candidates(problem: Problem, centres: np.ndarray, method: str) -> Iterator[
             method, centres, problem.f, lam, problem.content, limit, problem.select,
             problem.select_values,
         )  # fmt: skip
-        yield _measured(problem, used, centres, values, lam)
+        yield _measure_candidate(problem, used, centres, values, lam)
 
 
-def _measured(
+def _measure_candidate(
     problem: Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
 ) -> Candidate:
     output = head.estimate(problem.select, centres, values, lam, content=problem.content)
@@ -302,7 +306,7 @@ def _measured(
 # --- nets and guarantees -------------------------------------------------------------------------
 
 
-def _net(problem: Problem, budget: int) -> Candidate:
+def _search_net(problem: Problem, budget: int) -> Candidate:
     """Values f(b_i) on the coarsest certified net that guarantees the accuracy, or the finest
     within the budget."""
     slope = max(problem.lipschitz, 1e-300)
@@ -317,9 +321,9 @@ def _net(problem: Problem, budget: int) -> Candidate:
             break
         radius *= 1.03
         if radius > 1.5:
-            return _at(problem, budget, "two_term")
-    lam = _sharp(cover, problem)
-    return _measured(problem, "net", cover.centres, problem.f(cover.centres), lam)
+            return _candidate_of_length(problem, budget, "two_term")
+    lam = _sharp_concentration(cover, problem)
+    return _measure_candidate(problem, "net", cover.centres, problem.f(cover.centres), lam)
 
 
 def _radius_for(m: int, count: int) -> float:
@@ -328,7 +332,7 @@ def _radius_for(m: int, count: int) -> float:
     return (density / count) ** (1 / m)
 
 
-def _sharp(cover: point_sets.Cover, problem: Problem) -> float:
+def _sharp_concentration(cover: point_sets.Cover, problem: Problem) -> float:
     """Concentration that leaves a hundredth of the radius to far centres and to content."""
     r, count = cover.covering, len(cover.centres)
     near = math.log(100 * math.pi * count / r) / (math.cos(r) - math.cos(NEAR * r))

@@ -130,7 +130,7 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
 
     `test` (Q, n) are unit vectors; everything is float64 but for `measured_float32`.
     """
-    target, output = problem.f(test), _outputs(problem, best, test)
+    target, output = problem.f(test), _head_outputs(problem, best, test)
     error = np.linalg.norm(output - target, axis=1)
     on_test = float(error.max())
     worst, worst_error = climb(problem, best, test, error)
@@ -142,7 +142,7 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
         slope = estimate_lipschitz(problem.f, some, problem.f(some), problem.seed + 3)
         problem = problem._replace(lipschitz=max(problem.lipschitz, slope))
     problem = problem._replace(sup_norm=sup_norm)
-    bound = _bound(problem, best, test, on_test, measured)
+    bound = _error_bound(problem, best, test, on_test, measured)
     with np.errstate(divide="ignore"):
         suffice = prefix_bound.closed_form(
             sphere_dim=problem.sphere_dim,
@@ -155,7 +155,7 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
         reached=measured <= problem.accuracy,
         measured=measured,
         measured_float32=float(
-            np.linalg.norm(_outputs(problem, best, test, np.float32) - target, axis=1).max()
+            np.linalg.norm(_head_outputs(problem, best, test, np.float32) - target, axis=1).max()
         ),
         guaranteed=bound if problem.lipschitz_given else math.inf,
         estimated=bound,
@@ -171,7 +171,7 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
     )
 
 
-def _outputs(
+def _head_outputs(
     problem: Problem, best: Candidate, points: np.ndarray, dtype: type = np.float64
 ) -> np.ndarray:
     return head.estimate(
@@ -195,13 +195,13 @@ def climb(
     m, count = problem.sphere_dim, min(CLIMBERS // 2, len(points))
     spacing = (point_sets.area(m) / len(points)) ** (1 / m)
     nudged, _ = _stepped(points, spacing / 4, 1, random)
-    change = np.abs(_errors(problem, best, nudged) - error)
+    change = np.abs(_output_errors(problem, best, nudged) - error)
     start = np.unique(np.concatenate([np.argsort(-error)[:count], np.argsort(-change)[:count]]))
     at, height = points[start], error[start].copy()
     length = np.full(len(start), 2 * spacing)
     for _ in range(STEPS):
         tried, owner = _stepped(at, length, TRIES, random)
-        reached = _errors(problem, best, tried)
+        reached = _output_errors(problem, best, tried)
         for index in range(len(at)):
             mine = np.flatnonzero(owner == index)
             top = mine[reached[mine].argmax()]
@@ -212,8 +212,8 @@ def climb(
     return at, height
 
 
-def _errors(problem: Problem, best: Candidate, points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(_outputs(problem, best, points) - problem.f(points), axis=1)
+def _output_errors(problem: Problem, best: Candidate, points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(_head_outputs(problem, best, points) - problem.f(points), axis=1)
 
 
 def _stepped(
@@ -232,7 +232,7 @@ def _stepped(
 # --- bounds --------------------------------------------------------------------------------------
 
 
-def _bound(
+def _error_bound(
     problem: Problem, best: Candidate, test: np.ndarray, on_test: float, measured: float
 ) -> float:
     """The least of three bounds on the error everywhere, with rounding, and what was measured.
@@ -253,10 +253,10 @@ def _bound(
     else:
         # Every point is within π of a test point.
         bounds.append(problem.sup_norm + math.pi * problem.lipschitz + value_norm)
-    return max(min(bounds), measured) + _rounding(best, value_norm, problem.sup_norm)
+    return max(min(bounds), measured) + _rounding_bound(best, value_norm, problem.sup_norm)
 
 
-def _rounding(best: Candidate, value_norm: float, sup_norm: float) -> float:
+def _rounding_bound(best: Candidate, value_norm: float, sup_norm: float) -> float:
     """Of the head's output in float64.
 
     Coordinates rounded to ε move a score of size λ by 2λε, and the sum of N weighted values is

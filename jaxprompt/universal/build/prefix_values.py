@@ -44,10 +44,10 @@ def fit_values(
             )  # fmt: skip
         return method, _least_squares(centres, concentration, content, limit, sample, sample_values)
     steps = 1 if method == "two_term" else CORRECTIONS
-    return method, _corrected(centres, f(centres), concentration, content, limit, steps)
+    return method, _corrected_values(centres, f(centres), concentration, content, limit, steps)
 
 
-def _corrected(
+def _corrected_values(
     centres: np.ndarray,
     target: np.ndarray,
     concentration: float,
@@ -77,7 +77,7 @@ def _least_squares(
     sample: np.ndarray,
     target: np.ndarray,
 ) -> np.ndarray:
-    matrix = _attention(sample, centres, concentration, content)
+    matrix = _attention_weights(sample, centres, concentration, content)
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     projected = left.T @ target
     fitted = np.zeros((len(centres), target.shape[1]))
@@ -91,7 +91,7 @@ def _least_squares(
     return fitted
 
 
-def _attention(
+def _attention_weights(
     query: np.ndarray, centres: np.ndarray, concentration: float, content: int
 ) -> np.ndarray:
     """(Q, N) attention of queries on the prefix, content's share left out."""

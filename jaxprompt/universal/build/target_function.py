@@ -37,15 +37,17 @@ def batched(f: Any, n: int, where: str) -> tuple[Batched, bool]:
         results = _from_batches_of_one(f, probe)
         if results is None:
             raise
-    single = _rows(results, where)
+    single = _as_rows(results, where)
     scalar = np.ndim(results[0]) == 0
     together = _takes_batches(f, probe, single)
 
     def evaluate(points: np.ndarray) -> np.ndarray:
         result: Any = f(points) if together else [f(point) for point in points]
-        rows = _rows(result, where)
+        rows = _as_rows(result, where)
         if rows.shape != (len(points), single.shape[1]):
-            raise _bad(f"shape {rows.shape[1:]}", f"({single.shape[1]},) everywhere", where)
+            raise _output_error(
+                f"shape {rows.shape[1:]}", f"({single.shape[1]},) everywhere", where
+            )
         return rows
 
     return evaluate, scalar
@@ -72,23 +74,25 @@ def _takes_batches(f: Callable[..., Any], probe: np.ndarray, single: np.ndarray)
     return bool(np.allclose(result.reshape(single.shape), single, rtol=1e-5, atol=1e-8))
 
 
-def _rows(result: Any, where: str) -> np.ndarray:
+def _as_rows(result: Any, where: str) -> np.ndarray:
     try:
         rows = np.asarray(result)
         if np.iscomplexobj(rows):
             raise TypeError
         rows = rows.astype(np.float64)
     except (TypeError, ValueError):
-        raise _bad("something else", "a number or a vector of one length", where) from None
+        raise _output_error("something else", "a number or a vector of one length", where) from None
     if rows.ndim not in (1, 2):
-        raise _bad(f"shape {rows.shape[1:]}", "a number or a vector", where)
+        raise _output_error(f"shape {rows.shape[1:]}", "a number or a vector", where)
     rows = rows.reshape(len(rows), -1)
     if not np.isfinite(rows).all():
-        raise _bad("a number that is not finite", "finite numbers on the whole sphere", where)
+        raise _output_error(
+            "a number that is not finite", "finite numbers on the whole sphere", where
+        )
     return rows
 
 
-def _bad(value: str, allowed: str, where: str) -> ParameterError:
+def _output_error(value: str, allowed: str, where: str) -> ParameterError:
     return ParameterError("f", f"(returns {value})", f"a function that returns {allowed}",
                           "change the function", where)  # fmt: skip
 

@@ -238,14 +238,14 @@ def net(sphere_dim: int, radius: float, seed: int = 0, limit: int = 500_000) -> 
     if sphere_dim == 1:
         count = math.floor(2 * math.pi / radius)
         return Cover(equispaced(count), 2 * math.pi / count, math.pi / count)
-    centres = _thin(_seed_points(sphere_dim, radius, seed), radius)
+    centres = _thin_out(_seed_points(sphere_dim, radius, seed), radius)
     while True:
         vertices, radii = circumcentres(centres)
         open_ = radii >= radius
         if not open_.any():
-            return Cover(centres, _separation(centres), float(radii.max()))
+            return Cover(centres, _least_distance(centres), float(radii.max()))
         order = np.argsort(-radii[open_], kind="stable")
-        centres = np.concatenate([centres, _thin(vertices[open_][order], radius)])
+        centres = np.concatenate([centres, _thin_out(vertices[open_][order], radius)])
 
 
 def _seed_points(sphere_dim: int, radius: float, seed: int) -> np.ndarray:
@@ -258,7 +258,7 @@ def _seed_points(sphere_dim: int, radius: float, seed: int) -> np.ndarray:
     return np.concatenate([axes, normal / np.linalg.norm(normal, axis=1, keepdims=True)])
 
 
-def _thin(points: np.ndarray, radius: float) -> np.ndarray:
+def _thin_out(points: np.ndarray, radius: float) -> np.ndarray:
     """Keep, in order, each point at least `radius` (radians) from all those kept before."""
     chord = 2 * math.sin(radius / 2)
     pairs = KDTree(points).query_pairs(chord * (1 - 1e-12), output_type="ndarray")
@@ -272,7 +272,7 @@ def _thin(points: np.ndarray, radius: float) -> np.ndarray:
     return points[keep]
 
 
-def _separation(centres: np.ndarray) -> float:
+def _least_distance(centres: np.ndarray) -> float:
     chord = KDTree(centres).query(centres, k=2)[0][:, 1].min()
     return float(2 * np.arcsin(min(chord / 2, 1.0)))
 
@@ -290,10 +290,10 @@ def quasi_uniform(sphere_dim: int, count: int, seed: int = 0) -> np.ndarray:
         return fibonacci(count)
     pool = np.random.default_rng(seed).normal(size=(min(16 * count, 60_000), sphere_dim + 1))
     pool /= np.linalg.norm(pool, axis=1, keepdims=True)
-    return _farthest(pool, count) if count * len(pool) < 2e8 else pool[:count]
+    return _farthest_points(pool, count) if count * len(pool) < 2e8 else pool[:count]
 
 
-def _farthest(pool: np.ndarray, count: int) -> np.ndarray:
+def _farthest_points(pool: np.ndarray, count: int) -> np.ndarray:
     chosen, nearest = [0], np.full(len(pool), -np.inf)
     for _ in range(count - 1):
         np.maximum(nearest, pool @ pool[chosen[-1]], out=nearest)
