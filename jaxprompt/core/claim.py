@@ -89,7 +89,7 @@ STATEMENTS = (AtMost, AtLeast, Distribution, Rate)
 """Predictions that are more than a number; they are passed on as they are."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Claim:
     """One theoretical statement that can be checked by numbers.
 
@@ -151,6 +151,9 @@ class Claim:
             object.__setattr__(self, "figure", complete_figure(self, self.figure))
         if not self._is_our_own():
             self.refuse_unfit_trial()
+
+    def __repr__(self) -> str:
+        return f"Claim({self.id!r}, {self.title!r})"
 
     def _is_our_own(self) -> bool:
         """Whether it is one of the package's claims, whose trials its tests look at."""
