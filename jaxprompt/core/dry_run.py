@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxprompt.core.checking import choose_design
-from jaxprompt.core.designs import Design, Run
+from jaxprompt.core.designs import Design
 from jaxprompt.core.json_values import to_json_values
 from jaxprompt.core.memory import trial_outputs
+from jaxprompt.core.points import Point
 from jaxprompt.errors import NumericalError
 
 if TYPE_CHECKING:
@@ -77,24 +78,25 @@ def plan_check(
 
 def _planned_runs(claim: Claim, design: Design) -> Iterator[PlannedRun]:
     for run in design.runs:
+        point = claim.point(dict(run))
         predicted: Mapping[str, Any] = {}
         note = "predicted on each draw" if claim.instance is not None else ""
         if not note:
             try:
-                predicted = claim.predict(**run)
+                predicted = claim.predict(point)
             except NumericalError as error:
                 note = str(error)
         trials = design.trials_of(run)
-        yield PlannedRun(dict(run), trials, predicted, note, _memory(claim, run, trials))
+        yield PlannedRun(point, trials, predicted, note, _memory(claim, point, trials))
 
 
-def _memory(claim: Claim, run: Run, trials: int) -> int | None:
+def _memory(claim: Claim, point: Point, trials: int) -> int | None:
     if claim.memory is not None:
-        values = claim.validated(dict(run), simulate=True)
+        values = claim.validated(point, simulate=True)
         named = inspect.signature(claim.memory).parameters
         more = {"trials": trials} if "trials" in named else {}
         return int(claim.memory(**values, **more))
-    outputs = trial_outputs(claim, run)
+    outputs = trial_outputs(claim, point)
     if not outputs:
         return None
     return trials * sum(8 * int(np.prod(s.shape, dtype=np.int64)) for s in outputs.values())
