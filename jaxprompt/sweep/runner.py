@@ -30,11 +30,11 @@ from jaxprompt.compute.workers import (
     run_tasks,
 )
 from jaxprompt.core.claim import Claim
+from jaxprompt.core.fingerprint import changed_parts, fingerprint_claim
 from jaxprompt.core.quantities import AtLeast, AtMost
 from jaxprompt.errors import JaxpromptError, UsageError
 from jaxprompt.sweep.config import Sweep
 from jaxprompt.sweep.dataset import make_dataset
-from jaxprompt.core.fingerprint import changed_parts, fingerprint_claim
 from jaxprompt.sweep.judge import judge_cells
 from jaxprompt.sweep.memory import refuse_what_cannot_fit
 from jaxprompt.sweep.store import (
