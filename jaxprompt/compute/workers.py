@@ -160,7 +160,7 @@ def run_tasks(
     by memory, and an iterator may still add some after it ended once, while others are at work.
 
     Where `executor` can replace workers that died, what these were given is tried again up to
-    :data:`MAX_ATTEMPTS` times in all; a task that outlives none of them yields its exception like
+    :data:`MAX_ATTEMPTS` times in all; a task whose worker dies every time yields an exception like
     any other. Leaving the iterator drops what is in flight.
 
     Raises:

@@ -218,7 +218,7 @@ def _computed(tasks: Iterator[Task], executor: Any) -> Generator[tuple[Task, Any
                 yield from zip(batch, found, strict=True)
             elif len(batch) == 1:
                 yield batch[0], outcome
-            else:  # one of its tasks is to blame, and only that one may pay
+            else:  # one of its tasks failed: tried alone, only that one is recorded as failed
                 batches.retry(batch)
 
 
@@ -311,7 +311,7 @@ def _open(sweep: Sweep, folder: Path, *, locks: bool) -> tuple[SweepStore, list[
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """In what a sweep is neither the stored one nor an extension of it; empty if it is."""
+    """How a sweep conflicts with the stored one; empty if it equals or extends it."""
     found = [name for name in ("claim", "seed", "fixed", "order") if old.get(name) != new[name]]
     grid = old.get("grid")
     if not isinstance(grid, dict) or any(

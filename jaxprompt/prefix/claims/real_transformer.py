@@ -211,7 +211,7 @@ def _bias_and_bounds_by_layer(attention: Any, streams: Array, prefix: Array) -> 
 
 
 def _describe_layer(draws: head_identity.Draws, precision: str) -> dict[str, Any]:
-    """What of a measured layer (or of all of them) decides its rounding."""
+    """Sizes and largest numbers of a measured layer (or of all), which set its rounding error."""
     largest = max(np.abs(draws.content_scores).max(), np.abs(draws.prefix_scores).max())
     sizes = {"width": HEADS * HEAD_WIDTH, "heads": HEADS}
     return {"precision": precision, **sizes, "scale": float(largest)}
