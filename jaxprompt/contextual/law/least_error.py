@@ -14,17 +14,15 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax import lax
 from jaxtyping import Array, Float
 from scipy import optimize, special
 from scipy.stats import qmc
 
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import conditional_error
+from jaxprompt.contextual.law.error_slopes import errors_and_slopes
 from jaxprompt.contextual.law.margins import (
     Geometry,
     along_and_across,
@@ -44,6 +42,7 @@ _FINAL_NODES = 2048
 _SPREAD = 5  # the logarithm to base 2 of the number of spread starts
 _STEPS = 120
 _RATE = 0.2
+_KEPT_MEAN, _KEPT_SQUARE = 0.9, 0.999  # what Adam keeps of its averages in a step
 
 
 def linear_prompt_error(
@@ -90,42 +89,27 @@ def exact_error(
     return rule(setting, Geometry.of_vectors(setting, head, prompt), scalars)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _descend(
-    model: str, setting: Setting, starts: Float[Array, "R 8"], scales: Float[Array, "R 8"],
-    free: Array, scalars: Array,
-) -> tuple[Array, Array]:  # fmt: skip
-    """Each start's end and its error: Adam on the error itself, in the coordinates set free.
+    model: str, setting: Setting, starts: Float[np.ndarray, "R 8"],
+    scales: Float[np.ndarray, "R 8"], scalars: Float[np.ndarray, "M N"],
+) -> tuple[Float[np.ndarray, "R 8"], Float[np.ndarray, " R"]]:  # fmt: skip
+    """Each start's end and its error: Adam on the error itself.
 
     A coordinate is measured in its scale: where the noise is small the error only varies over
     small changes of some coordinates, and is flat elsewhere.
     """
-    optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, _STEPS))
-
-    def run(start: Array, scale: Array) -> tuple[Array, Array]:
-        def error(units: Array) -> Array:
-            point = units * scale
-            head = point[:4] / jnp.linalg.norm(point[:4])
-            return exact_error(model, setting, head, point[4:], scalars)
-
-        def step(state: tuple[Array, Any], _: None) -> tuple[Any, None]:
-            # A norm has no derivative at 0, where a linear model's prompt stays.
-            slope = jnp.where(free, jax.grad(error)(state[0]), 0.0)
-            slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-            updates, state_after = optimiser.update(slope, state[1])
-            return (jnp.asarray(optax.apply_updates(state[0], updates)), state_after), None
-
-        first = (start, optimiser.init(start))
-        (units, _), _ = lax.scan(step, first, None, length=_STEPS)
-        return units * scale, error(units)
-
-    return jax.vmap(run)(starts, scales)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(model: str, setting: Setting, point: Array, nodes: Array) -> Array:
-    head = point[:4] / jnp.linalg.norm(point[:4])
-    return jax.vmap(lambda v: exact_error(model, setting, head, point[4:], v))(nodes)
+    units, mean, square = starts, np.zeros_like(starts), np.zeros_like(starts)
+    for step in range(_STEPS):
+        _, slopes = errors_and_slopes(model, setting, units * scales, scalars)
+        # A prompt of 0 has no derivative.
+        slopes = np.where(np.isfinite(slopes), slopes, 0.0) * scales
+        mean = _KEPT_MEAN * mean + (1 - _KEPT_MEAN) * slopes
+        square = _KEPT_SQUARE * square + (1 - _KEPT_SQUARE) * slopes**2
+        size = np.sqrt(square / (1 - _KEPT_SQUARE ** (step + 1))) + 1e-8
+        rate = _RATE * (1 + np.cos(np.pi * step / _STEPS)) / 2
+        units = units - rate * mean / (1 - _KEPT_MEAN ** (step + 1)) / size
+    points = units * scales
+    return points, errors_and_slopes(model, setting, points, scalars)[0]
 
 
 def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
@@ -247,21 +231,22 @@ def _least(
         tokens, relevant, signal, context, noise, 0.0, np.array(shifts), np.array(shift_weights)
     )
     nodes = attention_moments.normal_nodes(setting.irrelevant)
-    with jax.enable_x64(True):
-        few = jnp.asarray(nodes[0, :_SEARCH_NODES])
-        free = np.ones(8, dtype=bool)
-        starts, scales = _starts(model, setting)
-        points, errors = _descend(
-            model, setting, jnp.asarray(starts), jnp.asarray(scales), jnp.asarray(free), few
-        )
-        best = points[jnp.nanargmin(errors)]
-        value = _evaluate(model, setting, best, jnp.asarray(nodes[:, :_FINAL_NODES]))
-        point = np.array(best)
+    few = nodes[0, : _search_nodes(setting.irrelevant)]
+    with np.errstate(all="ignore"):  # a start may run where the error has no number
+        points, errors = _descend(model, setting, *_starts(model, setting), few)
+    point = points[np.nanargmin(errors)].copy()
     point[:4] /= np.linalg.norm(point[:4])
-    errors = np.array(value)
-    for array in (errors, point):
-        array.setflags(write=False)
-    return errors, point
+    value = [
+        float(errors_and_slopes(model, setting, point[None], rule[:_FINAL_NODES])[0][0])
+        for rule in nodes
+    ]
+    return _read_only(np.array(value), point)
+
+
+def _search_nodes(scores: int) -> int:
+    """Nodes of the search: fewer where each holds many scores, whose sums then hardly differ."""
+    halvings = int(np.log2(max(scores / 32, 1)))
+    return max(_SEARCH_NODES >> halvings, 16)
 
 
 _QUIET = 0.25

@@ -243,10 +243,13 @@ def test_predict_broadcasts():
 
 def test_ratio_or_samples():
     by_samples = CLAIM.predict(**BASE, gain=1.0, dim=50, samples=100)
-    assert by_samples == CLAIM.predict(**BASE, gain=1.0, ratio=0.5)
+    assert by_samples == CLAIM.predict(**BASE, gain=1.0, dim=50, ratio=0.5)
+    limit = CLAIM.predict(**BASE, gain=1.0, ratio=0.5)
+    assert by_samples["error"] != limit["error"]
+    assert by_samples["error"] == pytest.approx(limit["error"], rel=0.05)
     # With a dimension the ratio is the one that whole samples realise.
     realised = CLAIM.predict(**BASE, gain=1.0, dim=50, ratio=0.7)
-    assert realised == CLAIM.predict(**BASE, gain=1.0, ratio=50 / 71)
+    assert realised == CLAIM.predict(**BASE, gain=1.0, dim=50, samples=71)
     with pytest.raises(ParameterError, match="`dim`"):
         CLAIM.predict(**BASE, gain=1.0, samples=100)
     with pytest.raises(ParameterError, match="`ratio`"):
