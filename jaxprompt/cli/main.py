@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxprompt.cli import commands, new_claim, paper, terminal
+from jaxprompt.cli import commands, explore, new_claim, paper, terminal
 from jaxprompt.compute import cache_folder
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
@@ -190,6 +190,10 @@ with --strict those of `check`""",
                                              the rows that a check stored in out/""",
     "cite": """\
   jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
+    "explore": """\
+  jaxprompt explore contextual.prompt_error  contextual.prompt_error.html: open it in a browser
+  jaxprompt explore contextual.prompt_error --from out --slider ridge --slider noise
+                                             with the points and the verdict stored in out/""",
     "new": """\
   jaxprompt new my_claim.py --kind limit     a file that can be checked, and changed to yours
   jaxprompt new my_claim.py                  kind mean""",
@@ -318,6 +322,20 @@ examples:
     cite = command("cite", paper.print_citation, "Print BibTeX of a claim's source.")
     cite.add_argument("id", metavar="ID|FILE.py")
 
+    explorer = command(
+        "explore", explore.write_explorer, "Write a page with sliders for a claim's formula."
+    )
+    explorer.add_argument("id", metavar="ID|FILE.py")
+    explorer.add_argument("--out", type=Path, metavar="FILE.html", help="default: ID.html")
+    explorer.add_argument(
+        "--from", type=_folder, dest="source", metavar="DIR", help="points and verdict of a check"
+    )
+    explorer.add_argument("--x", default="", metavar="NAME", help="parameter along the axis")
+    explorer.add_argument("--y", default="", metavar="NAME", help="quantity that is drawn")
+    explorer.add_argument(
+        "--slider", action="append", metavar="NAME", help="a parameter; may be given several times"
+    )
+
     new = command("new", new_claim.write_claim_file, "Write a file with a claim to start from.")
     new.add_argument("file", metavar="FILE.py")
     new.add_argument(
@@ -332,9 +350,9 @@ examples:
         commands.print_diagnosis,
         "Say what is installed, what works, and what is missing.",
     )
-    for sub in (listing, show, check, sweep, figure, table, cite):
+    for sub in (listing, show, check, sweep, figure, table, cite, explorer):
         add_claims_option(sub)
-    for sub in (check, sweep, figure, table):
+    for sub in (check, sweep, figure, table, explorer):
         _cache_option(sub)
     for sub in (listing, show, check, sweep, figure, report, doctor):
         add_json_option(sub)
