@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from typing import Any
 
 import jax
 
@@ -19,13 +20,20 @@ def own_settings(x64: bool | None = None) -> Generator[None]:
     whether 64-bit types are on; None leaves that as it is.
     """
     with contextlib.ExitStack() as stack:
-        if x64 is not None:
-            stack.enter_context(jax.enable_x64(x64))
-        stack.enter_context(jax.numpy_rank_promotion("allow"))
-        stack.enter_context(jax.numpy_dtype_promotion("standard"))
-        stack.enter_context(jax.debug_key_reuse(False))
-        stack.enter_context(jax.disable_jit(False))
-        stack.enter_context(jax.debug_nans(False))
-        stack.enter_context(jax.debug_infs(False))
-        stack.enter_context(jax.default_matmul_precision(None))
+        wanted = _SETTINGS if x64 is None else (("jax_enable_x64", jax.enable_x64, x64), *_SETTINGS)
+        for name, setting, value in wanted:
+            # To enter all of them takes longer than a small cell of a sweep.
+            if getattr(jax.config, name) != value:
+                stack.enter_context(setting(value))
         yield
+
+
+_SETTINGS: tuple[tuple[str, Any, Any], ...] = (
+    ("jax_numpy_rank_promotion", jax.numpy_rank_promotion, "allow"),
+    ("jax_numpy_dtype_promotion", jax.numpy_dtype_promotion, "standard"),
+    ("jax_debug_key_reuse", jax.debug_key_reuse, False),
+    ("jax_disable_jit", jax.disable_jit, False),
+    ("jax_debug_nans", jax.debug_nans, False),
+    ("jax_debug_infs", jax.debug_infs, False),
+    ("jax_default_matmul_precision", jax.default_matmul_precision, None),
+)
