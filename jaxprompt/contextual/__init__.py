@@ -12,6 +12,10 @@ For models and data of your own:
 * :func:`feature_law`, :func:`ridge_limit`: the law of the pooled feature, and the limiting error of
   a ridge head over it.
 * :func:`least_error`: the least error that any weights of a model can have.
+* :func:`best_split`, :func:`best_reuse`, :func:`best_rates`, :func:`best_known_prompt`: the best
+  way to spend n sequences on learning a prompt and a head, in stages, all at once, by one pass of
+  SGD, and where the prompt is known; :func:`best_error` by name, :func:`crossover`,
+  :func:`samples_for` and :func:`time_to` for how many it takes.
 * :func:`sample_sequence`, :func:`token_steps`: sequences token by token, and gradient descent on
   them.
 """
@@ -23,6 +27,16 @@ from typing import TYPE_CHECKING
 from jaxprompt.core.families import lazy_members
 
 if TYPE_CHECKING:
+    from jaxprompt.contextual.extensions.learning import (
+        best_error,
+        best_known_prompt,
+        best_rates,
+        best_reuse,
+        best_split,
+        crossover,
+        samples_for,
+        time_to,
+    )
     from jaxprompt.contextual.law.attention_moments import normal_nodes
     from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
     from jaxprompt.contextual.law.feature_law import feature_law
@@ -39,12 +53,20 @@ __all__ = [
     "CLAIMS",
     "Geometry",
     "Setting",
+    "best_error",
+    "best_known_prompt",
+    "best_rates",
+    "best_reuse",
+    "best_split",
     "conditional_error",
+    "crossover",
     "feature_law",
     "least_error",
     "normal_nodes",
     "ridge_limit",
     "sample_sequence",
+    "samples_for",
+    "time_to",
     "token_steps",
 ]
 
@@ -53,12 +75,20 @@ __getattr__, __dir__ = lazy_members(
     {
         "Geometry": "jaxprompt.contextual.law.error_given_prompt",
         "Setting": "jaxprompt.contextual.setting",
+        "best_error": "jaxprompt.contextual.extensions.learning",
+        "best_known_prompt": "jaxprompt.contextual.extensions.learning",
+        "best_rates": "jaxprompt.contextual.extensions.learning",
+        "best_reuse": "jaxprompt.contextual.extensions.learning",
+        "best_split": "jaxprompt.contextual.extensions.learning",
         "conditional_error": "jaxprompt.contextual.law.error_given_prompt",
+        "crossover": "jaxprompt.contextual.extensions.learning",
         "feature_law": "jaxprompt.contextual.law.feature_law",
         "least_error": "jaxprompt.contextual.law.least_error",
         "normal_nodes": "jaxprompt.contextual.law.attention_moments",
         "ridge_limit": "jaxprompt.contextual.law.ridge_limit",
         "sample_sequence": "jaxprompt.contextual.simulation.sampling",
+        "samples_for": "jaxprompt.contextual.extensions.learning",
+        "time_to": "jaxprompt.contextual.extensions.learning",
         "token_steps": "jaxprompt.contextual.simulation.gradient_steps",
     },
 )

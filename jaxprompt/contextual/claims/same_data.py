@@ -2,6 +2,7 @@ r"""Claim ``contextual.same_data``: head step, prompt step and ridge head on one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -195,9 +196,25 @@ _SOMETIMES_SHIFTED = {
     "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.5, 0.5),
 }  # fmt: skip
 _FOURFOLD = {**_BASE, "ratio": 0.25, "ridge": 0.05, "prompt_norm": 1.0, "head_rate": 1.0}
+_SHARP_PROMPT = {
+    **_SOMETIMES_SHIFTED, "ratio": 0.25, "ridge": 0.05, "prompt_norm": 1.5, "head_rate": 3.0,
+}  # fmt: skip
 _AS_MANY = {
     **_SOMETIMES_SHIFTED, "ratio": 1.0, "ridge": 0.3, "prompt_norm": 1.0, "head_rate": 3.0,
 }  # fmt: skip
+
+
+def _reuse_design(
+    settings: tuple[Mapping[str, Any], ...], trials_by_dim: Mapping[int, int]
+) -> Design:
+    return Design(
+        *(
+            Run(setting, dim=dim, trials=trials)
+            for setting in settings
+            for dim, trials in trials_by_dim.items()
+        )
+    )
+
 
 CLAIM = Claim(
     id="contextual.same_data",
@@ -219,19 +236,11 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": Design(
-            *(
-                Run(setting, dim=dim, trials=trials)
-                for setting in (_FOURFOLD, _AS_MANY)
-                for dim, trials in {64: 800, 128: 1600, 256: 64, 512: 320}.items()
-            )
+        "quick": _reuse_design(
+            (_FOURFOLD, _SHARP_PROMPT), {64: 560, 128: 1088, 256: 64, 512: 192}
         ),
-        "full": Design(
-            *(
-                Run(setting, dim=dim, trials=trials)
-                for setting in (_FOURFOLD, _AS_MANY)
-                for dim, trials in {128: 8000, 192: 8000, 256: 2000, 512: 2400}.items()
-            )
+        "full": _reuse_design(
+            (_FOURFOLD, _SHARP_PROMPT, _AS_MANY), {96: 6000, 160: 8000, 256: 2000, 512: 2000}
         ),
     },
     check_parameters=_check,

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from jaxprompt.contextual.law.attention_moments import normal_nodes
 from jaxprompt.contextual.law.ridge_limit import resolvent, sign_error_means
 from jaxprompt.contextual.law.staged_limit import (
+    coarse_learned_features,
     head_after_step,
     learned_features,
     mean_token_noise,
@@ -86,8 +87,9 @@ def same_data_limit(
     minimiser on those two coordinates, the objective and its derivative in λ are in
     :func:`_ridge_head`. At κ > 1 without ridge the expressions are taken at m → ∞.
 
-    `nodes` and `replicates` cut the quadrature, for searches. Falsifiers change the keywords before
-    them: multiples of the memory of step 1, of that of step 2, and of :math:`U`.
+    `nodes` and `replicates`, given together, cut the quadrature, for searches. Falsifiers change
+    the keywords before them: multiples of the memory of step 1, of that of step 2, and of
+    :math:`U`.
     """
     head = head_after_step(setting, ratio, head_rate)
     memory = head_memory * float(head_rate) * mean_token_noise(setting) * ratio
@@ -106,9 +108,12 @@ def same_data_limit(
     coordinates, objective, energy = _ridge_head(law, ratio, ridge, constraint)
     direction = _head_direction(setting, ratio, head_rate)
     signal = coordinates @ np.array([direction[0], -direction[1]])
-    features = learned_features(setting, prompt_norm, alignment)
-    if nodes is not None or replicates is not None:
-        features = features.thinned(nodes or 4096, replicates)
+    if nodes is None or replicates is None:
+        features = learned_features(setting, prompt_norm, alignment)
+    else:
+        features = coarse_learned_features(
+            setting, prompt_norm, alignment, nodes=nodes, replicates=replicates
+        )
     share = signal / np.sqrt(energy)
     error = np.array([sign_error_means(features, x)[i, 0] for i, x in enumerate(share)])
     return SameDataLimit(
