@@ -32,7 +32,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ExtraLine:
-    """A line that belongs to a figure but to no value of its series.
+    """A reference line, drawn in the panel beside the series.
 
     ``function(x, **parameters)`` gives one ordinate from the abscissa and a panel's parameters; it
     is called at the abscissas `at`, by default those of the closed form.

@@ -362,7 +362,8 @@ def _exact_errors(
 def _compare_statements(
     claim: Claim, cells: Sequence[Cell], predict: Predictor
 ) -> list[Comparison]:
-    """The ceiling reached, never passed, and come close to with many samples; the lead with few."""
+    """Rows of three kinds: the best weights reach the ceiling, training stays below it and comes
+    close with many samples, and with few samples the lead is compared."""
     return [row for cell in cells for row in _rows_of_cell(claim, cell, predict)]
 
 
