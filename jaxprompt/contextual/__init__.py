@@ -16,6 +16,10 @@ For models and data of your own:
   way to spend n sequences on learning a prompt and a head, in stages, all at once, by one pass of
   SGD, and where the prompt is known; :func:`best_error` by name, :func:`crossover`,
   :func:`samples_for` and :func:`time_to` for how many it takes.
+* :func:`predict_curve`, :func:`measure_curve`, :func:`best_prompt`: learning curves, predicted and
+  measured, and the best prompt for tokens of your own (docs/own_data.md).
+* :class:`TokenLaw`, :func:`pooled_law`, :func:`ridge_head_law`: any token law, and the error of a
+  ridge head over any prompt.
 * :func:`sample_sequence`, :func:`token_steps`: sequences token by token, and gradient descent on
   them.
 """
@@ -37,11 +41,19 @@ if TYPE_CHECKING:
         samples_for,
         time_to,
     )
+    from jaxprompt.contextual.extensions.own_data import (
+        PredictedCurve,
+        best_prompt,
+        measure_curve,
+        predict_curve,
+    )
     from jaxprompt.contextual.law.attention_moments import normal_nodes
     from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
     from jaxprompt.contextual.law.feature_law import feature_law
     from jaxprompt.contextual.law.least_error import least_error
     from jaxprompt.contextual.law.ridge_limit import ridge_limit
+    from jaxprompt.contextual.law.token_law import TokenLaw, pooled_law
+    from jaxprompt.contextual.law.token_law_limit import ridge_head_law
     from jaxprompt.contextual.setting import Setting
     from jaxprompt.contextual.simulation.gradient_steps import token_steps
     from jaxprompt.contextual.simulation.sampling import sample_sequence
@@ -52,9 +64,12 @@ if TYPE_CHECKING:
 __all__ = [
     "CLAIMS",
     "Geometry",
+    "PredictedCurve",
     "Setting",
+    "TokenLaw",
     "best_error",
     "best_known_prompt",
+    "best_prompt",
     "best_rates",
     "best_reuse",
     "best_split",
@@ -62,7 +77,11 @@ __all__ = [
     "crossover",
     "feature_law",
     "least_error",
+    "measure_curve",
     "normal_nodes",
+    "pooled_law",
+    "predict_curve",
+    "ridge_head_law",
     "ridge_limit",
     "sample_sequence",
     "samples_for",
@@ -74,9 +93,12 @@ __getattr__, __dir__ = lazy_members(
     __name__,
     {
         "Geometry": "jaxprompt.contextual.law.error_given_prompt",
+        "PredictedCurve": "jaxprompt.contextual.extensions.own_data",
         "Setting": "jaxprompt.contextual.setting",
+        "TokenLaw": "jaxprompt.contextual.law.token_law",
         "best_error": "jaxprompt.contextual.extensions.learning",
         "best_known_prompt": "jaxprompt.contextual.extensions.learning",
+        "best_prompt": "jaxprompt.contextual.extensions.own_data",
         "best_rates": "jaxprompt.contextual.extensions.learning",
         "best_reuse": "jaxprompt.contextual.extensions.learning",
         "best_split": "jaxprompt.contextual.extensions.learning",
@@ -84,7 +106,11 @@ __getattr__, __dir__ = lazy_members(
         "crossover": "jaxprompt.contextual.extensions.learning",
         "feature_law": "jaxprompt.contextual.law.feature_law",
         "least_error": "jaxprompt.contextual.law.least_error",
+        "measure_curve": "jaxprompt.contextual.extensions.own_data",
         "normal_nodes": "jaxprompt.contextual.law.attention_moments",
+        "pooled_law": "jaxprompt.contextual.law.token_law",
+        "predict_curve": "jaxprompt.contextual.extensions.own_data",
+        "ridge_head_law": "jaxprompt.contextual.law.token_law_limit",
         "ridge_limit": "jaxprompt.contextual.law.ridge_limit",
         "sample_sequence": "jaxprompt.contextual.simulation.sampling",
         "samples_for": "jaxprompt.contextual.extensions.learning",

@@ -1,0 +1,361 @@
+r"""Predicted learning curves from a user's own tokens, and the prompt that the theory calls best.
+
+A pool of labelled sequences and a prompt give the error of a ridge head at every number of training
+sequences, at three levels of knowledge:
+
+* `isotropic`: tokens with the pool's means, every covariance a multiple of the identity;
+* `all_moments`: means, covariances, correlations between tokens and the common part, Gaussian
+  scores (:mod:`~jaxprompt.contextual.law.token_law_limit`);
+* `semi_empirical`: the pooled features themselves. Their law enters through mean and covariance in
+  the resolvent alone; their attention weights, tails and labels are the data's own.
+
+The semi-empirical curve is cross-fitted: moments come from all folds of the pool but one, and the
+error is averaged over the sequences of that one. A training set of n sequences is taken as a part
+of the m others, drawn without replacement, so no dimension d is too large for the pool: what m
+sequences cannot know enters as it does for a real training set. With the empirical moments
+:math:`\hat\mu,\hat\Sigma` (second moment) of the m signed features and :math:`1/n'=1/n-1/m`,
+
+.. math:: \hat{\mathcal Q}=(\lambda+\omega\hat\Sigma)^{-1},\quad \hat t=\operatorname{tr}\hat\Sigma
+   \hat{\mathcal Q},\quad t=\frac{\hat t}{1-\omega\hat t/m},\quad \omega=\frac1{1+t/n'},
+
+the head has mean :math:`\omega\hat{\mathcal Q}\hat\mu` and covariance
+:math:`\frac\kappa{n'}\hat{\mathcal Q}\hat\Sigma\hat{\mathcal Q}`, κ being :math:`\omega^2` times
+the mean square of a fresh residual. At n = m this is the ridge head of all m, exactly. Derived in
+docs/own_data.md; everything is float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import optimize, special
+
+from jaxprompt.contextual.extensions.own_data_input import Pool, check_counts, make_pool
+from jaxprompt.contextual.extensions.own_data_moments import TokenMoments, token_moments
+from jaxprompt.contextual.law.token_law import pooled_law
+from jaxprompt.contextual.law.token_law_limit import ridge_head_law
+from jaxprompt.errors import ParameterError
+
+__all__ = ["PredictedCurve", "best_prompt", "measure_curve", "pool_features", "predict_curve"]
+
+Progress = Callable[[int, int], None]
+
+FOLDS = 5
+"""Parts of the pool for cross-fitting."""
+
+MOST_GAUSSIAN_DIM = 1024
+"""Beyond this dimension the Gaussian levels, which invert several d × d matrices at every number of
+samples, are left out unless they are asked for."""
+
+_GAUSSIAN_NODES = 2048
+
+
+@dataclass(frozen=True)
+class PredictedCurve:
+    """Predicted test errors of a ridge head, an entry for each of `samples`.
+
+    `stderr` is the standard error of `semi_empirical` from the finite number of sequences that it
+    is averaged over. Levels that could not be had hold NaN, and `assumed` says why, beside what
+    each level takes for granted. float64.
+    """
+
+    samples: tuple[int, ...]
+    isotropic: Float[np.ndarray, " S"]
+    all_moments: Float[np.ndarray, " S"]
+    semi_empirical: Float[np.ndarray, " S"]
+    stderr: Float[np.ndarray, " S"]
+    assumed: tuple[str, ...]
+
+    def samples_for(self, error: float, level: str = "semi_empirical") -> int:
+        """The least number of training sequences whose predicted error is at most `error`.
+
+        Between the predicted numbers the error is interpolated against log n; the answer is within
+        their range.
+
+        Raises:
+            ParameterError: `error` is no probability, or below every predicted error.
+        """
+        if not isinstance(error, int | float) or not 0 < error < 1:
+            raise ParameterError("error", error, "a number between 0 and 1", "give one")
+        if level not in ("isotropic", "all_moments", "semi_empirical"):
+            allowed = "isotropic, all_moments or semi_empirical"
+            raise ParameterError("level", level, allowed, "choose one of the three")
+        values = np.asarray(getattr(self, level))
+        if np.isnan(values).any():
+            raise ParameterError("level", level, "one that was predicted", "see `assumed`")
+        good = np.flatnonzero(values <= error)
+        if not good.size:
+            allowed = f"at least {values.min():.4g}, the least predicted error"
+            remedy = f"raise it, or predict beyond n = {max(self.samples)}"
+            raise ParameterError("error", error, allowed, remedy)
+        first = int(good[0])
+        if first == 0:
+            return self.samples[0]
+        low, high = np.log(self.samples[first - 1]), np.log(self.samples[first])
+        before, after = values[first - 1], values[first]
+        return int(np.ceil(np.exp(low + (high - low) * (before - error) / (before - after))))
+
+
+def predict_curve(
+    tokens: Any, labels: Any, prompt: Any, samples: Any, ridge: float, *, relevant: Any = None,
+    gaussian_levels: bool | None = None, seed: int = 0, progress: Progress | None = None,
+) -> PredictedCurve:  # fmt: skip
+    r"""Predict the test error of a ridge head over `prompt` at each number of `samples`.
+
+    The head minimises :math:`\frac1{2n}\sum_i(1-y_i\,w\cdot\bar x_i)^2+\frac\lambda2|w|^2` over
+    features pooled by the softmax attention of the prompt; it has no intercept. Memory holds one
+    block of sequences, the pooled features and a few d × d matrices.
+
+    Args:
+        tokens: (sequences, T, d) numbers; a memory map is read block by block.
+        labels: one for each sequence, of two kinds: ±1, 0/1 or any two values (the larger is +1).
+        prompt: d numbers. A zero prompt attends uniformly.
+        samples: numbers of training sequences, each at most four fifths of the pool.
+        ridge: λ, at least 0; 0 is taken as the limit of a vanishing ridge.
+        relevant: marks (sequences, T), equally many in every sequence, or one row of T marks. The
+            Gaussian levels need them: NaN without.
+        gaussian_levels: whether to compute them; by default up to d = 1024.
+        seed: of the folds.
+        progress: called with (steps done, steps in all).
+
+    Raises:
+        ParameterError: an argument is not as described; the line says what to do.
+    """
+    pool = make_pool(tokens, labels, prompt, ridge, relevant)
+    counts = check_counts(samples, pool.count * (FOLDS - 1) // FOLDS)
+    wanted = pool.dim <= MOST_GAUSSIAN_DIM if gaussian_levels is None else gaussian_levels
+    gaussian = wanted and pool.relevant is not None
+    steps = FOLDS + (1 + 2 * len(counts) if gaussian else 0)
+    tick = _Ticks(progress or (lambda done, total: None), steps)
+
+    features = pool_features(pool)
+    probabilities = np.empty((pool.count, len(counts)))
+    for inside, outside in _folds(pool.count, seed):
+        head_laws = _EmpiricalHeads.of(features[inside], features[outside], pool.ridge)
+        for place, n in enumerate(counts):
+            probabilities[outside, place] = head_laws.wrong_probabilities(n)
+        tick()
+    semi = probabilities.mean(axis=0)
+    stderr = probabilities.std(axis=0, ddof=1) / np.sqrt(pool.count)
+
+    nothing = np.full(len(counts), np.nan)
+    isotropic, moments = nothing, nothing.copy()
+    if gaussian:
+        found = token_moments(pool)
+        tick()
+        moments = _gaussian_errors(found, pool, counts, tick)
+        isotropic = _gaussian_errors(found.isotropic(), pool, counts, tick)
+    return PredictedCurve(
+        counts, isotropic, moments, semi, stderr, _assumptions(pool, gaussian, wanted)
+    )
+
+
+class _Ticks:
+    """Counts the steps of long work."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress(self._done, self._total)
+
+
+def _assumptions(pool: Pool, gaussian: bool, wanted: bool) -> tuple[str, ...]:
+    lines = [
+        f"sequences are independent, and new ones are like the {pool.count} of the pool",
+        f"semi_empirical: moments from {FOLDS - 1} of {FOLDS} folds, errors on the other; heads "
+        "are Gaussian given them",
+    ]
+    if gaussian:
+        lines.append(
+            "all_moments: Gaussian tokens; one correlation matrix between the irrelevant tokens "
+            "for all coordinates"
+        )
+        lines.append("isotropic: as all_moments, and every covariance a multiple of the identity")
+    elif not wanted:
+        lines.append(
+            f"isotropic, all_moments: left out at d = {pool.dim}; gaussian_levels=True has them"
+        )
+    else:
+        lines.append("isotropic, all_moments: left out, because no tokens are marked as relevant")
+    return tuple(lines)
+
+
+def _folds(count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Sequences inside and outside of each fold's complement."""
+    order = np.random.default_rng(seed).permutation(count)
+    parts = np.array_split(order, FOLDS)
+    return [(np.setdiff1d(order, part), part) for part in parts]
+
+
+def pool_features(pool: Pool) -> Float[np.ndarray, "N d"]:
+    """Label times the feature that the prompt's attention pools, of every sequence."""
+    rows = np.empty((pool.count, pool.dim))
+    for part in pool.blocks():
+        block = pool.tokens_of(part)
+        weights = special.softmax(block @ pool.prompt, axis=1)
+        rows[part] = pool.label[part, None] * np.einsum("nt,ntd->nd", weights, block)
+    return rows
+
+
+# --- the semi-empirical level ---
+
+
+class _EmpiricalHeads(NamedTuple):
+    """Eigenvalues of the second moment of m training features, and in its eigenvectors' coordinates
+    their mean and the features of fresh sequences."""
+
+    values: Float[np.ndarray, " r"]
+    mean: Float[np.ndarray, " r"]
+    fresh: Float[np.ndarray, "N r"]
+    pool: int
+    ridge: float
+
+    @classmethod
+    def of(cls, rows: np.ndarray, fresh: np.ndarray, ridge: float) -> _EmpiricalHeads:
+        m, dim = rows.shape
+        if m >= dim:
+            values, vectors = np.linalg.eigh(rows.T @ rows / m)
+        else:  # the other Gram matrix has the same eigenvalues
+            values, weights = np.linalg.eigh(rows @ rows.T / m)
+            vectors = rows.T @ weights / np.sqrt(m * np.maximum(values, 1e-300))
+        kept = values > 1e-12 * values[-1]
+        vectors = vectors[:, kept]
+        floor = 1e-9 * float(values[kept].mean())
+        return cls(values[kept], rows.mean(axis=0) @ vectors, fresh @ vectors, m, max(ridge, floor))
+
+    def wrong_probabilities(self, samples: int) -> Float[np.ndarray, " N"]:
+        """Of every fresh sequence, over the heads that `samples` of the m train."""
+        share = 1 / samples - 1 / self.pool
+        omega = self._omega(share)
+        inverse = 1 / (self.ridge + omega * self.values)
+        margin = self.fresh @ (omega * inverse * self.mean)
+        spread = self.fresh**2 @ (self.values * inverse**2)
+        driven, echoed = np.square(1 - margin).mean(), omega**2 * share * spread.mean()
+        # The echo is below 1 wherever the ridge bounds the head; at the pole the head is all noise.
+        factor = omega**2 * driven / max(1 - echoed, 1e-12)
+        deviation = np.sqrt(factor * share * spread)
+        certain = deviation <= 0
+        ratio = margin / np.where(certain, 1.0, deviation)
+        return np.where(certain, (1 - np.sign(margin)) / 2, special.ndtr(-ratio))
+
+    def _omega(self, share: float) -> float:
+        """Root of ω(1 + t·share) = 1, on the way from no shrinkage to all of it."""
+        if share == 0:
+            return 1.0
+
+        def excess(log_omega: float) -> float:
+            omega = np.exp(log_omega)
+            inside = float((self.values / (self.ridge + omega * self.values)).sum())
+            left = 1 - omega * inside / self.pool
+            if left <= 0:
+                return np.inf
+            return float(np.log1p(share * inside / left) + log_omega)
+
+        low = -1.0
+        while excess(low) > 0:
+            low *= 2
+        # Towards ω = 1 the excess rises from below 0 to above it.
+        root: Any = optimize.brentq(lambda x: min(excess(x), 1e3), low, 0.0, xtol=1e-13)
+        return float(np.exp(root))
+
+
+# --- the Gaussian levels ---
+
+
+def _gaussian_errors(
+    moments: TokenMoments, pool: Pool, counts: Sequence[int], tick: _Ticks
+) -> Float[np.ndarray, " S"]:
+    pooled = pooled_law(moments.law(), pool.prompt, replicates=1, nodes=_GAUSSIAN_NODES)
+    errors: list[float] = []
+    for n in counts:
+        errors.append(ridge_head_law(pooled, n, pool.ridge).error)
+        tick()
+    return np.array(errors)
+
+
+# --- the measured curve ---
+
+
+def measure_curve(
+    tokens: Any, labels: Any, prompt: Any, samples: Any, ridge: float, *, trials: int = 40,
+    seed: int = 1, progress: Progress | None = None,
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:  # fmt: skip
+    """Test errors of ridge heads trained on the pool, cross-fitted, and their standard errors.
+
+    In each of `trials` a fifth of the sequences is set aside for the test, and heads are trained on
+    the first n of the others. The standard error is that of the trials' mean; all share one pool,
+    so it does not say how another pool would differ.
+
+    Raises:
+        ParameterError: an argument is not as :func:`predict_curve` describes it.
+    """
+    pool = make_pool(tokens, labels, prompt, ridge, None)
+    counts = check_counts(samples, pool.count * (FOLDS - 1) // FOLDS)
+    if not isinstance(trials, int) or trials < 2:
+        raise ParameterError("trials", trials, "an integer ≥ 2", "raise it")
+    rows, rng = pool_features(pool), np.random.default_rng(seed)
+    tick = _Ticks(progress or (lambda done, total: None), trials)
+    errors = np.empty((trials, len(counts)))
+    for trial in range(trials):
+        order = rng.permutation(pool.count)
+        cut = pool.count * (FOLDS - 1) // FOLDS
+        train, test = rows[order[:cut]], rows[order[cut:]]
+        for place, n in enumerate(counts):
+            margin = test @ ridge_head(train[:n], pool.ridge)
+            errors[trial, place] = ((1 - np.sign(margin)) / 2).mean()
+        tick()
+    return errors.mean(axis=0), errors.std(axis=0, ddof=1) / np.sqrt(trials)
+
+
+def ridge_head(rows: Float[np.ndarray, "n d"], ridge: float) -> Float[np.ndarray, " d"]:
+    """The ridge head of signed features, by the smaller of the two systems."""
+    n, dim = rows.shape
+    if n >= dim:
+        matrix = rows.T @ rows / n
+        matrix[np.diag_indices(dim)] += max(ridge, 1e-9 * np.trace(matrix) / dim)
+        return np.linalg.solve(matrix, rows.mean(axis=0))
+    matrix = rows @ rows.T / n
+    matrix[np.diag_indices(n)] += max(ridge, 1e-9 * np.trace(matrix) / dim)
+    return rows.T @ np.linalg.solve(matrix, np.full(n, 1 / n))
+
+
+# --- the best prompt ---
+
+
+def best_prompt(
+    tokens: Any, relevant: Bool[Any, "N T"], *, shrinkage: float | None = None
+) -> Float[np.ndarray, " d"]:
+    r"""The prompt :math:`\frac12\Sigma^{-1}h` that the theory calls best for many tokens.
+
+    h is the mean relevant less the mean irrelevant token, Σ the covariance of irrelevant ones. No
+    labels are needed. Σ is estimated as :math:`(1-\epsilon)\hat\Sigma+\epsilon\,
+    \operatorname{tr}\hat\Sigma/d\cdot I`, with ε = `shrinkage`: by default d/(d + N), N being the
+    number of irrelevant tokens. Where relevant tokens carry as much noise as irrelevant ones, or
+    tokens are few, a shorter prompt can be better: try multiples of this one by
+    :func:`predict_curve`.
+
+    Raises:
+        ParameterError: an argument is not as described.
+    """
+    count = len(tokens) if np.ndim(tokens) == 3 else 2
+    labels, dim = np.arange(count) % 2, np.shape(tokens)[-1] if np.ndim(tokens) == 3 else 1
+    pool = make_pool(tokens, labels, np.zeros(dim), 0.0, relevant)
+    found = token_moments(pool, by_label=False)
+    number = pool.count * (found.tokens - found.relevant)
+    share = dim / (dim + number) if shrinkage is None else shrinkage
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise ParameterError("shrinkage", shrinkage, "a number from 0 to 1", "give one")
+    sigma = found.irrelevant
+    flat = np.trace(sigma) / dim
+    if not flat > 0:
+        raise ParameterError(
+            "tokens", "irrelevant tokens all alike", "with some variance", "give other tokens"
+        )
+    mixed = (1 - share) * sigma + share * flat * np.eye(dim)
+    return np.linalg.solve(2 * mixed, found.context - found.behind)
