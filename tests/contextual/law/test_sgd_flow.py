@@ -239,7 +239,7 @@ def test_without_noise_there_is_no_quadrature_error():
 
 
 def test_a_divergent_rate_is_refused_in_one_line():
-    with pytest.raises(NumericalError, match="diverges near n/d = .*lower `head_rate`") as raised:
+    with pytest.raises(NumericalError, match=r"diverges near n/d = .*lower `head_rate`") as raised:
         flow_path(TWO_SHIFTS, Rates(40.0, 40.0), START).at(50.0)
     assert "\n" not in str(raised.value)
     with pytest.raises(NumericalError, match="diverge at step"):
