@@ -101,10 +101,21 @@ class TrialSimulation:
         self._batch = batch
         self._x64 = dtype == "float64"
         self._statistics: dict[str, Callable[..., Any]] = dict(statistics or {})
-        self._compiled = functools.lru_cache(maxsize=COMPILED_PROGRAMS)(self._compile)
+        self._forget_programs()
         self.__doc__ = trial.__doc__
         self.__name__ = getattr(trial, "__name__", "trial")
         self.__module__ = trial.__module__
+
+    def _forget_programs(self) -> None:
+        self._compiled = functools.lru_cache(maxsize=COMPILED_PROGRAMS)(self._compile)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to a worker: all but the compiled programs, which each compiles itself."""
+        return {name: value for name, value in vars(self).items() if name != "_compiled"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget_programs()
 
     def __call__(
         self, *, key: jax.Array, trials: int, first: int = 0, **parameters: Any
