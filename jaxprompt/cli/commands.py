@@ -7,7 +7,6 @@ import collections
 import contextlib
 import functools
 import json
-import logging
 import multiprocessing
 import shlex
 import sys
@@ -481,24 +480,10 @@ def _executor(options: argparse.Namespace) -> Generator[Any]:
         with process_pool(options.workers, prepare) as pool:
             yield pool
     elif options.scheduler:
-        try:
-            from distributed import Client  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise UsageError(
-                "--scheduler needs the package `distributed`: install jaxprompt[cluster]"
-            ) from None
-        # Of a scheduler that ends, dask's client logs its own traceback; here it is one line.
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
-        try:
-            client = Client(options.scheduler, timeout=10)
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"--scheduler '{options.scheduler}': no dask scheduler answers ({error}); start one"
-            ) from None
-        if options.claims:  # on the workers of now and of later, at the same path
-            files = [str(Path(file).resolve()) for file in options.claims]
-            client.register_worker_callbacks(functools.partial(load_claim_files, files))
-        with client:
+        from jaxprompt.sweep.cluster import connected_client
+
+        files = [str(Path(file).resolve()) for file in options.claims]
+        with connected_client(options.scheduler, files, load_claim_files) as client:
             yield client
     else:
         yield None
