@@ -52,7 +52,11 @@ $$v=\sigma^2p_2E\big[(e_0^2+Vp_2)(b^2+V(1-\tfrac2T+p_2))-4e_0bV(\tfrac1T-p_2)
 the cosine of the prompt and $q_\star$ tends to $c=\beta Q/\sqrt{\beta^2Q^2+v\kappa_1}$, and the
 test error to that of `contextual.prompt_error` at $\kappa_2$ with the score gap $(1+\delta_q)RQc$
 and the score noise $\sigma R$: a learned prompt is a known one in data whose context has length
-$cQ$. The prompt turns towards $q_\star$ where $\beta>0$ and away from it where $\beta<0$.
+$cQ$. The prompt turns towards $q_\star$ where $\beta>0$ and away from it where $\beta<0$:
+$\beta/\eta$ is linear in $\eta$, so with $\alpha=E[a]W^2$ and
+$E[(1+\delta_q)(1+\delta_w)]\alpha>0$ it does so for every step size if $s^2((E[a]W)^2+s^2\kappa_0)E[1+\delta_q]\ge
+(1-\zeta)\alpha^2E[a(1+\delta_q)(1+\delta_w)]$, and otherwise below a step size at which the head
+overshoots the labels.
 """
 
 DERIVATION = r"""
@@ -268,19 +272,19 @@ CLAIM = Claim(
     powers=(1, 2),
     broadcasts="every number but tokens and relevant",
     figure=Curves(
-        x="prompt_ratio",
-        y="error",
+        x="head_rate",
+        y="prompt_alignment",
         design=Design.product(
-            {**_BASE, "head_ratio": 0.5, "ratio": 0.5, "ridge": 0.05, "prompt_norm": 1.5,
-             "dim": 256},
-            {"head_rate": [0.3, 1.0, 3.0], "prompt_ratio": [0.05, 0.1, 0.2, 0.5, 1.0, 2.0]},
+            {**_BASE, **_SPLIT, "dim": 256},
+            {"signal": [1.0, 2.0, 3.0], "head_rate": [0.3, 1.0, 2.0, 4.0, 8.0, 16.0]},
             trials=24,
         ),
-        title="Samples for the prompt step",
-        x_label="d / n of the prompt step",
-        y_label="probability of a wrong sign",
-        series="head_rate",
-        series_label="head rate η = {value}",
+        lines=tuple(float(x) for x in np.geomspace(0.25, 20.0, 40)),
+        title="Where the prompt turns towards its context, and where away",
+        x_label="step size of the head step, η",
+        y_label="cosine of the learned prompt and q⋆",
+        series="signal",
+        series_label="signal W = {value}",
         log_x=True,
     ),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from jaxprompt.contextual.setting import Setting
 
 __all__ = [
     "HeadStep", "PromptPull", "coarse_learned_features", "head_after_step", "learned_features",
-    "prompt_alignment", "prompt_pull",
+    "mean_token_noise", "prompt_alignment", "prompt_pull", "turning_rate",
 ]  # fmt: skip
 
 
@@ -107,6 +107,30 @@ def prompt_pull(
     noise = (residual**2 + variance * p2) * (score**2 + variance * (1 - 2 / total + p2))
     noise = noise - 4 * residual * score * variance * cross + 2 * (variance * cross) ** 2
     return PromptPull(pull @ odds, float(setting.noise) ** 2 * p2 * (noise @ odds))
+
+
+def turning_rate(setting: Setting, ratio: float) -> float:
+    r"""Head rate :math:`\eta_\star` at which a fresh prompt step changes its side of q⋆.
+
+    :math:`\beta/\eta` is a straight line in η: with the head of rate 1, of product A₁ and squared
+    length w₁,
+
+    .. math::
+       \frac\beta\eta=\zeta(1-\zeta)A_1E[(1+\delta_q)(1+\delta_w)]+\eta\,\zeta\big(
+       s^2w_1E[1+\delta_q]-(1-\zeta)A_1^2E[a(1+\delta_q)(1+\delta_w)]\big).
+
+    Below :math:`\eta_\star` the prompt turns towards q⋆ if the first term is positive, and away
+    from it if that is negative; infinite where it keeps its side at every rate.
+    """
+    shift_context, shift_signal, odds = _shifts_and_odds(setting)
+    share = setting.relevant / setting.tokens
+    head = head_after_step(setting, ratio, 1.0)
+    both = (1 + shift_context) * (1 + shift_signal)
+    level = share - (1 - share) * shift_signal
+    labels = (1 - share) * float(head.signal) * float(both @ odds)
+    slope = mean_token_noise(setting) * float(head.energy) * float((1 + shift_context) @ odds)
+    slope -= (1 - share) * float(head.signal) ** 2 * float((level * both) @ odds)
+    return -labels / slope if labels * slope < 0 else float("inf")
 
 
 def prompt_alignment(setting: Setting, pull: PromptPull, ratio: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxprompt.contextual.law.staged_limit import (
     mean_token_noise,
     prompt_alignment,
     prompt_pull,
+    turning_rate,
 )
 from jaxprompt.contextual.setting import Setting
 
@@ -116,3 +117,23 @@ def test_without_a_step_there_is_no_direction():
     still = Setting.make(tokens=4, relevant=2, signal=0.0, context=1.0, noise=0.0)
     pull = prompt_pull(still, head_after_step(still, 1.0, 1.0))
     assert np.isnan(prompt_alignment(still, pull, 1.0))
+
+
+STRONG = Setting.make(tokens=10, relevant=2, signal=3.0, context=1.5, noise=1.0)
+OPPOSED = Setting.make(
+    tokens=10, relevant=2, signal=1.0, context=1.5, noise=1.0, shifts=((0.2, 0.8), (0.0, 0.5))
+)
+
+
+@pytest.mark.parametrize(("setting", "below"), [(STRONG, 1), (OPPOSED, -1)])
+def test_the_rate_at_which_the_prompt_turns(setting, below):
+    rate = turning_rate(setting, 0.5)
+    for factor, sign in ((0.01, below), (0.99, below), (1.01, -below), (100.0, -below)):
+        pull = prompt_pull(setting, head_after_step(setting, 0.5, factor * rate))
+        assert np.sign(pull.context) == sign, factor
+
+
+def test_a_weak_signal_never_overshoots():
+    weak = Setting.make(tokens=10, relevant=2, signal=0.5, context=1.5, noise=1.0)
+    assert turning_rate(weak, 0.5) == float("inf")
+    assert prompt_pull(weak, head_after_step(weak, 0.5, 1e6)).context > 0
