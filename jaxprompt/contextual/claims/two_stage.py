@@ -54,9 +54,9 @@ test error to that of `contextual.prompt_error` at $\kappa_2$ with the score gap
 and the score noise $\sigma R$: a learned prompt is a known one in data whose context has length
 $cQ$. The prompt turns towards $q_\star$ where $\beta>0$ and away from it where $\beta<0$:
 $\beta/\eta$ is linear in $\eta$, so with $\alpha=E[a]W^2$ and
-$E[(1+\delta_q)(1+\delta_w)]\alpha>0$ it does so for every step size if $s^2((E[a]W)^2+s^2\kappa_0)E[1+\delta_q]\ge
-(1-\zeta)\alpha^2E[a(1+\delta_q)(1+\delta_w)]$, and otherwise below a step size at which the head
-overshoots the labels.
+$E[(1+\delta_q)(1+\delta_w)]\alpha>0$ it does so for every step size if
+$s^2((E[a]W)^2+s^2\kappa_0)E[1+\delta_q]\ge(1-\zeta)\alpha^2E[a(1+\delta_q)(1+\delta_w)]$, and
+otherwise below a step size at which the head overshoots the labels.
 """
 
 DERIVATION = r"""
