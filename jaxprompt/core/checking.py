@@ -59,17 +59,17 @@ def check_claim(
     seed = 0 if key is None else int(key) if isinstance(key, int) else None
     random_key = as_key(0 if key is None else key)
     try:
-        cells = tuple(_measure(claim, profile, design, random_key, progress))
+        cells = tuple(_measure_cells(claim, profile, design, random_key, progress))
     except Exception as error:
         if _is_user_error(error):
             raise
         seconds = time.perf_counter() - started
-        return _failure(claim, profile, seed, seconds, traceback.format_exc())
+        return _failed_verdict(claim, profile, seed, seconds, traceback.format_exc())
     seconds = time.perf_counter() - started
     failures = [cell for cell in cells if cell.error]
     if failures and len(failures) == len(cells):
-        return _failure(claim, profile, seed, seconds, failures[0].error)
-    return _verdict(claim, claim.closed_form, cells, profile, seed, seconds)
+        return _failed_verdict(claim, profile, seed, seconds, failures[0].error)
+    return _judge_cells(claim, claim.closed_form, cells, profile, seed, seconds)
 
 
 def choose_design(
@@ -115,7 +115,7 @@ def refuse_design_that_cannot_fit(claim: Claim, design: Design) -> None:
         refuse_runs_that_cannot_fit(claim, runs)
 
 
-def _measure(
+def _measure_cells(
     claim: Claim, profile: str, design: Design, key: jax.Array, progress: Progress | None
 ) -> Iterator[Cell]:
     if claim.measure is not None:
@@ -189,7 +189,7 @@ def compare_measured(
     return comparisons
 
 
-def _verdict(
+def _judge_cells(
     claim: Claim,
     closed_form: Predictor,
     cells: Sequence[Cell],
@@ -205,10 +205,10 @@ def _verdict(
     except Exception as error:
         if _is_user_error(error):
             raise
-        return _failure(claim, profile, seed, seconds, traceback.format_exc(), falsifier)
+        return _failed_verdict(claim, profile, seed, seconds, traceback.format_exc(), falsifier)
     seconds += time.perf_counter() - started
     status = stats.combine_statuses(row.verdict for row in rows)
-    unmeasured = _unmeasured(claim, profile, cells, rows)
+    unmeasured = _unmeasured_quantities(claim, profile, cells, rows)
     error = ""
     if unmeasured and status is not Status.REFUTED:
         status = Status.FAILED
@@ -231,7 +231,7 @@ def _verdict(
     )
 
 
-def _unmeasured(
+def _unmeasured_quantities(
     claim: Claim, profile: str, cells: Sequence[Cell], rows: Sequence[Row]
 ) -> list[str]:
     """Declared quantities without a row, where the whole design was measured."""
@@ -285,7 +285,7 @@ def falsify_verdict(claim: Claim, verdict: Verdict) -> dict[str, Verdict]:
         else:
             wrong = f.predictor(claim.closed_form)
             about = (verdict.profile, verdict.seed, verdict.seconds, f.name)
-            judged[f.name] = _verdict(claim, wrong, verdict.cells, *about)
+            judged[f.name] = _judge_cells(claim, wrong, verdict.cells, *about)
     return judged
 
 
@@ -297,10 +297,10 @@ def _check_control(claim: Claim, control: Falsifier, verdict: Verdict) -> Verdic
     key = jax.random.fold_in(as_key(verdict.seed or 0), 1)
     cells = tuple(measure_runs(changed, claim.designs[verdict.profile], key))
     about = (verdict.profile, verdict.seed, time.perf_counter() - started, control.name)
-    return _verdict(changed, claim.closed_form, cells, *about)
+    return _judge_cells(changed, claim.closed_form, cells, *about)
 
 
-def _failure(
+def _failed_verdict(
     claim: Claim, profile: str, seed: int | None, seconds: float, error: str, falsifier: str = ""
 ) -> Verdict:
     return Verdict(

@@ -252,7 +252,7 @@ class Claim:
             ParameterError: a parameter is unknown, missing, or outside what is allowed.
             NumericalError: the closed form has no number there that float64 could hold.
         """
-        given = _join(point, params)
+        given = _join_parameters(point, params)
         self._refuse_tracers(given, "predict", self.traceable)
         values = self.validated(given)
         remedy = "choose less extreme parameters"
@@ -310,7 +310,7 @@ class Claim:
             NumericalError: the simulation cannot be done there, or a mean or a standard error is
                 not finite.
         """
-        given = _join(point, params)
+        given = _join_parameters(point, params)
         self._refuse_tracers({**given, "key": key}, "simulate", False)
         self._check_trials(trials, first)
         values = self.validated(given, simulate=True)
@@ -380,7 +380,7 @@ class Claim:
         Raises:
             ParameterError: a parameter is unknown or outside what is allowed.
         """
-        given = _join(parameters, named)
+        given = _join_parameters(parameters, named)
         if isinstance(given, Point) and given.claim_id == self.id:
             return given
         values = convert_parameters(self.parameters, given, where=self.id, accepted=self.ignored)
@@ -397,10 +397,10 @@ class Claim:
         """
         if simulate and self.extra:
             self.extra.require(self.id)
-        complete = functools.partial(self._complete, simulate=simulate)
+        complete = functools.partial(self._complete_values, simulate=simulate)
         return self.point(params).completed(simulate, complete)
 
-    def _complete(self, converted: dict[str, Any], *, simulate: bool) -> dict[str, Any]:
+    def _complete_values(self, converted: dict[str, Any], *, simulate: bool) -> dict[str, Any]:
         values = complete_parameters(self.parameters, converted, where=self.id, simulate=simulate)
         if simulate:
             self._refuse_arrays(values)
@@ -532,7 +532,9 @@ class Claim:
         return measure_runs(self, design, key, progress)
 
 
-def _join(point: Mapping[str, Any] | None, named: Mapping[str, Any]) -> Mapping[str, Any]:
+def _join_parameters(
+    point: Mapping[str, Any] | None, named: Mapping[str, Any]
+) -> Mapping[str, Any]:
     """A point, or parameters given by name; names given beside a point replace its own."""
     if point is None:
         return named

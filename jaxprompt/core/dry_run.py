@@ -87,10 +87,10 @@ def _planned_runs(claim: Claim, design: Design) -> Iterator[PlannedRun]:
             except NumericalError as error:
                 note = str(error)
         trials = design.trials_of(run)
-        yield PlannedRun(point, trials, predicted, note, _memory(claim, point, trials))
+        yield PlannedRun(point, trials, predicted, note, _bytes_of_run(claim, point, trials))
 
 
-def _memory(claim: Claim, point: Point, trials: int) -> int | None:
+def _bytes_of_run(claim: Claim, point: Point, trials: int) -> int | None:
     if claim.memory is not None:
         values = claim.validated(point, simulate=True)
         named = inspect.signature(claim.memory).parameters

@@ -39,7 +39,7 @@ def fingerprint_claim(claim: Claim) -> dict[str, str]:
         "prediction": (claim.closed_form, parameters),
         "judgement": (claim.compare, claim.also, limit, claim.quantities),
     }
-    found = {name: _hash(part, _owners(claim)) for name, part in parts.items()}
+    found = {name: _checksum_of(part, _owning_modules(claim)) for name, part in parts.items()}
     return {**found, "python": ".".join(map(str, sys.version_info[:2]))}
 
 
@@ -50,7 +50,7 @@ def changed_parts(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return [part for part in PARTS if old.get(part) != new[part]]
 
 
-def _owners(claim: Claim) -> tuple[set[str], set[str]]:
+def _owning_modules(claim: Claim) -> tuple[set[str], set[str]]:
     """Top-level packages and folders whose code belongs to the claim."""
     packages, folders = {"jaxprompt"}, set[str]()
     for function in (claim.closed_form, claim.simulation, claim.check_parameters, claim.compare):
@@ -73,14 +73,16 @@ def _unwrapped(function: Any) -> Iterator[Any]:
         function = getattr(function, "__wrapped__", None)
 
 
-def _hash(value: Any, owners: tuple[set[str], set[str]]) -> str:
+def _checksum_of(value: Any, owners: tuple[set[str], set[str]]) -> str:
     sums = 0
-    for text in _texts(value, owners, {}):
+    for text in _bytes_of_value(value, owners, {}):
         sums = zlib.crc32(text, sums)
     return f"{sums:08x}"
 
 
-def _texts(value: Any, owners: tuple[set[str], set[str]], seen: dict[int, Any]) -> Iterator[bytes]:
+def _bytes_of_value(
+    value: Any, owners: tuple[set[str], set[str]], seen: dict[int, Any]
+) -> Iterator[bytes]:
     """Bytes that are equal for equal values in any process."""
     if isinstance(value, bool | int | float | complex | str | bytes | type(None)):
         yield f"{type(value).__name__} {value!r}".encode("utf-8", "backslashreplace")
@@ -93,22 +95,22 @@ def _texts(value: Any, owners: tuple[set[str], set[str]], seen: dict[int, Any]) 
         yield np.asarray(value).tobytes() if value.dtype != object else b""
     elif isinstance(value, Mapping):
         for name, item in value.items():
-            yield from _texts(name, owners, seen)
-            yield from _texts(item, owners, seen)
+            yield from _bytes_of_value(name, owners, seen)
+            yield from _bytes_of_value(item, owners, seen)
     elif isinstance(value, set | frozenset):
-        yield from sorted(b"".join(_texts(item, owners, {})) for item in value)
+        yield from sorted(b"".join(_bytes_of_value(item, owners, {})) for item in value)
     elif isinstance(value, list | tuple):
         yield f"{type(value).__name__} of {len(value)}".encode()
         for item in value:
-            yield from _texts(item, owners, seen)
+            yield from _bytes_of_value(item, owners, seen)
     elif isinstance(value, types.CodeType):
         yield value.co_code
         yield repr((value.co_names, value.co_varnames, value.co_freevars)).encode()
         for constant in value.co_consts:
-            yield from _texts(constant, owners, seen)
+            yield from _bytes_of_value(constant, owners, seen)
     elif isinstance(value, functools.partial):
         for item in (value.func, value.args, value.keywords):
-            yield from _texts(item, owners, seen)
+            yield from _bytes_of_value(item, owners, seen)
     elif isinstance(value, types.ModuleType):
         yield value.__name__.encode()
     elif isinstance(value, type):
@@ -117,13 +119,13 @@ def _texts(value: Any, owners: tuple[set[str], set[str]], seen: dict[int, Any]) 
             for name, item in vars(value).items():
                 if callable(item) or isinstance(item, property | staticmethod | classmethod):
                     yield name.encode()
-                    yield from _texts(item, owners, seen)
+                    yield from _bytes_of_value(item, owners, seen)
     elif isinstance(value, property):
-        yield from _texts(value.fget, owners, seen)
+        yield from _bytes_of_value(value.fget, owners, seen)
     elif dataclasses.is_dataclass(value):
         yield type(value).__qualname__.encode()
         for entry in dataclasses.fields(value):
-            yield from _texts(getattr(value, entry.name, None), owners, seen)
+            yield from _bytes_of_value(getattr(value, entry.name, None), owners, seen)
     else:
         yield from _function_texts(value, owners, seen)
 
@@ -134,7 +136,7 @@ def _function_texts(
     inner = getattr(function, "__func__", function)
     wrapped = getattr(inner, "__wrapped__", None)
     if wrapped is not None and not isinstance(inner, types.FunctionType):
-        yield from _texts(wrapped, owners, seen)  # of a jitted or cached function
+        yield from _bytes_of_value(wrapped, owners, seen)  # of a jitted or cached function
         return
     if not isinstance(inner, types.FunctionType) or not _is_owned(inner, owners):
         name = getattr(inner, "__qualname__", type(inner).__qualname__)
@@ -142,22 +144,22 @@ def _function_texts(
         return
     code = inner.__code__
     constants = tuple(c for c in code.co_consts if c is None or c != inner.__doc__)
-    yield from _texts(code.replace(co_consts=constants), owners, seen)
-    yield from _texts((inner.__defaults__, inner.__kwdefaults__), owners, seen)
+    yield from _bytes_of_value(code.replace(co_consts=constants), owners, seen)
+    yield from _bytes_of_value((inner.__defaults__, inner.__kwdefaults__), owners, seen)
     for name, cell in zip(code.co_freevars, inner.__closure__ or (), strict=True):
         with contextlib.suppress(ValueError):  # a name that is not bound yet
             if _is_constant(name, cell.cell_contents):
-                yield from _texts(cell.cell_contents, owners, seen)
+                yield from _bytes_of_value(cell.cell_contents, owners, seen)
     for name in sorted(_names(code)):
         if name in inner.__globals__:
             named = inner.__globals__[name]
             yield name.encode()
             if _is_constant(name, named):
-                yield from _texts(named, owners, seen)
+                yield from _bytes_of_value(named, owners, seen)
             if isinstance(named, types.ModuleType) and _is_owned_module(named, owners):
                 for attribute in sorted(_names(code) & set(vars(named))):
                     if _is_constant(attribute, vars(named)[attribute]):
-                        yield from _texts(vars(named)[attribute], owners, seen)
+                        yield from _bytes_of_value(vars(named)[attribute], owners, seen)
 
 
 def _is_constant(name: str, value: Any) -> bool:
@@ -189,6 +191,6 @@ def _is_owned_module(module: types.ModuleType, owners: tuple[set[str], set[str]]
 def functions_reached(function: Any, claim: Claim) -> list[Any]:
     """Functions of the claim's own code that a function may call, as far as names tell."""
     seen: dict[int, Any] = {}
-    for _ in _texts(function, _owners(claim), seen):
+    for _ in _bytes_of_value(function, _owning_modules(claim), seen):
         pass
     return [value for value in seen.values() if isinstance(value, types.FunctionType)]

@@ -73,22 +73,22 @@ def _kind_of(claim: Claim, quantity: Quantity, verdict: Verdict) -> tuple[str, T
     """The kind of picture of a quantity, and what makes its tables."""
     if any(row.fit for row in verdict.rows if row.quantity == quantity.name):
         rate = claim.relation is Relation.RATE
-        return ("rate" if rate else "limit"), _fits
+        return ("rate" if rate else "limit"), _fit_tables
     if claim.instance is not None:
         return "sides", _both_sides
     cells = [cell for cell in verdict.cells if quantity.name in cell.estimates]
     if cells and _predicts_distribution(claim, quantity.name, cells[0].parameters):
-        return "distribution", _distributions
+        return "distribution", _distribution_tables
     if cells and np.ndim(cells[0].estimates[quantity.name].mean) == 1:
-        return "function", _functions
-    return "values", _values
+        return "function", _function_tables
+    return "values", _value_tables
 
 
 def _predicts_distribution(claim: Claim, name: str, parameters: Mapping[str, Any]) -> bool:
-    return isinstance(_predict(claim, parameters).get(name), Distribution)
+    return isinstance(_predict_at_cell(claim, parameters).get(name), Distribution)
 
 
-def _predict(claim: Claim, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+def _predict_at_cell(claim: Claim, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """The closed form at a cell, whose parameters of the simulation alone it does without."""
     predicting = {p.name for p in claim.parameters if not p.simulate_only}
     return claim.predict(**{n: v for n, v in parameters.items() if n in predicting})
@@ -120,10 +120,10 @@ def fit_tables(
 ) -> tuple[Sequence[TableRow], Sequence[TableRow]]:
     """Points and lines of the fits from which the check read a quantity's limits or exponents."""
     rows = [row for row in verdict.rows if row.quantity == name and row.fit]
-    return _fits(claim, name, rows, verdict)
+    return _fit_tables(claim, name, rows, verdict)
 
 
-def _fits(
+def _fit_tables(
     claim: Claim, name: str, rows: Sequence[Row], verdict: Verdict
 ) -> tuple[Sequence[TableRow], Sequence[TableRow]]:
     """A limit's differences from the prediction with their fits; a rate's measured means."""
@@ -139,12 +139,12 @@ def _fits(
         fit, series = row.fit, _label(row.parameters, names)
         measured = zip(fit.sizes, fit.values, fit.stderrs, fit.dofs, strict=True)
         points += [
-            {"series": series, "role": "measured", "size": size, "x": _abscissa(size, power),
+            {"series": series, "role": "measured", "size": size, "x": _axis_value(size, power),
              "y": y, "half": _half_width(error, dof), "note": ""}
             for size, y, error, dof in measured
         ]  # fmt: skip
         lines += [
-            {"series": series, "role": "fit", "x": _abscissa(size, power), "y": y}
+            {"series": series, "role": "fit", "x": _axis_value(size, power), "y": y}
             for size, y in zip(fit.line_sizes, fit.line_values, strict=True)
         ]
         if power is None:
@@ -168,7 +168,7 @@ def _fits(
     return points, lines
 
 
-def _abscissa(size: float, power: float | str | None) -> float:
+def _axis_value(size: float, power: float | str | None) -> float:
     """Where a size stands on the axis of a fit: for a limit infinite size is 0."""
     if power is None:
         return size
@@ -193,7 +193,7 @@ def _both_sides(
         left, right = (s.reshape(len(left), -1) for s in np.broadcast_arrays(left, right))
         worst = np.argmax(np.abs(left - right), axis=1)[:, None]
         left, right = (np.take_along_axis(side, worst, axis=1)[:, 0] for side in (left, right))
-        shown = _spread(len(left), int(np.argmax(np.abs(left - right))))
+        shown = _spread_indices(len(left), int(np.argmax(np.abs(left - right))))
         series = _label(cell.parameters, names)
         points += [
             {"series": series, "role": "draw", "x": float(right[i]), "y": float(left[i])}
@@ -205,13 +205,13 @@ def _both_sides(
     return points, [{"series": "", "role": "theory", "x": v, "y": v, "note": note} for v in ends]
 
 
-def _spread(count: int, always: int) -> list[int]:
+def _spread_indices(count: int, always: int) -> list[int]:
     """Indices of at most :data:`MOST_POINTS` draws, spread evenly, with one that must be shown."""
     chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_POINTS)).round().astype(int))
     return sorted({*chosen.tolist(), always})
 
 
-def _distributions(
+def _distribution_tables(
     claim: Claim, name: str, rows: Sequence[Row], verdict: Verdict
 ) -> tuple[Sequence[TableRow], Sequence[TableRow]]:
     """Empirical distribution functions of trials, and the predicted ones on the same range."""
@@ -226,9 +226,9 @@ def _distributions(
         points += [
             {"series": series, "role": "empirical", "x": float(values[i]),
              "y": (i + 1) / count, "half": band}
-            for i in _spread(count, 0)
+            for i in _spread_indices(count, 0)
         ]  # fmt: skip
-        law = _predict(claim, cell.parameters)[name]
+        law = _predict_at_cell(claim, cell.parameters)[name]
         places = np.linspace(values[0], values[-1], MOST_POINTS // 2)
         if law.cdf is not None:
             heights = np.asarray(law.cdf(places), np.float64)
@@ -242,7 +242,7 @@ def _distributions(
     return points, lines
 
 
-def _functions(
+def _function_tables(
     claim: Claim, name: str, rows: Sequence[Row], verdict: Verdict
 ) -> tuple[Sequence[TableRow], Sequence[TableRow]]:
     """A measured function of an axis with its simultaneous band, beside the predicted one."""
@@ -259,7 +259,7 @@ def _functions(
         # Bonferroni: the band holds the whole function with probability 95 %.
         factor = float(sps.t.isf(0.025 / len(mean), max(dof, 1.0)))
         errors = np.broadcast_to(np.asarray(estimate.stderr, np.float64), mean.shape)
-        predicted = np.broadcast_to(_predict(claim, cell.parameters)[name], mean.shape)
+        predicted = np.broadcast_to(_predict_at_cell(claim, cell.parameters)[name], mean.shape)
         series = _label(cell.parameters, [n for n in names if n != axis])
         for x, y, error, theory in zip(places, mean, errors, predicted, strict=True):
             points.append(
@@ -270,7 +270,7 @@ def _functions(
     return points, lines
 
 
-def _values(
+def _value_tables(
     claim: Claim, name: str, rows: Sequence[Row], verdict: Verdict
 ) -> tuple[Sequence[TableRow], Sequence[TableRow]]:
     """Measured beside predicted numbers along the parameter that varies most, or in a row."""

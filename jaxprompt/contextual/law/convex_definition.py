@@ -57,7 +57,7 @@ def applied_once(
     :math:`(1-\omega)/\tau^2`, its positive part unless the loss is the square, and V is returned as
     it is. Float64.
     """
-    alpha, tau, weights, z = _nodes(features)
+    alpha, tau, weights, z = _quadrature_nodes(features)
     root = np.hypot(head_signal, head_noise)
     omega = alpha * head_signal + tau * root * z
     hard = np.isinf(spread)
@@ -73,7 +73,7 @@ def applied_once(
     return float(after), float(pull * size), float(np.sqrt(energy) * size)
 
 
-def _nodes(
+def _quadrature_nodes(
     features: FeatureLaw,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Nodes of the law, in rows, and a grid of Z for each, shifted by a part of a step."""

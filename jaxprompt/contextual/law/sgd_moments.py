@@ -163,7 +163,7 @@ def loss_slope(loss: Loss, output: np.ndarray) -> np.ndarray:
     return 1 - output if loss == "square" else special.expit(-output)
 
 
-def _slopes(loss: Loss, output: np.ndarray, energy: np.ndarray, p2: np.ndarray) -> _Slopes:
+def _slopes_of_error(loss: Loss, output: np.ndarray, energy: np.ndarray, p2: np.ndarray) -> _Slopes:
     """At mean outputs (replicate, node) and v = σ²|w|² (replicate, 1)."""
     variance = energy * p2
     if loss == "square":
@@ -218,7 +218,7 @@ def gradient_moments(
         alpha = a.share - (1 - a.share) * shift_signal
         product = signal[:, None]
         b = -a.share * (1 + shift_signal) * product
-        e = _slopes(loss, alpha * product, v, a.p2)
+        e = _slopes_of_error(loss, alpha * product, v, a.p2)
         pull = e.mean * (1 - a.share) * (1 + shift_signal) * product
         pull = pull - formula.feedback * v * a.p2 * e.slope
         drag = e.mean * b * a.m1 + formula.drag * v * (a.m2 - a.p2 * a.m1) * e.slope

@@ -31,7 +31,7 @@ def convex_heads(
     feasible multipliers, so its duality gap certifies it.
     """
     p = _Problem(rows, rows.shape[0] if samples is None else samples, ridge, loss)
-    dual = _hinge_multipliers(p) if loss == "hinge" else _newton(p)
+    dual = _hinge_multipliers(p) if loss == "hinge" else _newton_step(p)
     return p.head(dual), p.gap(dual)
 
 
@@ -54,11 +54,11 @@ class _Problem(NamedTuple):
     def gap(self, dual: Array) -> Array:
         """Primal value of the multipliers' head less their dual value: at least its excess loss."""
         head = self.head(dual)
-        sides = _loss(self.loss, self.rows @ head) - _conjugate(self.loss, dual)
+        sides = _loss_value(self.loss, self.rows @ head) - _conjugate_loss(self.loss, dual)
         return (sides * self.used).sum() / self.samples + self.ridge * (head @ head)
 
 
-def _newton(p: _Problem) -> Array:
+def _newton_step(p: _Problem) -> Array:
     """Multipliers −ℓ′ at the minimum of a smooth loss, one factorisation a step."""
     rows, n, dim = p.rows, p.samples, p.rows.shape[1]
     eye = jnp.eye(dim, dtype=rows.dtype)
@@ -84,7 +84,7 @@ def _newton(p: _Problem) -> Array:
 
 def _hinge_multipliers(p: _Problem) -> Array:
     kernel = p.rows @ p.rows.T / (p.samples * p.ridge)
-    return _ascend(kernel, p.used, 1.0, lambda dual: p.gap(dual) > GAP)
+    return _ascend_dual(kernel, p.used, 1.0, lambda dual: p.gap(dual) > GAP)
 
 
 def max_margin_head(
@@ -106,11 +106,11 @@ def max_margin_head(
         primal = energy / jnp.square(margin)
         return jnp.where(margin > 0, (primal - (dual @ used - energy)) / primal, jnp.inf)
 
-    dual = _ascend(rows @ rows.T, used, jnp.inf, lambda dual: gap(dual) > GAP)
+    dual = _ascend_dual(rows @ rows.T, used, jnp.inf, lambda dual: gap(dual) > GAP)
     return rows.T @ dual, gap(dual)
 
 
-def _ascend(
+def _ascend_dual(
     kernel: Array, used: Array, most: Any, unsolved: Callable[[Array], Array]
 ) -> Float[Array, " n"]:
     """Accelerated projected ascent of Σθ − θ·Kθ/2 over [0, most], restarted when it turns back.
@@ -138,13 +138,13 @@ def _ascend(
     return lax.while_loop(unfinished, advance, first)[0][0]
 
 
-def _loss(loss: str, margin: Array) -> Array:
+def _loss_value(loss: str, margin: Array) -> Array:
     if loss == "square":
         return jnp.square(1 - margin) / 2
     return jnp.maximum(1 - margin, 0.0) if loss == "hinge" else jax.nn.softplus(-margin)
 
 
-def _conjugate(loss: str, dual: Array) -> Array:
+def _conjugate_loss(loss: str, dual: Array) -> Array:
     r""":math:`-\ell^*(-\theta)` at the multipliers θ."""
     if loss == "square":
         return dual - jnp.square(dual) / 2

@@ -75,39 +75,39 @@ def ridge_path(
     first, shifts, heads = jnp.uint32(0), ridges.astype(dtype), []
     if small.size:
         start = draw(0, dim).astype(dtype)
-        products = _outer(start.T)
+        products = _outer_product(start.T)
         unknowns = lax.map(lambda n: _solve_dual(products, n, shifts), small)
         # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
         heads.append(jnp.matmul(unknowns, start, precision=lax.Precision.HIGHEST))
-        gram, moment, first = _outer(start), start.sum(axis=0), jnp.uint32(dim)
+        gram, moment, first = _outer_product(start), start.sum(axis=0), jnp.uint32(dim)
     if large.size:
         # One size after another: only one matrix is at hand, and it stays in the cache.
         def size(sums: Sums, segment: tuple[Sums, Array]) -> tuple[Sums, Array]:
             sums, n = jax.tree.map(jnp.add, sums, segment[0]), segment[1]
             matrix, vector = (x / n for x in sums)
-            return sums, _solve(matrix.astype(dtype), vector.astype(dtype), shifts)
+            return sums, _solve_ridges(matrix.astype(dtype), vector.astype(dtype), shifts)
 
         sums = (gram.astype(jnp.float64), moment.astype(jnp.float64))
-        segments = _segments(draw, dim, first, large, chunks, dtype)
+        segments = _sum_segments(draw, dim, first, large, chunks, dtype)
         heads.append(lax.scan(size, sums, (segments, large))[1])
     return jnp.concatenate(heads).astype(jnp.float64)
 
 
-def _product(left: Float[Array, "n e"], right: Float[Array, "n d"]) -> Float[Array, "e d"]:
+def _matrix_product(left: Float[Array, "n e"], right: Float[Array, "n d"]) -> Float[Array, "e d"]:
     return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST)
 
 
-def _outer(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:
+def _outer_product(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:
     """The sum of outer products, on and below the diagonal: all that a factorisation reads.
 
     What lies above is left out block by block, which saves a quarter of the time of large ones.
     """
     dim = rows.shape[1]
     if dim <= _BLOCK:
-        return _product(rows, rows)
+        return _matrix_product(rows, rows)
     ends = [*range(_BLOCK, dim, _BLOCK), dim]
-    parts = [_product(rows[:, end - _BLOCK : end], rows[:, :end]) for end in ends[:-1]]
-    parts.append(_product(rows[:, ends[-2] :], rows))
+    parts = [_matrix_product(rows[:, end - _BLOCK : end], rows[:, :end]) for end in ends[:-1]]
+    parts.append(_matrix_product(rows[:, ends[-2] :], rows))
     return jnp.concatenate([jnp.pad(part, ((0, 0), (0, dim - part.shape[1]))) for part in parts])
 
 
@@ -126,7 +126,7 @@ def _solve_dual(
     widths = [dim] if dim < _CUT else [-(-dim * quarter // 4) for quarter in (1, 2, 3, 4)]
 
     def solve(width: int, samples: Array) -> Array:
-        heads = _solve(*_dual(products[:width, :width], samples), ridges)
+        heads = _solve_ridges(*_dual_system(products[:width, :width], samples), ridges)
         return jnp.pad(heads, ((0, 0), (0, dim - width)))
 
     branch = (jnp.asarray(widths, jnp.uint32) < samples).sum()
@@ -137,7 +137,7 @@ _CUT = 48
 """Below this dimension one size of dual systems is enough."""
 
 
-def _dual(
+def _dual_system(
     products: Float[Array, "d d"], samples: UInt32[Array, ""]
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
     """The system of a minimum-norm head on the first rows, filled up with the identity."""
@@ -146,7 +146,7 @@ def _dual(
     return kept / samples + jnp.diag(1 - used), used / samples
 
 
-def _segments(
+def _sum_segments(
     draw: Rows, dim: int, first: Array, ends: UInt32[Array, " l"], chunks: Chunks, dtype: Any
 ) -> tuple[Float[Array, "l d d"], Float[Array, "l d"]]:
     """Sums of outer products and of rows over each segment of the stream: the first from row
@@ -173,7 +173,7 @@ def _segments(
                 inside = (local + slice_at >= begin) & (local + slice_at < stop)
                 part = lax.dynamic_slice_in_dim(table, slice_at, rows)
                 part = jnp.where(inside[:, None], part, 0).astype(dtype)
-                return sums[0] + _outer(part), sums[1] + _product(ones, part)[0]
+                return sums[0] + _outer_product(part), sums[1] + _matrix_product(ones, part)[0]
 
             found = lax.fori_loop(0, (stop - start + rows - 1) // rows, add, nothing)
             return jax.tree.map(lambda all, own: all.at[place].add(own), sums, found)
@@ -188,7 +188,7 @@ def _segments(
     return lax.fori_loop(0, steps.astype(jnp.int32), chunk, zero)
 
 
-def _solve(
+def _solve_ridges(
     matrix: Float[Array, "d d"], vector: Float[Array, " d"], ridges: Float[Array, " L"]
 ) -> Float[Array, "L d"]:
     """Solve (matrix + ridge) x = vector for every ridge."""

@@ -47,7 +47,7 @@ def sample_sequence(
     label = jax.random.rademacher(label_key, (), dtype=dtype)
     shift = shift_index(setting, jax.random.uniform(shift_key, (), dtype=jnp.float32))
     noise = jax.random.normal(noise_key, (setting.irrelevant, dim), dtype=dtype)
-    return Sequence(_tokens(setting, label, shift, noise), label, shift)
+    return Sequence(_draw_tokens(setting, label, shift, noise), label, shift)
 
 
 def sequence_rows(
@@ -59,14 +59,14 @@ def sequence_rows(
     same whatever chunk it is drawn in.
     """
     noise_key, choice_key = jax.random.split(key)
-    label, shift = _choices(setting, first, rows, choice_key)
+    label, shift = _draw_choices(setting, first, rows, choice_key)
     noise = random_table.normals(noise_key, first, rows, setting.irrelevant * dim)
     noise = noise.reshape(rows, setting.irrelevant, dim)
-    tokens = jax.vmap(functools.partial(_tokens, setting))(label, shift, noise)
+    tokens = jax.vmap(functools.partial(_draw_tokens, setting))(label, shift, noise)
     return Sequence(tokens, label, shift)
 
 
-def _tokens(setting: Setting, label: Array, shift: Array, noise: Float[Array, "N d"]) -> Array:
+def _draw_tokens(setting: Setting, label: Array, shift: Array, noise: Float[Array, "N d"]) -> Array:
     """A sequence's tokens from its label, its shift's index and standard normals; their dtype."""
     dtype, dim = noise.dtype, noise.shape[-1]
     signal = jnp.asarray(setting.signal, dtype) * jnp.eye(1, dim, 0, dtype=dtype)[0]
@@ -78,7 +78,7 @@ def _tokens(setting: Setting, label: Array, shift: Array, noise: Float[Array, "N
     return jnp.concatenate([relevant, irrelevant])
 
 
-def _choices(
+def _draw_choices(
     setting: Setting, first: int | Array, rows: int, key: Array
 ) -> tuple[Float[Array, " rows"], Int[Array, " rows"]]:
     """Labels, and indices of the shifts, of sequences ``first …`` of a stream."""
@@ -101,7 +101,7 @@ def pooled_rows(
     whatever chunk it is drawn in, so sample sizes on a grid share one stream.
     """
     scalar_key, noise_key, choice_key = jax.random.split(key, 3)
-    label, index = _choices(setting, first, rows, choice_key)
+    label, index = _draw_choices(setting, first, rows, choice_key)
     shift = jnp.asarray(setting.shifts, jnp.float32)[index]
     scalars = random_table.normals(scalar_key, first, rows, setting.irrelevant)
     # The sampler's own softmax, over all T tokens: the closed forms use another route.

@@ -102,7 +102,7 @@ def _best_over_concentrations(centres: int, degree: int) -> dict[str, float]:
 
 
 def _largest_over_phases(centres: int, degree: int, concentration: float) -> dict[str, float]:
-    return {"sup_error": _supremum(int(centres), float(concentration), int(degree))}
+    return {"sup_error": _largest_error(int(centres), float(concentration), int(degree))}
 
 
 def relative_error(
@@ -115,24 +115,24 @@ def relative_error(
     result = np.empty(psi.size, complex)
     spectral = lam <= count**2
     if spectral.any():
-        result[spectral] = _spectral(count[spectral], lam[spectral], k[spectral], psi[spectral])
+        result[spectral] = _spectral_sum(count[spectral], lam[spectral], k[spectral], psi[spectral])
     for i in np.flatnonzero(~spectral):
-        result[i] = _nodal(int(count[i]), lam[i], k[i], psi[i : i + 1])[0]
+        result[i] = _nodal_sum(int(count[i]), lam[i], k[i], psi[i : i + 1])[0]
     return result.reshape(shape)
 
 
-def _spectral(
+def _spectral_sum(
     count: Float[np.ndarray, " n"],
     lam: Float[np.ndarray, " n"],
     k: Float[np.ndarray, " n"],
     psi: Float[np.ndarray, " n"],
 ) -> Complex[np.ndarray, " n"]:
-    above, below, index = _coefficients(count, lam, k)
+    above, below, index = _fourier_coefficients(count, lam, k)
     wave = np.exp(1j * index[:, None] * psi)
     return (above * wave).sum(0) / (below * wave).sum(0)
 
 
-def _coefficients(
+def _fourier_coefficients(
     count: np.ndarray, lam: np.ndarray, k: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """I_{lN} − I_{k+lN} and I_{lN} over I_0, one row for each l, and the values of l."""
@@ -150,7 +150,7 @@ def _coefficients(
     return above, at_zero, index
 
 
-def _nodal(
+def _nodal_sum(
     count: int, lam: float, k: float, psi: Float[np.ndarray, " phases"]
 ) -> Complex[np.ndarray, " phases"]:
     delta = (2 * np.pi * np.arange(count) - psi[:, None]) / count
@@ -163,8 +163,8 @@ def _nodal(
 def _modulus_of_phase(count: int, lam: float, k: int) -> Callable[[np.ndarray], np.ndarray]:
     """|1 − h e^{−ikθ}| as a function of an array of phases."""
     if lam > count**2:
-        return lambda psi: np.abs(_nodal(count, lam, k, psi))
-    above, below, index = _coefficients(np.array([count]), np.array([lam]), np.array([k]))
+        return lambda psi: np.abs(_nodal_sum(count, lam, k, psi))
+    above, below, index = _fourier_coefficients(np.array([count]), np.array([lam]), np.array([k]))
 
     def modulus(psi: np.ndarray) -> np.ndarray:
         wave = np.exp(1j * psi[:, None] * index)
@@ -185,7 +185,7 @@ def phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " p
 
 
 @functools.lru_cache(maxsize=4096)
-def _supremum(count: int, lam: float, k: int) -> float:
+def _largest_error(count: int, lam: float, k: int) -> float:
     return enlarged_maximum(_modulus_of_phase(count, lam, k), phases_that_resolve(count, lam, k))
 
 
@@ -219,7 +219,7 @@ def _best_concentration(count: int, k: int) -> tuple[float, float]:
     """The concentration that minimises the supremum, and the supremum there."""
 
     def error(log_lam: float) -> float:
-        return _supremum(count, math.exp(log_lam), k)
+        return _largest_error(count, math.exp(log_lam), k)
 
     scale = np.log(count**2 * 10.0 ** np.arange(*DECADES_OF_BEST, 0.1))
     best = int(np.argmin([error(t) for t in scale]))
