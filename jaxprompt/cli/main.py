@@ -23,7 +23,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxprompt.cli import commands, explore, new_claim, paper, terminal
+from jaxprompt.cli import commands, curve, explore, new_claim, paper, terminal
 from jaxprompt.compute import cache_folder
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
@@ -190,6 +190,7 @@ with --strict those of `check`""",
                                              the rows that a check stored in out/""",
     "cite": """\
   jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
+    "curve": curve.CURVE_EXAMPLES,
     "explore": """\
   jaxprompt explore contextual.prompt_error  contextual.prompt_error.html: open it in a browser
   jaxprompt explore contextual.prompt_error --from out --slider ridge --slider noise
@@ -336,6 +337,11 @@ examples:
         "--slider", action="append", metavar="NAME", help="a parameter; may be given several times"
     )
 
+    learning = command(
+        "curve", curve.print_curve, "Predict and measure the learning curve of your own data."
+    )
+    curve.add_curve_arguments(learning)
+
     new = command("new", new_claim.write_claim_file, "Write a file with a claim to start from.")
     new.add_argument("file", metavar="FILE.py")
     new.add_argument(
@@ -354,7 +360,7 @@ examples:
         add_claims_option(sub)
     for sub in (check, sweep, figure, table, explorer):
         _cache_option(sub)
-    for sub in (listing, show, check, sweep, figure, report, doctor):
+    for sub in (listing, show, check, sweep, figure, report, learning, doctor):
         add_json_option(sub)
 
     completion = command(

@@ -1,0 +1,56 @@
+"""The figure of the command `curve`: predicted errors as lines, measured ones as points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxprompt.presentation.canvas import (
+    LINE_STYLES,
+    add_title_and_caption,
+    curve_colour,
+    figure_style,
+    new_figure,
+    plain_log_ticks,
+    save_figure,
+)
+
+__all__ = ["draw_own_curve"]
+
+_INTERVAL = 1.96
+"""Standard errors in half of a 95 % interval."""
+
+_NAMES = {
+    "isotropic": "isotropic tokens",
+    "all_moments": "Gaussian tokens, all moments",
+    "semi_empirical": "semi-empirical",
+}
+
+
+def draw_own_curve(report: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write curve.png and curve.svg; levels that were left out are not drawn."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(figure_style()):
+        figure, (axis,) = new_figure(1, 4.6, 3.4)
+        samples = report["samples"]
+        for number, (level, name) in enumerate(_NAMES.items()):
+            if report[level][0] is not None:
+                axis.plot(
+                    samples, report[level], color=curve_colour(number),
+                    linestyle=LINE_STYLES[number], label=name,
+                )  # fmt: skip
+        half = [_INTERVAL * value for value in report["measured_stderr"]]
+        axis.errorbar(
+            samples, report["measured"], half, fmt="o", color="black", label="measured, 95 %"
+        )
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        plain_log_ticks(axis)
+        axis.set_xlabel("training sequences n")
+        axis.set_ylabel("test error")
+        axis.legend()
+        caption = f"ridge {report['ridge']:g}; {report['prompt']}; heads tested on other folds"
+        add_title_and_caption(figure, "Learning curve: predicted and measured", caption)
+        return list(save_figure(figure, folder, "curve"))
