@@ -2,6 +2,7 @@ r"""Claim ``contextual.three_steps``: the test error after head, prompt and head
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -41,9 +42,9 @@ __all__ = [
 ]  # fmt: skip
 
 STATEMENT = r"""
-Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head, prompt
-(rescaled to a given norm), head again from 0. The steps' coordinates along $w_\star$, $q_\star$ and
-along each other are sample means of independent terms with explicit means $\mu$ and covariances
+Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head (of step
+size $\eta$), prompt (rescaled to a given norm), head again from 0. The steps' coordinates along
+$w_\star$, $q_\star$ and along each other are sample means of independent terms with explicit means $\mu$ and covariances
 $\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
 $\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
 the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
@@ -93,7 +94,8 @@ INFINITE = 10**8
 
 def closed_form(
     *, dim: Any, samples: Any, prompt_norm: float, tokens: int, relevant: int, signal: float,
-    context: float, noise: float, shifts: Any, shift_weights: Any, fluctuation: float = 1.0,
+    context: float, noise: float, shifts: Any, shift_weights: Any, head_rate: float = 1.0,
+    fluctuation: float = 1.0,
     later_fluctuation: float = 1.0, pooled_noise: float = 1.0, orthogonal_energy: float = 1.0,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Errors, alignments, and means and variances of the steps' terms, with standard errors, for
@@ -108,9 +110,9 @@ def closed_form(
 
     def averages_at(*, dim: float, samples: float) -> dict[str, Estimate]:
         replicates = _averages(
-            setting, int(dim), int(samples), float(prompt_norm), fluctuation=fluctuation,
-            later_fluctuation=later_fluctuation, pooled_noise=pooled_noise,
-            orthogonal_energy=orthogonal_energy,
+            setting, int(dim), int(samples), float(prompt_norm), head_rate=float(head_rate),
+            fluctuation=fluctuation, later_fluctuation=later_fluctuation,
+            pooled_noise=pooled_noise, orthogonal_energy=orthogonal_energy,
         )  # fmt: skip
         return {n: quadrature_estimate(x) for n, x in zip(NAMES, replicates, strict=True)}
 
@@ -154,8 +156,9 @@ def _name_moments(step: int, mean: Any, variance: Any) -> dict[str, Any]:
 
 
 def _averages(
-    setting: Setting, dim: int, samples: int, prompt_norm: float, *, fluctuation: float = 1.0,
-    later_fluctuation: float = 1.0, pooled_noise: float = 1.0, orthogonal_energy: float = 1.0,
+    setting: Setting, dim: int, samples: int, prompt_norm: float, *, head_rate: float = 1.0,
+    fluctuation: float = 1.0, later_fluctuation: float = 1.0, pooled_noise: float = 1.0,
+    orthogonal_energy: float = 1.0,
 ) -> np.ndarray:  # fmt: skip
     """Every quantity for each replicate of the rule: shape (quantity, replicate)."""
     outer, inner, each = _quadrature(setting.irrelevant, fluctuation != 0)
@@ -164,6 +167,7 @@ def _averages(
     fluctuations[1:] *= later_fluctuation
     scales = fluctuations / np.sqrt(samples)
     heads, first = _first_heads(setting, dim, samples, nodes[:, :3], scales[0], pooled_noise)
+    heads = heads * head_rate
     prompts, second = _prompts(
         setting, dim, samples, heads, nodes[:, 3:8], scales[1], orthogonal_energy
     )
@@ -301,11 +305,14 @@ def _cosine(product: Array | float, norms: Array | float) -> Array:
 
 
 def simulate(
-    *, key: Key[Array, ""], trials: int, dim: int, samples: int, prompt_norm: float, **params: Any
-) -> dict[str, Estimate]:
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, prompt_norm: float,
+    head_rate: float = 1.0, **params: Any,
+) -> dict[str, Estimate]:  # fmt: skip
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
     setting = Setting.make(**params, where=CLAIM.id)
-    values = simulate_trials(setting, dim, samples, trials, prompt_norm, key=key)
+    values = simulate_trials(
+        setting, dim, samples, trials, prompt_norm, key=key, head_rate=float(head_rate)
+    )
     # One sequence shows no variance.
     measured = [name for name in NAMES if samples > 1 or not name.endswith("variance")]
     return {name: mean_estimate(values[:, NAMES.index(name)]) for name in measured}
@@ -313,7 +320,7 @@ def simulate(
 
 def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
-    *, key: Key[Array, ""],
+    *, key: Key[Array, ""], head_rate: float = 1.0,
 ) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
     """Both errors and alignments, then what its sequences show of the steps' terms, of every trial;
     one compilation serves every count, d and n, which `contextual.sample_complexity` searches."""
@@ -322,7 +329,7 @@ def simulate_trials(
     together = BLOCK * threads
 
     def block(part: np.ndarray) -> Array:
-        return _simulate(setting, part, *args)
+        return _simulate(setting, part, *args, head_rate)
 
     blocks = [
         map_trials(block, together, threads=threads, first=first, loops=True)
@@ -331,16 +338,17 @@ def simulate_trials(
     return np.concatenate(blocks)[:trials].astype(np.float64)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames="head_rate")
 def _simulate(
-    setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array
-) -> Float[Array, "block 1 quantity"]:
+    setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array,
+    head_rate: float,
+) -> Float[Array, "block 1 quantity"]:  # fmt: skip
     def trial(index: Array) -> Array:
         trial_key = jax.random.fold_in(key, index)
         train_key, test_key, length_key = jax.random.split(trial_key, 3)
         lengths = orthogonal_lengths(dim, key=length_key)
         steps, terms = reduced_steps_and_terms(
-            setting, samples, prompt_norm, lengths, key=train_key
+            setting, samples, prompt_norm, lengths, key=train_key, head_rate=head_rate
         )
         scalars = fresh_scores(setting.irrelevant, key=test_key)
         outcomes = _outcomes(setting, *steps, scalars)
@@ -386,6 +394,9 @@ _RUNS = (
 PROMPT_NORM = Parameter(
     "prompt_norm", "real", "norm the learned prompt is rescaled to", "|q|", low=0, open_low=True
 )
+HEAD_RATE = Parameter(
+    "head_rate", "real", "step size of the first head step", "η", low=0, open_low=True, default=1.0
+)
 
 CLAIM = Claim(
     id="contextual.three_steps",
@@ -399,6 +410,7 @@ CLAIM = Claim(
         Parameter("dim", "integer", "token dimension", "d", low=4),
         required(SAMPLES),
         PROMPT_NORM,
+        HEAD_RATE,
     ),
     ignored=tuple(p for p in FAMILY if p is not DIM),
     quantities=(

@@ -2,7 +2,7 @@ r"""Gradient descent on the square loss of prompt-attention: token by token, and
 
 From head 0 and prompt 0, each step on a fresh batch of n sequences:
 
-1. head: :math:`\hat w = -\nabla_w L(0, 0)`;
+1. head: :math:`\hat w = -\eta\nabla_w L(0, 0)`;
 2. prompt: :math:`\hat q = -\nabla_q L(\hat w, 0)`, rescaled to a given norm;
 3. head again, from 0, with that prompt: :math:`\hat w_3 = -\nabla_w L(0, \hat q)`.
 
@@ -82,13 +82,14 @@ def token_steps(
     prompt_norm: float | Array,
     *,
     key: Key[Array, ""],
+    head_rate: float = 1.0,
 ) -> Steps:
     """All three steps by automatic differentiation on sampled tokens, in float32."""
     first, second, third = (
         sample_batch(setting, dim, samples, key=k) for k in jax.random.split(key, 3)
     )
     zero = jnp.zeros(dim, jnp.float32)
-    head = head_step(zero, zero, first)
+    head = head_rate * head_step(zero, zero, first)
     prompt = prompt_step(head, zero, second)
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     return Steps(
@@ -157,10 +158,15 @@ def reduced_steps_and_terms(
     lengths: Float[Array, " 3"],
     *,
     key: Key[Array, ""],
+    head_rate: float = 1.0,
 ) -> tuple[Steps, tuple[Terms, Terms, Terms]]:
-    """:func:`reduced_steps`, and the terms whose means the three steps were."""
+    """:func:`reduced_steps`, and the terms whose means the three steps were.
+
+    `head_rate` multiplies the first head; its terms are those of a step of size 1.
+    """
     keys = jax.random.split(key, 3)
     head, first = _first(setting, samples, lengths[0], keys[0])
+    head = head_rate * head
     prompt, second = _second(setting, samples, head, lengths[1], keys[1])
     prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
     # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
