@@ -12,15 +12,19 @@ sequences, at three levels of knowledge:
 The semi-empirical curve is cross-fitted: moments come from all folds of the pool but one, and the
 error is averaged over the sequences of that one. A training set of n sequences is taken as a part
 of the m others, drawn without replacement, so no dimension d is too large for the pool: what m
-sequences cannot know enters as it does for a real training set. With the empirical moments
-:math:`\hat\mu,\hat\Sigma` (second moment) of the m signed features and :math:`1/n'=1/n-1/m`,
+sequences cannot know enters as it does for a real training set. With signed features :math:`r_i`
+and
+:math:`1/n'=1/n-1/m`,
 
-.. math:: \hat{\mathcal Q}=(\lambda+\omega\hat\Sigma)^{-1},\quad \hat t=\operatorname{tr}\hat\Sigma
-   \hat{\mathcal Q},\quad t=\frac{\hat t}{1-\omega\hat t/m},\quad \omega=\frac1{1+t/n'},
+.. math:: \hat{\mathcal Q}=\Big(\lambda+\frac1m\sum_i\omega_ir_ir_i^\top\Big)^{-1},\quad
+   h_i=r_i^\top\hat{\mathcal Q}r_i,\quad
+   \omega_i=\Big(1+\frac1{n'}\frac{h_i}{1-\omega_ih_i/m}\Big)^{-1},
 
-the head has mean :math:`\omega\hat{\mathcal Q}\hat\mu` and covariance
-:math:`\frac\kappa{n'}\hat{\mathcal Q}\hat\Sigma\hat{\mathcal Q}`, κ being :math:`\omega^2` times
-the mean square of a fresh residual. At n = m this is the ridge head of all m, exactly. Derived in
+the head has mean :math:`\bar w=\hat{\mathcal Q}\frac1m\sum\omega_ir_i` and covariance
+:math:`C=\frac1{n'}\hat{\mathcal Q}\big(\frac1m\sum_i\omega_i^2e_i^2r_ir_i^\top\big)
+\hat{\mathcal Q}` with the squared residual of a sequence that was left out,
+:math:`e_i^2=((1-r_i\cdot\bar w)^2+r_i^\top Cr_i)/(1-\omega_ih_i/m)^2`. At n = m this is the
+ridge head of all m, exactly. Derived in
 docs/own_data.md; everything is float64.
 """
 
@@ -36,7 +40,7 @@ from scipy import optimize, special
 
 from jaxprompt.contextual.extensions.own_data_input import Pool, check_counts, make_pool
 from jaxprompt.contextual.extensions.own_data_moments import TokenMoments, token_moments
-from jaxprompt.contextual.law.token_law import pooled_law
+from jaxprompt.contextual.law.token_law import pooled_law, wrong_sign_probability
 from jaxprompt.contextual.law.token_law_limit import ridge_head_law
 from jaxprompt.errors import ParameterError
 
@@ -206,14 +210,21 @@ def pool_features(pool: Pool) -> Float[np.ndarray, "N d"]:
 # --- the semi-empirical level ---
 
 
+MOST_WEIGHED_RANK = 600
+"""Up to this rank of the features every sequence has a leverage of its own; beyond it, where that
+would take a d × d inverse for each round, all have the mean leverage."""
+
+_ROUNDS = 200
+_SETTLED = 1e-7
+
+
 class _EmpiricalHeads(NamedTuple):
-    """Eigenvalues of the second moment of m training features, and in its eigenvectors' coordinates
-    their mean and the features of fresh sequences."""
+    """m training features and fresh ones, in the coordinates of the eigenvectors of the training
+    features' second moment, and its eigenvalues."""
 
     values: Float[np.ndarray, " r"]
-    mean: Float[np.ndarray, " r"]
+    rows: Float[np.ndarray, "m r"]
     fresh: Float[np.ndarray, "N r"]
-    pool: int
     ridge: float
 
     @classmethod
@@ -227,41 +238,80 @@ class _EmpiricalHeads(NamedTuple):
         kept = values > 1e-12 * values[-1]
         vectors = vectors[:, kept]
         floor = 1e-9 * float(values[kept].mean())
-        return cls(values[kept], rows.mean(axis=0) @ vectors, fresh @ vectors, m, max(ridge, floor))
+        return cls(values[kept], rows @ vectors, fresh @ vectors, max(ridge, floor))
 
     def wrong_probabilities(self, samples: int) -> Float[np.ndarray, " N"]:
         """Of every fresh sequence, over the heads that `samples` of the m train."""
-        share = 1 / samples - 1 / self.pool
-        omega = self._omega(share)
-        inverse = 1 / (self.ridge + omega * self.values)
-        margin = self.fresh @ (omega * inverse * self.mean)
-        spread = self.fresh**2 @ (self.values * inverse**2)
-        driven, echoed = np.square(1 - margin).mean(), omega**2 * share * spread.mean()
-        # The echo is below 1 wherever the ridge bounds the head; at the pole the head is all noise.
-        factor = omega**2 * driven / max(1 - echoed, 1e-12)
-        deviation = np.sqrt(factor * share * spread)
-        certain = deviation <= 0
-        ratio = margin / np.where(certain, 1.0, deviation)
-        return np.where(certain, (1 - np.sign(margin)) / 2, special.ndtr(-ratio))
+        m, rank = self.rows.shape
+        share = 1 / samples - 1 / m
+        omega = np.full(m, self._mean_omega(share))
+        if share > 0 and rank <= MOST_WEIGHED_RANK:
+            omega = self._own_omegas(share, omega)
+        inverse, leverage = self._inverse_and_leverages(omega)
+        mean = inverse @ (omega @ self.rows / m)
+        # What a residual would be, had its sequence been left out.
+        left_out = 1 / (1 - omega * leverage / m)
+        shortfall = (1 - self.rows @ mean) * left_out
+        covariance = np.zeros((rank, rank))
+        for _ in range(_ROUNDS if share > 0 else 0):
+            own = self._quadratic(self.rows, covariance) * left_out**2
+            weights = omega**2 * (shortfall**2 + own)
+            moment = (self.rows * (weights / m)[:, None]).T @ self.rows
+            moved = share * inverse @ moment @ inverse
+            change = np.abs(moved - covariance).max()
+            covariance = moved
+            if change <= _SETTLED * np.abs(covariance).max():
+                break
+        margin = self.fresh @ mean
+        return wrong_sign_probability(margin, self._quadratic(self.fresh, covariance))
 
-    def _omega(self, share: float) -> float:
-        """Root of ω(1 + t·share) = 1, on the way from no shrinkage to all of it."""
-        if share == 0:
+    @staticmethod
+    def _quadratic(rows: np.ndarray, matrix: np.ndarray) -> Float[np.ndarray, " n"]:
+        return np.maximum(np.einsum("ni,ni->n", rows @ matrix, rows), 0.0)
+
+    def _inverse_and_leverages(
+        self, omega: np.ndarray
+    ) -> tuple[Float[np.ndarray, "r r"], Float[np.ndarray, " m"]]:
+        """The weighted resolvent, and every row's square in it."""
+        m, rank = self.rows.shape
+        if np.ptp(omega) == 0:
+            inverse = np.diag(1 / (self.ridge + omega[0] * self.values))
+        else:
+            moment = (self.rows * (omega / m)[:, None]).T @ self.rows
+            inverse = np.linalg.inv(moment + self.ridge * np.eye(rank))
+        return inverse, self._quadratic(self.rows, inverse)
+
+    def _own_omegas(self, share: float, start: np.ndarray) -> Float[np.ndarray, " m"]:
+        """ω of every sequence, from its own leverage on heads that have not seen it."""
+        m, omega = len(self.rows), start
+        for _ in range(_ROUNDS):
+            _, leverage = self._inverse_and_leverages(omega)
+            fresh = leverage / np.maximum(1 - omega * leverage / m, 1e-12)
+            moved = 1 / (1 + share * fresh)
+            if np.abs(moved - omega).max() <= _SETTLED:
+                return moved
+            # Half a step: near n = d a whole one overshoots.
+            omega = np.sqrt(omega * moved)
+        return omega
+
+    def _mean_omega(self, share: float) -> float:
+        """Root of ω(1 + t·share) = 1 with one leverage t for all."""
+        if share <= 0:
             return 1.0
 
         def excess(log_omega: float) -> float:
             omega = np.exp(log_omega)
             inside = float((self.values / (self.ridge + omega * self.values)).sum())
-            left = 1 - omega * inside / self.pool
+            left = 1 - omega * inside / len(self.rows)
             if left <= 0:
-                return np.inf
+                return 1e3
             return float(np.log1p(share * inside / left) + log_omega)
 
         low = -1.0
         while excess(low) > 0:
             low *= 2
-        # Towards ω = 1 the excess rises from below 0 to above it.
-        root: Any = optimize.brentq(lambda x: min(excess(x), 1e3), low, 0.0, xtol=1e-13)
+        # The excess rises from below 0 to above it, at ω = 1.
+        root: Any = optimize.brentq(excess, low, 0.0, xtol=1e-13)
         return float(np.exp(root))
 
 
