@@ -28,7 +28,7 @@ __all__ = ["CLAIM", "closed_form", "component_along", "simulate", "turning_signa
 
 STATEMENT = r"""
 Take one gradient step of the square loss in the prompt, from $q=0$, on $n$ fresh sequences, with
-a head $w$ independent of them. Put $h=(1+\delta_q)q_\star+(1+\delta_w)y\,w_\star$,
+a head $w$ independent of them, of step size 1; any other multiplies $\hat q$. Put $h=(1+\delta_q)q_\star+(1+\delta_w)y\,w_\star$,
 $m=(\zeta-(1-\zeta)\delta_q)q_\star+(\zeta-(1-\zeta)\delta_w)y\,w_\star$, $e_0=y-w\cdot m$, $N=T-k$
 and $s^2=\sigma^2(1-\zeta)/T$. Then, in expectation over $y$ and $\delta$,
 $$E\hat q=E\big[e_0\big(\zeta(1-\zeta)(h\cdot w)h+\sigma^2(1-\zeta)(1-\tfrac1T)w\big)
@@ -77,8 +77,8 @@ orthogonal energy's is 5 %, half of that in length.
 def closed_form(
     *, dim: Any, samples: Any, tokens: Any, relevant: Any, signal: Any, context: Any, noise: Any,
     shifts: Any, shift_weights: Any, head_signal: Any, head_context: Any, head_norm: Any,
-    pooled_noise: float = 1.0, special_directions: int = 3, residual_noise: float = 1.0,
-    cross_term: float = 1.0,
+    prompt_rate: Any = 1.0, pooled_noise: float = 1.0, special_directions: int = 3,
+    residual_noise: float = 1.0, cross_term: float = 1.0,
 ) -> dict[str, Any]:  # fmt: skip
     """`context`, `signal` and `orthogonal_energy`, for broadcastable arrays of every number.
 
@@ -111,10 +111,11 @@ def closed_form(
             )
             directions = (dim - special_directions) / np.asarray(samples)
             orthogonal_energy = orthogonal_energy + weight / 2 * (directions * orthogonal)
+    rate = np.asarray(prompt_rate)
     return {
-        "context": along_context,
-        "signal": along_signal,
-        "orthogonal_energy": orthogonal_energy,
+        "context": along_context * rate,
+        "signal": along_signal * rate,
+        "orthogonal_energy": orthogonal_energy * np.square(rate),
     }
 
 
@@ -223,11 +224,11 @@ def _make_head(
     ),
 )
 def simulate(
-    *, key: Key[Array, ""], setting: Setting, head: Array, samples: int
+    *, key: Key[Array, ""], setting: Setting, head: Array, samples: int, prompt_rate: float
 ) -> dict[str, Array]:
     """One gradient step of the prompt from 0, on tokens, by automatic differentiation."""
     batch = gradient_steps.sample_batch(setting, head.size, samples, key=key)
-    step = gradient_steps.prompt_step(head, jnp.zeros_like(head), batch)
+    step = prompt_rate * gradient_steps.prompt_step(head, jnp.zeros_like(head), batch)
     return {
         "context": step[1],
         "signal": step[0],
@@ -241,6 +242,10 @@ PRODUCTS = (
     Parameter("head_signal", "real", "inner product ⟨w, w⋆⟩", "⟨w, w⋆⟩"),
     Parameter("head_context", "real", "inner product ⟨w, q⋆⟩", "⟨w, q⋆⟩"),
     Parameter("head_norm", "real", "norm of the head", "|w|", low=0),
+)
+
+PROMPT_RATE = Parameter(
+    "prompt_rate", "real", "step size of the prompt step", "η", low=0, open_low=True, default=1.0
 )
 
 
@@ -296,7 +301,7 @@ CLAIM = Claim(
     derivation=DERIVATION,
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
-    parameters=(*DATA_LAW, required(DIM), required(SAMPLES), *PRODUCTS),
+    parameters=(*DATA_LAW, required(DIM), required(SAMPLES), *PRODUCTS, PROMPT_RATE),
     ignored=FAMILY,
     check_parameters=_check_head,
     quantities=(

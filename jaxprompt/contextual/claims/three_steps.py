@@ -44,8 +44,9 @@ __all__ = [
 STATEMENT = r"""
 Square loss, head and prompt from 0, a fresh batch of $n$ sequences for each step: head (of step
 size $\eta$), prompt (rescaled to a given norm), head again from 0. The steps' coordinates along
-$w_\star$, $q_\star$ and along each other are sample means of independent terms with explicit means $\mu$ and covariances
-$\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal has energy
+$w_\star$, $q_\star$ and along each other are sample means of independent terms with explicit means
+$\mu$ and covariances $\Sigma$, so to order $1/n$ they are $N(\mu,\Sigma/n)$, and what is orthogonal
+has energy
 $\bar D\,\chi^2_{d-2}/n$ or $\bar D\,\chi^2_{d-3}/n$ with an explicit $\bar D$. The test error is
 the error of a fixed head and prompt (`contextual.conditional_error`), averaged over that law, and
 so are the alignments $\langle q,q_\star\rangle/(|q|Q)$ of the prompt and
