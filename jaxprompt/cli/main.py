@@ -131,11 +131,31 @@ def _describe_defect(error: Exception) -> str:
 def _run(argv: Sequence[str] | None) -> int:
     options = _parse(argv)
     if hasattr(options, "no_cache"):  # a command that compiles
+        _refuse_small_limit()
         if options.no_cache:
             os.environ[cache_folder.CACHE_FOLDER_VARIABLE] = ""
         cache_folder.enable_compilation_cache()
     commands.load_claim_files(getattr(options, "claims", ()))
     return options.run(options)
+
+
+_ADDRESSES_TO_START, _ADDRESSES_PER_CORE = 2**31, 2**26
+"""Bytes of addresses that JAX takes as it starts, and those that each of its threads reserves."""
+
+
+def _refuse_small_limit() -> None:
+    """Refuse a limit of addresses (ulimit -v) under which JAX ends the process as it starts."""
+    try:
+        import resource
+    except ImportError:  # a system without limits of processes
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    needed = _ADDRESSES_TO_START + _ADDRESSES_PER_CORE * (os.cpu_count() or 1)
+    if resource.RLIM_INFINITY != limit < needed:
+        raise UsageError(
+            f"the limit of this process (ulimit -v) is {limit >> 20} MiB, and JAX needs "
+            f"{needed >> 20} MiB of addresses to start: raise it"
+        )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

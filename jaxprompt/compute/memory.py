@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,12 @@ import jax
 import numpy as np
 
 from jaxprompt.compute.devices import block_observer
+
+resource: Any
+try:
+    import resource
+except ImportError:  # a system without limits of processes
+    resource = None
 
 __all__ = [
     "TrialMemory",
@@ -36,6 +41,8 @@ def share_memory(processes: int) -> None:
 
 def available_memory() -> tuple[int, str]:
     """The bytes that this process may hold, and whose limit that is ("this machine has")."""
+    if resource is None:
+        return 2**63 - 1, "this machine has"
     physical = _page_count() * resource.getpagesize()
     limits = [(physical // _processes, "this machine has")] if physical else []
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)

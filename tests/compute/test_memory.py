@@ -203,7 +203,7 @@ def run_within(room, *words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [2**31, 3 * 2**30])
+@pytest.mark.parametrize("room", [5 * 2**29, 2**32])
 @pytest.mark.parametrize("id", ["contextual.sample_complexity", "contextual.prompt_error"])
 def test_no_default_design_is_killed_where_memory_is_limited(id, room, tmp_path):
     """The designs with the widest matrices and the most trials: done, or refused in one line."""
