@@ -10,9 +10,18 @@ from jaxtyping import Array, Key
 
 from jaxprompt.compute.trials import per_trial
 from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY, SAMPLES, check_law, required
+from jaxprompt.contextual.pictures import along_samples
 from jaxprompt.contextual.setting import Setting, make_setting
 from jaxprompt.contextual.simulation.gradient_steps import head_step, sample_batch
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Design,
+    Falsifier,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+)
 
 __all__ = ["CLAIM", "closed_form", "pooled_coefficients", "simulate"]
 
@@ -140,5 +149,15 @@ CLAIM = Claim(
     simulation=simulate,
     designs={"quick": Design(*_RUNS, trials=4096), "full": Design(*_RUNS, trials=32768)},
     broadcasts="every number",
-    figure=Agreement(title="The head after one step", label="signal, energy, alignment"),
+    figure=Panels(
+        along_samples(
+            (
+                ("alignment of the head with w⋆", "alignment", {"alignment": ""}),
+                ("energy of the head", "squared norm", {"energy": ""}),
+            ),
+            lambda at: f"W = {at['signal']:g}, Q = {at['context']:g}",
+        ),
+        "One gradient step: with n/d the head turns to w⋆ and loses its noise",
+        "lines: theory at the largest dimension measured; points: the check's, 95 % intervals",
+    ),
 )
