@@ -141,8 +141,8 @@ def _batches(
     """The inner products and the error after each of the growing numbers of `steps`."""
     path_key, error_key = jax.random.split(key)
 
-    def read(frame: Frame, index: Array) -> dict[str, Array]:
-        errors = errors_of(setting, frame, jax.random.fold_in(error_key, index))
+    def read(frame: Frame, count: Array) -> dict[str, Array]:
+        errors = errors_of(setting, frame, jax.random.fold_in(error_key, count))
         return overlaps_of(setting, frame) | errors
 
     return run_batches(

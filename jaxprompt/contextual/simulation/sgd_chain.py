@@ -255,7 +255,7 @@ def run_sgd(
     read: Callable[[Frame, Array], Any], *, key: Key[Array, ""], logistic: Array | bool = False,
     batch: int = 1,
 ) -> Any:  # fmt: skip
-    """``read(frame, index)`` after each of the growing numbers of `steps`, along one path.
+    """``read(frame, steps)`` after each of the growing numbers of `steps`, along one path.
 
     Neither d nor the numbers of steps are shapes. A path is the same whichever of its steps are
     read. `batch` says how many paths are followed at once, so that memory is bounded: about 4 MB.
@@ -285,16 +285,14 @@ def run_sgd(
 
         return lax.while_loop(lambda state: state[0] < until, chunk, (first, frame))[1]
 
-    def segment(state: tuple[Array, Frame], item: tuple[Array, Array]) -> Any:
+    def segment(state: tuple[Array, Frame], until: Array) -> Any:
         first, frame = state
-        until, index = item
         frame = follow(frame, first, until)
-        return (until, frame), read(frame, index)
+        return (until, frame), read(frame, until - np.uint32(1))
 
     rows = jnp.asarray(steps, jnp.uint32) + np.uint32(1)  # row 0 makes the start
-    order = jnp.arange(rows.shape[0], dtype=jnp.uint32)
     nowhere = Frame(jnp.zeros(3, jnp.float64), jnp.zeros(4, jnp.float64))
-    return lax.scan(segment, (jnp.uint32(0), nowhere), (rows, order))[1]
+    return lax.scan(segment, (jnp.uint32(0), nowhere), rows)[1]
 
 
 def run_batches(
@@ -302,7 +300,7 @@ def run_batches(
     steps: UInt32[Array, " K"], read: Callable[[Frame, Array], Any], *, key: Key[Array, ""],
     logistic: Array | bool = False,
 ) -> Any:  # fmt: skip
-    """``read(frame, index)`` after each of the growing numbers of `steps` on `samples` sequences.
+    """``read(frame, steps)`` after each of the growing numbers of `steps` on `samples` sequences.
 
     A step takes the mean gradient of its fresh sequences, and `rates` are not divided by d. Neither
     d, nor `samples`, nor the numbers of steps are shapes. Call it with 64-bit types enabled.
@@ -320,16 +318,14 @@ def run_batches(
         begun = start.frame(normals, chis)
         return jax.tree.map(lambda b, m: jnp.where(row == 0, b, m), begun, moved)
 
-    def segment(state: tuple[Array, Frame], item: tuple[Array, Array]) -> Any:
+    def segment(state: tuple[Array, Frame], until: Array) -> Any:
         first, frame = state
-        until, index = item
         frame = lax.fori_loop(first, until, step, frame)
-        return (until, frame), read(frame, index)
+        return (until, frame), read(frame, until - np.uint32(1))
 
     rows = jnp.asarray(steps, jnp.uint32) + np.uint32(1)
-    order = jnp.arange(rows.shape[0], dtype=jnp.uint32)
     nowhere = Frame(jnp.zeros(3, jnp.float64), jnp.zeros(4, jnp.float64))
-    return lax.scan(segment, (jnp.uint32(0), nowhere), (rows, order))[1]
+    return lax.scan(segment, (jnp.uint32(0), nowhere), rows)[1]
 
 
 def _mean_gradients(

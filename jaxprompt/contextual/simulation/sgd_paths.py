@@ -62,7 +62,7 @@ def padded_setting(parameters: Mapping[str, Any], where: str) -> Setting:
 
 def step_counts(dim: int, time: Any) -> np.ndarray:
     """Whole numbers of steps nearest to time · d: uint32, in the order and shape of `time`."""
-    return np.rint(np.asarray(time, np.float64) * dim).astype(np.uint32)
+    return np.asarray(np.rint(np.asarray(time, np.float64) * dim), np.uint32)
 
 
 @functools.lru_cache(maxsize=32)
@@ -118,8 +118,8 @@ def _paths(
     )  # fmt: skip
     start = Start(head_norm, prompt_norm, is_frozen, along_signal)
 
-    def read(frame: Frame, index: Array) -> dict[str, Array]:
-        errors = errors_of(setting, frame, jax.random.fold_in(error_key, index))
+    def read(frame: Frame, count: Array) -> dict[str, Array]:
+        errors = errors_of(setting, frame, jax.random.fold_in(error_key, count))
         return overlaps_of(setting, frame) | errors
 
     rates = SgdRates(head_rate, prompt_rate)
