@@ -86,26 +86,37 @@ def measure(folder: Path) -> None:
                 file.flush()
 
 
-def draw(folder: Path) -> None:
-    """The picture, from the table."""
+def draw(folder: Path, width: float = 5.2) -> None:
+    """The picture, from the table; `width` in inches."""
     rows = list(csv.DictReader((folder / TABLE).read_text().splitlines()))
-    figure, (axis,) = panels(1, width=5.2, height=3.9)
+    figure, (axis,) = panels(1, width=width, height=0.75 * width)
+    small = width < 4
     for procedure, (label, colour, marker, _) in SHOWN.items():
         own = [row for row in rows if row["procedure"] == procedure]
         x = np.array([float(row["n/d"]) for row in own])
-        axis.plot(x, [float(row["limit"]) for row in own], color=colour, label=label)
+        # The lines of SGD and of the reused samples nearly coincide.
+        style = {"sgd": (0, (4, 2))}.get(procedure, "-")
+        axis.plot(
+            x, [float(row["limit"]) for row in own], color=colour, label=label, linestyle=style,
+            linewidth=1.2 if small else 1.6, zorder=3 if procedure == "sgd" else 2,
+        )  # fmt: skip
         points = [row for row in own if row["simulated"]]
         axis.errorbar(
             [float(row["n/d"]) for row in points],
             [float(row["simulated"]) for row in points],
             yerr=[2 * float(row["standard error"]) for row in points],
-            color=colour, marker=marker, linestyle="none", markersize=4.5, capsize=2,
+            color=colour, marker=marker, linestyle="none", markersize=3 if small else 4.5,
+            capsize=2, zorder=4,
         )  # fmt: skip
     log_axis(axis, [0.25, 0.5, 1, 2, 4, 8, 16, 32])
     axis.set_ylim(0, 0.43)
-    axis.set_xlabel("sequences per dimension, n/d")
-    axis.set_ylabel("probability of a wrong sign")
-    axis.legend(frameon=False, fontsize=8, loc="lower left")
+    axis.set_xlabel("sequences per dimension, n/d", fontsize=8 if small else 10)
+    axis.set_ylabel("probability of a wrong sign", fontsize=8 if small else 10)
+    axis.tick_params(labelsize=7 if small else 9)
+    axis.legend(
+        frameon=True, framealpha=1, edgecolor="none", fontsize=5.5 if small else 8,
+        loc="upper right", borderpad=0.2,
+    )  # fmt: skip
     figure.savefig(folder / "learning_headline.png", dpi=200, metadata={"Software": None})
 
 
