@@ -107,6 +107,7 @@ def save_figure(
         )
     folder.mkdir(parents=True, exist_ok=True)
     _require_formulas(figure)
+    _lay_out_once(figure)
     paths: list[Path] = []
     for suffix in formats:
         path = folder / f"{name}.{suffix}"
@@ -114,6 +115,17 @@ def save_figure(
             figure.savefig(part, format=suffix, metadata=FIGURE_FORMATS[suffix])
         paths.append(path)
     return tuple(paths)
+
+
+def _lay_out_once(figure: Figure) -> None:
+    """Place the panels now: saving would place them, and draw once more, for every format."""
+    import matplotlib as mpl
+
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        with mpl.rc_context(figure_style()):
+            engine.execute(figure)
+            figure.set_layout_engine(None)
 
 
 def _require_formulas(figure: Figure) -> None:
