@@ -26,13 +26,22 @@ from jaxprompt.contextual.parameters import (
     check_trainable,
     required,
 )
+from jaxprompt.contextual.pictures import along_samples
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.gradient_steps import (
     orthogonal_lengths,
     reduced_steps_and_terms,
 )
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Design,
+    Falsifier,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -430,9 +439,20 @@ CLAIM = Claim(
     designs={"quick": Design(*_RUNS, trials=256), "full": Design(*_RUNS, trials=4096)},
     check_parameters=check_trainable,
     broadcasts="dim and samples",
-    figure=Agreement(
-        title="Test error and alignments after three steps",
-        label="error or alignment",
-        quantities=_OUTCOMES,
+    figure=Panels(
+        along_samples(
+            (
+                (
+                    "error after the second and third step",
+                    "probability of a wrong sign",
+                    {"error": "", "final_error": ""},
+                ),
+                ("alignment of the prompt with q⋆", "alignment", {"prompt_alignment": ""}),
+                ("alignment of the head with w⋆", "alignment", {"head_alignment": ""}),
+            ),
+            lambda at: f"T = {at['tokens']}, W = {at['signal']:g}, Q = {at['context']:g}",
+        ),
+        "Three gradient steps: alignment and error are functions of n/d",
+        "lines: theory at the largest dimension measured; points: the check's, 95 % intervals",
     ),
 )
