@@ -119,7 +119,10 @@ SYMMETRIC = {
         "contextual.claims.three_steps._prompts",
         "moments.mean + moved",
     ): "moved is Gaussian with mean 0",
-    ("contextual.law.third_step._step_of_chunk", "mean + np.einsum"): "moved is Gaussian with mean 0",
+    (
+        "contextual.law.third_step._step_of_chunk",
+        "mean + np.einsum",
+    ): "moved is Gaussian with mean 0",
 }
 """Sums with a variable of symmetric law that is independent of all else, by function and place:
 with the other sign what is predicted is the same, and only its quadrature's error is another."""

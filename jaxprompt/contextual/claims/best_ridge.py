@@ -3,6 +3,7 @@ r"""Claim ``contextual.best_ridge``: the best ridge and gain at each d/n, and wh
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy import interpolate
 from jaxprompt.contextual.law.convex_limit import convex_limit
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, coarse_feature_law, feature_law
+from jaxprompt.contextual.law.finite_ridge import at_finite_dim, best_finite_ridge
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.law.ridge_limit import (
     SEARCHED_NODES,
@@ -41,10 +43,11 @@ from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.evaluation import fresh_scores
 from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
-    Agreement,
     Cell,
     Claim,
+    Curves,
     Design,
+    ExtraLine,
     Falsifier,
     Predictor,
     Quantity,
@@ -63,6 +66,9 @@ over ridges at dimension $d$, for heads orthogonal to the prompt, tends to
 $\min_\lambda e(\lambda,\gamma,\kappa)$. The saving is $e(0,\gamma,\kappa)$ less that minimum; it
 is largest near $\kappa=1$, where the head without ridge is of no use. The best gain minimises
 $\min_\lambda e(\lambda,\gamma,\kappa)$ over $\gamma$.
+
+With `dim` given the error, the saving and the best ridge are those at that $d$ and $n$, to order
+$1/n$; without it they are the limits, and the best gain and its error always are.
 """
 
 DERIVATION = r"""
@@ -76,6 +82,9 @@ Along $q_\star$ a signed feature is the context times an independent sign. A hea
 coordinate too has the same limit, but a large ridge does not shrink it more than the others, and
 its share $Q^4/(d\,\tau^4)$ of the margin's variance is small only at a large $d$ (125/d here).
 The prompt is known, so the head is kept orthogonal to it.
+
+At a finite $d$ the errors of such heads are those of `contextual.prompt_error` there without the
+coordinate along the prompt, and the best ridge is sought near the limit's.
 
 Minima are found on a scan that scales with the tokens and has gains of both signs, and refined on
 all nodes; the places come with the standard error that the quadrature leaves. The check sets both
@@ -98,14 +107,15 @@ the grid, whose steps miss up to half of it.
 
 def closed_form(
     *, tokens: int, relevant: int, signal: Any, context: Any, noise: Any, gain: Any, ratio: Any,
-    shifts: Any, shift_weights: Any, averaged_noise: bool = False, ratio_factor: float = 1.0,
-    ridge_factor: float = 1.0,
+    shifts: Any, shift_weights: Any, dim: Any = None, averaged_noise: bool = False,
+    ratio_factor: float = 1.0, ridge_factor: float = 1.0,
 ) -> dict[str, Estimate]:  # fmt: skip
     """`error` at the `best_ridge` and its `saving`, `best_gain` and `best_gain_error`.
 
-    Numbers of any shape broadcast. Standard errors come with all of them; that of a place is 0
-    where the error has no valley told from the quadrature's noise. Falsifiers change the last
-    three arguments, which the theory has at their defaults.
+    With `dim` the first three are those at that d and n, to order 1/n; without it, and for the best
+    gain, they are limits. Numbers of any shape broadcast. Standard errors come with all of them;
+    that of a place is 0 where the error has no valley told from the quadrature's noise. Falsifiers
+    change the last three arguments, which the theory has at their defaults.
     """
 
     def optima_at(*, ratio: float, **numbers: float) -> dict[str, Estimate]:
@@ -116,15 +126,43 @@ def closed_form(
         )  # fmt: skip
 
     return evaluate_pointwise(
-        optima_at, signal=signal, context=context, noise=noise, gain=gain, ratio=ratio
-    )
+        optima_at, signal=signal, context=context, noise=noise, gain=gain, ratio=ratio,
+        dim=math.inf if dim is None else dim,
+    )  # fmt: skip
+
+
+def _optimal_ridge_and_gain(*, dim: float, **point: Any) -> dict[str, Estimate]:
+    """The optima of the limit, moved to a finite dimension."""
+    optima, here, plain, least = _optima_in_the_limit(**point)
+    if not math.isfinite(dim):
+        return optima
+    ratio, factor = point["ratio"], point["ridge_factor"]
+    ridge, samples = float(optima["best_ridge"].mean) / factor, dim / ratio
+    moved, change = best_finite_ridge(here, dim, samples, ridge)
+    if factor != 1:
+        at_moved = ridge_limit(here, ratio, ridge * factor)
+        wrong = at_finite_dim(
+            at_moved, here, dim, samples, ridge * factor, prompt_coordinate=False
+        ).error  # fmt: skip
+        change = float((wrong - at_moved.error).mean())
+    without = at_finite_dim(plain, here, dim, samples, 0.0, prompt_coordinate=False).error
+    stderr = float(optima["best_ridge"].stderr) * moved / ridge
+    return {
+        **optima,
+        "best_ridge": Estimate(moved * factor, stderr, len(least)),
+        "error": quadrature_estimate(least + change),
+        "saving": quadrature_estimate(without - least - change),
+    }
 
 
 @functools.lru_cache(maxsize=256)
-def _optimal_ridge_and_gain(
+def _optima_in_the_limit(
     *, ratio: float, gain: float, averaged_noise: bool, ridge_factor: float, **setting: Any
-) -> dict[str, Estimate]:
-    """Both optima at one point: a check asks for the same ones at every dimension."""
+) -> tuple[dict[str, Estimate], FeatureLaw, Limit, np.ndarray]:
+    """Both optima at one point: a check asks for the same ones at every dimension.
+
+    Also the law of features there, the limit without ridge, and the replicates of the least error.
+    """
 
     def features(gain: float) -> FeatureLaw:
         law = feature_law(**setting, gain=gain)
@@ -144,7 +182,7 @@ def _optimal_ridge_and_gain(
     ridge, least = float(np.exp(optimum.place)), optimum.limit.error
     if ridge_factor != 1:
         least = ridge_limit(here, ratio, ridge * ridge_factor).error
-    plain = ridge_limit(here, ratio, 0.0).error
+    plain = ridge_limit(here, ratio, 0.0)
 
     def at_best_ridge(gain: float) -> Limit:
         law = features(gain)
@@ -154,13 +192,14 @@ def _optimal_ridge_and_gain(
     best = best_gain(features, ratio, scan=scan, coarse_features=coarse_features)
     step = _GAIN_STEP * (abs(best) or float(scan.max()))
     joint = refined_optimum(at_best_ridge, best, step)
-    return {
+    optima = {
         "best_ridge": Estimate(ridge * ridge_factor, ridge * optimum.stderr, len(least)),
         "best_gain": Estimate(joint.place, joint.stderr, len(least)),
         "error": quadrature_estimate(least),
-        "saving": quadrature_estimate(plain - least),
+        "saving": quadrature_estimate(plain.error - least),
         "best_gain_error": quadrature_estimate(joint.limit.error),
     }
+    return optima, here, plain, least
 
 
 _RIDGE_STEP = 0.4
@@ -387,6 +426,15 @@ def _optima_design(trials_by_dim: Mapping[int, int]) -> Design:
     return Design(*runs, trials=max(trials_by_dim.values()))
 
 
+def _without_ridge(ratio: float, **parameters: Any) -> float:
+    predicted = CLAIM.predict(**parameters, ratio=ratio)
+    return float(predicted["error"] + predicted["saving"])
+
+
+def _at_best_gain(ratio: float, **parameters: Any) -> float:
+    return float(CLAIM.predict(**parameters, ratio=ratio)["best_gain_error"])
+
+
 CLAIM = Claim(
     id="contextual.best_ridge",
     title="The best ridge and the best gain, and what they buy",
@@ -397,8 +445,8 @@ CLAIM = Claim(
     parameters=(*DATA_LAW, GAIN, required(RATIO), to_simulate(DIM)),
     ignored=FAMILY,
     quantities=(
-        Quantity("error", "error at the best ridge", 0.005),
-        Quantity("saving", "error without ridge less that at the best ridge", 0.01),
+        Quantity("error", "error at the best ridge; without `dim` its limit", 0.005),
+        Quantity("saving", "error without ridge less that; without `dim` its limit", 0.01),
         Quantity(
             "best_ridge",
             "ridge with the least error; the largest tried, 1e4 E[α² + τ²], stands for infinity. "
@@ -408,12 +456,16 @@ CLAIM = Claim(
         ),
         Quantity(
             "best_gain",
-            "gain of either sign with the least error at its own best ridge. "
+            "gain of either sign with the least limiting error at its own best ridge. "
             "Its place is not measured",
             symbol="γ⋆",
             unmeasured=True,
         ),
-        Quantity("best_gain_error", "the error there; compared with a plain grid of gains", 0.002),
+        Quantity(
+            "best_gain_error",
+            "the limiting error there; compared with a plain grid of gains",
+            0.002,
+        ),
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,
@@ -428,5 +480,16 @@ CLAIM = Claim(
     size="dim",
     powers=(1,),
     broadcasts="signal, context, noise, gain and ratio",
-    figure=Agreement(title="Heads at their best ridge", label="error, saving"),
+    figure=Curves(
+        x="ratio",
+        y="error",
+        log_x=True,
+        lines=tuple(np.geomspace(0.25, 3.0, 9).round(3).tolist()),
+        title="The best ridge takes away the peak at d = n",
+        limit_label="best ridge, theory",
+        extra=(
+            ExtraLine("no ridge", _without_ridge),
+            ExtraLine("best ridge at the best gain", _at_best_gain),
+        ),
+    ),
 )
