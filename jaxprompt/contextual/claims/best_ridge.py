@@ -486,6 +486,7 @@ CLAIM = Claim(
         log_x=True,
         lines=tuple(np.geomspace(0.25, 3.0, 9).round(3).tolist()),
         title="The best ridge takes away the peak at d = n",
+        y_label="probability of a wrong sign",
         limit_label="best ridge, theory",
         extra=(
             ExtraLine("no ridge", _without_ridge),
