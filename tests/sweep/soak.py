@@ -434,7 +434,7 @@ def make_case(seed: int, number: int, folder: Path, disk: Path) -> Case:
     """The sweep of a case: claim, grid, trials and workers, from the seed alone."""
     chance = random.Random(f"{seed} {number}")
     workers = 2 if chance.random() < 0.06 else 1  # starting workers takes seconds
-    kind = chance.choices(("own", "prompt_error", "sphere"), (6, 1, 1))[0]
+    kind = chance.choices(("own", "prompt_error", "sphere"), (16, 1, 3))[0]
     if kind == "own":
         grid = {
             "level": [float(v) for v in range(1, 1 + chance.randrange(1, 9))],
