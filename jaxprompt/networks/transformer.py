@@ -43,6 +43,8 @@ __all__ = [
     "Suffix",
     "Trace",
     "Transformer",
+    "draw_init_rows",
+    "init_sizes",
     "init_streams",
 ]
 
@@ -119,11 +121,15 @@ Source = nnx.Rngs | InitStreams
 
 def init_streams(config: Config, added: Added, *, key: Key[Array, ""]) -> InitStreams:
     """All numbers that a model's initial parameters (float32) take."""
-    return InitStreams(*(NormalStream(row) for row in _draw_rows(*_sizes(config, added), key)))
+    rows = draw_init_rows(*init_sizes(config, added), key)
+    return InitStreams(*(NormalStream(row) for row in rows))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw_rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
+def draw_init_rows(
+    own: int, added: int, key: Key[Array, ""]
+) -> tuple[Float[Array, " own"], Float[Array, " added"]]:
+    """One row of normal numbers for the model itself, one for what is added to it."""
     first, second = jax.random.split(key)
     return random_table.normals(first, 0, 1, own)[0], random_table.normals(
         second, 0, 1, max(added, 1)
@@ -131,7 +137,8 @@ def _draw_rows(own: int, added: int, key: Array) -> tuple[Array, Array]:
 
 
 @functools.lru_cache(maxsize=64)
-def _sizes(config: Config, added: Added) -> tuple[int, int]:
+def init_sizes(config: Config, added: Added) -> tuple[int, int]:
+    """How many numbers the initial parameters of the model itself and of its additions take."""
     counting = InitStreams(NormalStream(), NormalStream())
     nnx.eval_shape(lambda: Transformer(config, added, rngs=counting))
     return counting.params.used, counting.added.used

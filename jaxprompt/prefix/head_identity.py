@@ -165,19 +165,28 @@ def head_by_definition(
             "content_scores", f"shape {np.shape(content_scores)}", "one query, shape (m,)",
             "call simulate once for each query",
         )  # fmt: skip
-    keys = jnp.concatenate([jnp.asarray(prefix_scores), jnp.asarray(content_scores)])[:, None]
+    return _head_by_definition(
+        content_scores, content_values, prefix_scores, prefix_values, visible, prefix_visible
+    )
+
+
+@functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
+def _head_by_definition(
+    content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
+    visible: Any, prefix_visible: Any,
+) -> dict[str, Array]:  # fmt: skip
+    scores = jnp.concatenate([jnp.asarray(prefix_scores), jnp.asarray(content_scores)])
     values = jnp.concatenate([jnp.asarray(prefix_values), jnp.asarray(content_values)])
     count = len(prefix_scores)
-    visible_rows = jnp.ones(len(keys), bool)
+    seen = jnp.ones(len(scores), bool)
     if visible is not None:
-        visible_rows = visible_rows.at[count:].set(jnp.asarray(visible) > 0)
+        seen = seen.at[count:].set(jnp.asarray(visible) > 0)
     if prefix_visible is not None:
-        visible_rows = visible_rows.at[:count].set(jnp.asarray(prefix_visible) > 0)
-    query = jnp.ones((1, 1), keys.dtype)
-    output = attention_head(query, keys, values, visible_rows[None])[0]
-    pattern = attention_head(query, keys, jnp.eye(len(keys), dtype=keys.dtype), visible_rows[None])[
-        0
-    ]
+        seen = seen.at[:count].set(jnp.asarray(prefix_visible) > 0)
+    query, keys = jnp.ones((1, 1), scores.dtype), scores[:, None]
+    output = attention_head(query, keys, values, seen[None])[0]
+    every_weight = jnp.eye(len(scores), dtype=scores.dtype)
+    pattern = attention_head(query, keys, every_weight, seen[None])[0]
     return {
         "output": output,
         "attention": pattern[count:],

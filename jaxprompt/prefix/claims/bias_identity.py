@@ -216,9 +216,9 @@ def simulate(
 
 # --- the simulation: random layers ---
 
-DRAWS = 10_000
-"""Random draws of each layer and scale. They stay in memory until they are compared: about 100 MB
-a layer and scale."""
+DRAWS = {"quick": 2_000, "full": 10_000}
+"""Random draws of each layer and scale. They stay in memory until they are compared: about 10 MB
+for a thousand of one layer and scale."""
 SCALES = (10.0, 100.0, 1e3, 1e4)
 """Largest scores; at ±1e4 the softmax saturates, and nothing may overflow."""
 
@@ -239,7 +239,7 @@ LAYERS = {
 
 
 def measure_random_layers(
-    profile: str, key: Key[Array, ""], draws: int = DRAWS
+    profile: str, key: Key[Array, ""], draws: int
 ) -> Iterator[tuple[dict[str, Any], Draws]]:
     """A cell's parameters and its draws, for every layer and scale of a profile."""
     # Each layer meets every other scale: together they meet all, in both dtypes.
@@ -254,9 +254,11 @@ def measure_random_layers(
 
 
 # One sample of a layer serves its scores, which are the cell's parameters, and its outputs.
-def measure(claim: Claim, profile: str, key: Key[Array, ""], draws: int = DRAWS) -> list[Cell]:
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
+) -> list[Cell]:
     """One cell a layer and scale: exact scores and values of its draws, and its output."""
-    cells = []
+    cells, draws = [], draws or DRAWS[profile]
     for parameters, drawn in measure_random_layers(profile, key, draws):
         measured = {
             "output": drawn.output,

@@ -6,10 +6,9 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from jaxprompt.core.claim import (
     AtLeast,
@@ -26,9 +25,9 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import new_task_limit
 from jaxprompt.prefix.pictures import bars_against_limits
-from jaxprompt.prefix.training import adaptation, experiments, tasks
+from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.experiments import FAILS, LEARNS, Trained, state_instead
-from jaxprompt.stats import Estimate, exact_estimate, proportion_estimate
+from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = ["CLAIM", "closed_form", "logit_changes", "simulate"]
 
@@ -77,6 +76,9 @@ FALSIFIERS = (
 
 # --- the simulation ---
 
+LOGIT_TESTS = 256
+"""Test inputs on which logits are compared."""
+
 
 # No function of one trial: all seeds train in one program, and are kept for other claims.
 def simulate(
@@ -94,7 +96,8 @@ def simulate(
     tuned = experiments.train_or_load(plans["fine_tune"])
     factored = experiments.train_or_load(low_rank)
     test_key = jax.random.fold_in(key, 7)
-    digits = tasks.draw_inputs(256, length, key=test_key, test=True)
+    inputs = experiments.draw_tests(experiments.TESTS, length, key=test_key)
+    digits = np.asarray(inputs.digits)[:LOGIT_TESTS]
     runs = range(trials)
     prefix_changes = [logit_changes(base, prefixed, run, digits) for run in runs]
     factor_changes = [logit_changes(base, factored, run, digits) for run in runs]
@@ -119,27 +122,28 @@ class LogitChange(NamedTuple):
     present: float
 
 
-def logit_changes(base: Trained, adapted: Trained, run: int, digits: Array) -> LogitChange:
+def logit_changes(
+    base: Trained, adapted: Trained, run: int, digits: Int[Array | np.ndarray, "B n"]
+) -> LogitChange:
     """What adapting one run changes, on the inputs `digits` (B, n)."""
     config, added = base.plan.config, adapted.plan.added
     state = adapted.parameters_of(run)
-    content = jnp.concatenate([digits, digits[:, :-1]], axis=1)
+    content = np.concatenate([digits, digits[:, :-1]], axis=1)
     before = adaptation.logits(config, Added(), base.parameters_of(run), content)
     without = adaptation.logits(config, Added(), nnx.filter_state(state, nnx.Param), content)
     present = adaptation.logits(config, added, state, content)
-    return LogitChange(
-        float(jnp.abs(without - before).max()), float(jnp.abs(present - before).max())
-    )
+    before, without, present = np.asarray(before), np.asarray(without), np.asarray(present)
+    return LogitChange(float(np.abs(without - before).max()), float(np.abs(present - before).max()))
 
 
 def _accuracy_without_addition(adapted: Trained, run: int, key: Array) -> Estimate:
     """Accuracy of one run on the old task, with the addition removed."""
-    digits = tasks.draw_inputs(experiments.TESTS, adapted.plan.config.inputs, key=key, test=True)
-    state = nnx.filter_state(adapted.parameters_of(run), nnx.Param)
-    right = adaptation.exact_match(
-        adapted.plan.config, Added(), state, digits, tasks.solve_all("asc", digits)
+    bare = Trained(
+        dataclasses.replace(adapted.plan, added=Added()),
+        nnx.filter_state(adapted.state, nnx.Param),
+        adapted.losses,
     )
-    return proportion_estimate(int(right.sum()), experiments.TESTS)
+    return experiments.accuracy(bare, run, "asc", key=key)
 
 
 # --- the design ---
@@ -169,7 +173,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(length=6, steps=500), trials=2),
+        "quick": Design(Run(length=4, steps=250), trials=2),
         "full": Design(Run(length=6, steps=5000), trials=8),
     },
     cost="trained",

@@ -123,9 +123,11 @@ def simulate(*, key: Key[Array, ""], trials: int, **arrays: Any) -> dict[str, Es
 
 
 # One sample of a layer serves its scores, which are the cell's parameters, and its patterns.
-def measure(claim: Claim, profile: str, key: Key[Array, ""], draws: int = DRAWS) -> list[Cell]:
+def measure(
+    claim: Claim, profile: str, key: Key[Array, ""], draws: int | None = None
+) -> list[Cell]:
     """The patterns of every random layer, run with its prefix and without."""
-    cells = []
+    cells, draws = [], draws or DRAWS[profile]
     for parameters, drawn in measure_random_layers(profile, key, draws):
         measured = {
             "attention": drawn.attention,

@@ -31,8 +31,11 @@ from jaxprompt.networks.transformer import (
     SoftPrompt,
     Suffix,
     Transformer,
+    draw_init_rows,
+    init_sizes,
     init_streams,
 )
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import tasks
 
 __all__ = [
@@ -41,13 +44,14 @@ __all__ = [
     "TRAINABLE",
     "Outcome",
     "Recipe",
+    "Scores",
     "decode_greedily",
-    "exact_match",
     "initial_state",
+    "initial_states",
     "logits",
-    "losses",
     "model_loss",
     "replace_base",
+    "score",
     "sharp_random_model",
     "train",
 ]
@@ -106,6 +110,21 @@ def initial_state(
     return _state_from_rows(config, added, *rows)
 
 
+def initial_states(config: Config, added: Added, keys: Key[Array, " R"]) -> State:
+    """:func:`initial_state` of R models, each from its key, in two programs."""
+    return _states_from_rows(config, added, *_draw_rows(*init_sizes(config, added), keys))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
+def _draw_rows(own: int, added: int, keys: Array) -> tuple[Array, Array]:
+    return jax.vmap(functools.partial(draw_init_rows, own, added))(keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
+def _states_from_rows(config: Config, added: Added, own_rows: Array, added_rows: Array) -> State:
+    return jax.vmap(functools.partial(_state_from_rows, config, added))(own_rows, added_rows)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _state_from_rows(config: Config, added: Added, own_row: Array, added_row: Array) -> State:
     # Apart from the generator, whose code would else be copied into every array's loop.
@@ -157,7 +176,7 @@ def model_loss(
     return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
 def logits(
     config: Config, added: Added, state: State, tokens: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
@@ -165,35 +184,33 @@ def logits(
     return model_of(config, added, state)(tokens)[..., -tokens.shape[-1] :, :]
 
 
+class Scores(NamedTuple):
+    """How a model does on each of B inputs: the mean cross-entropy over the solution's symbols, in
+    nats, and whether greedy decoding gives the whole solution (1 or 0).
+    """
+
+    losses: Float[Array, " B"]
+    solved: Int[Array, " B"]
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def losses(
+def score(
     config: Config,
     added: Added,
     state: State,
     digits: Int[Array, "B n"],
     solution: Int[Array, "B n"],
-) -> Float[Array, " B"]:
-    """Mean cross-entropy over each solution's symbols, in nats."""
-    return model_loss(model_of(config, added, state), digits, solution).mean(axis=1)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def exact_match(
-    config: Config,
-    added: Added,
-    state: State,
-    digits: Int[Array, "B n"],
-    solution: Int[Array, "B n"],
-) -> Int[Array, " B"]:
-    """Whether greedy decoding gives the whole solution, for each input (1 or 0).
+) -> Scores:
+    """Losses and successes on given inputs, by one pass over the solutions.
 
     Greedy decoding succeeds exactly when each symbol is the likeliest given the right ones before
-    it, so one pass over the solution tells; :func:`decode_greedily` is the slow
-    way.
+    it; :func:`decode_greedily` is the slow way.
     """
     model = model_of(config, added, state)
-    guess = model(_model_input(digits, solution), digits.shape[1]).argmax(axis=-1)
-    return (guess == solution).all(axis=1).astype(jnp.int32)
+    logits = model(_model_input(digits, solution), digits.shape[1])
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, solution).mean(axis=1)
+    solved = (logits.argmax(axis=-1) == solution).all(axis=1).astype(jnp.int32)
+    return Scores(losses, solved)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -248,7 +265,7 @@ def train(
     state, decay, chances = (
         _initial_moments(flat),
         _weight_decay(like),
-        jnp.asarray(shares, jnp.float32),
+        np.asarray(shares, np.float32),
     )
     for block in range(blocks):
         digits, solutions = _draw_block(
@@ -269,7 +286,7 @@ def _rates(recipe: Recipe, block: int) -> Any:
     return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=RUN_ONCE_OPTIONS)
 def _draw_block(
     mixture: tuple[str, ...], batch: int, length: int, shares: Array, block: int | Array,
     keys: Array,
@@ -317,11 +334,10 @@ class _Shape(NamedTuple):
         return jax.tree.unflatten(self.tree, pieces)
 
 
-@jax.jit
-def _flatten_runs(moving: State) -> Array:
+def _flatten_runs(moving: State) -> np.ndarray:
     """Parameters of every run as the rows of one matrix."""
-    leaves = jax.tree.leaves(moving)
-    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
+    leaves = [np.asarray(x) for x in jax.tree.leaves(moving)]
+    return np.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
 
 
 def _weight_decay(like: State) -> np.ndarray:
@@ -339,9 +355,10 @@ MOMENTS = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b1=0.9
 """What a gradient becomes before it is multiplied by the rate."""
 
 
-@jax.jit
-def _initial_moments(flat: Array) -> Any:
-    return jax.vmap(MOMENTS.init)(flat)
+def _initial_moments(flat: np.ndarray) -> Any:
+    """What the optimiser remembers before the first step of every run: zeros."""
+    shapes = jax.eval_shape(jax.vmap(MOMENTS.init), flat)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(4, 5))

@@ -15,7 +15,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import numpy as np
 
 from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_atomically
 from jaxprompt.networks.transformer import Added, Config
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import input_of_commonest_answer
@@ -30,13 +31,16 @@ from jaxprompt.stats import Estimate, exact_estimate, mean_estimate, proportion_
 
 __all__ = [
     "Plan",
+    "Tests",
     "Trained",
     "accuracy",
     "constant_answer_share",
     "count_tolerance",
+    "draw_tests",
     "key_words",
     "mean_test_loss",
     "plan_pretraining",
+    "scores",
     "small_config",
     "state_instead",
     "task_ambiguity",
@@ -104,8 +108,8 @@ class Trained:
 @functools.lru_cache(maxsize=32)
 def train_or_load(plan: Plan) -> Trained:
     """The result of a plan: from memory, from disk, or by training (float32)."""
-    keys = jax.random.split(_plan_key(plan), len(plan.runs))
-    start = _initial_states(plan.config, plan.added, keys)
+    keys, init_keys = _run_keys(len(plan.runs), _plan_key_words(plan))
+    start = adaptation.initial_states(plan.config, plan.added, init_keys)
     if plan.base is not None:
         base_runs = np.asarray(plan.base_runs)
         base = jax.tree.map(lambda x: x[base_runs], train_or_load(plan.base).state)
@@ -125,19 +129,16 @@ def train_or_load(plan: Plan) -> Trained:
     return trained
 
 
-def _initial_states(config: Config, added: Added, keys: jax.Array) -> Any:
-    """Initial parameters of every run."""
-
-    def initialise(key: jax.Array) -> Any:
-        return adaptation.initial_state(config, added, key=jax.random.fold_in(key, 1))
-
-    return jax.vmap(initialise)(keys)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=RUN_ONCE_OPTIONS)
+def _run_keys(runs: int, words: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Keys of every run: for its data, and for its initial parameters."""
+    keys = jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), runs)
+    return keys, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
 
-def _plan_key(plan: Plan) -> jax.Array:
+def _plan_key_words(plan: Plan) -> np.ndarray:
     words = np.frombuffer(bytes.fromhex(plan.digest())[:8], np.uint32)
-    mixed = words ^ np.asarray([*plan.seed, 0, 0][:2], np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(mixed), impl="threefry2x32")
+    return words ^ np.asarray([*plan.seed, 0, 0][:2], np.uint32)
 
 
 def _load(plan: Plan, like: Any) -> Trained | None:
@@ -180,31 +181,43 @@ def accuracy(
     trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
 ) -> Estimate:
     """Share of test inputs that one run solves wholly by greedy decoding: a proportion."""
-    digits = tasks.draw_inputs(tests, trained.plan.config.inputs, key=key, test=True)
-    right = adaptation.exact_match(
-        trained.plan.config, trained.plan.added, trained.parameters_of(run), digits,
-        tasks.solve_all(task, digits),
-    )  # fmt: skip
-    return proportion_estimate(int(right.sum()), tests)
+    solved = scores(trained, run, task, key=key, tests=tests).solved
+    return proportion_estimate(int(np.asarray(solved).sum()), tests)
+
+
+def scores(
+    trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
+) -> adaptation.Scores:
+    """How one run does on each of the test inputs that `key` draws."""
+    plan, state = trained.plan, trained.parameters_of(run)
+    inputs = draw_tests(tests, plan.config.inputs, key=key)
+    return adaptation.score(plan.config, plan.added, state, inputs.digits, inputs.solutions[task])
 
 
 def mean_test_loss(
     trained: Trained, run: int, mixture: Sequence[str], *, key: jax.Array
 ) -> Estimate:
     """Mean cross-entropy of one run on test inputs, each with all tasks of the mixture."""
-    plan = trained.plan
-    digits = tasks.draw_inputs(TESTS, plan.config.inputs, key=key, test=True)
-    each = [
-        adaptation.losses(
-            plan.config,
-            plan.added,
-            trained.parameters_of(run),
-            digits,
-            tasks.solve_all(name, digits),
-        )
-        for name in mixture
-    ]
+    each = [np.asarray(scores(trained, run, name, key=key).losses) for name in mixture]
     return mean_estimate(np.mean(each, axis=0))
+
+
+class Tests(NamedTuple):
+    """Test inputs, and their solution of every task."""
+
+    digits: jax.Array
+    solutions: dict[str, jax.Array]
+
+
+def draw_tests(count: int, length: int, *, key: jax.Array) -> Tests:
+    """`count` test inputs of `length` digits; fewer from the same key are the first of them."""
+    return _draw_tests(count, length, key)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
+def _draw_tests(count: int, length: int, key: jax.Array) -> Tests:
+    digits = tasks.draw_inputs(count, length, key=key, test=True)
+    return Tests(digits, {name: tasks.solve_all(name, digits) for name in ORDER})
 
 
 LEARNS, FAILS = 0.5, 0.05

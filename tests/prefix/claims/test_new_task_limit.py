@@ -53,5 +53,5 @@ def test_the_relaxation_is_below_the_model_itself():
     relaxed, _ = new_task_limit.relaxed_loss(
         CONFIG, state, digits, solution, bias, key=jax.random.key(4)
     )
-    plain = adaptation.losses(CONFIG, Added(), state, digits, solution).mean()
+    plain = adaptation.score(CONFIG, Added(), state, digits, solution).losses.mean()
     assert 0 < relaxed < plain

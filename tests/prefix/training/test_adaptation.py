@@ -24,7 +24,7 @@ def test_greedy_decoding_and_one_pass_agree():
     for task in ("asc", "add1"):
         solved = jax.vmap(tasks.TASKS[task])(digits)
         right = (written == solved).all(axis=1)
-        found = adaptation.exact_match(SMALL, Added(), state, digits, solved)
+        found = adaptation.score(SMALL, Added(), state, digits, solved).solved
         np.testing.assert_array_equal(found, right)
 
 
