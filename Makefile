@@ -55,6 +55,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/grid.py
 	$(BIN)/python benchmarks/random_numbers.py
 	$(BIN)/python benchmarks/long_curve.py
+	$(BIN)/python benchmarks/sgd_chain.py
 	$(BIN)/python benchmarks/universal_head.py
 	$(BIN)/python benchmarks/training_step.py
 	$(BIN)/python benchmarks/import_time.py
