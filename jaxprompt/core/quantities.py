@@ -102,8 +102,11 @@ class Quantity:
 
     def describe_tolerance(self) -> str:
         """The tolerance in words, for people."""
+        if self.unmeasured:
+            return "stated beside the others, not compared"
         if callable(self.tolerance):
-            text = (self.tolerance.__doc__ or "depends on the point").strip().rstrip(".")
+            summary, *_ = (self.tolerance.__doc__ or "depends on the point").strip().split("\n\n")
+            text = " ".join(summary.split()).rstrip(".")
         else:
             text = f"{self.tolerance:g}"
         return text + (" of the prediction" if self.relative else "")
