@@ -12,6 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprompt.compute.cells import (
+    Structure,
+    cells_share_programs,
+    loop_over_rows,
+    map_cells,
+    structure_of,
+)
 from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
 from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.errors import ClaimError, JaxpromptError
@@ -52,22 +59,41 @@ class _Program:
 
     def __init__(self, one: Callable[..., dict[str, jax.Array]], batch: int) -> None:
         self._one = one
+        self._batch = batch
         self._alone: bool | None = None
+        self._cell_blocks: dict[Structure, Callable[..., Any]] = {}
 
         def block(indices: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
-            def trial(index: jax.Array) -> dict[str, jax.Array]:
-                return one(index, key, free)
-
-            if batch == 1:
-                # Even over one row `vmap` calls batched LAPACK.
-                return map_rows_bit_stable(
-                    lambda row: jax.tree.map(lambda x: x[None], trial(row[0])), indices
-                )
-            if any(_lapack_ranks(jax.make_jaxpr(trial)(indices[0, 0]).jaxpr)):
-                return map_rows_bit_stable(lambda row: jax.lax.map(trial, row), indices)
-            return map_rows_bit_stable(jax.vmap(trial), indices)
+            return map_rows_bit_stable(lambda row: self._run_batch(row, key, free), indices)
 
         self.block = jax.jit(block)
+
+    def _run_batch(
+        self, indices: jax.Array, key: jax.Array, free: dict[str, Any]
+    ) -> dict[str, jax.Array]:
+        """What a batch of trials returns, in arrays (batch, …)."""
+
+        def trial(index: jax.Array) -> dict[str, jax.Array]:
+            return self._one(index, key, free)
+
+        if self._batch == 1:
+            # Even over one row `vmap` calls batched LAPACK.
+            return jax.tree.map(lambda x: x[None], trial(indices[0]))
+        if any(_lapack_ranks(jax.make_jaxpr(trial)(indices[0]).jaxpr)):
+            return jax.lax.map(trial, indices)
+        return jax.vmap(trial)(indices)
+
+    def cell_block(self, structure: Structure) -> Callable[..., Any]:
+        """The program of :func:`map_cells` for cells of one structure of (key words, `free`)."""
+
+        def run(indices: jax.Array, cell: tuple[jax.Array, dict[str, Any]]) -> Any:
+            words, free = cell
+            key = jax.random.wrap_key_data(words, impl="threefry2x32")
+            return self._run_batch(indices, key, free)
+
+        if structure not in self._cell_blocks:
+            self._cell_blocks[structure] = loop_over_rows(run, structure)
+        return self._cell_blocks[structure]
 
     def must_run_alone(self, key: jax.Array, free: dict[str, Any]) -> bool:
         """Whether a trial factorises batches of matrices, on a CPU."""
@@ -122,6 +148,52 @@ class TrialSimulation:
     ) -> dict[str, Estimate]:
         """Run `trials` trials, from the index `first` on; one estimate for each number."""
         values = self.trial_values(key=key, trials=trials, first=first, **parameters)
+        return self._estimates(values, trials)
+
+    def simulate_cells(
+        self,
+        points: Sequence[Mapping[str, Any]],
+        *,
+        key_words: np.ndarray,
+        trials: int,
+        first: int = 0,
+    ) -> list[dict[str, Estimate] | None]:
+        """What a call at each point gives, to the last bit, from few programs for all of them.
+
+        Points that differ in traced numbers alone share a program. `key_words` holds the words of
+        each point's threefry key (points × 2, uint32). None stands where a point is better called
+        by itself: its numbers are many, or each other point needs a program of its own.
+        """
+        results: list[dict[str, Estimate] | None] = [None] * len(points)
+        if self.is_deterministic or not cells_share_programs():
+            return results
+        with own_settings(x64=self._x64):
+            groups: dict[Any, list[tuple[int, _Program, tuple[Any, Any]]]] = {}
+            for place, (parameters, words) in enumerate(zip(points, key_words, strict=True)):
+                key = _key_of(words) if _takes_key(self.setup) else None
+                free, program = self._program(parameters, key)
+                if not free:
+                    continue
+                cell = (words, free)
+                structure = structure_of(cell)
+                if structure is not None:
+                    groups.setdefault((id(program), structure), []).append((place, program, cell))
+            for (_, structure), members in groups.items():
+                program, cells = members[0][1], [cell for _, _, cell in members]
+                block = program.cell_block(structure)
+                options: dict[str, Any] = {"batch": self._batch, "first": first}
+                if program.must_run_alone(_key_of(cells[0][0]), cells[0][1]):
+                    with _BATCHED_LAPACK:
+                        values = map_cells(block, cells, trials, threads=1, **options)
+                else:
+                    values = map_cells(block, cells, trials, **options)
+                for row, (place, _, _) in enumerate(members):
+                    mine = {n: v[row] for n, v in values.items() if not n.startswith(_DRAWN)}
+                    mine = {n: _as_float64(v) for n, v in mine.items()}
+                    results[place] = self._estimates(mine, trials)
+        return results
+
+    def _estimates(self, values: Mapping[str, np.ndarray], trials: int) -> dict[str, Estimate]:
         if self.is_deterministic:
             return {name: exact_estimate(array[0], trials) for name, array in values.items()}
         estimates = {name: sample_estimate(array) for name, array in values.items()}
@@ -179,7 +251,7 @@ class TrialSimulation:
         return "float64" if self._x64 else "float32"
 
     def _program(
-        self, parameters: Mapping[str, Any], key: jax.Array
+        self, parameters: Mapping[str, Any], key: jax.Array | None
     ) -> tuple[dict[str, Any], _Program]:
         """Arguments that are traced, and the program for those that are not."""
         # What neither function names is no part of the program: other values share it.
@@ -320,9 +392,9 @@ def paired(first: Trial, second: Trial) -> Trial:
     """
 
     def trial(*, key: jax.Array, **parameters: Any) -> dict[str, Any]:
-        one = _call(first, key, parameters)
+        former = _call(first, key, parameters)
         other = _call(second, key, parameters)
-        return {name: jnp.asarray(one[name]) - jnp.asarray(other[name]) for name in one}
+        return {name: jnp.asarray(former[name]) - jnp.asarray(other[name]) for name in former}
 
     trial.__doc__ = f"{first.__name__} minus {second.__name__}, on common random numbers."
     trial.__module__ = first.__module__
@@ -394,7 +466,13 @@ def _call(function: Callable[..., Any], key: jax.Array, parameters: Mapping[str,
     return function(key=key, **named) if _takes_key(function) else function(**named)
 
 
-def _takes_key(function: Callable[..., Any]) -> bool:
+def _key_of(words: np.ndarray) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+
+
+def _takes_key(function: Callable[..., Any] | None) -> bool:
+    if function is None:
+        return False
     arguments = inspect.signature(function).parameters.values()
     return any(a.name == "key" or a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments)
 

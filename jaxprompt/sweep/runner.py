@@ -50,6 +50,7 @@ from jaxprompt.sweep.store import (
     writable,
 )
 from jaxprompt.sweep.tasks import (
+    SECONDS_TOGETHER,
     Batches,
     Outcome,
     Task,
@@ -58,6 +59,7 @@ from jaxprompt.sweep.tasks import (
     compute_batch,
     make_tasks,
     prepare_keys,
+    simulates_together,
 )
 
 if TYPE_CHECKING:
@@ -165,7 +167,9 @@ def _run(
         here = executor is None or isinstance(executor, SerialExecutor)
         claim = None if here else claim_as_sent(sweep.target)
         tasks = make_tasks(sweep, ~done, np.where(done, 0, store.trials), claim=claim)
-        with contextlib.closing(_computed(tasks, executor)) as results:
+        with contextlib.closing(
+            _computed(tasks, executor, simulates_together(sweep.target))
+        ) as results:
             for task, outcome in results:
                 finished += _record(store, task, outcome)
                 writer.write_if_due()
@@ -196,9 +200,18 @@ class _Writer:
             self._cost = max(self._last - started, 0.9 * self._cost)
 
 
-def _computed(tasks: Iterator[Task], executor: Any) -> Generator[tuple[Task, Any]]:
-    """Each task with what it gave, or with the exception that took its place."""
+def _computed(tasks: Iterator[Task], executor: Any, together: bool) -> Generator[tuple[Task, Any]]:
+    """Each task with what it gave, or with the exception that took its place.
+
+    `together` says that several cells may share a program.
+    """
     if executor is None or isinstance(executor, SerialExecutor):
+        if together:
+            groups = Batches(tasks, SECONDS_TOGETHER)
+            for group in groups:
+                outcomes, seconds = compute_batch(group)
+                groups.learn(group, seconds)
+                yield from zip(group, outcomes, strict=True)
         while some := list(itertools.islice(tasks, _TASKS_AHEAD)):
             prepare_keys(some)
             for task in some:

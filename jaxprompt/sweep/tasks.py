@@ -16,10 +16,12 @@ import jax
 import numpy as np
 
 from jaxprompt import stats
+from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.compute.workers import last_line
 from jaxprompt.core.claim import Claim
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.keys import as_key
+from jaxprompt.core.points import Point
 from jaxprompt.core.registry import claim as find_claim
 from jaxprompt.sweep.config import Sweep
 
@@ -33,12 +35,24 @@ __all__ = [
     "compute_batch",
     "make_tasks",
     "prepare_keys",
+    "simulates_together",
 ]
 
 BATCH_SECONDS = 1.0
 """What a batch of tasks for a worker aims at: sending it costs milliseconds."""
 
 _MOST_TASKS = 10_000
+
+SECONDS_TOGETHER = 0.25
+"""What a group of cells in one program aims at, where they are computed here: nothing of it is
+stored before its end."""
+
+_LARGEST_SIZE = 1024
+"""Integers beyond which a cell is simulated by itself: it takes longer than to start a program."""
+
+_MOST_RESULTS = 2**18
+"""Trials of all cells that are held at once."""
+
 _RUNS_AT_ONCE = 10_000
 _KEYS_AT_ONCE = 64
 
@@ -162,9 +176,14 @@ _ONE_AT_A_TIME = threading.Lock()
 def compute(task: Task) -> Outcome:
     """Simulate and predict a task's cells; where that raises, what was raised.
 
-    The message is a result like another, so that no executor tries a broken cell again.
+    The message is a result like another, so that no executor tries a broken cell again. A
+    simulation that puts several cells into one program uses that program for one cell too, so
+    that no number depends on what else was to be computed.
     """
     try:
+        (together,) = _compute_together((task,))
+        if together is not None:
+            return together
         with _ONE_AT_A_TIME:
             return _compute(task)
     except Exception as error:
@@ -174,8 +193,76 @@ def compute(task: Task) -> Outcome:
 def compute_batch(tasks: tuple[Task, ...]) -> tuple[list[Outcome], float]:
     """The outcome of each task, and the seconds that they took."""
     started = time.monotonic()
-    prepare_keys(tasks)
-    return [compute(task) for task in tasks], time.monotonic() - started
+    outcomes: list[Outcome | None] = list(_compute_together(tasks))
+    prepare_keys([task for task, outcome in zip(tasks, outcomes, strict=True) if outcome is None])
+    filled = [compute(t) if o is None else o for t, o in zip(tasks, outcomes, strict=True)]
+    return filled, time.monotonic() - started
+
+
+def simulates_together(target: Claim) -> bool:
+    """Whether the claim's simulation may put several cells into one program."""
+    return getattr(target.simulation, "simulate_cells", None) is not None and not getattr(
+        target.simulation, "is_deterministic", False
+    )
+
+
+def _compute_together(tasks: Sequence[Task]) -> list[Outcome | None]:
+    """Outcomes of tasks whose simulations share programs; None where one is computed by itself.
+
+    Whatever is wrong with one of them is left for :func:`compute` to say.
+    """
+    outcomes: list[Outcome | None] = [None] * len(tasks)
+    groups: dict[Any, list[tuple[int, Any, int]]] = {}
+    for place, task in enumerate(tasks):
+        target = _claim_of(task)
+        if not simulates_together(target):
+            continue
+        run = target.point(task.run)
+        if any(type(value) is int and value > _LARGEST_SIZE for value in run.values()):
+            continue
+        group = (id(target), task.seed, task.trials - task.first, task.first)
+        groups.setdefault(group, []).append((place, run, _task_checksum(task, target)))
+    for (_, seed, trials, first), members in groups.items():
+        target = _claim_of(tasks[members[0][0]])
+        step = max(1, _MOST_RESULTS // trials)
+        for start in range(0, len(members), step):
+            chosen = members[start : start + step]
+            words = _key_words(seed, [checksum for _, _, checksum in chosen])
+            runs = [run for _, run, _ in chosen]
+            for (place, run, _), estimates in zip(
+                chosen, _estimates_together(target, runs, words, trials, first), strict=True
+            ):
+                if estimates is not None:
+                    outcomes[place] = _predict(tasks[place], target, run, estimates)
+    return outcomes
+
+
+def _estimates_together(
+    target: Claim, runs: Sequence[Point], words: np.ndarray, trials: int, first: int
+) -> list[dict[str, stats.Estimate] | None]:
+    """What the simulation gives at each run, from one program; None where it gives no numbers."""
+    try:
+        points = [target.validated(run, simulate=True) for run in runs]
+        with _ONE_AT_A_TIME, np.errstate(all="ignore"), own_settings():
+            simulate_cells: Any = getattr(target.simulation, "simulate_cells", None)
+            found = simulate_cells(points, key_words=words, trials=trials, first=first)
+    except Exception:  # one of them is to blame: each is computed by itself, and says why it fails
+        return [None] * len(runs)
+    return [None if e is None or not _is_finite(e) else e for e in found]
+
+
+def _is_finite(estimates: Mapping[str, stats.Estimate]) -> bool:
+    numbers = (number for e in estimates.values() for number in (e.mean, e.stderr))
+    return all(bool(np.isfinite(number).all()) for number in numbers)
+
+
+def _predict(
+    task: Task, target: Claim, run: Point, estimates: Mapping[str, stats.Estimate]
+) -> Outcome:
+    try:
+        return _cell_results(task, target, run, estimates)
+    except Exception as error:
+        return last_line(error)
 
 
 def _compute(task: Task) -> list[CellResult]:
@@ -184,6 +271,13 @@ def _compute(task: Task) -> list[CellResult]:
     more = {"first": task.first} if task.first else {}
     run = target.point(task.run)
     estimates = target.simulate(run, key=key, trials=task.trials - task.first, **more)
+    return _cell_results(task, target, run, estimates)
+
+
+def _cell_results(
+    task: Task, target: Claim, run: Point, estimates: Mapping[str, stats.Estimate]
+) -> list[CellResult]:
+    """The numbers of a task's cells, and their predictions."""
     names = list(task.run)
     shared = [n for n in names if n in target.shared and isinstance(task.run[n], list)]
     stored, results = set(task.stored), []
@@ -239,6 +333,20 @@ _fold_in = jax.jit(jax.random.fold_in)
 
 
 @jax.jit
+def _fold_in_words(key: jax.Array, checksums: jax.Array) -> jax.Array:
+    return jax.random.key_data(jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, checksums))
+
+
+def _key_words(seed: int, checksums: Sequence[int]) -> np.ndarray:
+    """Words of the keys that :func:`_task_key` gives, (tasks, 2) uint32."""
+    padded = np.zeros(-(-len(checksums) // _KEYS_AT_ONCE) * _KEYS_AT_ONCE, dtype=np.uint32)
+    padded[: len(checksums)] = checksums
+    chunks = padded.reshape(-1, _KEYS_AT_ONCE)
+    words = [np.asarray(_fold_in_words(_seed_key(seed), chunk)) for chunk in chunks]
+    return np.concatenate(words)[: len(checksums)]
+
+
+@jax.jit
 def _fold_in_all(key: jax.Array, checksums: jax.Array) -> tuple[jax.Array, ...]:
     """Keys of their own, since taking one out of an array of keys costs a millisecond."""
     keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, checksums)
@@ -276,13 +384,14 @@ def _task_key(seed: int, checksum: int) -> jax.Array:
 
 
 class Batches:
-    """Tasks joined into batches that take about :data:`BATCH_SECONDS` each.
+    """Tasks joined into batches that take about `seconds` each.
 
     How long a task takes is learnt from the batches before; the first ones are single tasks.
     """
 
-    def __init__(self, tasks: Iterator[Task]) -> None:
+    def __init__(self, tasks: Iterator[Task], seconds: float | None = None) -> None:
         self._tasks = tasks
+        self._aim = BATCH_SECONDS if seconds is None else seconds
         self._seconds: float | None = None
 
     def learn(self, batch: tuple[Task, ...], seconds: float) -> None:
@@ -296,5 +405,5 @@ class Batches:
         while batch := tuple(itertools.islice(self._tasks, size)):
             yield batch
             if self._seconds is not None:
-                fitting = int(BATCH_SECONDS / max(self._seconds, 1e-9))
+                fitting = int(self._aim / max(self._seconds, 1e-9))
                 size = max(1, min(fitting, 4 * size, _MOST_TASKS))

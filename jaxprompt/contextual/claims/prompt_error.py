@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Key
 
+from jaxprompt.compute.cells import (
+    Structure,
+    cells_share_programs,
+    loop_over_rows,
+    map_cells,
+    structure_of,
+    with_cells,
+)
 from jaxprompt.compute.devices import map_rows_bit_stable, map_trials, trial_memory_bytes
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
@@ -183,26 +191,86 @@ def simulate(
     One nested stream of samples serves all of `ratio` or `samples`, and all of `ridge`: so this is
     no function of one trial at one point.
     """
-    ratios, ridges = params["ratio"], params["ridge"]
-    samples = sample_counts(dim, ratios)
-    distinct = tuple(sorted(set(np.atleast_1d(samples).tolist())))
     setting = _padded(Setting.of(params))
     with jax.enable_x64(True):
         table = simulate_trials(
             setting,
             dim,
-            distinct,
-            jnp.atleast_1d(jnp.asarray(ridges, jnp.float64)),
+            _distinct_samples(dim, params["ratio"]),
+            jnp.atleast_1d(jnp.asarray(params["ridge"], jnp.float64)),
             trials,
             key=key,
             first=first,
         )
-    position = [distinct.index(n) for n in np.atleast_1d(samples).tolist()]
-    shape = (trials, *np.shape(ridges), *np.shape(ratios))
+    return _estimates(table, dim, params)
+
+
+def _distinct_samples(dim: int, ratios: Any) -> tuple[int, ...]:
+    return tuple(sorted(set(np.atleast_1d(sample_counts(dim, ratios)).tolist())))
+
+
+def _estimates(
+    table: Mapping[str, np.ndarray], dim: int, params: Mapping[str, Any]
+) -> dict[str, Estimate]:
+    """Means over trials, in the order of the given ridges and ratios."""
+    ratios, distinct = params["ratio"], _distinct_samples(dim, params["ratio"])
+    position = [distinct.index(n) for n in np.atleast_1d(sample_counts(dim, ratios)).tolist()]
+    shape = (-1, *np.shape(params["ridge"]), *np.shape(ratios))
     return {
-        name: mean_estimate(np.asarray(value)[:, :, position].reshape(shape))
+        name: mean_estimate(value.astype(np.float64)[:, :, position].reshape(shape))
         for name, value in table.items()
     }
+
+
+def _simulate_cells(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    key_words: np.ndarray,
+    trials: int,
+    first: int = 0,
+) -> list[dict[str, Estimate] | None]:
+    """:func:`simulate` at many small points, of which those of equal shapes share a program."""
+    groups: dict[Any, list[tuple[int, Any]]] = {}
+    results: list[dict[str, Estimate] | None] = [None] * len(points)
+    if not cells_share_programs():
+        return results
+    for place, (params, words) in enumerate(zip(points, key_words, strict=True)):
+        dim, setting = params["dim"], _padded(Setting.of(params))
+        samples = _distinct_samples(dim, params["ratio"])
+        ridges = np.atleast_1d(np.asarray(params["ridge"], np.float64))
+        batch = _batch(dim, len(samples), ridges.size)
+        small, large = (
+            np.asarray([n for n in samples if (n <= dim) == kind], np.uint32)
+            for kind in (True, False)
+        )
+        cell = (words, setting, small, large, ridges)
+        structure = structure_of(cell)
+        if batch > 1 and structure is not None:  # a large matrix computes for longer than it starts
+            chunks, dtype = Chunks.for_sizes(samples, dim), _dtype(setting, ridges)
+            groups.setdefault((structure, dim, chunks, batch, dtype), []).append((place, cell))
+    for (structure, dim, chunks, batch, dtype), members in groups.items():
+        with jax.enable_x64(True):
+            program = _cells_program(structure, dim, chunks, batch, dtype)
+            cells = [cell for _, cell in members]
+            tables = map_cells(program, cells, trials, batch=batch, first=first)
+        for row, (place, _) in enumerate(members):
+            table = {name: value[row] for name, value in tables.items()}
+            results[place] = _estimates(table, dim, points[place])
+    return results
+
+
+@functools.lru_cache(maxsize=64)
+def _cells_program(
+    structure: Structure, dim: int, chunks: Chunks, batch: int, dtype: Any
+) -> Callable[..., Any]:
+    def run(indices: Array, cell: tuple[Array, Setting, Array, Array, Array]) -> dict[str, Array]:
+        words, setting, small, large, ridges = cell
+        key = jax.random.wrap_key_data(words, impl="threefry2x32")
+        return _batch_of_trials(
+            setting, dim, small, large, ridges, chunks, batch, dtype, key, indices
+        )
+
+    return loop_over_rows(run, structure)
 
 
 def _padded(setting: Setting) -> Setting:
@@ -257,19 +325,35 @@ def _trials(
     key: Array,
     indices: Array,
 ) -> dict[str, Array]:
+    run = functools.partial(
+        _batch_of_trials, setting, dim, small, large, ridges, chunks, batch, dtype, key
+    )
+    return map_rows_bit_stable(run, indices)
+
+
+def _batch_of_trials(
+    setting: Setting,
+    dim: int,
+    small: Array,
+    large: Array,
+    ridges: Array,
+    chunks: Chunks,
+    batch: int,
+    dtype: Any,
+    key: Array,
+    indices: Array,
+) -> dict[str, Array]:
     def trial(index: Array) -> dict[str, Array]:
         trial_key = jax.random.fold_in(key, index)
         return _trial(setting, dim, small, large, ridges, chunks, dtype, trial_key)
 
     # A batch of one is slower than one trial: XLA's batched products are.
     if batch == 1:
-        return map_rows_bit_stable(
-            lambda block: jax.tree.map(lambda x: x[None], trial(block[0])), indices
-        )
-    return map_rows_bit_stable(jax.vmap(trial), indices)
+        return jax.tree.map(lambda x: x[None], trial(indices[0]))
+    return jax.vmap(trial)(indices)
 
 
-def _dtype(setting: Setting, ridges: Array) -> Any:
+def _dtype(setting: Setting, ridges: Array | np.ndarray) -> Any:
     """Of products and factorisations: float32 where each ridge bounds the condition number.
 
     The largest eigenvalue of the mean outer product is of the order of the relevant token's square
@@ -436,7 +520,7 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,
-    simulation=simulate,
+    simulation=with_cells(simulate, _simulate_cells),
     designs={
         "quick": _known_prompt_design({32: 832, 64: 160, 128: 704}),
         "full": _known_prompt_design({64: 8192, 128: 4096, 256: 3072, 512: 1536}),
