@@ -96,7 +96,7 @@ def varied_ridge_limit(
         c, remainder = pull / (ratio + power), (ratio - crossed) / (ratio + power)
         noisy, size, divided = np.ones_like(c), 1.0, ratio - norm_shift or 0.0
     else:
-        m, expected = _regular_expectations(f, ratio, ridge)
+        m, expected = _regular_expectations(f, short, ratio, ridge)
         _, shrunk, pull, power, flat, first, second, noisy, crossed = expected.T
         divisor = ridge + power + shrunk
         c, remainder = pull / divisor, (ridge + shrunk - crossed) / divisor
@@ -119,33 +119,41 @@ def sign_error_means(f: FeatureLaw, share: float) -> Float[np.ndarray, "R 1"]:
     return _weighted_means(f.weights, [special.ndtr(-(f.alpha / f.tau) * share)])
 
 
-def _regular_means(f: FeatureLaw, m: float) -> Float[np.ndarray, "R 9"]:
-    """Each replicate's means of τ²ωm, τ²ω, αω, α²ω, τ²ω², uτ²ω², u²τ²ω², τ⁴ω² and αuω, where
-    u = S − α."""
-    tau2, short = f.tau**2, f.reference_shortfall()
-    omega = 1 / (1 + tau2 * m)
-    shrunk = tau2 * omega
-    weight = shrunk * omega
-    # fmt: off
-    return _weighted_means(f.weights, [
-        shrunk * m, shrunk, f.alpha * omega, f.alpha**2 * omega,
-        weight, short * weight, short**2 * weight, shrunk**2, f.alpha * short * omega,
-    ])
-    # fmt: on
+class _RegularMeans:
+    """Means of functions of ω = 1/(1 + τ²m) at any m, from products that do not depend on m."""
+
+    def __init__(self, f: FeatureLaw, short: Float[np.ndarray, "R N"]) -> None:
+        self._tau2 = f.tau**2
+        noisy = f.weights * self._tau2
+        pulled = f.weights * f.alpha
+        missed = noisy * short
+        self._of_omega = np.stack([noisy, pulled, pulled * f.alpha, pulled * short], axis=1)
+        self._of_square = np.stack([noisy, missed, missed * short, noisy * self._tau2], axis=1)
+
+    def __call__(self, m: float) -> Float[np.ndarray, "R 9"]:
+        """Each replicate's means of τ²ωm, τ²ω, αω, α²ω, τ²ω², uτ²ω², u²τ²ω², τ⁴ω² and αuω, where
+        u = S − α."""
+        omega = 1 / (1 + self._tau2 * m)
+        first = np.matmul(self._of_omega, omega[:, :, None])[:, :, 0]
+        second = np.matmul(self._of_square, np.square(omega)[:, :, None])[:, :, 0]
+        return np.concatenate([first[:, :1] * m, first[:, :3], second, first[:, 3:]], axis=1)
 
 
 def _regular_expectations(
-    f: FeatureLaw, ratio: float, ridge: float
+    f: FeatureLaw, short: Float[np.ndarray, "R N"], ratio: float, ridge: float
 ) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, "J 9"]]:
     """m and the expectations at it, on all nodes and without each replicate."""
-    whole = f.as_one_replicate()
-    m = float(resolvent(whole.tau**2, whole.weights, ratio, ridge)[0])
-    means = leave_one_out(_regular_means(f, m))
+    whole, few = f.as_one_replicate(), f.thinned(SEARCHED_NODES, SEARCHED_REPLICATES)
+    few = few.as_one_replicate()
+    near = resolvent(few.tau**2, few.weights, ratio, ridge)
+    m = float(resolvent(whole.tau**2, whole.weights, ratio, ridge, start=near)[0])
+    means_at = _RegularMeans(f, short)
+    means = leave_one_out(means_at(m))
     # dE[τ²ωm]/dm = E[τ²ω²]. One Newton step leaves an error of second order in the small change.
     step = (ratio - ridge * m - means[:, 0]) / (ridge + means[:, 4])
     moved = m * np.clip(1 + step / m, 0.5, 2.0)
     moved[0] = m
-    return moved, expected_at(lambda x: _regular_means(f, x), moved)
+    return moved, expected_at(means_at, moved)
 
 
 def expected_at(
@@ -166,18 +174,24 @@ def expected_at(
     return middle + x * (above - below) / 2 + x**2 * ((above + below) / 2 - middle)
 
 
-def resolvent(tau2: np.ndarray, weights: np.ndarray, ratio: float, ridge: float) -> np.ndarray:
+def resolvent(
+    tau2: np.ndarray,
+    weights: np.ndarray,
+    ratio: float,
+    ridge: float,
+    start: Float[np.ndarray, " R"] | None = None,
+) -> np.ndarray:
     """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate.
 
     The left side is increasing and concave in m, so Newton's iteration from 0 rises to the root
-    without passing it.
+    without passing it, and from any other `start` it does so after one step.
     """
-    m = np.zeros(tau2.shape[0])
+    m = np.zeros(tau2.shape[0]) if start is None else start
     for _ in range(200):
         omega = 1 / (1 + tau2 * m[:, None])
         value = ridge * m + (weights * (1 - omega)).sum(axis=1) - ratio
         step = -value / (ridge + (weights * tau2 * omega**2).sum(axis=1))
-        m = m + step
+        m = np.maximum(m + step, 0.0)
         if (np.abs(step) <= 4e-16 * m).all():
             break
     return m
