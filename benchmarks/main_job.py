@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 import jaxprompt as jp
+from jaxprompt.compute.programs import forget_programs
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 UNIT_REPEATS = 20
@@ -80,6 +81,7 @@ def main() -> None:
     for id in ids:
         cost = cost_of(id, compilations)
         costs.append(cost)
+        forget_programs()
         row = f"{cost.seconds:11.1f} {cost.programs:8} {cost.compiling:11.1f}"
         print(f"{cost.id:34} {cost.status:12} {row}", flush=True)
     total = sum(cost.seconds for cost in costs)

@@ -34,6 +34,15 @@ import numpy as np
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def release_programs():
+    """After a module, a process that has grown forgets what it compiled."""
+    yield
+    from jaxprompt.compute.programs import forget_programs
+
+    forget_programs()
+
+
 @pytest.fixture
 def strict_ranks():
     """No silent broadcasting between arrays of different ranks, for the modules that avoid it."""

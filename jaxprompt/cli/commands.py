@@ -35,6 +35,9 @@ __all__ = [
     "show_claims",
 ]
 
+COSTS = ("short", "", "long", "trained")
+"""What claims say of their cost, in the order in which they are checked."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
@@ -130,6 +133,7 @@ def _print_card(entry: Claim) -> None:
 def check_claims(options: argparse.Namespace) -> int:
     """Check claims; print and store each verdict before its figure is made."""
     from jaxprompt.compute.environment import environment
+    from jaxprompt.compute.programs import forget_programs
     from jaxprompt.core.checking import choose_design, refuse_design_that_cannot_fit
     from jaxprompt.core.claim import PROFILES
     from jaxprompt.core.registry import measurable
@@ -142,6 +146,7 @@ def check_claims(options: argparse.Namespace) -> int:
             f"{suggest(options.profile, PROFILES)}"
         )
     chosen, left_out = measurable(options.names or options.claims)
+    chosen = sorted(chosen, key=_rank_of_cost)
     _require_device()
     _print_left_out(left_out)
     if options.dry_run:
@@ -155,6 +160,7 @@ def check_claims(options: argparse.Namespace) -> int:
     try:
         for number, entry in enumerate(chosen):
             run.check(entry, f"{number + 1}/{len(chosen)} {entry.id}")
+            forget_programs()
         if options.out:
             run.draw()
             print(f"report: {report.write_html(options.out)}", file=sys.stderr)
@@ -164,9 +170,14 @@ def check_claims(options: argparse.Namespace) -> int:
     if options.json:
         terminal.print_json(run.to_json())
     else:
-        _print_summary(run.verdicts)
+        _print_summary(run.verdicts_by_id())
         _print_left_out(left_out)
     return run.exit_code()
+
+
+def _rank_of_cost(entry: Claim) -> int:
+    """Where a claim stands in the order of cost; an unknown word counts as none."""
+    return COSTS.index(entry.cost) if entry.cost in COSTS else COSTS.index("")
 
 
 def _print_plans(options: argparse.Namespace, chosen: Sequence[Claim]) -> int:
@@ -273,12 +284,16 @@ class _CheckRun:
             report.write_json(
                 self.options.out,
                 self.environment,
-                self.verdicts,
+                self.verdicts_by_id(),
                 self.falsified,
                 self.left_out,
                 warnings=self.warnings,
                 earlier=self.earlier,
             )
+
+    def verdicts_by_id(self) -> list[Verdict]:
+        """The verdicts so far, in the order of all tables and files."""
+        return sorted(self.verdicts, key=lambda verdict: verdict.id)
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints."""
@@ -291,7 +306,7 @@ class _CheckRun:
                 "falsifiers": report.describe_falsifiers(self.falsified.get(verdict.id, {})),
                 "warnings": self.warnings.get(verdict.id, []),
             }
-            for verdict in self.verdicts
+            for verdict in self.verdicts_by_id()
         ]
         return {"schema": report.SCHEMA, "environment": self.environment, "claims": entries}
 

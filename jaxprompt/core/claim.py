@@ -112,7 +112,8 @@ class Claim:
     `also` adds rows to the standard comparison; `compare` replaces it and `measure` the standard
     experiment (one simulation for each run of the design), where a statement needs its own.
     `extra` is the optional part of the installation without which the claim cannot be measured.
-    `cost` says what makes a check long (``"trained"``, ``"long"``), for those who choose claims.
+    `cost` is ``"short"`` where a check takes about five processor seconds, and says else what
+    makes it long (``"trained"``, ``"long"``): the command `check` begins with the short ones.
     `memory` estimates the bytes that a simulation of given parameters and trials holds.
     """
 

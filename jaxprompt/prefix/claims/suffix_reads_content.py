@@ -365,6 +365,7 @@ CLAIM = Claim(
         ),
     },
     broadcasts="relevant, tokens and shift",
+    cost="short",
     figure=Panels(
         _panels,
         "Beyond the threshold no prefix separates the labels; one suffix token does",

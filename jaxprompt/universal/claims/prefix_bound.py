@@ -251,5 +251,6 @@ CLAIM = Claim(
         ),
     },
     broadcasts="all parameters",
+    cost="short",
     figure=FIGURE,
 )  # fmt: skip

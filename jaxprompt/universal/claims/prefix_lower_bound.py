@@ -229,5 +229,6 @@ CLAIM = Claim(
         ),
     },
     broadcasts="all parameters",
+    cost="short",
     figure=FIGURE,
 )  # fmt: skip
