@@ -10,16 +10,16 @@ it, makes that share large.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
+from scipy import optimize, special
 
 from jaxprompt.contextual.law.feature_law import FeatureLaw
-from jaxprompt.contextual.law.ridge_limit import Limit, ridge_limit
+from jaxprompt.contextual.law.ridge_limit import LARGEST_RIDGE, Limit, ridge_limit
 
-__all__ = ["FiniteRidge", "at_finite_dim", "finite_ridge"]
+__all__ = ["FiniteRidge", "at_finite_dim", "best_finite_ridge", "finite_ridge"]
 
 LEAST_DIM = 3
 """Below it no coordinate is left beside those along w⋆ and q⋆."""
@@ -37,8 +37,9 @@ class FiniteRidge(NamedTuple):
 
 
 def at_finite_dim(
-    limit: Limit, features: FeatureLaw, dim: float, samples: float, ridge: float
-) -> Limit:
+    limit: Limit, features: FeatureLaw, dim: float, samples: float, ridge: float, *,
+    prompt_coordinate: bool = True,
+) -> Limit:  # fmt: skip
     """`limit` at d / n plus what a finite dimension changes, which few nodes show.
 
     It stays the limit below three dimensions, and where the features have no noise.
@@ -46,7 +47,7 @@ def at_finite_dim(
     few = features.thinned(_CHANGE_NODES, _CHANGE_REPLICATES)
     if dim < LEAST_DIM or not few.tau.any():
         return limit
-    there = finite_ridge(few, dim, samples, ridge)
+    there = finite_ridge(few, dim, samples, ridge, prompt_coordinate=prompt_coordinate)
     values: list[np.ndarray] = []
     for all_nodes, few_nodes, finite in zip(
         limit, ridge_limit(few, dim / samples, ridge), there, strict=True
@@ -55,6 +56,37 @@ def at_finite_dim(
         values.append(all_nodes + change)
     return Limit(*values)
 
+
+def best_finite_ridge(
+    features: FeatureLaw, dim: float, samples: float, near: float
+) -> tuple[float, float]:
+    """The ridge with the least error of a head orthogonal to the prompt, sought around `near`, the
+    limit's, up to the largest; and what that error has beyond the limit's at `near`.
+
+    On few nodes, as in :func:`at_finite_dim`; where that keeps the limit so does this.
+    """
+    few = features.thinned(_CHANGE_NODES, _CHANGE_REPLICATES)
+    if dim < LEAST_DIM or not few.tau.any():
+        return near, 0.0
+
+    def error(shift: float) -> float:
+        ridge = near * float(np.exp(shift))
+        return finite_ridge(few, dim, samples, ridge, prompt_coordinate=False).error
+
+    largest = LARGEST_RIDGE * float((few.weights * (few.alpha**2 + few.tau**2)).sum(axis=1).mean())
+    scan = np.linspace(-_SEARCHED, np.clip(np.log(largest / near), 0, _SEARCHED), 25)
+    least = int(np.argmin([error(shift) for shift in scan]))
+    best: Any = optimize.minimize_scalar(
+        error, bounds=(scan[max(least - 1, 0)], scan[min(least + 1, 24)]), method="bounded",
+        options={"xatol": 1e-3},
+    )  # fmt: skip
+    change = float(best.fun) - float(ridge_limit(few, dim / samples, near).error.mean())
+    return near * float(np.exp(best.x)), change
+
+
+_SEARCHED = 8.0
+"""Logarithms of the ridge on either side of the limit's: from there on the mean row is learned,
+or one without ridge."""
 
 _CHANGE_NODES, _CHANGE_REPLICATES = 512, 8
 """Nodes for a change of order 1/n: it needs fewer than the limit by that factor."""

@@ -1,0 +1,187 @@
+"""Whether the standard errors that predictions state are those that they have.
+
+    python benchmarks/stated_error.py [ID ...] [--points N] [--rules R]
+
+Predictions that average over attention scores do so by sixteen randomised rules, whose spread gives
+the error they state. Here each claim is predicted at random points of its accepted range, large
+gains, few samples and d near n among them, under R other scramblings of all rules. For each
+quantity the table gives the root mean square, over points and scramblings, of
+
+    (number under one scrambling − mean over scramblings) / stated error
+
+with R − 1 in place of R: 1 if what is stated is right, above it if predictions state too little.
+Between 0.5 and 2 is accepted. Beside it is the largest such ratio of a single point. Points at
+which nothing is stated (0, or infinite numbers) are counted apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
+
+import jaxprompt as jp
+from jaxprompt.contextual.law import attention_moments
+from jaxprompt.errors import JaxpromptError
+
+Point = dict[str, Any]
+
+
+def data_law(random: np.random.Generator) -> Point:
+    """A law of the data: token counts, sizes over a decade, and one or two shifts."""
+    tokens = int(random.choice([3, 5, 10, 30]))
+    two = random.random() < 0.5
+    return {
+        "tokens": tokens,
+        "relevant": int(random.integers(1, max(tokens // 2, 2))),
+        "signal": float(np.exp(random.uniform(-0.7, 0.9))),
+        "context": float(np.exp(random.uniform(-0.7, 0.9))),
+        "noise": float(np.exp(random.uniform(-1.0, 0.5))),
+        "shifts": [[0.0, 0.0], random.uniform(-0.3, 0.8, 2).tolist()] if two else [[0.0, 0.0]],
+    }
+
+
+def at_a_ratio(random: np.random.Generator) -> Point:
+    """A known prompt and a ratio, near d = n in a fifth of the points."""
+    near = random.random() < 0.2
+    return {
+        **data_law(random),
+        "gain": float(random.uniform(-0.5, 5.0)),
+        "ratio": float(random.uniform(0.9, 1.1) if near else np.exp(random.uniform(-2.5, 1.5))),
+    }
+
+
+def with_ridge(random: np.random.Generator) -> Point:
+    """The same with a ridge, which is 0 in half of the points."""
+    ridge = 0.0 if random.random() < 0.5 else float(np.exp(random.uniform(-7, 2)))
+    return {**at_a_ratio(random), "ridge": ridge}
+
+
+def with_loss(random: np.random.Generator) -> Point:
+    """The same with a loss and a ridge."""
+    point = {**at_a_ratio(random), "loss": str(random.choice(["logistic", "hinge"]))}
+    return {**point, "ridge": float(np.exp(random.uniform(-5, 1)))}
+
+
+def of_three_steps(random: np.random.Generator) -> Point:
+    """Sizes of a trained prompt, from few samples on."""
+    dim = int(np.exp(random.uniform(3, 7)))
+    samples = int(dim * np.exp(random.uniform(-1, 3)))
+    law = {**data_law(random), "prompt_norm": float(np.exp(random.uniform(-0.5, 1.8)))}
+    return {**law, "dim": dim, "samples": max(samples, 5)}
+
+
+def of_vectors(random: np.random.Generator) -> Point:
+    """The seven products of a random head and prompt in six dimensions."""
+    law = data_law(random)
+    head, prompt = random.normal(size=(2, 6)) * np.exp(random.uniform(-0.5, 1.2, (2, 1)))
+    return {
+        **law,
+        "head_signal": float(head[0] * law["signal"]),
+        "head_context": float(head[1] * law["context"]),
+        "head_norm": float(np.linalg.norm(head)),
+        "prompt_signal": float(prompt[0] * law["signal"]),
+        "prompt_context": float(prompt[1] * law["context"]),
+        "prompt_norm": float(np.linalg.norm(prompt)),
+        "head_prompt": float(head @ prompt),
+    }
+
+
+POINTS: dict[str, Callable[[np.random.Generator], Point]] = {
+    "contextual.conditional_error": of_vectors,
+    "contextual.prompt_error": with_ridge,
+    "contextual.best_ridge": at_a_ratio,
+    "contextual.convex_head": with_loss,
+    "contextual.three_steps": of_three_steps,
+    "contextual.training": data_law,
+}
+"""Claims whose predictions state an error, with the points to try them at."""
+
+
+def forget_quadratures() -> None:
+    """Clear every cache of the family's functions: they hold nodes, or numbers made of them."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("jaxprompt.contextual"):
+            for item in list(vars(module).values()):
+                if isinstance(item, functools._lru_cache_wrapper):
+                    item.cache_clear()
+
+
+def use_scrambling(seed: int) -> None:
+    """Scramble every rule by `seed` from now on."""
+
+    def points(count: int, power: int, replicate: int) -> np.ndarray:
+        random = np.random.Generator(np.random.PCG64([count, replicate, seed, 1]))
+        return qmc.Sobol(count, scramble=True, rng=random).random_base2(power)
+
+    attention_moments._points = points  # pyright: ignore[reportPrivateUsage]
+    forget_quadratures()
+
+
+def predictions(id: str, points: list[Point], rules: int) -> list[list[dict[str, Any]]]:
+    """Predictions at each point under each scrambling; a point that is refused has none."""
+    claim = jp.claim(id)
+    table: list[list[dict[str, Any]]] = [[] for _ in points]
+    for seed in range(rules):
+        use_scrambling(seed)
+        for row, point in zip(table, points, strict=True):
+            try:
+                row.append(claim.predict(**point))
+            except JaxpromptError as error:
+                print(f"  {id}: {error}", flush=True)
+    return table
+
+
+def ratios(table: list[list[dict[str, Any]]], rules: int) -> Iterator[tuple[str, float]]:
+    """For each quantity and point the root mean square of deviations in units of what is stated."""
+    for row in table:
+        if len(row) < rules:
+            continue
+        for name in (n for n in row[0] if f"{n}_stderr" in row[0]):
+            values = np.array([each[name] for each in row])
+            stated = np.array([each[f"{name}_stderr"] for each in row])
+            # Below the rounding of a number there is nothing to state.
+            if not np.isfinite(values).all() or not (stated > 1e-12 * np.abs(values)).all():
+                yield name, math.nan
+                continue
+            square = np.square((values - values.mean()) / stated).sum() / (rules - 1)
+            yield name, math.sqrt(square)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("ids", nargs="*", metavar="ID")
+    parser.add_argument("--points", type=int, default=200)
+    parser.add_argument("--rules", type=int, default=4)
+    options = parser.parse_args()
+    print(
+        "| claim | quantity | points | rms of deviation / stated | largest of a point | seconds |"
+    )
+    print("| --- | --- | --: | --: | --: | --: |")
+    for id in options.ids or POINTS:
+        started = time.process_time()
+        random = np.random.default_rng(0)
+        points = [POINTS[id](random) for _ in range(options.points)]
+        found: dict[str, list[float]] = defaultdict(list)
+        for name, ratio in ratios(predictions(id, points, options.rules), options.rules):
+            found[name].append(ratio)
+        seconds = time.process_time() - started
+        for name, values in found.items():
+            known = np.array([v for v in values if not math.isnan(v)])
+            if known.size:
+                rms, worst = np.sqrt(np.square(known).mean()), known.max()
+                row = f"{known.size} of {len(values)} | {rms:.2f} | {worst:.2f} | {seconds:.0f}"
+                print(f"| `{id}` | `{name}` | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
