@@ -128,7 +128,7 @@ def finite_ridge(
     with :math:`e^2=(1-\alpha c)^2+\tau^2(c^2+\rho^2+V_u)+\alpha^2V_u+\beta^2V_v`, and the error is
     :math:`E\,\Phi(-\alpha c/\sqrt{e^2-(1-\alpha c)^2})`. All that is left out is of order 1/n: that
     sums over samples fluctuate about their means. Without `prompt_coordinate` the head is kept
-    orthogonal to the prompt, and v is 0. Derived in docs/contextual.md.
+    orthogonal to the prompt, and v is 0. Derived in `contextual.prompt_error`.
 
     Needs three dimensions, and noise. Where d = n without ridge the variances are infinite.
 

@@ -118,3 +118,14 @@ def test_a_small_dimension_and_no_noise_keep_the_limit():
         limit = {n: v for n, v in given.items() if n not in ("dim", "samples")}
         at_size = CLAIM.predict(**given, gain=0.5, ridge=0.1)
         assert at_size == CLAIM.predict(**limit, gain=0.5, ridge=0.1, ratio=ratio)
+
+
+@pytest.mark.parametrize("ratio", [0.8, 2.0])
+def test_the_best_ridge_at_a_large_dimension_is_the_limits(ratio):
+    best = jp.claim("contextual.best_ridge")
+    limit = best.predict(**BASE, gain=1.0, ratio=ratio)
+    near, far = (best.predict(**BASE, gain=1.0, ratio=ratio, dim=dim) for dim in (100, 10**6))
+    for name in ("error", "saving"):
+        assert far[name] == pytest.approx(limit[name], abs=1e-5)
+        assert 1e-4 < abs(near[name] - limit[name]) < 5e-3
+    assert near["best_gain"] == limit["best_gain"]
