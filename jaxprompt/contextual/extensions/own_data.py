@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import optimize, special
 
 from jaxprompt.contextual.extensions.own_data_input import Pool, check_counts, make_pool
@@ -379,7 +379,7 @@ def ridge_head(rows: Float[np.ndarray, "n d"], ridge: float) -> Float[np.ndarray
 
 
 def best_prompt(
-    tokens: Any, relevant: Bool[Any, "N T"], *, shrinkage: float | None = None
+    tokens: Any, relevant: Any, *, shrinkage: float | None = None
 ) -> Float[np.ndarray, " d"]:
     r"""The prompt :math:`\frac12\Sigma^{-1}h` that the theory calls best for many tokens.
 

@@ -18,10 +18,10 @@ def test_features_have_the_law_of_tokens():
     with jax.enable_x64(True):
         given = {n: v for n, v in point.items() if n not in ("ridge", "ratio")}
         arrays = _make_arrays(**given)["arrays"]
-        attended = attend_scores(arrays, 10, 2, 40_000, key=jax.random.key(0))
+        attended = attend_scores(arrays, 10, 2, 16_000, key=jax.random.key(0))
         rows = np.asarray(signed_features(arrays, attended, key=jax.random.key(1)), np.float64)
     a = {name: np.asarray(x) for name, x in arrays._asdict().items()}
-    rng, count = np.random.default_rng(1), 40_000
+    rng, count = np.random.default_rng(1), 16_000
     y = rng.choice([-1.0, 1.0], count)
     shift = a["shifts"][rng.choice(len(a["shifts"]), count, p=a["shift_weights"])]
     near = rng.standard_normal((count, 2, 6)) * np.sqrt(a["relevant_variance"])

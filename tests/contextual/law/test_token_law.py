@@ -138,7 +138,7 @@ def test_reference_noise_that_a_head_keeps():
 
 @pytest.mark.parametrize(("ratio", "ridge"), [(0.5, 0.05), (1.6, 0.05), (0.5, 0.0), (2.0, 0.0)])
 def test_the_isotropic_case_is_prompt_error_in_the_limit(ratio, ridge):
-    dim = 20_000
+    dim = 4000
     law = spectrum_token_law(
         dim=dim, **BASE, exponent=0.0, relevant_noise=0.0, common_noise=0.0, token_correlation=0.0
     )
