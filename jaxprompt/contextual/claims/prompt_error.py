@@ -522,7 +522,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=with_cells(simulate, _simulate_cells),
     designs={
-        "quick": _known_prompt_design({32: 832, 64: 160, 128: 704}),
+        "quick": _known_prompt_design({32: 960, 64: 160, 128: 800}),
         "full": _known_prompt_design({64: 8192, 128: 4096, 256: 3072, 512: 1536}),
     },
     check_parameters=check_law_and_ratio,
