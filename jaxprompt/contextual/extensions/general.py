@@ -4,6 +4,8 @@ The exact error needs neither :math:`w_\star\perp q_\star` nor noise-free releva
 
 * only inner products enter `contextual.conditional_error`, so an angle between signal and context
   changes the seven numbers and nothing else (:func:`tilted_geometry`);
+* covariances that are no multiples of the identity, correlated tokens and a part common to all are
+  in :func:`any_covariance_error`, of which the claim's formula is the isotropic case;
 * with noise of level :math:`\sigma_r` on the relevant tokens every token has a scalar of its own,
   and :func:`noisy_relevant_error` is the same formula with both kinds in its sums.
 
@@ -17,9 +19,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
+from jaxprompt.contextual.law.attention_moments import mean_and_stderr
 from jaxprompt.contextual.law.margins import (
     Geometry,
     along_and_across,
@@ -27,9 +31,11 @@ from jaxprompt.contextual.law.margins import (
     mean_error,
     token_products,
 )  # fmt: skip
+from jaxprompt.contextual.law.token_law import TokenLaw, conditional_token_error, pooled_law
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.stats import Estimate
 
-__all__ = ["class_accuracies", "noisy_relevant_error", "tilted_geometry"]
+__all__ = ["any_covariance_error", "class_accuracies", "noisy_relevant_error", "tilted_geometry"]
 
 
 def tilted_geometry(
@@ -49,6 +55,20 @@ def tilted_geometry(
         head[0] * setting.signal, with_context(head), jnp.linalg.norm(head),
         prompt[0] * setting.signal, with_context(prompt), jnp.linalg.norm(prompt), head @ prompt,
     )  # fmt: skip
+
+
+def any_covariance_error(
+    law: TokenLaw, head: Float[np.ndarray, " d"], prompt: Float[np.ndarray, " d"]
+) -> Estimate:
+    r"""Probability of a wrong sign of any head and prompt under any token law; float64.
+
+    Given the T scores the output is Gaussian: its mean is that of `contextual.conditional_error`
+    with the regression :math:`w^\top\Sigma q/q^\top\Sigma q` of each kind's noise on its score,
+    its variance :math:`\sum_ja_jw^\top\Sigma_j^\perp w`. The standard error is the quadrature's.
+    """
+    replicates = conditional_token_error(pooled_law(law, prompt), head)
+    mean, stderr = mean_and_stderr(replicates)
+    return Estimate(float(mean), float(stderr), len(replicates))
 
 
 def noisy_relevant_error(

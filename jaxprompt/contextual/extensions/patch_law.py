@@ -26,6 +26,7 @@ from jaxprompt.contextual.claims import prompt_error
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import ridge_limit
+from jaxprompt.contextual.law.token_law import TokenLaw
 
 __all__ = [
     "PatchLaw",
@@ -94,6 +95,23 @@ class PatchLaw(NamedTuple):
             ),
             "shift_weights": (1.0,),
         }
+
+    def token_law(self) -> TokenLaw:
+        """The Gaussian token law with all these moments, for
+        :func:`~jaxprompt.contextual.law.token_law_limit.ridge_head_law`.
+
+        Relevant tokens of one image have the noise `shared` + `own`, and the correlation that the
+        traces of the two give.
+        """
+        noise = self.shared + self.own
+        total = float(np.trace(noise))
+        share = float(np.trace(self.shared)) / total if total > 0 else 0.0
+        return TokenLaw(
+            self.tokens, self.relevant, self.signal, self.context, self.irrelevant, noise,
+            np.zeros_like(noise),
+            relevant_correlation=(1 - share) * np.eye(self.relevant) + share,
+            behind=self.behind, behind_signal=self.behind_signal,
+        )  # fmt: skip
 
 
 def fit(

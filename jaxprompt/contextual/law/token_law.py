@@ -98,11 +98,13 @@ def pooled_law(
     *,
     replicates: int = REPLICATES,
     nodes: int = NODES,
+    score_map: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> PooledLaw:
     """The law of the pooled feature over a fixed prompt, on `nodes` of each of `replicates` rules.
 
     The prompt may be any vector: also a learned one, with a part along the signal, which makes the
-    attention depend on the label. A zero prompt attends uniformly.
+    attention depend on the label. A zero prompt attends uniformly. `score_map` makes scores of unit
+    variance of another law from standard normals: those of tokens that are not Gaussian.
     """
     q = np.asarray(prompt, np.float64)
     irrelevant, relevant = law.tokens - law.relevant, law.relevant
@@ -110,6 +112,8 @@ def pooled_law(
     variances = [max(float(q @ image), 0.0) for image in images]
     counts = [n if v > 0 else 0 for n, v in zip((irrelevant, relevant), variances, strict=True)]
     scalars = attention_moments.normal_nodes(sum(counts))[:replicates, :nodes]
+    if score_map is not None:
+        scalars = score_map(scalars)
     noises = [
         _correlated_scores(part, count, np.sqrt(variance), correlation)
         for part, count, variance, correlation in zip(

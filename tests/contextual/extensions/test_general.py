@@ -8,6 +8,7 @@ import pytest
 from jaxprompt.contextual.extensions import general
 from jaxprompt.contextual.law.attention_moments import normal_nodes
 from jaxprompt.contextual.law.error_given_prompt import conditional_error
+from jaxprompt.contextual.law.token_law import TokenLaw
 from jaxprompt.contextual.setting import Setting
 
 SETTING = Setting.make(
@@ -103,3 +104,18 @@ def test_the_prompt_helps_with_classes_too():
         for s in (with_prompt, without)
     )
     assert better > worse + 0.1
+
+
+def test_any_covariance_with_the_identity_is_the_claim():
+    """The same numbers by a program that knows nothing of matrices."""
+    dim, cosine = 4, 0.0
+    with jax.enable_x64(True):
+        geometry = general.tilted_geometry(SETTING, cosine, jnp.asarray(HEAD), jnp.asarray(PROMPT))
+        exact = conditional_error(SETTING, geometry, jnp.asarray(normal_nodes(4)[0]))
+    nothing = np.zeros(dim)
+    law = TokenLaw(
+        6, 2, 1.1 * np.eye(dim)[0], 1.3 * np.eye(dim)[1], np.full(dim, 0.81), nothing, nothing,
+        shifts=tuple(map(tuple, SETTING.shifts)), shift_weights=tuple(SETTING.shift_weights),
+    )  # fmt: skip
+    found = general.any_covariance_error(law, HEAD, PROMPT)
+    assert abs(found.mean - float(exact)) < 5 * found.stderr + 1e-4
