@@ -80,6 +80,7 @@ REDUCED = {
     "contextual.three_steps": Reduction(0.8, (0, 5)),
     "contextual.token_law_error": Reduction(0.7),
     "contextual.best_prompt": Reduction(0.6),
+    "contextual.score_universality": Reduction(),
     "contextual.two_stage": Reduction(0.9),
     "prefix.soft_prompt": Reduction(0.1),
     "prefix.suffix_reads_content": Reduction(),
