@@ -174,13 +174,13 @@ def _make_arrays(
     )  # fmt: skip
     count = law.tokens - law.relevant
     correlation = law.irrelevant_correlation
-    arrays = TokenArrays(
+    vectors: tuple[Any, ...] = (
         gain * law.context, law.signal, law.context, np.asarray(law.irrelevant_noise),
         np.asarray(law.relevant_noise), np.asarray(law.common_noise),
         np.eye(count) if correlation is None else np.linalg.cholesky(correlation),
         *_at_least_two(np.asarray(law.shifts), np.asarray(law.shift_weights)),
     )  # fmt: skip
-    return {"arrays": arrays}
+    return {"arrays": TokenArrays(*vectors)}
 
 
 def _at_least_two(shifts: np.ndarray, odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

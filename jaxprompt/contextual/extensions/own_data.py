@@ -74,7 +74,7 @@ class PredictedCurve:
     stderr: Float[np.ndarray, " S"]
     assumed: tuple[str, ...]
 
-    def samples_for(self, error: float, level: str = "semi_empirical") -> int:
+    def samples_for(self, error: Any, level: str = "semi_empirical") -> int:
         """The least number of training sequences whose predicted error is at most `error`.
 
         Between the predicted numbers the error is interpolated against log n; the answer is within
@@ -130,21 +130,21 @@ def predict_curve(
         ParameterError: an argument is not as described; the line says what to do.
     """
     pool = make_pool(tokens, labels, prompt, ridge, relevant)
-    counts = check_counts(samples, pool.count * (FOLDS - 1) // FOLDS)
+    counts = check_counts(samples, pool.sequences * (FOLDS - 1) // FOLDS)
     wanted = pool.dim <= MOST_GAUSSIAN_DIM if gaussian_levels is None else gaussian_levels
     gaussian = wanted and pool.relevant is not None
     steps = FOLDS + (1 + 2 * len(counts) if gaussian else 0)
     tick = _Ticks(progress or (lambda done, total: None), steps)
 
     features = pool_features(pool)
-    probabilities = np.empty((pool.count, len(counts)))
-    for inside, outside in _folds(pool.count, seed):
+    probabilities = np.empty((pool.sequences, len(counts)))
+    for inside, outside in _folds(pool.sequences, seed):
         head_laws = _EmpiricalHeads.of(features[inside], features[outside], pool.ridge)
         for place, n in enumerate(counts):
             probabilities[outside, place] = head_laws.wrong_probabilities(n)
         tick()
     semi = probabilities.mean(axis=0)
-    stderr = probabilities.std(axis=0, ddof=1) / np.sqrt(pool.count)
+    stderr = probabilities.std(axis=0, ddof=1) / np.sqrt(pool.sequences)
 
     nothing = np.full(len(counts), np.nan)
     isotropic, moments = nothing, nothing.copy()
@@ -171,7 +171,7 @@ class _Ticks:
 
 def _assumptions(pool: Pool, gaussian: bool, wanted: bool) -> tuple[str, ...]:
     lines = [
-        f"sequences are independent, and new ones are like the {pool.count} of the pool",
+        f"sequences are independent, and new ones are like the {pool.sequences} of the pool",
         f"semi_empirical: moments from {FOLDS - 1} of {FOLDS} folds, errors on the other; heads "
         "are Gaussian given them",
     ]
@@ -199,7 +199,7 @@ def _folds(count: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def pool_features(pool: Pool) -> Float[np.ndarray, "N d"]:
     """Label times the feature that the prompt's attention pools, of every sequence."""
-    rows = np.empty((pool.count, pool.dim))
+    rows = np.empty((pool.sequences, pool.dim))
     for part in pool.blocks():
         block = pool.tokens_of(part)
         weights = special.softmax(block @ pool.prompt, axis=1)
@@ -333,7 +333,7 @@ def _gaussian_errors(
 
 
 def measure_curve(
-    tokens: Any, labels: Any, prompt: Any, samples: Any, ridge: float, *, trials: int = 40,
+    tokens: Any, labels: Any, prompt: Any, samples: Any, ridge: float, *, trials: Any = 40,
     seed: int = 1, progress: Progress | None = None,
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " S"]]:  # fmt: skip
     """Test errors of ridge heads trained on the pool, cross-fitted, and their standard errors.
@@ -346,15 +346,15 @@ def measure_curve(
         ParameterError: an argument is not as :func:`predict_curve` describes it.
     """
     pool = make_pool(tokens, labels, prompt, ridge, None)
-    counts = check_counts(samples, pool.count * (FOLDS - 1) // FOLDS)
+    counts = check_counts(samples, pool.sequences * (FOLDS - 1) // FOLDS)
     if not isinstance(trials, int) or trials < 2:
         raise ParameterError("trials", trials, "an integer ≥ 2", "raise it")
     rows, rng = pool_features(pool), np.random.default_rng(seed)
     tick = _Ticks(progress or (lambda done, total: None), trials)
     errors = np.empty((trials, len(counts)))
     for trial in range(trials):
-        order = rng.permutation(pool.count)
-        cut = pool.count * (FOLDS - 1) // FOLDS
+        order = rng.permutation(pool.sequences)
+        cut = pool.sequences * (FOLDS - 1) // FOLDS
         train, test = rows[order[:cut]], rows[order[cut:]]
         for place, n in enumerate(counts):
             margin = test @ ridge_head(train[:n], pool.ridge)
@@ -397,7 +397,7 @@ def best_prompt(
     labels, dim = np.arange(count) % 2, np.shape(tokens)[-1] if np.ndim(tokens) == 3 else 1
     pool = make_pool(tokens, labels, np.zeros(dim), 0.0, relevant)
     found = token_moments(pool, by_label=False)
-    number = pool.count * (found.tokens - found.relevant)
+    number = pool.sequences * (found.tokens - found.relevant)
     share = dim / (dim + number) if shrinkage is None else shrinkage
     if not isinstance(share, int | float) or not 0 <= share <= 1:
         raise ParameterError("shrinkage", shrinkage, "a number from 0 to 1", "give one")

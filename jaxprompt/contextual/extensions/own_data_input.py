@@ -29,7 +29,7 @@ class Pool(NamedTuple):
     relevant: Bool[np.ndarray, "N T"] | None
 
     @property
-    def count(self) -> int:
+    def sequences(self) -> int:
         """Number of sequences."""
         return len(self.label)
 
@@ -41,8 +41,8 @@ class Pool(NamedTuple):
     def blocks(self) -> Iterator[slice]:
         """Ranges of sequences that fit in memory together."""
         size = max(1, _BLOCK_BYTES // (8 * int(np.prod(self.tokens.shape[1:]))))
-        for first in range(0, self.count, size):
-            yield slice(first, min(first + size, self.count))
+        for first in range(0, self.sequences, size):
+            yield slice(first, min(first + size, self.sequences))
 
     def tokens_of(self, part: slice) -> Float[np.ndarray, "n T d"]:
         """The tokens of a block of sequences."""

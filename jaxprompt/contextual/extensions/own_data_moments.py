@@ -69,7 +69,7 @@ def token_moments(pool: Pool, *, by_label: bool = True) -> TokenMoments:
     assert pool.relevant is not None
     count = int(pool.relevant[0].sum())
     length, dim = pool.relevant.shape[1], pool.dim
-    labels = pool.label if by_label else np.ones(pool.count)
+    labels = pool.label if by_label else np.ones(pool.sequences)
     sums = _means(pool, labels, count)
     near_plus, near_minus, far_plus, far_minus = sums if by_label else (sums[0], sums[0], sums[2],
                                                                         sums[2])  # fmt: skip
@@ -86,7 +86,7 @@ def token_moments(pool: Pool, *, by_label: bool = True) -> TokenMoments:
         far_middle += _second_moment(far_mean)
         near_middle += _second_moment(near_mean)
         crossed += near_mean.T @ far_mean
-    n, others = pool.count, length - count
+    n, others = pool.sequences, length - count
     common = _positive_of_same_trace((crossed + crossed.T) / (2 * n))
     far_own = _positive(far_total / (n * others) - common)
     near_own = _positive(near_total / (n * count) - common)
