@@ -114,7 +114,7 @@ def closed_form(
     arguments, which the theory has at their defaults.
     """
 
-    def law_at(**numbers: float) -> TokenLaw:
+    def law_at(**numbers: Any) -> TokenLaw:
         return spectrum_token_law(
             tokens=tokens, relevant=relevant, shifts=shifts, shift_weights=shift_weights,
             isotropic=isotropic, **numbers,
