@@ -18,7 +18,7 @@ import pytest
 
 import jaxprompt
 import jaxprompt as jp
-from jaxprompt.core.claim import Agreement, Curves, Regions
+from jaxprompt.core.claim import Agreement, Curves, Evidence, Panels, Regions
 from jaxprompt.core.registry import FAMILIES
 from jaxprompt.presentation.statement_html import markup
 from jaxprompt.stats import Estimate, Status
@@ -51,7 +51,8 @@ def test_identity_card(claim):
     names = [q.name for q in claim.quantities]
     assert len(set(names)) == len(names)
     assert all(q.meaning for q in claim.quantities)
-    assert claim.figure is None or isinstance(claim.figure, Curves | Agreement | Regions)
+    kinds = Curves | Agreement | Evidence | Panels | Regions
+    assert claim.figure is None or isinstance(claim.figure, kinds)
     json.dumps(claim.describe())
 
 

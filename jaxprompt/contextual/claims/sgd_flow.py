@@ -38,7 +38,7 @@ $$\dot B=\eta_q\big(Q^2G_1+\tfrac{\sigma B}rG_2\big),\qquad
 \tfrac d{dt}|q|^2=2\eta_q(BG_1+\sigma rG_2)+\eta_q^2\sigma^2N,$$
 $$G_1=E\big[(1+\delta_q)s\,(\bar e\,(1-s)(1+\delta_w)A-vp_2\bar e')\big],\qquad
 G_2=E\big[\bar e\,b\,\bar m+v(m_2-p_2\bar m)\bar e'\big],$$
-$$N=E\sum_t\varphi_t^2\big\{E_0(b^2+V_t)+2b\,r_tE_1+r_t^2E_2\big\},\qquad
+$$N=E\sum_t\varphi_t^2\big[E_0(b^2+V_t)+2b\,r_tE_1+r_t^2E_2\big],\qquad
 r_t=\tfrac{\varphi_t}{p_2}-1,\quad V_t=v(1-2\varphi_t+p_2)-vp_2r_t^2.$$
 The means are over the shift and over standard normals $m_t$, one for each irrelevant token:
 $\varphi$ is the softmax of 0 on relevant and $-(1+\delta_q)B+\sigma rm_t$ on irrelevant tokens, $s$

@@ -40,11 +40,11 @@ in the order $\langle w,w_\star\rangle$, $\langle w,q_\star\rangle$, $\langle q,
 $\langle q,q_\star\rangle$, $|w|^2$, $\langle w,q\rangle$, $|q|^2$. $J$ is the derivative of the
 limiting drift, and $D$ the covariance, over one sequence, of the changes times $d$: with
 $G_w=\sum\varphi_tx_t$, $G_q=\sum\psi_tx_t$ and sums of squares over irrelevant tokens,
-$$\big(\eta_we\langle G_w,w_\star\rangle,\ \eta_we\langle G_w,q_\star\rangle,\
-\eta_qe\langle G_q,w_\star\rangle,\ \eta_qe\langle G_q,q_\star\rangle,\
+$$\big(\eta_we\langle G_w,w_\star\rangle,\ \eta_we\langle G_w,q_\star\rangle,
+\eta_qe\langle G_q,w_\star\rangle,\ \eta_qe\langle G_q,q_\star\rangle,
 2\eta_wef+\eta_w^2\sigma^2e^2\textstyle\sum\varphi^2,$$
 $$\eta_we\langle G_w,q\rangle+\eta_qe\langle G_q,w\rangle
-+\eta_w\eta_q\sigma^2e^2\textstyle\sum\varphi\psi,\
++\eta_w\eta_q\sigma^2e^2\textstyle\sum\varphi\psi,
 2\eta_qe\langle G_q,q\rangle+\eta_q^2\sigma^2e^2\sum\psi^2\big).$$
 The test error of one run then scatters about its limit with standard deviation
 $\sqrt{g^\top Cg/d}$, $g$ its derivative in the inner products: an error bar before the run.

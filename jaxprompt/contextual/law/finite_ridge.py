@@ -154,6 +154,10 @@ def finite_ridge(
     fixed = factors * (learned @ ((1 - alpha * c) ** 2 + tau2 * c**2))
     shares = factors[:, None] * (learned @ np.stack([tau2, power, beta2]).T)
     rho2, signal, context = np.linalg.solve(np.eye(3) - shares, fixed)
+    if min(rho2, signal, context) < 0:
+        # Close to d = n with little ridge each error feeds more than itself: to this order in 1/n
+        # the variances are infinite there too.
+        return FiniteRidge(0.5, c, np.inf)
     variance = tau2 * (c**2 + rho2) + power * signal + beta2 * context
     error = float(weights @ special.ndtr(-alpha * c / np.sqrt(variance)))
     return FiniteRidge(error, c, float(np.sqrt(rho2 + context)))
