@@ -39,6 +39,7 @@ ALLOWED = {
     ("claim_files", "exec"): "runs the file of claims that the user names",
     ("claim_files", "compile"): "the same",
     ("environment", "subprocess"): "asks git for the revision of a source checkout",
+    ("cluster", "socket"): "asks which addresses a scheduler's name has, to warn of open ones",
 }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import markupsafe
 import numpy as np
 
 from jaxprompt.core.claim import Claim, Curves
@@ -141,9 +142,10 @@ def explore(
 
 def explorer_page(claim: Claim, found: Exploration, verdict: Mapping[str, Any] | None) -> str:
     """The page as HTML. `verdict` is an entry of a report, or None where none is stored."""
-    return render_template(
-        "explorer", claim=claim.describe(), data=found.to_json(), found=vars(found), verdict=verdict
-    )
+    # JSON is no HTML: `to_json` itself leaves nothing in it that could end the element.
+    data = markupsafe.Markup(found.to_json())
+    values = {"claim": claim.describe(), "data": data, "found": vars(found), "verdict": verdict}
+    return render_template("explorer", **values)
 
 
 # --- what is explored ---
