@@ -212,7 +212,8 @@ with --strict those of `check`""",
   jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
     "curve": curve.CURVE_EXAMPLES,
     "explore": """\
-  jaxprompt explore contextual.prompt_error  contextual.prompt_error.html: open it in a browser
+  jaxprompt explore contextual.prompt_error
+                                             contextual.prompt_error.html: open it in a browser
   jaxprompt explore contextual.prompt_error --from out --slider ridge --slider noise
                                              with the points and the verdict stored in out/""",
     "new": """\
