@@ -73,18 +73,18 @@ def ours(config: Config, repeats: int) -> float:
     moving, frozen = nnx.split_state(starts, nnx.Param, ...)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), moving)
     flat, decay, shape = (
-        adaptation._joined(moving),
-        adaptation._decay(like),
+        adaptation._flatten_runs(moving),
+        adaptation._weight_decay(like),
         adaptation._Shape.of(like),
     )
-    memory, ones = adaptation._fresh(flat), jnp.ones((1, 1))
-    data = adaptation._draw(("asc",), BATCH, config.inputs, ones, 0, keys)
+    memory, ones = adaptation._initial_moments(flat), jnp.ones((1, 1))
+    data = adaptation._draw_block(("asc",), BATCH, config.inputs, ones, 0, keys)
     data = [x[:, :STEPS] for x in data]
     rates = np.full(STEPS, 1e-3, np.float32)
     state = [flat, memory]
 
     def block() -> None:
-        *state[:], loss = adaptation._block(
+        *state[:], loss = adaptation._train_block(
             config, Added(), shape, False, *state, frozen, decay, *data, rates
         )
         loss.block_until_ready()

@@ -119,7 +119,7 @@ def draw_accuracy(folder: Path) -> None:
         name: experiments.train_or_load(plan)
         for name, plan in new_task_limit.plans(
             run["length"], run["steps"], jp.claim("prefix.new_task_limit").designs["quick"].trials,
-            experiments.seeds(key),
+            experiments.key_words(key),
         ).items()
     }  # fmt: skip
     arms = {
@@ -132,7 +132,7 @@ def draw_accuracy(folder: Path) -> None:
     table(left, rows, ["asc", "desc"], "pretrained on asc (1 layer, n = 6)")
     left.set_ylabel("adapted")
     key, run = check_key("prefix.skill_selection")
-    plans = skill_selection.plans(run["length"], run["steps"], experiments.seeds(key))
+    plans = skill_selection.plans(run["length"], run["steps"], experiments.key_words(key))
     base, prefixed = map(experiments.train_or_load, plans)
     known = list(skill_selection.KNOWN)
     chosen = skill_selection.best_runs(prefixed)

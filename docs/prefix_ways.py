@@ -44,7 +44,7 @@ class Setting(NamedTuple):
 def settings() -> tuple[Setting, Setting]:
     """The small models of `skill_selection` and `new_task_limit`, from five starts each."""
     mixture, _ = skill_selection.MODELS["small"](4)
-    known = experiments.pretrained(
+    known = experiments.plan_pretraining(
         mixture, skill_selection.KNOWN, Recipe(3000, 4e-3, falling=True), STARTS, (4, 0)
     )
     sorting = new_task_limit.plans(6, 750, STARTS, (4, 0))["base"]

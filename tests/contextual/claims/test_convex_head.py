@@ -122,7 +122,7 @@ def test_moments_against_quadrature(loss, mean, deviation, step):
 def test_jacobian_against_differences():
     x, law = np.array([1.0, 0.3, 1.2]), LAW.thinned(limits._FEWER_NODES)
     for loss in LOSSES:
-        at = lambda y, loss=loss: limits._equations(loss, y, law, 0.5, 0.05)  # noqa: E731
+        at = lambda y, loss=loss: limits._joint_equations(loss, y, law, 0.5, 0.05)  # noqa: E731
         jacobian = at(x)[1]
         for i in range(3):
             h = 1e-6 * np.eye(3)[i]

@@ -62,7 +62,7 @@ def test_against_direct_solutions(samples, chunks):
 def test_sums_of_outer_products_in_blocks(block, monkeypatch):
     """Wide sums are made below the diagonal only: in blocks that divide d, and that do not."""
     monkeypatch.setattr(module, "_BLOCK", block)
-    lower = module._outer(jnp.asarray(ROWS))
+    lower = module._outer_product(jnp.asarray(ROWS))
     np.testing.assert_allclose(np.tril(lower), np.tril(ROWS.T @ ROWS), rtol=1e-12)
     found = path((3, 8, 12, 400), (0.1,), (64, 64))
     for i, n in enumerate((3, 8, 12, 400)):
