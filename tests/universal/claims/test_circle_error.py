@@ -126,7 +126,7 @@ def test_prediction_and_simulation_search_apart(monkeypatch):
 
     given = {"centres": 7, "degree": 1, "concentration": 5.0}
     with monkeypatch.context() as patch:
-        for name in ("_supremum", "enlarged_maximum", "_best_concentration", "_nodal"):
+        for name in ("_largest_error", "enlarged_maximum", "_best_concentration", "_nodal_sum"):
             patch.setattr(circle_error, name, caught)
         jp.claim(CLAIM).simulate(key=0, trials=2, **given)
     for name in ("_worst_phase", "bisected_maximum", "_head_error"):
