@@ -121,7 +121,7 @@ SYMMETRIC = {
     ): "moved is Gaussian with mean 0",
     (
         "contextual.law.third_step._step_of_chunk",
-        "mean + np.einsum",
+        "mean + np.einsum('mij,mj->mi', root, nodes)",
     ): "moved is Gaussian with mean 0",
 }
 """Sums with a variable of symmetric law that is independent of all else, by function and place:
