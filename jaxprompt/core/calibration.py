@@ -207,7 +207,12 @@ def check_under_seeds(
         claim,
         closed_form=_remember_predictions(claim.closed_form),
         falsifiers=tuple(
-            Falsifier(f.name, f.description, _remember_predictions(f.predictor(claim.closed_form)))
+            # A control measures anew under every seed; there is no prediction of it to remember.
+            f
+            if f.simulation is not None
+            else Falsifier(
+                f.name, f.description, _remember_predictions(f.predictor(claim.closed_form))
+            )
             for f in claim.falsifiers
         ),
     )

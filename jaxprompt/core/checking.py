@@ -13,7 +13,7 @@ import jax
 
 from jaxprompt import stats
 from jaxprompt.core.comparing import standard_comparison
-from jaxprompt.core.designs import Cell, Design, split_into_cells
+from jaxprompt.core.designs import Cell, Design, Run, split_into_cells
 from jaxprompt.core.instances import evaluate_on_instances
 from jaxprompt.core.json_values import canonical, to_json_values
 from jaxprompt.core.keys import as_key, fold_in_parameters
@@ -290,12 +290,18 @@ def falsify_verdict(claim: Claim, verdict: Verdict) -> dict[str, Verdict]:
 
 
 def _check_control(claim: Claim, control: Falsifier, verdict: Verdict) -> Verdict:
-    """Measure the design of a verdict by the control's simulation, and judge it as the claim."""
+    """Measure the points of a verdict by the control's simulation, and judge it as the claim."""
     assert control.simulation is not None
     changed = dataclasses.replace(claim, simulation=control.simulation, figure=None)
     started = time.perf_counter()
+    # The same points with as many trials, whatever `--trials` and `--point` made of the design.
+    measured = [cell for cell in verdict.cells if cell.estimates]
+    runs = [
+        Run(cell.parameters, trials=max(e.trials for e in cell.estimates.values()))
+        for cell in measured
+    ]
     key = jax.random.fold_in(as_key(verdict.seed or 0), 1)
-    cells = tuple(measure_runs(changed, claim.designs[verdict.profile], key))
+    cells = tuple(measure_runs(changed, Design(*runs), key))
     about = (verdict.profile, verdict.seed, time.perf_counter() - started, control.name)
     return _judge_cells(changed, claim.closed_form, cells, *about)
 

@@ -54,3 +54,20 @@ def test_a_control_that_keeps_the_hypothesis_survives():
     control = jp.Falsifier.control("same", "still independent", jp.per_trial(independent))
     own = claim(control)
     assert own.falsify_cells(own.check())["same"].status is Status.CONFIRMED
+
+
+def test_a_control_has_the_points_and_trials_that_were_checked():
+    control = jp.Falsifier.control("equal", "signs that follow the first", jp.per_trial(equal))
+    own = claim(control)
+    judged = own.falsify_cells(own.check(trials=500, point={"terms": 16}))["equal"]
+    (cell,) = judged.cells
+    assert cell.parameters["terms"] == 16
+    assert cell.estimates["square"].trials == 500
+
+
+def test_calibration_measures_a_control_under_every_seed():
+    control = jp.Falsifier.control("equal", "signs that follow the first", jp.per_trial(equal))
+    counted = jp.calibrate(claim(control), 3)
+    assert counted.falsifiers["equal"].hits == 3
+    same = jp.Falsifier.control("same", "still independent", jp.per_trial(independent))
+    assert jp.calibrate(claim(same), 3).falsifiers["same"].hits == 0
