@@ -20,11 +20,13 @@ def write_explorer(options: argparse.Namespace) -> int:
 
     claim = claim_named(options.id)
     points, verdict = _stored(options.source, claim.id) if options.source else ([], None)
-    found = explore(claim, x=options.x, y=options.y, sliders=options.slider or (), points=points)
+    exploration = explore(
+        claim, x=options.x, y=options.y, sliders=options.slider or (), points=points
+    )
     path: Path = options.out or Path(f"{claim.id}.html")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, explorer_page(claim, found, verdict).encode())
+        write_atomically(path, explorer_page(claim, exploration, verdict).encode())
     except OSError as error:
         raise UsageError(
             f"--out '{short(str(path))}' cannot be written ({error.strerror}): choose another file"
@@ -46,5 +48,5 @@ def _stored(folder: Path, id: str) -> tuple[list[dict[str, Any]], Mapping[str, A
     entry = None
     if report.has_report(folder):
         entries = report.read_report(folder)["claims"]
-        entry = next((found for found in entries if found["id"] == id), None)
+        entry = next((e for e in entries if e["id"] == id), None)
     return points, entry

@@ -47,8 +47,8 @@ def available_memory() -> tuple[int, str]:
     limits = [(physical // _processes, "this machine has")] if physical else []
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        left = max(0, soft - _virtual_bytes())
-        limits.append((left, "the limit of this process (ulimit -v) leaves"))
+        unused = max(0, soft - _virtual_bytes())
+        limits.append((unused, "the limit of this process (ulimit -v) leaves"))
     with contextlib.suppress(OSError, ValueError):
         limits.extend((value // _processes, "this container has") for value in _cgroup_limits())
     return min(limits, default=(2**63 - 1, "this machine has"))

@@ -174,8 +174,8 @@ def best_known_prompt(ratio: float, *, probe: bool = False, **model: Any) -> Kno
     setting, ratio = _make_setting(model, where), _check_ratio(ratio, where)
     _, length, power = _units(setting)
 
-    def error(place: np.ndarray) -> float:
-        norm, ridge = np.exp(place) * (length, power)
+    def error(logarithms: np.ndarray) -> float:
+        norm, ridge = np.exp(logarithms) * (length, power)
         return _coarse_error(setting, ratio, norm, 1.0, ridge)
 
     if probe:
@@ -183,8 +183,8 @@ def best_known_prompt(ratio: float, *, probe: bool = False, **model: Any) -> Kno
         norm, ridge = 0.0, best_ridge(features, ratio)
     else:
         starts = [(norm, ridge) for norm in (-1.0, 1.0) for ridge in (-2.0, 4.0)]
-        place = np.exp(_least(error, starts, (_LOG_NORM, _LOG_RIDGE))) * (length, power)
-        norm, ridge = (float(x) for x in place)
+        multiples = np.exp(_least(error, starts, (_LOG_NORM, _LOG_RIDGE)))
+        norm, ridge = (float(x) for x in multiples * (length, power))
         features = learned_features(setting, norm, 1.0)
     return KnownPrompt(float(ridge_limit(features, ratio, ridge).error.mean()), norm, ridge)
 
@@ -219,10 +219,11 @@ def best_split(ratio: float, *, least_share: float = 0.05, **model: Any) -> Spli
             known[shares] = _best_two_steps(setting, total, 1 - last, least_share)
         return known[shares]
 
-    def error(place: np.ndarray) -> float:
-        norm, ridge = np.exp(place[1:]) * (length, power)
-        cosine = best_steps(float(place[0]))[0]
-        return _coarse_error(setting, 1 / (total * place[0]), norm, cosine, ridge)
+    def error(choice: np.ndarray) -> float:
+        share, *logarithms = choice
+        norm, ridge = np.exp(logarithms) * (length, power)
+        cosine = best_steps(float(share))[0]
+        return _coarse_error(setting, 1 / (total * share), norm, cosine, ridge)
 
     bounds = ((least_share, 1 - 2 * least_share), _LOG_NORM, _LOG_RIDGE)
     starts = [
@@ -275,19 +276,19 @@ def best_reuse(ratio: float, **model: Any) -> Reuse:
     setting, ratio = _make_setting(model, "best_reuse"), _check_ratio(ratio, "best_reuse")
     units = np.array(_units(setting))
 
-    def limit(place: np.ndarray, **nodes: int) -> Any:
-        rate, norm, ridge = (float(x) for x in np.exp(place) * units)
+    def limit(logarithms: np.ndarray, **nodes: int) -> Any:
+        rate, norm, ridge = (float(x) for x in np.exp(logarithms) * units)
         return same_data_limit(setting, ratio, ridge, norm, rate, **nodes)
 
-    def error(place: np.ndarray) -> float:
-        value = limit(place, nodes=2 * _NODES, replicates=_REPLICATES).error.mean()
+    def error(logarithms: np.ndarray) -> float:
+        value = limit(logarithms, nodes=2 * _NODES, replicates=_REPLICATES).error.mean()
         return float(value) if np.isfinite(value) else 1.0
 
     starts = [(-0.5, norm, ridge) for norm, ridge in ((0.0, 2.0), (-1.5, 5.0), (0.0, -1.0))]
-    place = _least(error, starts, (_LOG_RATE, _LOG_NORM, _LOG_RIDGE))
-    found = limit(place)
-    rate, norm, ridge = (float(x) for x in np.exp(place) * units)
-    return Reuse(float(found.error.mean()), rate, norm, ridge, float(found.prompt_alignment.mean()))
+    logarithms = _least(error, starts, (_LOG_RATE, _LOG_NORM, _LOG_RIDGE))
+    best = limit(logarithms)
+    rate, norm, ridge = (float(x) for x in np.exp(logarithms) * units)
+    return Reuse(float(best.error.mean()), rate, norm, ridge, float(best.prompt_alignment.mean()))
 
 
 # --- one pass of SGD ---
@@ -318,8 +319,8 @@ def best_rates(ratio: float, *, loss: Loss = "square", **model: Any) -> BestRate
     setting, ratio = _make_setting(model, "best_rates"), _check_ratio(ratio, "best_rates")
     unit = 1 / unit_of_energy(setting)
 
-    def error(place: np.ndarray) -> float:
-        rates = Rates(*(float(x) for x in np.exp(place) * unit))
+    def error(logarithms: np.ndarray) -> float:
+        rates = Rates(*(float(x) for x in np.exp(logarithms) * unit))
         try:
             state = _coarse_path(setting, rates, _START, loss).at(1 / ratio)
         except NumericalError:
@@ -328,8 +329,8 @@ def best_rates(ratio: float, *, loss: Loss = "square", **model: Any) -> BestRate
 
     head = np.log(10 * ratio)
     starts = [(head, np.log(15.0)), (head, np.log(4.0))]
-    place = _least(error, starts, ((-9.0, 6.0), (-9.0, 6.0)))
-    rates = Rates(*(float(x) for x in np.exp(place) * unit))
+    logarithms = _least(error, starts, ((-9.0, 6.0), (-9.0, 6.0)))
+    rates = Rates(*(float(x) for x in np.exp(logarithms) * unit))
     state = flow_path(setting, rates, _START, loss).at(1 / ratio)
     return BestRates(float(symmetric_error(setting, state).mean()), rates.head, rates.prompt)
 

@@ -29,11 +29,11 @@ class Spectrum(NamedTuple):
 
 def spectrum(dim: int, exponent: float, signal: float, context: float) -> Spectrum:
     """Eigenvalues :math:`\\propto x^{-p}`, and orthogonal w⋆ and q⋆ of the given norms."""
-    place = np.arange(dim)
-    x = (place + 0.5) / dim
+    coordinate = np.arange(dim)
+    x = (coordinate + 0.5) / dim
     eigenvalues = x**-exponent
-    w = np.where(place % 2, 1.0, -1.0) * (1 + x)
-    q = np.where(place % 4 < 2, 1.0, -1.0) * (1.5 - x)
+    w = np.where(coordinate % 2, 1.0, -1.0) * (1 + x)
+    q = np.where(coordinate % 4 < 2, 1.0, -1.0) * (1.5 - x)
     q = q - (q @ w) / (w @ w) * w
     return Spectrum(
         eigenvalues / eigenvalues.mean(),
