@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -352,5 +353,6 @@ def write_claim_file(options: argparse.Namespace) -> int:
         raise UsageError(f"'{path}' exists: choose another name, or remove it") from None
     except OSError as error:
         raise UsageError(f"'{path}' cannot be written ({error.strerror}): choose another") from None
-    print(f"{path}: a claim of the kind {options.kind}; next: jaxprompt check {path} --falsify")
+    command = shlex.join(["jaxprompt", "check", str(path), "--falsify"])
+    print(f"{path}: a claim of the kind {options.kind}; next: {command}")
     return 0

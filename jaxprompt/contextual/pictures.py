@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
 from jaxprompt.core.json_values import canonical
 
-__all__ = ["along_samples", "half_width"]
+__all__ = ["along_samples"]
 
 _REACH = 4.0
 """How far a curve goes below and above the samples that were measured, as a factor."""
@@ -69,14 +67,8 @@ def _marks(
                 "points",
                 [row.parameters["samples"] / row.parameters["dim"] for row in shown],
                 [row.simulated for row in shown],
-                half=[half_width(row) for row in shown],
+                half=[row.half_width for row in shown],
                 colour=colour,
             ),
         ]
     return marks
-
-
-def half_width(row: Any) -> float:
-    """Half the 95 % interval of a row's measured number; 0 where it is exact."""
-    error = math.hypot(row.stderr, row.predicted_stderr)
-    return float(student.ppf(0.975, max(row.trials - 1, 1))) * error if error else 0.0

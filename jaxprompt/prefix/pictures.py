@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
-from scipy.stats import t as student
 
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
 from jaxprompt.prefix.head_identity import Layer, draw_layer, head_from_scores
@@ -117,7 +115,7 @@ def bars_against_limits(
                     continue
                 marks = [
                     Mark("bars", range(len(shown)), [r.simulated for r in shown],
-                         half=[_half_width(r) for r in shown], label="measured")
+                         half=[r.half_width for r in shown], label="measured")
                 ]  # fmt: skip
                 for colour, side in enumerate(("upper", "lower"), 1):
                     held = [(i, r.predicted) for i, r in enumerate(shown) if r.side == side]
@@ -135,8 +133,3 @@ def bars_against_limits(
         return made
 
     return panels
-
-
-def _half_width(row: Any) -> float:
-    error = math.hypot(row.stderr, row.predicted_stderr)
-    return float(student.ppf(0.975, max(row.trials - 1, 1))) * error if error else 0.0

@@ -16,10 +16,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scipy import stats as sps
-
 from jaxprompt.errors import UsageError
 from jaxprompt.presentation.files import replacing
+from jaxprompt.stats import half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,7 +194,7 @@ def add_title_and_caption(figure: Figure, title: str, caption: str, *, rows: int
 def half_widths(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Half widths of Student's 95 % intervals; 0 for what has no sampling error."""
     return [
-        float(sps.t.ppf(0.975, point_trials(r) - 1)) * r["stderr"] if r["stderr"] > 0 else 0.0
+        float(half_width(r["stderr"], point_trials(r) - 1)) if r["stderr"] > 0 else 0.0
         for r in rows
     ]
 

@@ -30,7 +30,7 @@ from jaxprompt.presentation.canvas import (
     new_figure,
     plain_log_ticks,
 )
-from jaxprompt.stats import Row
+from jaxprompt.stats import Row, half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,11 +94,6 @@ def _predict_at_cell(claim: Claim, parameters: Mapping[str, Any]) -> Mapping[str
     return claim.predict(**{n: v for n, v in parameters.items() if n in predicting})
 
 
-def _half_width(stderr: float, dof: float) -> float:
-    """Half width of Student's 95 % interval."""
-    return float(sps.t.ppf(0.975, max(dof, 1.0))) * stderr if stderr > 0 else 0.0
-
-
 def _varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
     """Names of the parameters that differ between points."""
     names = dict.fromkeys(name for table in tables for name in table)
@@ -106,13 +101,10 @@ def _varying(tables: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _label(parameters: Mapping[str, Any], names: Sequence[str]) -> str:
-    """What tells a point from the others, in words."""
-    named = [
-        f"{n} {format_value(parameters.get(n))}"
-        for n in names
-        if np.ndim(parameters.get(n, 0)) == 0
-    ]
-    return ", ".join(named)
+    """What tells a point from the others, in words; what it leaves out or has as a list is not."""
+    values = {n: parameters.get(n) for n in names}
+    shown = {n: v for n, v in values.items() if v is not None and np.ndim(v) == 0}
+    return ", ".join(f"{n} {format_value(v)}" for n, v in shown.items())
 
 
 def fit_tables(
@@ -140,7 +132,7 @@ def _fit_tables(
         measured = zip(fit.sizes, fit.values, fit.stderrs, fit.dofs, strict=True)
         points += [
             {"series": series, "role": "measured", "size": size, "x": _axis_value(size, power),
-             "y": y, "half": _half_width(error, dof), "note": ""}
+             "y": y, "half": float(half_width(error, dof)), "note": ""}
             for size, y, error, dof in measured
         ]  # fmt: skip
         lines += [
@@ -159,7 +151,7 @@ def _fit_tables(
             measured_text = f"{row.simulated:.3f} ± {row.stderr:.3f}"
             points[-1]["note"] = f"exponent {measured_text}, predicted {row.predicted:g}"
         else:
-            half = _half_width(row.stderr, min(fit.dofs))
+            half = float(half_width(row.stderr, min(fit.dofs)))
             points.append(
                 {"series": series, "role": "limit", "size": math.inf, "x": 0.0,
                  "y": row.simulated - row.predicted, "half": half, "note": ""}
@@ -257,7 +249,7 @@ def _function_tables(
         places = np.asarray(cell.parameters.get(axis, range(len(mean))), np.float64)
         dof = float(np.min(getattr(estimate, "dof", estimate.trials - 1)))
         # Bonferroni: the band holds the whole function with probability 95 %.
-        factor = float(sps.t.isf(0.025 / len(mean), max(dof, 1.0)))
+        factor = float(half_width(1.0, dof, 1 - 0.05 / len(mean)))
         errors = np.broadcast_to(np.asarray(estimate.stderr, np.float64), mean.shape)
         predicted = np.broadcast_to(_predict_at_cell(claim, cell.parameters)[name], mean.shape)
         series = _label(cell.parameters, [n for n in names if n != axis])
@@ -285,11 +277,9 @@ def _value_tables(
     for row_index, row in enumerate(ordered):
         series = _label(row.parameters, others) or (row.note if not x_name else "")
         x = float(row.parameters[x_name]) if x_name else float(row_index)
-        error = math.hypot(row.stderr, row.predicted_stderr)
-        half = _half_width(error, max(row.trials - 1, 1))
         points.append(
-            {"series": series, "role": "measured", "x": x, "y": row.simulated, "half": half,
-             "along": x_name}
+            {"series": series, "role": "measured", "x": x, "y": row.simulated,
+             "half": row.half_width, "along": x_name}
         )  # fmt: skip
         role = {"upper": "at most", "lower": "at least"}.get(row.side, "theory")
         lines.append({"series": series, "role": role, "x": x, "y": row.predicted})

@@ -15,6 +15,7 @@ __all__ = [
     "binomial_interval",
     "combine",
     "exact_estimate",
+    "half_width",
     "interval",
     "jackknife",
     "mean_estimate",
@@ -272,8 +273,13 @@ def interval(estimate: Estimate, level: float = 0.95) -> tuple[Any, Any]:
     require_level("level", level)
     if getattr(estimate, "kind", "") == "proportion" and np.ndim(estimate.mean) == 0:
         return binomial_interval(round(estimate.mean * estimate.trials), estimate.trials, level)
-    half = sps.t.ppf(0.5 + level / 2, max(estimate.trials - 1, 1)) * np.asarray(estimate.stderr)
+    half = half_width(np.asarray(estimate.stderr), estimate.trials - 1, level)
     return estimate.mean - half, estimate.mean + half
+
+
+def half_width(stderr: Any, dof: float, level: float = 0.95) -> Any:
+    """Half the width of Student's interval of a number with that standard error; 0 for none."""
+    return sps.t.ppf(0.5 + level / 2, max(dof, 1)) * stderr
 
 
 def binomial_interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:

@@ -24,7 +24,7 @@ import numpy as np
 from scipy import optimize, special
 from scipy import stats as sps
 
-from jaxprompt.stats.estimates import require_level
+from jaxprompt.stats.estimates import half_width, require_level
 
 __all__ = [
     "FIT_LEVEL",
@@ -226,6 +226,12 @@ class Row:
     goodness: float = 1.0
     systematic: float = 0.0
     fit: FittedLine | None = None
+
+    @property
+    def half_width(self) -> float:
+        """Half of Student's 95 % interval of the difference; 0 where both sides are exact."""
+        error = math.hypot(self.stderr, self.predicted_stderr)
+        return float(half_width(error, self.trials - 1))
 
 
 # --- several hypotheses ---
