@@ -468,13 +468,16 @@ def run_case(case: Case) -> None:
     whole = case.folder / "whole"
     span = run_whole(case, whole, codes=(0, 3)).seconds
     faults = [f for f in FAULTS if case.own or f not in (edit, edit_simulation)]
-    for _ in range(case.chance.randrange(2, 7)):
+    # What the disturbed sweep may hold: the undisturbed one as it was since that last came to its
+    # end. A fault may strike before the disturbed one follows an edit, and several may.
+    earlier: list[Path] = []
+    for step in range(case.chance.randrange(2, 7)):
         fault = case.chance.choices(faults, [FAULTS[f] for f in faults])[0]
         if fault in (grow, edit) and not case.broken and case.chance.random() < 0.5:
             run_whole(case, case.out, workers=case.workers, codes=(0, 3))
-        before = whole.with_name("before")
-        shutil.rmtree(before, ignore_errors=True)
-        shutil.copytree(whole, before)
+            earlier.clear()
+        if fault in (grow, edit):
+            earlier.append(shutil.copytree(whole, case.folder / f"before {step}"))
         case.happened.append(fault(case, span))
         case.write()
         if fault in (grow, edit):
@@ -482,7 +485,7 @@ def run_case(case: Case) -> None:
             run_whole(case, whole, codes=(0, 3))
         held = read_held(case.out, damaged=case.broken)
         if held is not None and case.happened[-1] != "more trials":
-            require_right(held, [whole, before])
+            require_right(held, [whole, *earlier])
     finished = read_held(case.out, damaged=case.broken)
     case.log.unlink(missing_ok=True)
     codes = (0, 2, 3) if case.broken else (0, 3)
