@@ -337,3 +337,165 @@ def test_functions_vmap_and_differentiate():
     assert pooled.shape == (3, 4)
     slope = jax.grad(lambda q: attention.prompt_attention(tokens[0], q).sum())(jnp.ones(4))
     assert np.isfinite(slope).all()
+
+
+class TestMasks:
+    """Masks of positions, and masks as models hold them."""
+
+    @pytest.mark.parametrize("causal", [True, False])
+    @pytest.mark.parametrize("window", [None, 1, 3, 20])
+    def test_visible_positions(self, causal, window):
+        queries, keys = [0, 1, 5, 9], [-3, -2, -1, 0, 4, 5, 6]
+        seen = attention.visible_positions(queries, keys, causal=causal, window=window)
+        for i, p in enumerate(queries):
+            for j, r in enumerate(keys):
+                near = window is None or abs(p - r) < window
+                assert bool(seen[i, j]) == (near and (r <= p or not causal))
+
+    def test_a_window_hides_the_prefix_from_late_queries(self):
+        """Of 12 queries and a window of 6, seven see no prefix just before them: 58 %."""
+        seen = attention.visible_positions(range(12), range(-3, 0), window=6)
+        assert (~np.asarray(seen).any(axis=1)).mean() == pytest.approx(7 / 12)
+
+    def test_a_window_of_nothing_is_refused(self):
+        with pytest.raises(ParameterError, match=r"`window`.*≥ 1"):
+            attention.visible_positions([0], [0], window=0)
+
+    @pytest.mark.parametrize(
+        ("dtype", "widened"),
+        [("bfloat16", False), ("float16", False), ("float32", False), ("float64", False),
+         ("bfloat16", True), ("float32", True)],
+    )  # fmt: skip
+    def test_the_least_number_of_a_dtype_hides(self, dtype, widened):
+        """Also in a mask that was widened afterwards, but for float16, whose least is a score."""
+        with jax.enable_x64(True):
+            least = jnp.finfo(dtype).min
+            mask = jnp.asarray([[0, least, -1.5, -jnp.inf]], dtype)
+            visible, added = attention.split_mask(mask.astype("float64") if widened else mask)
+            np.testing.assert_array_equal(visible, [[True, False, True, False]])
+            np.testing.assert_array_equal(np.asarray(added, float), [[0, 0, -1.5, 0]])
+
+    def test_truth_values_add_nothing(self):
+        visible, added = attention.split_mask(np.array([1, 0]))
+        assert added is None
+        np.testing.assert_array_equal(visible, [True, False])
+        assert attention.split_mask(None) == (None, None)
+
+    @pytest.mark.usefixtures("x64")
+    def test_a_float_mask_is_added_after_the_cap(self, rng):
+        queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (6, 3), (6, 2)))
+        bias = rng.normal(size=(5, 6))
+        bias[2, :4] = np.finfo(np.float32).min
+        found = attention.attention_head(queries, keys, values, bias, scale=0.7, soft_cap=1.2)
+        for i in range(5):
+            terms = [
+                np.exp(1.2 * np.tanh(0.7 * (queries[i] @ keys[j]) / 1.2) + bias[i, j])
+                for j in range(6)
+            ]
+            expected = sum(t * v for t, v in zip(terms, values, strict=True)) / sum(terms)
+            np.testing.assert_allclose(found[i], expected, rtol=1e-12)
+
+    @pytest.mark.usefixtures("x64")
+    def test_every_query_head_may_have_its_own_mask(self, rng):
+        queries = rng.normal(size=(6, 5, 3))
+        keys, values = rng.normal(size=(2, 7, 3)), rng.normal(size=(2, 7, 2))
+        seen = attention.visible_positions(range(5), range(-2, 5), window=4)
+        mask = np.where(seen, attention.alibi_bias(6, range(5), range(-2, 5)), -np.inf)
+        split = attention.grouped_prefixed_heads(
+            queries, keys[:, 2:], values[:, 2:], keys[:, :2], values[:, :2],
+            mask[..., 2:], mask[..., :2],
+        )  # fmt: skip
+        for head in range(6):
+            for i in range(5):
+                score = queries[head, i] @ keys[head // 3].T
+                bias = [-(2.0 ** -(2 * (head + 1))) * abs(i - j) for j in range(-2, 5)]
+                if head >= 4:  # six heads: four of four, then the first two odd ones of eight
+                    bias = [-(2.0 ** -(2 * head - 7)) * abs(i - j) for j in range(-2, 5)]
+                terms = np.exp(score + bias) * [j <= i and i - j < 4 for j in range(-2, 5)]
+                expected = terms @ values[head // 3] / terms.sum()
+                np.testing.assert_allclose(split.output[head, i], expected, rtol=1e-12)
+                mass = terms[:2].sum() / terms.sum()
+                assert float(split.mass[head, i]) == pytest.approx(mass, rel=1e-12)
+
+    def test_masks_for_another_number_of_heads_are_refused(self):
+        x = np.ones((4, 2, 2), np.float32)
+        with pytest.raises(ParameterError, match=r"`mask`.*4 along its first axis"):
+            attention.grouped_heads(x, x[:2], x[:2], np.ones((2, 2, 2), bool))
+
+
+class TestPositions:
+    """Encodings of positions, against turns of complex numbers and tables from their papers."""
+
+    @pytest.mark.usefixtures("x64")
+    @pytest.mark.parametrize("base", [100.0, 10_000.0])
+    def test_rotation_is_a_turn_of_complex_numbers(self, rng, base):
+        vectors = rng.normal(size=(2, 4, 6))
+        turned = np.asarray(attention.rotate(vectors, [-3, 0, 1, 70], base))
+        for i, position in enumerate([-3, 0, 1, 70]):
+            for pair in range(3):
+                number = vectors[:, i, pair] + 1j * vectors[:, i, pair + 3]
+                number = number * np.exp(1j * position / base ** (pair / 3))
+                np.testing.assert_allclose(turned[:, i, pair], number.real, atol=1e-13)
+                np.testing.assert_allclose(turned[:, i, pair + 3], number.imag, atol=1e-13)
+
+    def test_rotation_keeps_the_dtype_and_the_angle(self):
+        """Position 257 is no bfloat16, yet the vector is turned by the angle of 257."""
+        one = jnp.asarray([[1.0, 0.0]], jnp.bfloat16)
+        turned = attention.rotate(one, [257])
+        assert turned.dtype == jnp.bfloat16
+        np.testing.assert_allclose(
+            np.asarray(turned, float)[0], [np.cos(257), np.sin(257)], atol=4e-3
+        )
+
+    def test_slopes_of_alibi(self):
+        np.testing.assert_allclose(attention.alibi_slopes(8), [2.0**-h for h in range(1, 9)])
+        # Published for 12 heads: those of 8, then 2^(-1/2), 2^(-3/2), ...
+        np.testing.assert_allclose(
+            attention.alibi_slopes(12), [*(2.0**-h for h in range(1, 9)),
+                                         *(2.0 ** -(h + 0.5) for h in range(4))],
+        )  # fmt: skip
+        bias = attention.alibi_bias(2, [0, 5], [-1, 5])
+        np.testing.assert_allclose(bias[0], np.array([[-1, 5], [-6, 0]]) / 16)
+
+    def test_buckets_of_t5(self):
+        """Causal: 16 single distances of 32 buckets, then edges that grow up to 128."""
+        found = attention.relative_buckets([200], [200 - d for d in range(200)])[0]
+        assert list(found[:16]) == list(range(16))
+        for distance in range(16, 200):
+            # Bucket b holds the distances from 16 · 8^((b - 16)/16) on.
+            edges = sum(distance >= 16 * 8 ** (k / 16) - 1e-9 for k in range(1, 16))
+            assert found[distance] == 16 + edges, distance
+        assert attention.relative_buckets([0], [9])[0, 0] == 0
+        both = attention.relative_buckets([10], [9, 10, 11], causal=False)[0]
+        assert list(both) == [1, 0, 17]
+
+    def test_odd_widths_and_no_heads_are_refused(self):
+        with pytest.raises(ParameterError, match=r"`head_dim`.*even"):
+            attention.rotary_frequencies(5)
+        with pytest.raises(ParameterError, match="`base`"):
+            attention.rotary_frequencies(4, 0.0)
+        with pytest.raises(ParameterError, match="`heads`"):
+            attention.alibi_slopes(0)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("size", [1.0, 10.0])
+def test_rounding_stays_within_its_allowance(rng, dtype, size):
+    """Exact sums of the very numbers a head was given: it differs by less, but not by nothing."""
+    with jax.enable_x64(True):
+        given = [
+            jnp.asarray(rng.normal(size=s), dtype)
+            for s in ((40, 16), (12, 16), (12, 4), (3, 16), (3, 4))
+        ]
+        wide = [np.asarray(x, np.float64) for x in given]
+        scores = np.abs(wide[0] @ np.concatenate([wide[1], wide[3]]).T).max()
+        scale = float(jnp.asarray(size / scores, dtype))
+        found = attention.prefixed_head(*given, scale=scale)
+        assert found.output.dtype == dtype
+        keys, values = (np.concatenate([wide[i + 2], wide[i]]) for i in (1, 2))
+        expected, weights = masked_head(wide[0], keys, values, np.ones((40, 15), bool), scale)
+    allowed = attention.rounding_allowance(dtype, terms=16, largest_score=size)
+    largest = np.abs(values).max()
+    off = np.abs(np.asarray(found.output, np.float64) - expected).max() / largest
+    assert allowed / 300 < off < allowed
+    assert np.abs(np.asarray(found.mass, np.float64) - weights[:, :3].sum(1)).max() < allowed

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.attention import attention_head, log_sum_and_weights
+from jaxprompt.attention import attention_head, log_sum_and_weights, rounding_allowance
 from jaxprompt.compute import random_table
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
@@ -61,7 +61,7 @@ the plain head's output, one that sees no content has the bias alone.
 @jax.jit
 def head_from_scores(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
-    visible: Any = None, prefix_visible: Any = None,
+    visible: Any = None, prefix_visible: Any = None, sink_scores: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
     r"""Output (…, v), patterns (…, m) and (…, n) and mass (…) of a head with a prefix.
 
@@ -71,6 +71,11 @@ def head_from_scores(
     with p the softmax over the prefix alone and t the output without it. Leading axes broadcast;
     dtype as given. Neither overflows nor divides by 1 − α. Scores of −∞ count as not seen. Where
     no prefix is seen α = 0, where no content is seen α = 1, and where nothing is seen all is NaN.
+
+    With `sink_scores` (…), one number for each query, attention also goes to a sink that has no
+    value: the three masses are one softmax over the sink's score and the two logarithms above, and
+    the result has `content_mass` and `sink_mass` (…) too. A query that sees nothing else then gives
+    everything to the sink, and 0.
     """
     content, prefix = jnp.asarray(content_scores), jnp.asarray(prefix_scores)
     if visible is not None:
@@ -79,8 +84,15 @@ def head_from_scores(
         prefix = jnp.where(jnp.asarray(prefix_visible) > 0, prefix, -jnp.inf)
     prefix_log, prefix_weights = log_sum_and_weights(prefix)
     content_log, content_weights = log_sum_and_weights(content)
-    gap = prefix_log - content_log
-    mass, content_mass = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
+    masses: dict[str, Array] = {}
+    if sink_scores is None:
+        gap = prefix_log - content_log
+        mass, content_mass = jax.nn.sigmoid(gap), jax.nn.sigmoid(-gap)
+    else:
+        sink = jnp.asarray(sink_scores, prefix_log.dtype)
+        logs = jnp.stack(jnp.broadcast_arrays(sink, prefix_log, content_log), axis=-1)
+        sink_mass, mass, content_mass = jnp.moveaxis(jax.nn.softmax(logs, axis=-1), -1, 0)
+        masses = {"content_mass": content_mass, "sink_mass": sink_mass}
     bias = jnp.einsum("...n,...nv->...v", prefix_weights, jnp.asarray(prefix_values))
     output = jnp.einsum("...m,...mv->...v", content_weights, jnp.asarray(content_values))
     return {
@@ -88,6 +100,7 @@ def head_from_scores(
         "attention": content_mass[..., None] * content_weights,
         "prefix_attention": mass[..., None] * prefix_weights,
         "prefix_mass": mass,
+        **masses,
     }
 
 
@@ -153,9 +166,11 @@ def _require_something_visible(params: Mapping[str, Any], where: str) -> None:
 
 def head_by_definition(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
-    visible: Any = None, prefix_visible: Any = None,
+    visible: Any = None, prefix_visible: Any = None, sink_scores: Any = None,
 ) -> dict[str, Array]:  # fmt: skip
     """The same numbers by the definition, for one query: one softmax over prefix and content.
+
+    With `sink_scores`, one number, it goes over the sink too.
 
     Raises:
         ParameterError: `content_scores` is not of one query.
@@ -166,14 +181,15 @@ def head_by_definition(
             "call simulate once for each query",
         )  # fmt: skip
     return _head_by_definition(
-        content_scores, content_values, prefix_scores, prefix_values, visible, prefix_visible
-    )
+        content_scores, content_values, prefix_scores, prefix_values, visible, prefix_visible,
+        sink_scores,
+    )  # fmt: skip
 
 
 @functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
 def _head_by_definition(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
-    visible: Any, prefix_visible: Any,
+    visible: Any, prefix_visible: Any, sink_scores: Any,
 ) -> dict[str, Array]:  # fmt: skip
     scores = jnp.concatenate([jnp.asarray(prefix_scores), jnp.asarray(content_scores)])
     values = jnp.concatenate([jnp.asarray(prefix_values), jnp.asarray(content_values)])
@@ -184,15 +200,18 @@ def _head_by_definition(
     if prefix_visible is not None:
         seen = seen.at[:count].set(jnp.asarray(prefix_visible) > 0)
     query, keys = jnp.ones((1, 1), scores.dtype), scores[:, None]
-    output = attention_head(query, keys, values, seen[None])[0]
+    output = attention_head(query, keys, values, seen[None], sink_score=sink_scores)[0]
     every_weight = jnp.eye(len(scores), dtype=scores.dtype)
-    pattern = attention_head(query, keys, every_weight, seen[None])[0]
-    return {
+    pattern = attention_head(query, keys, every_weight, seen[None], sink_score=sink_scores)[0]
+    head = {
         "output": output,
         "attention": pattern[count:],
         "prefix_attention": pattern[:count],
         "prefix_mass": pattern[:count].sum(),
     }
+    if sink_scores is None:
+        return head
+    return {**head, "content_mass": pattern[count:].sum(), "sink_mass": 1 - pattern.sum()}
 
 
 # --- random layers ---
@@ -371,10 +390,11 @@ def rounding_tolerance(point: Mapping[str, Any], predicted: Any) -> float:
     if "precision" not in point:
         return QUERY_TOLERANCE
     terms = 2 * point["width"] + point["width"] // point["heads"]
-    eps = float(jnp.finfo(point["precision"]).eps)  # NumPy alone does not know bfloat16
     sizes = np.abs(np.asarray(predicted, np.float64))
     size = float(sizes.max(initial=1.0, where=np.isfinite(sizes)))
-    return terms**0.5 * eps * size * (1.0 + point["scale"])
+    return rounding_allowance(
+        point["precision"], terms=terms, largest_score=point["scale"], largest_value=size
+    )
 
 
 # --- worked examples ---

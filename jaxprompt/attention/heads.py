@@ -1,75 +1,74 @@
-r"""Attention on one sequence, as pure functions; the caller vmaps.
+r"""Softmax heads on one sequence, without and with a prefix (Petrov et al., ICLR 2024).
 
-Symbols: ``X`` holds the `tokens` as rows, ``q`` is a prompt, :math:`\varphi` the softmax. Every
-function computes in the dtype of its arguments. Sources: Oymak et al., ICML 2023 (prompt
-attention and its rivals); Petrov et al., ICLR 2024 (heads with a prefix).
+The options are those of models in use: scale, soft cap, learned sinks, masks of truth values or of
+a float type, keys and values shared by groups of query heads.
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Shaped
 
+from jaxprompt.attention.masks import split_mask
 from jaxprompt.errors import ParameterError
 
 __all__ = [
     "PrefixedOutput",
     "attention_head",
+    "attention_scores",
     "grouped_heads",
     "grouped_prefixed_heads",
-    "linear_pooling",
-    "linear_prompt_attention",
     "log_sum_and_weights",
     "prefixed_head",
-    "prompt_attention",
-    "prompt_weights",
-    "self_attention",
 ]
 
 Given = Array | np.ndarray
 """What callers may pass: JAX or NumPy arrays."""
 
 
-def prompt_weights(tokens: Float[Given, "T d"], prompt: Float[Given, " d"]) -> Float[Array, " T"]:
-    r"""Softmax weights of a prompt: :math:`\varphi(Xq)`."""
-    return jax.nn.softmax(jnp.asarray(tokens) @ prompt)
+def attention_scores(
+    queries: Float[Given, "*batch T k"],
+    keys: Float[Given, "*batch S k"],
+    mask: Shaped[Given, ...] | None = None,
+    *,
+    scale: float = 1.0,
+    soft_cap: float | None = None,
+) -> Float[Array, "*batch T S"]:
+    r"""Scores of every query on every key, as the softmax takes them.
 
+    Scores are multiplied by `scale` (models divide by :math:`\sqrt k`), and with `soft_cap`
+    :math:`c` then become :math:`c\tanh(\ell/c)`. `mask`, which broadcasts to their shape, is true
+    where a query may look, or is of a float type and added after the cap: position biases, and
+    −∞ or the least number of its dtype where a query may not look
+    (:func:`~jaxprompt.attention.masks.split_mask`). There the score is −∞.
 
-def prompt_attention(tokens: Float[Given, "T d"], prompt: Float[Given, " d"]) -> Float[Array, " d"]:
-    r"""Softmax prompt-attention: :math:`X^\top \varphi(Xq)`."""
-    return jnp.asarray(tokens).T @ prompt_weights(tokens, prompt)
-
-
-def linear_prompt_attention(
-    tokens: Float[Given, "T d"], prompt: Float[Given, " d"]
-) -> Float[Array, " d"]:
-    r"""Prompt-attention without softmax: :math:`X^\top X q / T`."""
-    tokens = jnp.asarray(tokens)
-    return tokens.T @ (tokens @ prompt) / tokens.shape[0]
-
-
-def linear_pooling(tokens: Float[Given, "T d"]) -> Float[Array, " d"]:
-    r"""Mean of the tokens: :math:`X^\top \mathbf 1 / T`."""
-    return jnp.asarray(tokens).mean(axis=0)
-
-
-def self_attention(tokens: Float[Given, "T d"], matrix: Float[Given, "d d"]) -> Float[Array, " d"]:
-    r"""Mean-pooled self-attention: :math:`\frac1T \sum_t [\varphi(X M X^\top) X]_t`."""
-    tokens = jnp.asarray(tokens)
-    weights = jax.nn.softmax(tokens @ matrix @ tokens.T, axis=-1)
-    return weights.mean(axis=0) @ tokens
+    Raises:
+        ParameterError: `soft_cap` is not above 0.
+    """
+    if soft_cap is not None and not soft_cap > 0:
+        raise ParameterError(
+            "soft_cap", soft_cap, "a number > 0", "leave it out for uncapped scores"
+        )
+    scores = jnp.asarray(queries) @ jnp.asarray(keys).swapaxes(-1, -2)
+    if scale != 1.0:
+        scores = scores * scale
+    if soft_cap is not None:
+        scores = soft_cap * jnp.tanh(scores / soft_cap)
+    visible, added = split_mask(mask)
+    if added is not None:
+        scores = scores + added.astype(scores.dtype)
+    return scores if visible is None else jnp.where(visible, scores, -jnp.inf)
 
 
 def attention_head(
     queries: Float[Given, "T k"],
     keys: Float[Given, "S k"],
     values: Float[Given, "S v"],
-    mask: Bool[Given, "T S"] | None = None,
+    mask: Shaped[Given, "T S"] | None = None,
     *,
     scale: float = 1.0,
     soft_cap: float | None = None,
@@ -77,13 +76,12 @@ def attention_head(
 ) -> Float[Array, "T v"]:
     r"""One softmax head: row `i` is :math:`\sum_j \varphi(q_i K^\top)_j v_j`.
 
-    Scores are multiplied by `scale` (models divide by :math:`\sqrt k`), and with `soft_cap`
-    :math:`c` then become :math:`c\tanh(\ell/c)`. `mask` is true where a query may look; a query
-    that may look nowhere gives NaN. With `sink_score` :math:`b` the denominator has one more term
+    `mask`, `scale` and `soft_cap` are those of :func:`attention_scores`. A query that may look
+    nowhere gives NaN. With `sink_score` :math:`b` the denominator has one more term
     :math:`e^b`, which has no value: a learned sink, or with b = 0 the softmax with "+1". A query
     that may look nowhere then gives 0.
     """
-    scores = _scores(queries, keys, mask, scale, soft_cap)
+    scores = attention_scores(queries, keys, mask, scale=scale, soft_cap=soft_cap)
     values = jnp.asarray(values)
     if sink_score is None:
         return jax.nn.softmax(scores, axis=-1) @ values
@@ -96,7 +94,7 @@ def grouped_heads(
     queries: Float[Given, "H T k"],
     keys: Float[Given, "G S k"],
     values: Float[Given, "G S v"],
-    mask: Bool[Given, "T S"] | None = None,
+    mask: Shaped[Given, ...] | None = None,
     *,
     scale: float = 1.0,
     soft_cap: float | None = None,
@@ -104,17 +102,19 @@ def grouped_heads(
 ) -> Float[Array, "H T v"]:
     """H query heads on G key and value heads, each shared by H/G consecutive query heads.
 
-    The options are those of :func:`attention_head`; each query head has its own sink.
+    The options are those of :func:`attention_head`; each query head has its own sink, and a mask
+    (H, T, S) is one for each of them, as ALiBi's biases are.
 
     Raises:
         ParameterError: H is not a multiple of G.
     """
-    head = functools.partial(attention_head, mask=mask, scale=scale, soft_cap=soft_cap)
 
-    def one_head(query: Array, key: Array, value: Array, sink: Array | None) -> Array:
-        return head(query, key, value, sink_score=sink)
+    def one_head(query: Array, key: Array, value: Array, single: dict[str, Any]) -> Array:
+        return attention_head(query, key, value, scale=scale, soft_cap=soft_cap, **single)
 
-    return _over_groups(one_head, queries, (keys, values), sink_scores)
+    return _over_groups(
+        one_head, queries, (keys, values), {"mask": mask}, {"sink_score": sink_scores}
+    )
 
 
 class PrefixedOutput(NamedTuple):
@@ -140,8 +140,8 @@ def prefixed_head(
     values: Float[Given, "S v"],
     prefix_keys: Float[Given, "n k"],
     prefix_values: Float[Given, "n v"],
-    mask: Bool[Given, "T S"] | None = None,
-    prefix_mask: Bool[Given, "T n"] | None = None,
+    mask: Shaped[Given, "T S"] | None = None,
+    prefix_mask: Shaped[Given, "T n"] | None = None,
     *,
     scale: float = 1.0,
     soft_cap: float | None = None,
@@ -158,10 +158,10 @@ def prefixed_head(
     overflows nor divides by :math:`1-\alpha_i`.
     """
     content_log, content_weights = log_sum_and_weights(
-        _scores(queries, keys, mask, scale, soft_cap)
+        attention_scores(queries, keys, mask, scale=scale, soft_cap=soft_cap)
     )
     prefix_log, prefix_weights = log_sum_and_weights(
-        _scores(queries, prefix_keys, prefix_mask, scale, soft_cap)
+        attention_scores(queries, prefix_keys, prefix_mask, scale=scale, soft_cap=soft_cap)
     )
     # What competes with a part is all the rest, and so has one number: a log-sum-exp.
     prefix_rival, content_rival = content_log, prefix_log
@@ -182,8 +182,8 @@ def grouped_prefixed_heads(
     values: Float[Given, "G S v"],
     prefix_keys: Float[Given, "G n k"],
     prefix_values: Float[Given, "G n v"],
-    mask: Bool[Given, "T S"] | None = None,
-    prefix_mask: Bool[Given, "T n"] | None = None,
+    mask: Shaped[Given, ...] | None = None,
+    prefix_mask: Shaped[Given, ...] | None = None,
     *,
     scale: float = 1.0,
     soft_cap: float | None = None,
@@ -192,20 +192,20 @@ def grouped_prefixed_heads(
     """:func:`prefixed_head` for H query heads on G shared key and value heads.
 
     Every field has a leading axis H: heads of one group share the prefix's keys and values, but
-    not its mass. Options as there; each query head has its own sink.
+    not its mass. Options as there; each query head has its own sink, and masks may have a leading
+    axis H too.
 
     Raises:
         ParameterError: H is not a multiple of G.
     """
-    head = functools.partial(
-        prefixed_head, mask=mask, prefix_mask=prefix_mask, scale=scale, soft_cap=soft_cap
-    )
 
     def one_head(query: Array, *others: Any) -> PrefixedOutput:
-        return head(query, *others[:-1], sink_score=others[-1])
+        *shared, single = others
+        return prefixed_head(query, *shared, scale=scale, soft_cap=soft_cap, **single)
 
     shared = (keys, values, prefix_keys, prefix_values)
-    return _over_groups(one_head, queries, shared, sink_scores)
+    masks = {"mask": mask, "prefix_mask": prefix_mask}
+    return _over_groups(one_head, queries, shared, masks, {"sink_score": sink_scores})
 
 
 def log_sum_and_weights(
@@ -225,27 +225,14 @@ def log_sum_and_weights(
     return log_sum, jnp.where(some, jax.nn.softmax(finite, axis=-1), 0)
 
 
-def _scores(
-    queries: Any, keys: Any, mask: Any, scale: float, soft_cap: float | None
-) -> Float[Array, "T S"]:
-    """Scores of every query on every key; −∞ where it may not look."""
-    if soft_cap is not None and not soft_cap > 0:
-        raise ParameterError(
-            "soft_cap", soft_cap, "a number > 0", "leave it out for uncapped scores"
-        )
-    scores = jnp.asarray(queries) @ jnp.asarray(keys).T
-    if scale != 1.0:
-        scores = scores * scale
-    if soft_cap is not None:
-        scores = soft_cap * jnp.tanh(scores / soft_cap)
-    return scores if mask is None else jnp.where(jnp.asarray(mask), scores, -jnp.inf)
-
-
-def _over_groups(one_head: Any, queries: Any, shared: tuple[Any, ...], sinks: Any) -> Any:
-    """`one_head` for every query head, with the arrays of its group."""
+def _over_groups(
+    one_head: Any, queries: Any, shared: tuple[Any, ...], masks: dict[str, Any],
+    sinks: dict[str, Any],
+) -> Any:  # fmt: skip
+    """`one_head` for every query head, with the arrays of its group, its masks and its sink."""
     queries, shared = jnp.asarray(queries), tuple(jnp.asarray(x) for x in shared)
     heads, groups = queries.shape[0], shared[0].shape[0]
-    if heads % groups:
+    if not groups or heads % groups:
         raise ParameterError(
             "queries", f"{heads} heads", f"a multiple of the {groups} key heads",
             "give every group as many query heads",
@@ -254,10 +241,19 @@ def _over_groups(one_head: Any, queries: Any, shared: tuple[Any, ...], sinks: An
     def grouped(x: Array) -> Array:
         return x.reshape(groups, heads // groups, *x.shape[1:])
 
-    sinks = None if sinks is None else grouped(jnp.asarray(sinks))
-    sink_axis = None if sinks is None else 0
-    within = jax.vmap(one_head, in_axes=(0, *[None] * len(shared), sink_axis))
-    outputs = jax.vmap(within, in_axes=(0, *[0] * len(shared), sink_axis))(
-        grouped(queries), *shared, sinks
+    # A mask of two axes serves every head.
+    single = {name: jnp.asarray(x) for name, x in {**masks, **sinks}.items() if x is not None}
+    each = {name for name, x in single.items() if name in sinks or x.ndim == 3}
+    for name in each:
+        if single[name].shape[0] != heads:
+            raise ParameterError(
+                name, f"shape {single[name].shape}", f"{heads} along its first axis",
+                "give one for each query head",
+            )  # fmt: skip
+    single = {name: grouped(x) if name in each else x for name, x in single.items()}
+    axes = {name: 0 if name in each else None for name in single}
+    within = jax.vmap(one_head, in_axes=(0, *[None] * len(shared), axes))
+    outputs = jax.vmap(within, in_axes=(0, *[0] * len(shared), axes))(
+        grouped(queries), *shared, single
     )
     return jax.tree.map(lambda x: x.reshape(heads, *x.shape[2:]), outputs)
