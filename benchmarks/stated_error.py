@@ -97,13 +97,105 @@ def of_vectors(random: np.random.Generator) -> Point:
     }
 
 
+def of_staged_batches(random: np.random.Generator) -> Point:
+    """Three stages on batches of their own, few samples and long steps among them."""
+    point = {**with_ridge(random), "head_rate": float(np.exp(random.uniform(-1.5, 2)))}
+    del point["gain"]
+    ratios = {n: float(np.exp(random.uniform(-2.5, 1.5))) for n in ("head_ratio", "prompt_ratio")}
+    return {**point, **ratios, "prompt_norm": float(np.exp(random.uniform(-1.0, 1.6)))}
+
+
+def of_one_batch(random: np.random.Generator) -> Point:
+    """The same on one batch."""
+    point = of_staged_batches(random)
+    return {n: v for n, v in point.items() if n not in ("head_ratio", "prompt_ratio")}
+
+
+def with_spectrum(random: np.random.Generator) -> Point:
+    """A law of coloured, correlated tokens at a small dimension."""
+    return {
+        **with_ridge(random),
+        "ridge": float(np.exp(random.uniform(-5, 1))),
+        "dim": int(random.choice([8, 24, 64])),
+        "exponent": float(random.uniform(0, 1.5)),
+        "relevant_noise": float(random.uniform(0, 1)),
+        "common_noise": float(random.uniform(0, 0.5)),
+        "token_correlation": float(random.uniform(-0.8, 0.8)),
+    }
+
+
+def of_entries(random: np.random.Generator) -> Point:
+    """Scores of one of three laws, along one coordinate or all."""
+    point = {**with_ridge(random), "ridge": float(np.exp(random.uniform(-5, 1)))}
+    del point["shifts"]
+    return {
+        **point,
+        "dim": int(random.choice([8, 24, 64])),
+        "entries": str(random.choice(["gaussian", "signs", "laplace"])),
+        "prompt": str(random.choice(["spread", "one"])),
+    }
+
+
+def with_target(random: np.random.Generator) -> Point:
+    """A target between a good error and chance; where none reaches it the claim refuses."""
+    law = {**data_law(random), "prompt_norm": float(np.exp(random.uniform(-0.5, 1.8)))}
+    return {**law, "target": float(random.uniform(0.05, 0.45))}
+
+
+def of_flow(random: np.random.Generator) -> Point:
+    """Rates, starts and times of one pass of SGD; diverging paths are refused."""
+    return {
+        **data_law(random),
+        "time": float(np.exp(random.uniform(-2, 2))),
+        "head_rate": float(np.exp(random.uniform(-1.5, 1))),
+        "prompt_rate": float(np.exp(random.uniform(-1.5, 1))),
+        "head_norm": float(random.uniform(0, 1)),
+        "prompt_norm": float(random.uniform(0.1, 1)),
+        "loss": str(random.choice(["square", "logistic"])),
+    }
+
+
+def of_batches(random: np.random.Generator) -> Point:
+    """One to six steps on large batches."""
+    point = {**of_flow(random), "ratio": float(np.exp(random.uniform(-2, 1)))}
+    del point["time"]
+    return {**point, "steps": int(random.integers(1, 7))}
+
+
+def of_prompt_alone(random: np.random.Generator) -> Point:
+    """One pass of SGD in the prompt, over a head with noise."""
+    point = of_flow(random)
+    for name in ("head_rate", "head_norm"):
+        del point[name]
+    product = float(random.uniform(-0.5, 1.5))
+    length = abs(product) / point["signal"] + float(random.uniform(0, 1))
+    return {**point, "head_signal": product, "head_norm": length}
+
+
+def of_one_sgd_step(random: np.random.Generator) -> Point:
+    """One step of SGD from the products of a random head and prompt."""
+    rates = {n: float(np.exp(random.uniform(-1.5, 1))) for n in ("head_rate", "prompt_rate")}
+    loss = str(random.choice(["square", "logistic"]))
+    return {**of_vectors(random), **rates, "loss": loss, "dim": int(random.choice([8, 64, 512]))}
+
+
 POINTS: dict[str, Callable[[np.random.Generator], Point]] = {
     "contextual.conditional_error": of_vectors,
     "contextual.prompt_error": with_ridge,
     "contextual.best_ridge": at_a_ratio,
     "contextual.convex_head": with_loss,
-    "contextual.three_steps": of_three_steps,
+    "contextual.two_stage": of_staged_batches,
+    "contextual.same_data": of_one_batch,
+    "contextual.token_law_error": with_spectrum,
+    "contextual.score_universality": of_entries,
     "contextual.training": data_law,
+    "contextual.giant_steps": of_batches,
+    "contextual.prompt_tuning": of_prompt_alone,
+    "contextual.sgd_step": of_one_sgd_step,
+    "contextual.sgd_flow": of_flow,
+    "contextual.sgd_spread": of_flow,
+    "contextual.three_steps": of_three_steps,
+    "contextual.sample_complexity": with_target,
 }
 """Claims whose predictions state an error, with the points to try them at."""
 

@@ -62,6 +62,31 @@ def test_predicted_terms_are_those_of_many_trials():
         )
 
 
+def test_moments_have_the_names_of_their_directions():
+    """Prediction and simulation name them by one function: neither would see a swap there."""
+    mean, variance = np.array([1.0, 2.0, 3.0, 4.0]), np.array([5.0, 6.0, 7.0, 8.0])
+    assert three_steps._name_moments(2, mean, variance) == {
+        # along w⋆, q⋆, the rest of the head, and orthogonal to the three
+        "step2_context_mean": 2.0, "step2_orthogonal_mean": 4.0, "step2_signal_variance": 5.0,
+        "step2_context_variance": 6.0, "step2_rest_variance": 7.0,
+        "step2_orthogonal_variance": 8.0,
+    }  # fmt: skip
+    assert three_steps._name_moments(3, mean, variance)["step3_signal_mean"] == 1.0
+
+
+def test_terms_of_the_first_step_are_those_of_the_first_step():
+    """Means over tokens drawn in NumPy, in their order."""
+    found = CLAIM.predict(**REFERENCE, dim=40, samples=100)
+    rng, count = np.random.default_rng(2), 400_000
+    shift = np.array(REFERENCE["shifts"])[rng.integers(2, size=count)]
+    pooled_noise = np.sqrt(0.8 / 10)
+    along_signal = (0.2 - 0.8 * shift[:, 1]) * 1.5 + pooled_noise * rng.normal(size=count)
+    assert found["step1_signal_variance"] == pytest.approx(along_signal.var(), rel=0.01)
+    sign = rng.choice([-1, 1], count)
+    along_context = sign * (0.2 - 0.8 * shift[:, 0]) * 1.5 + pooled_noise * rng.normal(size=count)
+    assert found["step1_context_variance"] == pytest.approx(along_context.var(), rel=0.01)
+
+
 def test_one_sequence_shows_no_variance():
     found = CLAIM.simulate(key=0, trials=2, **REFERENCE, dim=20, samples=1)
     assert not any(name.endswith("variance") for name in found)

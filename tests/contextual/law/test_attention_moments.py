@@ -103,3 +103,28 @@ def test_stated_error_covers_the_truth():
         np.exp(attention_moments.normal_nodes(3).mean(axis=2)).mean(axis=1)
     )
     assert abs(value - exact) < 5 * stderr
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_tilted_nodes_have_the_normal_law(count):
+    """Weighted means of moments and of rare low sums, whose exact values are Gaussian integrals."""
+    nodes = attention_moments.score_nodes(count, 5.0)
+    assert nodes.scalars.shape[1] == 2 * attention_moments.normal_nodes(count).shape[1]
+    np.testing.assert_allclose(nodes.weights.sum(axis=1), 1.0)
+    total = nodes.scalars.sum(axis=2) / np.sqrt(count)  # itself a standard normal
+    for values, exact in (
+        (total, 0.0),
+        (total**2, 1.0),
+        (np.exp(total), np.exp(0.5)),
+        (np.exp(-2 * total), np.exp(2.0)),
+        (total < -3.0, sps.norm.cdf(-3.0)),
+    ):
+        value, stderr = attention_moments.mean_and_stderr((nodes.weights * values).sum(axis=1))
+        assert abs(value - exact) < 4.5 * stderr + 1e-12
+        assert stderr < 0.01 * max(exact, 0.1)
+
+
+def test_plain_nodes_up_to_two_standard_deviations():
+    nodes = attention_moments.score_nodes(3, 2.0)
+    np.testing.assert_array_equal(nodes.scalars, attention_moments.normal_nodes(3))
+    assert np.ptp(nodes.weights) == 0
