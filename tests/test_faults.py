@@ -299,6 +299,15 @@ STRUCK = """
 import sys, time
 from jaxprompt.cli import commands, main
 
+if "again" in sys.argv:
+    start = main._thread.start_new_thread
+
+    def start_and_be_struck(*arguments):
+        start(*arguments)
+        raise KeyboardInterrupt
+
+    main._thread.start_new_thread = start_and_be_struck
+
 class Struck:
     def __del__(self):
         raise KeyboardInterrupt
@@ -317,14 +326,15 @@ sys.exit(code)
 """
 
 
-def test_ctrl_c_that_strikes_a_callback_is_not_lost():
+@pytest.mark.parametrize("how", ["once", "again"])
+def test_ctrl_c_that_strikes_a_callback_is_not_lost(how):
     """Python prints the traceback of what leaves a callback, here a finaliser, and goes on.
 
-    In a process of its own: the signal that is sent again is for the whole process.
+    Again: a second one strikes what sends the first one again, as a held key does. In a process of
+    its own: the signal that is sent again is for the whole process.
     """
-    run = subprocess.run(
-        [sys.executable, "-c", STRUCK], capture_output=True, text=True, check=False, timeout=600
-    )
+    command = [sys.executable, "-c", STRUCK, how]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert run.returncode == 130, run.stderr
     assert run.stderr == "jaxprompt: interrupted\n"
 

@@ -9,6 +9,7 @@ says where the traceback was saved · 130 interrupted · 141 the reader of the o
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
 import json
@@ -17,7 +18,7 @@ import re
 import signal
 import sys
 import tempfile
-import threading
+import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
@@ -78,12 +79,17 @@ def _interrupts_repeated() -> Generator[None]:
     """
     usual = sys.unraisablehook
 
+    def interrupt_soon() -> None:
+        time.sleep(0.01)  # by then the callback has returned
+        os.kill(os.getpid(), signal.SIGINT)
+
     def repeat(unraisable: Any) -> None:
         if not issubclass(unraisable.exc_type, KeyboardInterrupt):
             usual(unraisable)
             return
-        # A moment later, when the callback has returned.
-        threading.Timer(0.01, os.kill, [os.getpid(), signal.SIGINT]).start()
+        with contextlib.suppress(KeyboardInterrupt):  # another one, which the first stands for
+            # Of `threading` one would wait until the thread runs, which the next Ctrl-C strikes.
+            _thread.start_new_thread(interrupt_soon, ())
 
     sys.unraisablehook = repeat
     try:
