@@ -66,7 +66,8 @@ DEAR = {
     *("contextual.prompt_error", "contextual.sample_complexity", "contextual.three_steps"),
     *("contextual.training", "universal.circle_error", "universal.optimal_values"),
     *("contextual.context_gain", "contextual.separation", "universal.random_centres"),
-    *("universal.sphere_limit", "universal.kernel_head"),
+    *("universal.sphere_limit", "universal.kernel_head", "contextual.sgd_flow"),
+    *("contextual.sgd_spread", "contextual.prompt_tuning", "contextual.giant_steps"),
 }
 """Claims whose prediction takes a quadrature, a search or seconds to compile; their ends are tried
 in the slow tests."""

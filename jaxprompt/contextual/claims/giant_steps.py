@@ -173,7 +173,7 @@ def simulate(
 
 # --- the parameters ---
 
-STEPS = Parameter("steps", "integer", "steps taken", low=0, high=10_000)
+STEPS = Parameter("steps", "integer", "steps taken", low=0, high=1000)
 BATCH_RATES = (
     Parameter("head_rate", "real", "learning rate of the head", "η_w", low=0),
     Parameter("prompt_rate", "real", "learning rate of the prompt", "η_q", low=0),

@@ -74,7 +74,7 @@ def closed_form(
     Falsifiers change the last four arguments, which the theory has at their defaults.
 
     Raises:
-        NumericalError: the flow diverges before `time`.
+        NumericalError: the flow diverges before `time`, or needs too many steps to it.
     """
     formula = Formula(sgd_noise, feedback, drag, score_noise)
 

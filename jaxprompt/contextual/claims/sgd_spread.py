@@ -93,7 +93,7 @@ def closed_form(
     at their defaults.
 
     Raises:
-        NumericalError: the flow diverges before `time`.
+        NumericalError: the flow diverges before `time`, or needs too many steps to it.
     """
     formula = SpreadFormula(transport, residual_noise, start)
 

@@ -35,7 +35,9 @@ ACCURACY = 1e-6
 MOST_ENERGY = 1e6
 """Energy, as a pure number, beyond which a path counts as divergent."""
 
-_MOST_STEPS = 20_000
+MOST_STEPS = 200
+"""Time steps of a path: seconds. A path at rest takes one in about 50 over its speed, so this
+reaches n/d = 1000 at rates of 1 and 2 in the settings of the designs."""
 
 
 class Rates(NamedTuple):
@@ -106,10 +108,15 @@ class FlowPath:
         """The state at `time` ≥ 0.
 
         Raises:
-            NumericalError: the path leaves what float64 can follow before that time.
+            NumericalError: the path diverges before that time, or takes too many steps to it.
         """
         with self._lock:
             while self._times[-1] < time and self._step < np.inf:
+                if len(self._times) > MOST_STEPS:
+                    raise NumericalError(
+                        f"the path needs more than {MOST_STEPS} steps to n/d = {time:.4g}; they "
+                        f"reach {self._times[-1]:.4g}: lower `time`, `head_rate` or `prompt_rate`"
+                    )
                 self._extend()
         place = int(np.searchsorted(self._times, time, side="right")) - 1
         start, ahead = self._states[place], time - self._times[place]
@@ -143,7 +150,7 @@ class FlowPath:
         self._times.append(self._times[-1] + step)
         self._states.append(moved)
         self._slope = slope
-        if len(self._times) > _MOST_STEPS or np.abs(moved * self._scale).max() > MOST_ENERGY:
+        if np.abs(moved * self._scale).max() > MOST_ENERGY:
             self._refuse()
 
     def _refuse(self) -> None:

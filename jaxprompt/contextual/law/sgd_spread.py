@@ -20,6 +20,7 @@ from jaxprompt.contextual.law.sgd_flow import FlowPath, Rates, drift, flow_path
 from jaxprompt.contextual.law.sgd_increments import OVERLAPS, limiting_increments
 from jaxprompt.contextual.law.sgd_moments import Loss, symmetric_error, unit_of_energy
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.errors import NumericalError
 
 __all__ = ["SpreadFormula", "SpreadPath", "error_slope", "spread_path", "start_covariance"]
 
@@ -38,6 +39,12 @@ leaves 1e-13 of it."""
 
 _LONGEST_STEP = 10.0
 """Time step, times the speed of the flow: Runge and Kutta's rule is then good to 0.1 %."""
+
+_MOST_WORK = 96
+"""Time steps, times shifts, times irrelevant tokens over ``_TOKENS``: under a minute."""
+
+_TOKENS = 32
+"""Irrelevant tokens up to which a step costs about the same."""
 
 
 class SpreadFormula(NamedTuple):
@@ -154,12 +161,28 @@ class SpreadPath:
         return self._kept[time]
 
     def _steps(self, time: float) -> list[float]:
-        """Equal steps from 0 on, and what is left of the last one."""
+        """Equal steps from 0 on, and what is left of the last one.
+
+        Raises:
+            NumericalError: they would take too long.
+        """
         longest = _LONGEST_STEP / self._speed
+        irrelevant = self._setting.tokens - self._setting.relevant
+        work = len(self._setting.shift_weights) * max(1.0, irrelevant / _TOKENS)
+        furthest = max(1.0, _MOST_WORK / work) * longest
+        if time > furthest:
+            raise NumericalError(
+                f"the spread at n/d = {time:.4g} takes too many steps; at these rates, tokens and "
+                f"shifts they reach {furthest:.4g}: lower `time`, `head_rate` or `prompt_rate`"
+            )
         return [*(longest * np.arange(np.ceil(time / longest))), time]
 
     def at(self, time: float, formula: SpreadFormula = THE_SPREAD) -> np.ndarray:
-        """C at a time, (replicates, 7, 7), in the order of ``OVERLAPS``; float64."""
+        """C at a time, (replicates, 7, 7), in the order of ``OVERLAPS``; float64.
+
+        Raises:
+            NumericalError: the flow diverges before, or the way there is too long.
+        """
         start = formula.start * self._start
         matrix = np.repeat(start[None], REPLICATES, axis=0)
         if time == 0 or self._speed == 0:
