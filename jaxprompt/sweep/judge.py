@@ -1,13 +1,14 @@
 """The statuses of a sweep's cells, from the comparison that the claim's check makes.
 
 Comparisons are made from the stored numbers, predictions included; nothing is predicted again
-where the standard comparison asks for a cell's own prediction. A row of a comparison names the
-parameters it speaks of, and so a box of the grid, in which each cell gets the gravest verdict.
+where the standard comparison asks for a cell's own prediction. Where each cell is judged by
+itself, the stored columns are judged as they are. A comparison of several cells has rows, of which
+each names the parameters it speaks of, and so a box of the grid, in which each cell gets the
+gravest verdict.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 
 from jaxprompt import stats
 from jaxprompt.core.claim import FALSE_ALARM, Cell, Claim, Relation
-from jaxprompt.core.comparing import compare_cells, standard_comparison
-from jaxprompt.core.quantities import AtLeast, AtMost
+from jaxprompt.core.comparing import EXACT_RELATIONS, standard_comparison
+from jaxprompt.core.quantities import AtLeast, AtMost, Quantity
 from jaxprompt.errors import NumericalError
 from jaxprompt.stats import Comparison, Status
 from jaxprompt.sweep.config import Sweep
@@ -30,10 +31,15 @@ from jaxprompt.sweep.store import (
     make_estimate,
     side_column,
 )
+from jaxprompt.sweep.verdicts import (
+    Columns,
+    decide_columns,
+    decide_equivalence_columns,
+    join_columns,
+)
 
 __all__ = ["judge_cells"]
 
-_CELLS_AT_ONCE = 10_000
 _GRAVITY = (Status.CONFIRMED, Status.INCONCLUSIVE, Status.FAILED, Status.REFUTED)
 """From the mildest verdict to the one that decides, as :func:`stats.combine_statuses` has it."""
 
@@ -61,23 +67,21 @@ def judge_cells(sweep: Sweep, store: SweepStore) -> np.ndarray:
     codes = np.full(store.shape, _FAILED, dtype=np.int8)
     joins_sizes = target.compare is None and target.relation in _JOINING
     enough = len(sweep.grid.get(target.size, ())) >= _LEAST_SIZES and bool(done.all())
-    grid = {n: {_hashable(v): i for i, v in enumerate(vs)} for n, vs in sweep.grid.items()}
     chosen = done
     if target.compare or target.also or (joins_sizes and enough):
+        grid = {n: {_hashable(v): i for i, v in enumerate(vs)} for n, vs in sweep.grid.items()}
         try:
             comparisons = _compared_together(sweep, store, grid)
         except NumericalError:  # the limit has no number there: the cells keep theirs, no verdict
             return codes
-        rows = stats.decide(comparisons, FALSE_ALARM)
-    elif target.relation is Relation.ASYMPTOTIC:
-        comparisons = list(itertools.chain(*_compared_chunks(sweep, store, chosen, grid)))
-        rows = stats.decide_equivalence(comparisons, FALSE_ALARM)
+        gravity = _gravest(target, stats.decide(comparisons, FALSE_ALARM), grid, store.shape)
     elif target.relation is Relation.RATE:
-        rows = ()  # an exponent needs sizes to be joined
+        gravity = np.zeros(store.shape, dtype=np.int8)  # an exponent needs sizes to be joined
+    elif target.relation is Relation.ASYMPTOTIC:
+        gravity = _judge_alone(sweep, store, chosen, decide_equivalence_columns)
     else:
         chosen = done & ((store.codes == 0) | (store.codes == _FAILED) | _noisy(store))
-        rows = _decide_cells(_compared_chunks(sweep, store, chosen, grid))
-    gravity = _gravest(target, rows, grid, store.shape)
+        gravity = _judge_alone(sweep, store, chosen, decide_columns)
     by_gravity = np.array([0, *(STATUS_CODES.index(status) for status in _GRAVITY)], dtype=np.int8)
     found = by_gravity[gravity]
     found[(found == 0) & _has_numbers(store)] = STATUS_CODES.index(Status.INCONCLUSIVE)
@@ -85,6 +89,113 @@ def judge_cells(sweep: Sweep, store: SweepStore) -> np.ndarray:
     codes[done] = store.codes[done]
     codes[chosen] = found[chosen]
     return codes
+
+
+def _judge_alone(
+    sweep: Sweep,
+    store: SweepStore,
+    chosen: np.ndarray,
+    decide: Callable[[Columns, float], np.ndarray],
+) -> np.ndarray:
+    """The gravest verdict on each cell that has numbers, as :func:`_gravest` has it.
+
+    A quantity that ignores parameters of the grid has one row for all cells that differ only
+    there, and its verdict is theirs.
+    """
+    places: list[np.ndarray] = []
+    tables: list[Columns] = []
+    joined: list[np.ndarray] = []
+    every = np.arange(chosen.size).reshape(store.shape)
+    for quantity in sweep.target.quantities:
+        side = store.numbers(side_column(quantity.name))
+        if (side == _STATEMENT).any():  # what a law says of one cell needs its trials
+            continue
+        compared = chosen & ~np.isnan(store.numbers(quantity.name)) & ~np.isnan(side)
+        alike = every
+        for axis, name in enumerate(sweep.grid):
+            if name in quantity.ignores:
+                alike = np.broadcast_to(alike.take([0], axis), store.shape)
+        _, first = np.unique(alike[compared], return_index=True)
+        cells = np.flatnonzero(compared)[first]
+        places.append(alike.flat[cells])
+        joined.append(alike)
+        tables.append(_columns(sweep, store, quantity, cells))
+    gravity = np.zeros(store.shape, dtype=np.int8)
+    if not tables:
+        return gravity
+    verdicts = decide(join_columns(tables), FALSE_ALARM)
+    ends = np.cumsum([len(cells) for cells in places])[:-1]
+    for cells, alike, found in zip(places, joined, np.split(verdicts, ends), strict=True):
+        rank = np.zeros(chosen.size, dtype=np.int8)
+        for place, status in enumerate(_GRAVITY):
+            rank[cells[found == status]] = 1 + place
+        gravity = np.maximum(gravity, rank[alike])
+    return gravity
+
+
+def _columns(sweep: Sweep, store: SweepStore, quantity: Quantity, cells: np.ndarray) -> Columns:
+    """What the standard comparison of a quantity says of these cells (flat indices)."""
+    name, relation = quantity.name, sweep.target.relation
+
+    def stored(column: str) -> np.ndarray:
+        return store.numbers(column).reshape(-1)[cells]
+
+    predicted, mean, stderr = stored(f"{name}_predicted"), stored(name), stored(f"{name}_stderr")
+    trials = store.trials.reshape(-1)[cells]
+    kinds = np.nan_to_num(stored(kind_column(name)))
+    undeclared, exact, proportion = (
+        kinds == ESTIMATE_KINDS.index(kind) for kind in ("undeclared", "exact", "proportion")
+    )
+    if quantity.proportion:
+        proportion |= ~exact
+    elif relation in EXACT_RELATIONS:
+        exact |= undeclared & (stderr == 0)
+    stored_dof = stored(dof_column(name))
+    tolerance, rounding = _allowances(sweep, quantity, cells, predicted)
+    sides = np.select(
+        [stored(side_column(name)) == PREDICTION_SIDES.index(s) for s in ("at most", "at least")],
+        [1, -1],
+        {"upper": 1, "lower": -1, "two": 0, "predicted": 0, "": int(relation is Relation.BOUND)}[
+            quantity.side
+        ],
+    )
+    return Columns(
+        predicted,
+        stored(f"{name}_predicted_stderr"),
+        mean,
+        np.where(exact, 0.0, stderr),
+        np.where(np.isnan(stored_dof), np.maximum(trials - 1, 1), stored_dof),
+        trials,
+        tolerance,
+        rounding,
+        sides,
+        exact,
+        proportion,
+    )
+
+
+def _allowances(
+    sweep: Sweep, quantity: Quantity, cells: np.ndarray, predicted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tolerance and rounding of a quantity at these cells, where they are functions one by one."""
+    tolerance, size = quantity.tolerance, quantity.magnitude
+    points = [{}] * len(cells)
+    if callable(tolerance) or callable(size):
+        shape = sweep.shape
+        indices = np.stack(np.unravel_index(cells, shape), axis=1).tolist()
+        points = [sweep.parameters(tuple(index)) for index in indices]
+    if callable(tolerance):
+        allowed = [
+            float(quantity.allowance(value, point))
+            for value, point in zip(predicted.tolist(), points, strict=True)
+        ]
+    else:
+        allowed = quantity.allowance(predicted) if quantity.relative else float(tolerance)
+    rounding = [quantity.rounding(p) for p in points] if callable(size) else quantity.rounding({})
+    return (
+        np.broadcast_to(np.asarray(allowed, np.float64), predicted.shape),
+        np.broadcast_to(np.asarray(rounding, np.float64), predicted.shape),
+    )
 
 
 def _compared_together(sweep: Sweep, store: SweepStore, grid: Grid) -> list[Comparison]:
@@ -97,31 +208,6 @@ def _compared_together(sweep: Sweep, store: SweepStore, grid: Grid) -> list[Comp
     if target.also is not None:
         comparisons += target.also(target, cells, target.predict)
     return comparisons
-
-
-def _decide_cells(chunks: Iterable[list[Comparison]]) -> Iterator[stats.Row]:
-    """Verdicts: of exact comparisons chunk by chunk, of noisy ones all together."""
-    noisy: list[Comparison] = []
-    for comparisons in chunks:
-        noisy.extend(c for c in comparisons if not c.exact)
-        yield from stats.decide([c for c in comparisons if c.exact], FALSE_ALARM)
-    yield from stats.decide(noisy, FALSE_ALARM)
-
-
-def _compared_chunks(
-    sweep: Sweep, store: SweepStore, chosen: np.ndarray, grid: Grid
-) -> Iterator[list[Comparison]]:
-    """The standard comparison of each chosen cell, some thousands of cells at a time.
-
-    Cells that differ only in parameters that a quantity ignores give one row, so they are
-    compared all at once.
-    """
-    target = sweep.target
-    joined = any(set(q.ignores) & set(sweep.grid) for q in target.quantities)
-    predict = _stored_predictor(sweep, store, grid)
-    cells = _without_statements(_cells(sweep, store, chosen), store)
-    while chunk := list(cells if joined else itertools.islice(cells, _CELLS_AT_ONCE)):
-        yield compare_cells(target, chunk, predict)
 
 
 def _cells(sweep: Sweep, store: SweepStore, chosen: np.ndarray) -> Iterator[Cell]:
@@ -141,19 +227,6 @@ def _cells(sweep: Sweep, store: SweepStore, chosen: np.ndarray) -> Iterator[Cell
             if means[row] == means[row]  # NaN where the simulation gave no such quantity
         }
         yield Cell(sweep.parameters(index), estimates)
-
-
-def _without_statements(cells: Iterable[Cell], store: SweepStore) -> Iterator[Cell]:
-    """Cells without quantities whose prediction is no number.
-
-    What a law or a rate says of one cell needs its trials, and a sweep stores their mean.
-    """
-    stated = {
-        name for name in store.quantities if (store.numbers(side_column(name)) == _STATEMENT).any()
-    }
-    for cell in cells:
-        kept = {n: e for n, e in cell.estimates.items() if n not in stated}
-        yield Cell(cell.parameters, kept) if stated else cell
 
 
 def _stored_predictor(sweep: Sweep, store: SweepStore, grid: Grid) -> Callable[..., dict[str, Any]]:
