@@ -4,6 +4,8 @@ For functions of your own:
 
 * :func:`build_prefix`: turns any function on a sphere into a :class:`Prefix` with a
   :class:`Certificate`.
+* :func:`build_sequence_prefix`: turns any map of sequences into layers with prefixes, a
+  :class:`SequencePrefix` with a :class:`SequenceCertificate`.
 * `head`, `stack`: the head that the prefix drives, and stacks of them for maps of sequences.
 * `point_sets`, `kernel_averages`, `bessel`, `harmonics`: centres on the sphere, averages over the
   head's kernel, and the special functions behind them.
@@ -18,6 +20,11 @@ from jaxprompt.core.families import lazy_members
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
     from jaxprompt.universal.build.build import Certificate, Prefix, build_prefix
+    from jaxprompt.universal.build.sequence import (
+        SequenceCertificate,
+        SequencePrefix,
+        build_sequence_prefix,
+    )
     from jaxprompt.universal.networks import head, stack
     from jaxprompt.universal.numerics import bessel, harmonics, kernel_averages, point_sets
 
@@ -27,8 +34,11 @@ __all__ = [
     "CLAIMS",
     "Certificate",
     "Prefix",
+    "SequenceCertificate",
+    "SequencePrefix",
     "bessel",
     "build_prefix",
+    "build_sequence_prefix",
     "harmonics",
     "head",
     "kernel_averages",
@@ -38,7 +48,15 @@ __all__ = [
 
 __getattr__, __dir__ = lazy_members(
     __name__,
-    dict.fromkeys(("Certificate", "Prefix", "build_prefix"), "jaxprompt.universal.build.build"),
+    {
+        **dict.fromkeys(
+            ("Certificate", "Prefix", "build_prefix"), "jaxprompt.universal.build.build"
+        ),
+        **dict.fromkeys(
+            ("SequenceCertificate", "SequencePrefix", "build_sequence_prefix"),
+            "jaxprompt.universal.build.sequence",
+        ),
+    },
     {
         "bessel": "jaxprompt.universal.numerics.bessel",
         "harmonics": "jaxprompt.universal.numerics.harmonics",

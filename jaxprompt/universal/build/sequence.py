@@ -1,0 +1,316 @@
+r"""Build prefixes that make fixed softmax layers compute a map of sequences.
+
+The layers are those of :mod:`jaxprompt.universal.build.sequence_layers`: projections do not depend
+on the values of the map, which are in the prefixes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxprompt.errors import ParameterError, suggest
+from jaxprompt.universal.build import sequence_kernel as kernel
+from jaxprompt.universal.build.sequence_certificate import (
+    SequenceCandidate,
+    SequenceCertificate,
+    SequenceProblem,
+    certify_sequences,
+)
+from jaxprompt.universal.build.sequence_structure import (
+    Structure,
+    detect_structure,
+    find_contradiction,
+    make_structure,
+)
+from jaxprompt.universal.build.sequence_target import (
+    WHERE,
+    Domain,
+    batched_map,
+    largest_slope,
+)
+from jaxprompt.universal.networks.stack import Layer
+
+__all__ = ["METHODS", "SequenceCertificate", "SequencePrefix", "build_sequence_prefix"]
+
+METHODS = ("auto", "kernel", "ridge", "paper")
+
+DOMAINS = ("cube", "sphere")
+
+MOST_LENGTH = 64
+"""Longest sequence: structure is looked for by exchanging every two tokens."""
+
+MOST_BUDGET = 200_000
+"""Most prefix tokens: beyond, a single sequence takes seconds."""
+
+GOAL = 0.95
+"""Share of the accuracy aimed at on the selection set: the test may find a little more."""
+
+REPAIRS = 3
+"""Times that a prefix which misses its accuracy on the test is built anew with what was learnt."""
+
+
+class PrefixTokens(NamedTuple):
+    """Keys (N, q) and values (N, width) of one layer's prefix."""
+
+    keys: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class SequencePrefix:
+    """Layers with their prefixes, and a certificate. Arrays are float64.
+
+    `layers` are :class:`jaxprompt.universal.stack.Layer`; calling the object runs them. `structure`
+    says which tokens each output reads and which it may exchange.
+    """
+
+    layers: tuple[Layer, ...]
+    structure: Structure
+    domain: Domain
+    certificate: SequenceCertificate
+    candidate: SequenceCandidate
+    flat: bool
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Prefix tokens of each layer."""
+        return self.candidate.tokens
+
+    @property
+    def prefixes(self) -> tuple[PrefixTokens, ...]:
+        """The prefix of each layer; layers that only gather have an empty one."""
+        return tuple(PrefixTokens(layer.prefix_keys, layer.prefix_values) for layer in self.layers)
+
+    def __call__(self, sequences: np.ndarray, dtype: Any = np.float64) -> np.ndarray:
+        """Outputs (…, T, d) of sequences (…, T, m), or (…, T) where f gives those; in `dtype`.
+
+        Raises:
+            ParameterError: another shape, or tokens outside the domain.
+        """
+        x = self._checked(sequences)
+        outputs = self.candidate.outputs(x.reshape(-1, *x.shape[-2:]), dtype)
+        outputs = outputs.reshape(*x.shape[:-1], -1)
+        return outputs[..., 0] if self.flat else outputs
+
+    def _checked(self, sequences: Any) -> np.ndarray:
+        x = np.asarray(sequences, np.float64)
+        shape = (self.domain.length, self.domain.dim)
+        if x.ndim < 2 or x.shape[-2:] != shape or not x.size:
+            raise ParameterError(
+                "sequences", f"shape {x.shape}", f"an array (…, {shape[0]}, {shape[1]})",
+                "give one token a row", WHERE,
+            )  # fmt: skip
+        off = np.abs(self.domain.clipped(x) - x)
+        if not (off < 1e-6).all():
+            kind = "numbers ≥ 0 and ≤ 1" if self.domain.kind == "cube" else "unit vectors as tokens"
+            raise ParameterError(
+                "sequences", f"off by {np.nanmax(off):.2g}", kind, "scale them", WHERE
+            )
+        return self.domain.clipped(x)
+
+
+def build_sequence_prefix(
+    f: Callable[[np.ndarray], Any],
+    *,
+    length: int,
+    dim: int,
+    accuracy: float,
+    budget: int = 20_000,
+    lipschitz: float | None = None,
+    method: str = "auto",
+    symmetry: Any = "auto",
+    domain: str = "cube",
+    value_limit: float = 10.0,
+    test_sequences: int = 1000,
+    seed: int = 0,
+) -> SequencePrefix:
+    """Find layers and prefixes with which fixed attention computes `f` on sequences.
+
+    Args:
+        f: any function of a sequence (T, m) that returns (T, d), or (T) numbers. It may accept
+            batches (B, T, m); this is tested once.
+        length: T, tokens of a sequence, 1 to 64.
+        dim: m, numbers of a token.
+        accuracy: largest error wanted: Euclidean over the outputs of a token, for every token.
+        budget: most prefix tokens to use, in all layers together.
+        lipschitz: Lipschitz constant of `f`, if known: how far some output token moves when every
+            input token moves by at most 1, lengths Euclidean. It is needed for a guarantee.
+        method: "kernel" (a prefix token for each cell of the sequences), "ridge" (sums of functions
+            of one direction; smooth f), "paper" (the paper's, over the Cantor set), or "auto": what
+            reaches the accuracy with the fewest tokens; with `lipschitz` the kernel method, if
+            a guarantee fits the budget.
+        symmetry: "none", "invariant" (outputs do not change when tokens are exchanged),
+            "equivariant" (outputs are exchanged alike), "causal" (output p reads tokens 0 to p), or
+            for each position the list of classes of positions that may be exchanged; tokens in no
+            class are not read. It must hold: the guarantee rests on it. "auto" looks for classes on
+            samples, which gives no guarantee.
+        domain: "cube" (tokens in [0, 1]^m) or "sphere" (unit vectors of R^m, m = 2, 3, 4).
+        value_limit: largest value allowed, times sup|f| ("ridge").
+        test_sequences: size of the independent set on which the error is measured.
+        seed: of the random sequences; the same call gives the same prefix.
+
+    Returns:
+        SequencePrefix: layers, prefixes, and a certificate. If the accuracy cannot be reached
+        within the budget, the best found, with ``certificate.reached`` False and what would be
+        needed in ``certificate.required_tokens``.
+
+    Raises:
+        ParameterError: an argument is outside what is allowed, `f` contradicts `symmetry` or
+            `lipschitz`, or returns numbers that are not finite or of another shape.
+    """
+    _check_arguments(
+        length, dim, accuracy, budget, lipschitz, method, domain, value_limit, test_sequences, seed
+    )
+    place = Domain(domain, int(length), int(dim))
+    structure = (
+        None
+        if isinstance(symmetry, str) and symmetry == "auto"
+        else make_structure(symmetry, place.length)
+    )
+    function, flat = batched_map(f, place)
+    problem = _make_sequence_problem(
+        function, place, float(accuracy), int(budget), lipschitz, value_limit, seed
+    )
+    tolerance = _tolerance(problem)
+    if structure is not None:
+        broken = find_contradiction(function, problem.select[:64], structure, tolerance, seed)
+        if broken:
+            raise ParameterError(
+                "symmetry", structure.name, f"one that f has; {broken}",
+                'give another, or "auto"', WHERE,
+            )  # fmt: skip
+    best, certificate = _search_layers(problem, structure, method, test_sequences)
+    return SequencePrefix(best.layers, best.structure, place, certificate, best, flat)
+
+
+# --- input ---------------------------------------------------------------------------------------
+
+
+def _check_arguments(
+    length: Any,
+    dim: Any,
+    accuracy: object,
+    budget: Any,
+    lipschitz: object,
+    method: object,
+    domain: object,
+    value_limit: object,
+    test_sequences: object,
+    seed: object,
+) -> None:
+    def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
+        if not ok:
+            raise ParameterError(name, value, allowed, remedy, WHERE)
+
+    def whole(value: object, low: int, high: float = math.inf) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            return False
+        return low <= int(value) <= high
+
+    def positive(value: Any) -> bool:
+        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        return number and 0 < float(value) < math.inf
+
+    need(whole(length, 1, MOST_LENGTH), "length", length, f"an integer from 1 to {MOST_LENGTH}",
+         "cut the sequence")  # fmt: skip
+    need(domain in DOMAINS, "domain", domain, "one of " + ", ".join(DOMAINS),
+         "choose one of those" + suggest(str(domain), DOMAINS))  # fmt: skip
+    if domain == "cube":
+        need(whole(dim, 1, 64), "dim", dim, "an integer from 1 to 64", "project the tokens")
+    else:
+        need(whole(dim, 2, 4), "dim", dim, "2, 3 or 4 on spheres",
+             "covering radii are certified up to unit vectors of four numbers")  # fmt: skip
+    need(positive(accuracy), "accuracy", accuracy, "a finite number > 0",
+         "give the error you accept")  # fmt: skip
+    least = int(length) + 1
+    need(whole(budget, least, MOST_BUDGET), "budget", budget,
+         f"an integer from {least} to {MOST_BUDGET}",
+         "every token of the sequence needs one prefix token of its own")  # fmt: skip
+    need(lipschitz is None or positive(lipschitz) or lipschitz == 0, "lipschitz", lipschitz,
+         "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
+    need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
+         "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
+    need(method != "paper" or domain == "cube", "method", method, "another one on spheres",
+         'binary digits are of numbers in [0, 1]; use "auto"')  # fmt: skip
+    need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
+    need(whole(test_sequences, 100, 100_000), "test_sequences", test_sequences,
+         "an integer from 100 to 100000", "1000 is usual")  # fmt: skip
+    need(whole(seed, 0), "seed", seed, "an integer ≥ 0", "0 is usual")
+
+
+def _make_sequence_problem(
+    f: Any, domain: Domain, accuracy: float, budget: int, lipschitz: float | None,
+    value_limit: float, seed: int,
+) -> SequenceProblem:  # fmt: skip
+    select = domain.sample(400, np.random.default_rng(seed + 1))
+    values = f(select)
+    some = select[:: max(1, (domain.length * domain.dim) // 2)]
+    slope = largest_slope(f, domain, some, seed)
+    if lipschitz is not None and slope > lipschitz * (1 + 1e-6) + 1e-9:
+        raise ParameterError(
+            "lipschitz", lipschitz, f"at least {slope:.6g}, a slope that f has",
+            "give a larger one, or leave it out", WHERE,
+        )  # fmt: skip
+    return SequenceProblem(
+        f, domain, values.shape[2], accuracy, budget, slope if lipschitz is None else
+        float(lipschitz), lipschitz is not None, float(value_limit), select, values, seed,
+    )  # fmt: skip
+
+
+def _tolerance(problem: SequenceProblem) -> float:
+    """Change that counts as none: rounding of f, or a thousandth of the accuracy."""
+    return max(1e-9 * problem.sup_norm, 1e-3 * problem.accuracy)
+
+
+# --- search --------------------------------------------------------------------------------------
+
+
+def _search_layers(
+    problem: SequenceProblem, structure: Structure | None, method: str, tests: int
+) -> tuple[SequenceCandidate, SequenceCertificate]:
+    """The best candidate, built anew with the worst sequences while it misses what it was chosen
+    for."""
+    beyond, outcomes = 0, []
+    for _ in range(1 + REPAIRS):
+        best = _best_candidate(problem, structure, method, beyond)
+        certificate, worst = certify_sequences(problem, best, tests)
+        outcomes.append((best, certificate))
+        if certificate.reached or best.error > GOAL * problem.accuracy:
+            break
+        # Sequences that were missed join the selection, for the structure and for the error.
+        select = np.concatenate([worst, problem.select])
+        problem = problem._replace(select=select, select_values=problem.f(select))
+        beyond = len(best.cells.centres) if best.cells is not None else beyond
+    reached = [pair for pair in outcomes if pair[1].reached]
+    if reached:
+        return min(reached, key=lambda pair: pair[1].tokens)
+    return min(outcomes, key=lambda pair: pair[1].measured)
+
+
+def _best_candidate(
+    problem: SequenceProblem, structure: Structure | None, method: str, beyond: int
+) -> SequenceCandidate:
+    none = make_structure("none", problem.domain.length)
+    vouched = structure or none
+    if method in ("auto", "kernel") and problem.lipschitz_given:
+        count = kernel.cells_for_bound(problem, vouched, problem.budget)
+        if count is not None:
+            return kernel.kernel_candidate(problem, vouched, count, 0.0)
+    if structure is None:
+        structure = detect_structure(
+            problem.f, problem.domain, problem.select[:64], _tolerance(problem)
+        )
+        if problem.budget < kernel.kernel_tokens(structure, 1):
+            structure = none
+    count, error = kernel.least_cells(problem, structure, beyond, GOAL * problem.accuracy)
+    return kernel.kernel_candidate(problem, structure, max(count, 1), error)

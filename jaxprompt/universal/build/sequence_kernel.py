@@ -1,0 +1,312 @@
+r"""The kernel construction: quantise tokens, gather them, and look the sequence up.
+
+1. A prefix with a token for each cell of the domain writes the code of its cell to every token.
+2. One gather layer for each class of tokens averages their codes. For a class of one token that is
+   its code, for more the histogram of their multiset.
+3. A prefix with a token for each combination of multisets holds the values of f.
+
+The depth is the number of classes plus 2 at most: T + 1 for a map without structure.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxprompt.universal.build.sequence_certificate import SequenceCandidate, SequenceProblem
+from jaxprompt.universal.build.sequence_layers import (
+    Channels,
+    Kernel,
+    codes_of_cells,
+    gather_layer,
+    kernel_layer,
+)
+from jaxprompt.universal.build.sequence_structure import Classes, Structure
+from jaxprompt.universal.build.sequence_target import Cells, token_length
+from jaxprompt.universal.networks.stack import FAR, Layer
+
+__all__ = [
+    "cells_for_bound",
+    "kernel_candidate",
+    "kernel_tokens",
+    "least_cells",
+    "quantising_error",
+    "required_cells",
+]
+
+SPILL = 1e-13
+"""Share of attention that may fall on cells that are not near."""
+
+WIDER = 1.01
+"""A cell counts as near within WIDER times the radius within which cells cover."""
+
+AT_ONCE = 4096
+"""Sequences on which f is evaluated at once."""
+
+
+def kernel_tokens(structure: Structure, cells: int) -> float:
+    """Prefix tokens of both prefixed layers, with so many cells a token."""
+    return structure.tokens(cells) + (cells if cells > 1 else 0)
+
+
+def cells_for_bound(problem: SequenceProblem, structure: Structure, most: float) -> int | None:
+    """Fewest cells that bound the error by the accuracy, if they take at most `most` tokens."""
+    slope = problem.lipschitz * WIDER
+    low = 1
+    while kernel_tokens(structure, low) <= most:
+        if slope * problem.domain.cells(low).radius <= problem.accuracy * (1 - 1e-9) - 1e-12:
+            return low
+        low = _next_count(problem, low)
+    return None
+
+
+def required_cells(problem: SequenceProblem) -> float:
+    """Cells a token for the accuracy, from the constant alone: infinite where float64 ends."""
+    slope = problem.lipschitz * WIDER
+    if slope == 0:
+        return 1.0
+    radius = problem.accuracy / slope
+    m = problem.domain.dim
+    if problem.domain.kind == "cube":
+        sides = math.sqrt(m) / (2 * radius)
+        return float(math.ceil(sides)) ** m if sides**m < 1e300 else math.inf
+    if radius >= 2:
+        return 1.0
+    # Spread evenly, so many points cover within the radius: areas of caps, doubled.
+    density = {1: math.pi, 2: 8.0, 3: 30.0}[m - 1]
+    count = density / radius ** (m - 1)
+    return float(math.ceil(count)) if count < 1e300 else math.inf
+
+
+def _next_count(problem: SequenceProblem, count: int) -> int:
+    """The next number of cells: sides of the cube grow by one, counts on a sphere by a tenth."""
+    m = problem.domain.dim
+    if problem.domain.kind == "cube":
+        return (round(count ** (1 / m)) + 1) ** m
+    return max(m + 1, count + 1, math.ceil(1.1 * count))
+
+
+def quantising_error(problem: SequenceProblem, cells: Cells, points: np.ndarray) -> float:
+    """Largest |f(x) − f(centres of x's cells)| over `points`, and over ends of cells."""
+    random = np.random.default_rng(problem.seed + 5)
+    ends = problem.domain.corners(cells, max(len(points) // 2, 8), random)
+    values = np.concatenate([problem.select_values, problem.f(ends)])
+    rounded = cells.centres[cells.nearest(np.concatenate([points, ends]))]
+    return float(token_length(problem.f(rounded) - values).max())
+
+
+def least_cells(
+    problem: SequenceProblem, structure: Structure, beyond: int, goal: float
+) -> tuple[int, float]:
+    """Fewest cells, more than `beyond`, that err by at most `goal` on samples, and their error.
+
+    If none within the budget do, those of the least error.
+    """
+    best, least = 0, math.inf
+    count = _next_count(problem, beyond) if beyond else 1
+    while kernel_tokens(structure, count) <= problem.budget:
+        cells = problem.domain.cells(count)
+        error = quantising_error(problem, cells, problem.select)
+        if error <= goal:
+            return count, error
+        if error < least:
+            best, least = count, error
+        # While far from the goal, cells grow by half of what an error linear in them asks for.
+        ratio = min(error / goal, 1e6) if goal > 0 else 1.1
+        jump = count * (1 + 0.5 * (ratio - 1)) ** problem.domain.dim
+        nearer = _largest_count(problem, structure, jump)
+        count = max(_next_count(problem, count), nearer)
+    return best, least
+
+
+def _largest_count(problem: SequenceProblem, structure: Structure, most: float) -> int:
+    """The largest number of cells up to `most` that fits the budget."""
+    low, high = 1, int(min(most, problem.budget))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if kernel_tokens(structure, middle) <= problem.budget:
+            low = middle
+        else:
+            high = middle - 1
+    if problem.domain.kind == "cube":
+        m = problem.domain.dim
+        return math.floor(low ** (1 / m) + 1e-9) ** m
+    return low
+
+
+def kernel_candidate(
+    problem: SequenceProblem, structure: Structure, count: int, error: float
+) -> SequenceCandidate:
+    """The layers with at most `count` cells a token, and the share that may fall on far cells."""
+    domain, cells = problem.domain, problem.domain.cells(count)
+    single = len(cells.centres) == 1
+    codes = np.zeros((1, 0)) if single else codes_of_cells(len(cells.centres), cells.ordered)
+    gathers = 0 if single else structure.gather_layers
+    at = Channels(domain.dim, domain.length, codes.shape[1], gathers, codes.shape[1], problem.out)
+    layers: list[Layer] = []
+    leak = 0.0
+    if not single:
+        sharp = _quantising_concentration(cells)
+        first = kernel_layer(
+            at,
+            [Kernel(at.numbers, cells.centres, codes, sharp, np.ones(domain.dim), None)],
+            at.coded,
+        )
+        layers.append(first)
+        leak = _leak(first)
+    for index in range(gathers):
+        seen = [_entry(structure.gathers(p), index) for p in range(domain.length)]
+        layers.append(gather_layer(at, seen, at.coded, at.gather(index)))
+    kernels = _lookup_kernels(problem, structure, cells, codes, at)
+    last = kernel_layer(at, kernels, at.result)
+    layers.append(last)
+    values = np.linalg.norm(last.prefix_values, axis=1).max()
+    return SequenceCandidate(
+        method="kernel", structure=structure, at=at, layers=tuple(layers), cells=cells,
+        reach=WIDER * cells.radius,
+        spill=_spill(structure, cells, last, leak), value_norm=float(values), error=error,
+        required=_required(problem, structure),
+    )  # fmt: skip
+
+
+def _required(problem: SequenceProblem, structure: Structure) -> float:
+    cells = required_cells(problem)
+    return structure.tokens(cells) + cells
+
+
+def _entry(classes: Classes, index: int) -> tuple[int, ...]:
+    return classes[index] if index < len(classes) else ()
+
+
+# --- concentrations, and what they let through ---------------------------------------------------
+
+
+def _quantising_concentration(cells: Cells) -> float:
+    """λ at which cells that are not near hold less than SPILL of the attention.
+
+    A cell is near if its centre is at most as far as the nearest one in squares, but for
+    (WIDER² − 1) r².
+    """
+    margin = 0.5 * (WIDER**2 - 1) * cells.radius**2
+    return math.log(len(cells.centres) / SPILL) / margin
+
+
+def _lookup_concentration(structure: Structure, cells: Cells, count: int) -> float:
+    """λ of the lookup: a wrong entry lies 1 farther in squares, or holds a share less.
+
+    With unary codes a multiset that is not near is improved by at least 1/2 in the score when each
+    number of the code is brought to its nearest allowed value. With unit vectors some near cell
+    has a share of at least 1/`together`.
+    """
+    needed = math.log(count / SPILL) / 0.99
+    return 2 * needed if cells.ordered else max(cells.together, 2) * needed
+
+
+def _rounding_of_scores(layer: Layer) -> float:
+    """What float64 may add to a score of tokens whose channels are at most 1."""
+    size = float(np.abs(layer.prefix_keys).sum(axis=1).max())
+    return float(np.finfo(np.float64).eps) * size * 4
+
+
+def _leak(first: Layer) -> float:
+    """Most attention of the quantising layer on cells that are not near, and on tokens."""
+    return SPILL * math.exp(min(2 * _rounding_of_scores(first), 600.0)) + math.exp(-FAR)
+
+
+def _spill(structure: Structure, cells: Cells, last: Layer, leak: float) -> float:
+    """Most attention of the last layer on entries that are not near, and on tokens.
+
+    Infinite where that is unknown: for multisets of tokens that are not numbers.
+    """
+    if not cells.ordered and structure.largest_class > 1 and len(cells.centres) > 1:
+        return math.inf
+    if 4 * structure.largest_class * cells.together * leak > 0.005:
+        return math.inf
+    rounding = math.exp(min(2 * _rounding_of_scores(last), 600.0))
+    return rounding * (SPILL + len(structure.classes) * math.exp(-FAR))
+
+
+# --- the lookup ----------------------------------------------------------------------------------
+
+
+class _Entries(NamedTuple):
+    """What a prefix of the lookup distinguishes: sums of codes, and a sequence with each."""
+
+    sums: np.ndarray
+    reads: np.ndarray
+    scales: np.ndarray
+    cells: np.ndarray
+
+
+def _lookup_kernels(
+    problem: SequenceProblem,
+    structure: Structure,
+    cells: Cells,
+    codes: np.ndarray,
+    at: Channels,
+) -> list[Kernel]:
+    outputs: dict[Classes, np.ndarray] = {}
+    kernels = []
+    for group in structure.groups:
+        position = group[0]
+        entries = _entries(structure, position, codes, at)
+        classes = structure.classes[position]
+        if classes not in outputs:
+            outputs[classes] = _values_of_entries(problem, cells, classes, entries)
+        kernels.append(
+            Kernel(
+                entries.reads, entries.sums, outputs[classes][:, position],
+                _lookup_concentration(structure, cells, len(entries.sums)), entries.scales,
+                None if len(group) == at.length else group,
+            )
+        )  # fmt: skip
+    return kernels
+
+
+def _entries(structure: Structure, position: int, codes: np.ndarray, at: Channels) -> _Entries:
+    """Sums of codes (N, r) for all combinations of multisets, and cells (N, R) of the tokens."""
+    classes = structure.classes[position]
+    gathered = structure.gathers(position)
+    blocks, sums, picks, scales = [], [], [], []
+    for tokens in classes:
+        size = len(tokens)
+        multisets = np.array(
+            list(itertools.combinations_with_replacement(range(len(codes)), size))
+        ).reshape(-1, size)
+        picks.append(multisets)
+        sums.append(codes[multisets].sum(axis=1))
+        scales.append(np.full(codes.shape[1], float(size)))
+        if codes.shape[1]:
+            blocks.append(at.gather(gathered.index(tokens)) if tokens in gathered else at.coded)
+    if not classes:
+        return _Entries(np.zeros((1, 0)), np.zeros(0, int), np.zeros(0), np.zeros((1, 0), int))
+    shape = [len(part) for part in picks]
+    index = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape))
+
+    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([part[i] for part, i in zip(parts, index, strict=True)], axis=1)
+
+    return _Entries(
+        joined(sums),
+        np.concatenate(blocks) if blocks else np.zeros(0, int),
+        np.concatenate(scales),
+        joined(picks),
+    )
+
+
+def _values_of_entries(
+    problem: SequenceProblem, cells: Cells, classes: Classes, entries: _Entries
+) -> np.ndarray:
+    """f (N, T, d) at sequences of the entries' cells; tokens not read are in the middle."""
+    read = [q for tokens in classes for q in tokens]
+    parts = []
+    for start in range(0, len(entries.cells), AT_ONCE):
+        picked = entries.cells[start : start + AT_ONCE]
+        x = np.tile(problem.domain.middle, (len(picked), problem.domain.length, 1))
+        x[:, read] = cells.centres[picked]
+        parts.append(problem.f(x))
+    return np.concatenate(parts)

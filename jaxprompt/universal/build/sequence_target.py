@@ -1,0 +1,260 @@
+"""Maps of sequences that people bring: made to take batches, checked, and their slopes estimated.
+
+Sequences are arrays (…, T, m). The length of an array of sequences, or of the difference of two, is
+that of its longest token: :math:`|x| = \\max_p |x_p|`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal.numerics import point_sets
+
+__all__ = ["Cells", "Domain", "batched_map", "largest_slope", "token_length"]
+
+Batched = Callable[[np.ndarray], np.ndarray]
+
+WHERE = "build_sequence_prefix"
+
+
+def token_length(difference: np.ndarray) -> np.ndarray:
+    """Length of the longest token of each array (…, T, d): (…)."""
+    return np.linalg.norm(difference, axis=-1).max(axis=-1)
+
+
+# --- where tokens live ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Nearest-point cells of one token: `centres` (c, m), and the distance within which they cover.
+
+    `together` bounds how many cells meet at one point. With `ordered` they are intervals of a line
+    in order, and can be told by how many of them lie to the left.
+    """
+
+    centres: np.ndarray
+    radius: float
+    together: int
+    ordered: bool
+
+    def nearest(self, tokens: np.ndarray) -> np.ndarray:
+        """Index of the nearest centre of tokens (…, m): (…) integers."""
+        score = tokens @ self.centres.T - 0.5 * (self.centres**2).sum(axis=1)
+        return score.argmax(axis=-1)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The set in which each token lies: ``cube`` [0, 1]^m, or ``sphere``, unit vectors of R^m."""
+
+    kind: str
+    length: int
+    dim: int
+
+    @property
+    def diameter(self) -> float:
+        """Largest distance between two tokens."""
+        return 2.0 if self.kind == "sphere" else math.sqrt(self.dim)
+
+    @property
+    def middle(self) -> np.ndarray:
+        """A token (m)."""
+        return np.eye(self.dim)[0] if self.kind == "sphere" else np.full(self.dim, 0.5)
+
+    def sample(self, count: int, random: np.random.Generator) -> np.ndarray:
+        """Random sequences (count, T, m): uniform, with some tokens at the ends or all equal."""
+        shape = (count, self.length, self.dim)
+        if self.kind == "sphere":
+            return self.clipped(random.normal(size=shape))
+        x = random.uniform(size=shape)
+        # An eighth of them each: numbers of 0 and 1 alone; a narrow range; a constant sequence.
+        eighth = count // 8
+        x[:eighth] = np.round(x[:eighth])
+        width = random.uniform(0, 0.2, size=(eighth, 1, 1))
+        x[eighth : 2 * eighth] = random.uniform(0, 0.8, size=(eighth, 1, 1)) + width * x[:eighth]
+        return random.permutation(x)
+
+    def clipped(self, x: np.ndarray) -> np.ndarray:
+        """The nearest tokens that are allowed."""
+        if self.kind == "sphere":
+            return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
+        return np.clip(x, 0.0, 1.0)
+
+    def moved(self, x: np.ndarray, direction: np.ndarray, step: Any) -> np.ndarray:
+        """The sequences after a step in a direction (…, T, m), back in the domain."""
+        return self.clipped(x + step * direction)
+
+    def cells(self, count: int) -> Cells:
+        """At most `count` cells of one token, spread evenly; at least one."""
+        if count <= 1:
+            radius = 0.5 * math.sqrt(self.dim) if self.kind == "cube" else 2.0
+            return Cells(self.middle[None], radius, 1, self.kind == "cube" and self.dim == 1)
+        if self.kind == "cube":
+            side = max(1, math.floor(count ** (1 / self.dim) + 1e-9))
+            points = (np.arange(side) + 0.5) / side
+            grid = np.array(list(itertools.product(points, repeat=self.dim)))
+            radius = 0.5 * math.sqrt(self.dim) / side
+            return Cells(grid, radius, min(2**self.dim, len(grid)), self.dim == 1)
+        if count <= self.dim:  # fewer points do not surround the sphere
+            return self.cells(1)
+        points = point_sets.quasi_uniform(self.dim - 1, count)
+        angle = point_sets.covering_radius(points)
+        return Cells(points, 2 * math.sin(min(angle, math.pi) / 2), count, False)
+
+    def corners(self, cells: Cells, count: int, random: np.random.Generator) -> np.ndarray:
+        """Sequences (count, T, m) of tokens at the ends of cells, just inside: far from centres.
+
+        Half of them have all tokens on the same side of their cells, or one token everywhere.
+        """
+        shape = (count, self.length)
+        if self.kind == "sphere":
+            if len(cells.centres) == 1:
+                ends = np.concatenate([-cells.centres, cells.centres])
+            else:
+                ends = point_sets.circumcentres(cells.centres)[0]
+            pick = random.integers(len(ends), size=shape)
+            pick[: count // 4] = pick[: count // 4, :1]
+            return self.clipped(ends[pick] + 1e-7 * random.normal(size=(*shape, self.dim)))
+        pick = random.integers(len(cells.centres), size=shape)
+        pick[: count // 4] = pick[: count // 4, :1]
+        side = np.sign(random.uniform(-1, 1, size=(*shape, self.dim)))
+        side[: count // 2] = np.sign(random.uniform(-1, 1, size=(count // 2, 1, 1)))
+        reach = cells.radius / math.sqrt(self.dim) * (1 - 1e-6)
+        return cells.centres[pick] + reach * side
+
+    def cell_counts(self, most: int) -> list[int]:
+        """Numbers of cells that are worth a try, up to `most`, in rising order."""
+        if self.kind == "cube":
+            sides = range(1, math.floor(max(most, 1) ** (1 / self.dim) + 1e-9) + 1)
+            return [side**self.dim for side in sides]
+        return [1, *range(self.dim + 1, most + 1)]
+
+    def points_apart(self, distance: float) -> float:
+        """How many tokens fit with all distances above `distance`: a lower bound, at least 1."""
+        if distance >= self.diameter or distance <= 0:
+            return 1.0 if distance > 0 else math.inf
+        if self.kind == "cube":
+            return float(math.ceil(round(1 / distance, 9))) ** self.dim
+        angle = 2 * math.asin(distance / 2) * (1 + 1e-9)
+        return point_sets.packing_bound(self.dim - 1, angle)
+
+
+# --- the map -------------------------------------------------------------------------------------
+
+
+def batched_map(f: Any, domain: Domain) -> tuple[Batched, bool]:
+    """`f` as a checked function (B, T, m) → (B, T, d) float64, and whether it returns plain (T).
+
+    `f` is called with a batch if that gives the same numbers as calls with one sequence each.
+
+    Raises:
+        ParameterError: (also later, by the function returned) `f` cannot be called, or returns
+            something that is not finite numbers, one row a token.
+    """
+    if not callable(f):
+        raise ParameterError("f", f, "a function of a sequence (T, m)", "give a function", WHERE)
+    length = domain.length
+    probe = domain.sample(length + domain.dim + 3, np.random.default_rng(12345))
+    single, flat = _as_outputs([f(x) for x in probe.copy()], length)
+    try:
+        together, _ = _as_outputs(np.asarray(f(probe.copy())), length)
+        batch = together.shape == single.shape and np.allclose(
+            together, single, rtol=1e-7, atol=1e-10
+        )
+    except Exception:  # it is asked whether f takes batches: any failure says no
+        batch = False
+
+    def evaluate(sequences: np.ndarray) -> np.ndarray:
+        given = sequences.copy()  # f may change what it is given
+        result, _ = _as_outputs(f(given) if batch else [f(x) for x in given], length)
+        if result.shape != (len(sequences), *single.shape[1:]):
+            raise _output_error(
+                f"shape {result.shape[1:]}", f"an array {single.shape[1:]} everywhere"
+            )
+        return result
+
+    return evaluate, flat
+
+
+def _as_outputs(result: Any, length: int) -> tuple[np.ndarray, bool]:
+    """Outputs (B, T, d) of a batch, and whether they came as (B, T)."""
+    try:
+        outputs = np.asarray(result)
+        if np.iscomplexobj(outputs):
+            raise TypeError
+        outputs = outputs.astype(np.float64)
+    except (TypeError, ValueError):
+        raise _output_error("something else", f"an array ({length}, d) of one shape") from None
+    if outputs.ndim not in (2, 3) or outputs.shape[1] != length or not outputs.size:
+        raise _output_error(f"shape {outputs.shape[1:]}", f"an array ({length}, d)")
+    if not np.isfinite(outputs).all():
+        raise _output_error("a number that is not finite", "finite numbers everywhere")
+    flat = outputs.ndim == 2
+    return outputs.reshape(*outputs.shape[:2], -1), flat
+
+
+def _output_error(value: str, allowed: str) -> ParameterError:
+    return ParameterError(
+        "f",
+        f"(returns {value})",
+        f"a function that returns {allowed}",
+        "change the function",
+        WHERE,
+    )
+
+
+def largest_slope(f: Batched, domain: Domain, points: np.ndarray, seed: int) -> float:
+    """Largest slope of `f` found, in lengths of the longest token: an estimate from below.
+
+    Steps from `points` (Q, T, m) that move each token its own way: the way that adds most to some
+    output by its differences in single numbers. What rounding of the values may add is taken off.
+    """
+    random = np.random.default_rng(seed)
+    values = f(points)
+    rounding = 8 * float(np.finfo(np.float64).eps) * float(np.abs(values).max(initial=0.0))
+    largest = 0.0
+    for step in (1e-5, 1e-3):
+        partial = np.stack(
+            [
+                (f(_shifted(points, domain, token, axis, step)) - values) / step
+                for token in range(domain.length)
+                for axis in range(domain.dim)
+            ]
+        )  # (T m, Q, T, d)
+        partial = partial.reshape(domain.length, domain.dim, *values.shape)
+        reach = np.abs(np.linalg.norm(partial, axis=1)).sum(axis=0)  # (Q, T, d)
+        for choice in ("steepest", "random"):
+            if choice == "steepest":
+                output = reach.reshape(len(points), -1).argmax(axis=1)
+            else:
+                output = random.integers(reach[0].size, size=len(points))
+            chosen = partial.reshape(domain.length, domain.dim, len(points), -1)
+            direction = np.take_along_axis(chosen, output[None, None, :, None], axis=-1)[..., 0]
+            direction = np.moveaxis(direction, 2, 0)
+            size = np.linalg.norm(direction, axis=-1, keepdims=True)
+            direction = direction / np.where(size > 0, size, 1.0)
+            for sign in (1, -1):
+                moved = domain.moved(points, sign * direction, step)
+                largest = max(largest, _slope(f(moved) - values, moved - points, rounding, step))
+    other = random.permutation(len(points))
+    return max(largest, _slope(values[other] - values, points[other] - points, rounding, 1e-3))
+
+
+def _shifted(points: np.ndarray, domain: Domain, token: int, axis: int, step: float) -> np.ndarray:
+    direction = np.zeros((domain.length, domain.dim))
+    direction[token, axis] = 1.0
+    return domain.moved(points, direction, step)
+
+
+def _slope(change: np.ndarray, moved: np.ndarray, rounding: float, step: float) -> float:
+    distance = token_length(moved)
+    far = distance > 0.1 * step
+    return float(((token_length(change) - rounding)[far] / distance[far]).max(initial=0.0))
