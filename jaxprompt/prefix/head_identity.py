@@ -108,14 +108,20 @@ RUN_ONCE_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """Compiler options of programs that run once: compiling them takes longer than running them."""
 
 
-def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
+def validate(
+    params: dict[str, Any], where: str, *, describing: Sequence[Parameter] = (),
+    has_sink: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """The four arrays together, of shapes that fit; without what describes a measured layer.
+
+    That is :data:`LAYER_CELL`, or the parameters in `describing`. With `has_sink` a query may see
+    neither content nor prefix: it attends to its sink.
 
     Raises:
         ParameterError: an array is missing, or does not fit the others.
     """
-    describing = {p.name for p in LAYER_CELL}
-    params = {name: value for name, value in params.items() if name not in describing}
+    unused = {p.name for p in describing or LAYER_CELL}
+    params = {name: value for name, value in params.items() if name not in unused}
     names = [p.name for p in HEAD[:4]]
     given = [name for name in names if name in params]
     if not given:
@@ -135,11 +141,11 @@ def validate(params: dict[str, Any], where: str) -> dict[str, Any]:
                 values, f"shape {shape}", f"an array (…, {size[-1] if size else 'm'}, v)",
                 f"give one row for each of `{scores}`", where,
             )  # fmt: skip
-    _require_something_visible(params, where)
+    _check_masks(params, where, has_sink)
     return params
 
 
-def _require_something_visible(params: Mapping[str, Any], where: str) -> None:
+def _check_masks(params: Mapping[str, Any], where: str, has_sink: bool) -> None:
     """Refuse masks that do not fit their scores, or that leave a query with nothing to see."""
     masks = {"visible": "content_scores", "prefix_visible": "prefix_scores"}
     given = {mask: scores for mask, scores in masks.items() if mask in params}
@@ -155,7 +161,7 @@ def _require_something_visible(params: Mapping[str, Any], where: str) -> None:
     for mask, entries in zip(given, known, strict=False):
         if not np.isin(entries, (0, 1)).all():
             raise ParameterError(mask, params[mask], "made of 0 and 1", "round its entries", where)
-    if len(known) == len(masks):
+    if len(known) == len(masks) and not has_sink:
         anything = functools.reduce(np.logical_or, [entries.any(axis=-1) for entries in known])
         if not anything.all():
             raise ParameterError(

@@ -10,9 +10,14 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
-from jaxprompt.prefix.head_identity import Layer, draw_layer, head_from_scores
+from jaxprompt.prefix.head_identity import (
+    Layer,
+    draw_layer,
+    head_by_definition,
+    head_from_scores,
+)
 
-__all__ = ["bars_against_limits", "panels_of_outputs", "panels_of_patterns"]
+__all__ = ["bars_against_limits", "panels_of_outputs", "panels_of_patterns", "panels_of_sinks"]
 
 _SHOWN = Layer(causal=True, prefix=3, tokens=8)
 _IN_THE_PLANE = Layer(prefix=3, tokens=8, width=2)
@@ -89,6 +94,32 @@ def panels_of_outputs(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]
             x_names=[str(i + 1) for i in queries],
         ),
     ]  # fmt: skip
+
+
+def panels_of_sinks(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) -> list[Panel]:
+    """The three masses of one query against the score of its sink, and what is left of the output.
+
+    Lines are the closed form; points are the head by its definition.
+    """
+    drawn = draw_layer(_SHOWN, _LARGEST_SCORE, 1, key=jax.random.fold_in(key, 5))
+    names = ("content_scores", "prefix_scores", "content_values", "prefix_values")
+    content_scores, prefix_scores, content_values, prefix_values = (
+        np.asarray(getattr(drawn, name))[0, 0, -1] for name in names
+    )
+    arrays = (content_scores, content_values, prefix_scores, prefix_values)
+    lines, points = np.linspace(-5.0, 9.0, 141), np.linspace(-5.0, 9.0, 15)
+    with jax.enable_x64(True):
+        theory = head_from_scores(*arrays, None, None, lines)
+        measured = [head_by_definition(*arrays, None, None, b) for b in points]
+    marks: list[Mark] = []
+    words = {"sink_mass": "sink", "prefix_mass": "prefix", "content_mass": "content"}
+    for colour, (name, word) in enumerate(words.items()):
+        marks.append(Mark("line", lines, np.asarray(theory[name]), label=word, colour=colour))
+        values = [float(head[name]) for head in measured]
+        marks.append(Mark("points", points, values, colour=colour))
+    return [
+        Panel(marks, "attention of one query", "score of the sink", "share", y_range=(0.0, 1.0)),
+    ]
 
 
 def _map(pattern: np.ndarray) -> Mark:
