@@ -22,9 +22,10 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
 
-__all__ = ["changed_parts", "fingerprint_claim", "functions_reached"]
+__all__ = ["PARTS", "changed_parts", "fingerprint_claim", "functions_reached"]
 
 PARTS = ("simulation", "prediction", "judgement")
+"""What of a claim is told apart."""
 
 
 def fingerprint_claim(claim: Claim) -> dict[str, str]:

@@ -30,7 +30,7 @@ from jaxprompt.compute.workers import (
     run_tasks,
 )
 from jaxprompt.core.claim import Claim
-from jaxprompt.core.fingerprint import changed_parts, fingerprint_claim
+from jaxprompt.core.fingerprint import PARTS, changed_parts, fingerprint_claim
 from jaxprompt.core.quantities import AtLeast, AtMost
 from jaxprompt.errors import JaxpromptError, UsageError
 from jaxprompt.sweep.config import Sweep
@@ -293,7 +293,8 @@ def _open(sweep: Sweep, folder: Path, *, locks: bool) -> tuple[SweepStore, list[
     lost = int(store.damaged.sum()) + store.vanished
     if lost:
         notes.append(f"{lost} damaged cells are computed anew")
-    changed = changed_parts(store.fingerprint, claim_now)
+    converted = not store.fingerprint  # from version 0.1, which kept none: all may have changed
+    changed = list(PARTS) if converted else changed_parts(store.fingerprint, claim_now)
     if store.quantities != [q.name for q in sweep.target.quantities]:
         raise UsageError(
             f"--out '{folder}' holds the quantities {', '.join(store.quantities)}, and "
@@ -307,11 +308,11 @@ def _open(sweep: Sweep, folder: Path, *, locks: bool) -> tuple[SweepStore, list[
                 "give another folder, or the file it was made from"
             )
     if "simulation" in changed and (store.trials > 0).any():
-        notes.append(_check_edited_simulation(sweep, store))
+        notes.append(_check_edited_simulation(sweep, store, converted))
     if store.config != sweep.config:
         store.extend(sweep.grid, sweep.config)
     if {"prediction", "judgement"} & set(changed):
-        notes.append(_follow_edit(sweep, store, changed))
+        notes.append(_follow_edit(sweep, store, changed, converted))
     if store.fingerprint != claim_now:
         store.describe(fingerprint=claim_now)
     differing = store.begin_session(here)
@@ -338,7 +339,7 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     return ", ".join(f"`{name}` differs" for name in new if name in found)
 
 
-def _check_edited_simulation(sweep: Sweep, store: SweepStore) -> str:
+def _check_edited_simulation(sweep: Sweep, store: SweepStore, converted: bool) -> str:
     """Compute one stored run again with the edited code; a line that says that it is the same.
 
     An edit may mend what made other cells fail, or only tidy. What gives other numbers is
@@ -362,6 +363,11 @@ def _check_edited_simulation(sweep: Sweep, store: SweepStore) -> str:
             f"of {sweep.claim} have changed, and give other numbers at cell {cell_name(index)}"
             f"{why}; give another folder"
         )
+    if converted:
+        return (
+            f"the sweep was converted from version 0.1; at cell {cell_name(index)} this version "
+            "gives the stored numbers again, so the stored cells are kept"
+        )
     return (
         f"the simulation of {sweep.claim} has changed; at cell {cell_name(index)} it gives the "
         "stored numbers again, so the stored cells are kept"
@@ -377,7 +383,7 @@ def _is_same_number(stored: stats.Estimate, again: stats.Estimate | None) -> boo
     return close(stored.mean, again.mean) and close(stored.stderr, again.stderr)
 
 
-def _follow_edit(sweep: Sweep, store: SweepStore, changed: list[str]) -> str:
+def _follow_edit(sweep: Sweep, store: SweepStore, changed: list[str], converted: bool) -> str:
     """Compute anew what depends on an edit of the claim; a line that says so.
 
     Predictions of all cells are replaced in one transaction, so that a kill leaves none mixed.
@@ -398,6 +404,8 @@ def _follow_edit(sweep: Sweep, store: SweepStore, changed: list[str]) -> str:
         store.replace_predictions(fresh, fingerprint_claim(target))
     store.forget_statuses(np.ones(store.shape, dtype=bool))
     store.flush()
+    if converted:
+        return f"{len(held)} predictions of version 0.1 are computed anew by this version"
     if "prediction" in changed:
         return (
             f"the closed form of {sweep.claim} has changed: {len(held)} stored predictions are "

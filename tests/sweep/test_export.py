@@ -121,3 +121,26 @@ def test_a_store_of_version_0_1_is_converted_and_goes_on(swept, tmp_path, capsys
     for name in data.data_vars:
         np.testing.assert_array_equal(found[name].values, data[name].values, err_msg=str(name))
     assert main.main(["export", str(tmp_path / "old"), "--to", "sqlite"]) == 2
+
+
+def test_a_converted_store_takes_the_theory_of_this_version(swept, tmp_path):
+    """Version 0.1 kept no fingerprint: another prediction is replaced, other numbers refused."""
+    data, _ = swept
+    job = Sweep("contextual.toy", {"level": (1.0, 1 / 3), "size": (4, 8, 6)}, {}, 20, 1)
+    wrong = data.assign(value_predicted=data["value_predicted"] + 1.0)
+    old_store(tmp_path / "old", wrong, job.config)
+    assert main.main(["export", str(tmp_path / "old"), "--to", "sqlite"]) == 0
+    grown = {"level": (1.0, 1 / 3, 2.0), "size": (4, 8, 6)}
+    larger = Sweep("contextual.toy", grown, {}, 20, 1)
+    result = run(larger, tmp_path / "old", resume=True)
+    assert any("6 predictions of version 0.1 are computed anew" in note for note in result.notes)
+    whole = run(larger, tmp_path / "whole").dataset
+    for name in whole.data_vars:
+        np.testing.assert_array_equal(result.dataset[name].values, whole[name].values)
+    again = run(larger, tmp_path / "old", resume=True)
+    assert not any("version 0.1" in note for note in again.notes), "said once"
+    other = data.assign(value=data["value"] + 1.0)
+    old_store(tmp_path / "other", other, job.config)
+    assert main.main(["export", str(tmp_path / "other"), "--to", "sqlite"]) == 0
+    with pytest.raises(UsageError, match="another simulation"):
+        run(larger, tmp_path / "other", resume=True)

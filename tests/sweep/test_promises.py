@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.core.claim import Relation
 from jaxprompt.core.fingerprint import fingerprint_claim
 from jaxprompt.core.keys import as_key, fold_in_parameters
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.core.quantities import Quantity
 from jaxprompt.errors import ClaimError, UsageError
-from jaxprompt.sweep import Sweep, memory
+from jaxprompt.stats import exact_estimate
+from jaxprompt.sweep import Sweep, judge, memory
 from jaxprompt.sweep import runner as sweeps
 from jaxprompt.sweep.store import SweepStore
 from jaxprompt.sweep.tasks import Batches, Task, make_tasks
@@ -388,3 +390,47 @@ def test_judging_again_asks_for_no_prediction(toy, tmp_path, monkeypatch):
     sweeps.run(job, tmp_path / "out", resume=True)
     assert not calls
     assert json.loads(SweepStore.open(tmp_path / "out").config)["claim"] == "contextual.toy"
+
+
+def test_growing_a_sweep_of_exact_cells_judges_what_is_new(toy, tmp_path, monkeypatch):
+    """Counted: rows that are compared, and predictions that are made."""
+
+    def exact(*, key, trials, level, size):
+        return {"value": exact_estimate(level, trials)}
+
+    claim = toy(relation=Relation.IDENTITY, simulation=exact)
+    small = {"level": (1.0, 2.0, 3.0), "size": (4, 8)}
+    sweeps.run(Sweep("contextual.toy", small, {}, 4, 1), tmp_path / "out")
+    counted = count_rows_and_predictions(claim, monkeypatch)
+    grown = {"level": (0.5, 1.0, 2.0, 3.0), "size": (4, 8)}
+    data = sweeps.run(Sweep("contextual.toy", grown, {}, 4, 1), tmp_path / "out", resume=True)
+    assert counted == {"rows": 2, "predictions": 2}
+    assert (data.dataset["status"] == "confirmed").all()
+
+
+def test_growing_a_sweep_of_samples_predicts_what_is_new(toy, tmp_path, monkeypatch):
+    """All tests share one false-alarm rate, so each is judged again, from stored numbers."""
+    claim = toy()
+    sweeps.run(Sweep("contextual.toy", GRID, {}, 20, 1), tmp_path / "out")
+    counted = count_rows_and_predictions(claim, monkeypatch)
+    grown = {**GRID, "level": (0.5, 1.0, 2.0)}
+    sweeps.run(Sweep("contextual.toy", grown, {}, 20, 1), tmp_path / "out", resume=True)
+    assert counted == {"rows": 6, "predictions": 2}
+
+
+def count_rows_and_predictions(claim, monkeypatch):
+    """How many comparisons are judged from now on, and how many predictions are asked for."""
+    counted = {"rows": 0, "predictions": 0}
+    decide, predict = judge.decide_columns, type(claim).predict
+
+    def counted_decide(table, level):
+        counted["rows"] += len(table.predicted)
+        return decide(table, level)
+
+    def counted_predict(self, *point, **named):
+        counted["predictions"] += 1
+        return predict(self, *point, **named)
+
+    monkeypatch.setattr(judge, "decide_columns", counted_decide)
+    monkeypatch.setattr(type(claim), "predict", counted_predict)
+    return counted
