@@ -8,17 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from jaxprompt.errors import ParameterError, suggest
-from jaxprompt.universal.build.certificate import Candidate, Certificate, Problem, certify
+from jaxprompt.universal.build.certificate import (
+    Candidate,
+    Certificate,
+    Problem,
+    certify,
+    head_outputs,
+    round_candidate,
+)
 from jaxprompt.universal.build.prefix_values import fit_values
 from jaxprompt.universal.build.target_function import Batched, batched, estimate_lipschitz
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import point_sets
+from jaxprompt.universal.numerics import point_sets, rounding
 
 __all__ = ["METHODS", "Certificate", "Prefix", "build_prefix"]
 
@@ -30,6 +37,10 @@ WIDTHS = (0.3, 0.6, 1.2, 2.4)
 """Concentrations that are tried, times the squared spacing of the centres. Wider kernels are
 more accurate for smooth functions and need larger values; which is best depends on f."""
 
+SMALL_VALUES = 1.5
+"""With few bits values of at most this, times sup|f|, are tried too: the step of a grid is a share
+of the largest value."""
+
 NEAR = 1.05
 """A net's kernel is so sharp that centres beyond NEAR times the covering radius do not count."""
 
@@ -40,6 +51,8 @@ class Prefix:
 
     `keys` (N, n) and `values` (N, d) are the head's; `centres` (N, n) are the keys' directions.
     `content` is the number of content tokens it was built for. Calling it evaluates the head.
+    Keys and values that were rounded (``certificate.bits``) are numbers of that format, and
+    `centres` what the keys were rounded from.
     """
 
     centres: np.ndarray
@@ -48,15 +61,42 @@ class Prefix:
     content: int
     scalar: bool
     certificate: Certificate
+    rounded_keys: np.ndarray | None = field(default=None, repr=False)
+    source: Source | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is stored or copied: without the function, which may be none that can be stored."""
+        return {**vars(self), "source": None}
 
     @property
     def keys(self) -> np.ndarray:
-        """The prefix's keys: concentration times centres."""
+        """The prefix's keys: concentration times centres, and rounded where the prefix is."""
+        if self.rounded_keys is not None:
+            return self.rounded_keys
         return self.concentration * self.centres
 
     def tokens(self, *, scaled: bool = False) -> head.HeadWeights:
         """Fixed head and prefix tokens as matrices; `scaled` where scores are divided by √d_k."""
-        return head.blocks(self.centres, self.values, self.concentration, scaled=scaled)
+        return head.blocks(self.keys, self.values, 1.0, scaled=scaled)
+
+    def quantised(self, bits: int | str) -> Prefix:
+        """The same prefix with keys and values in few bits, and a certificate of its own.
+
+        `bits` is a number of bits of integers from 2 to 32 (8 for int8), or a float format:
+        "float16", "bfloat16", "float8_e4m3" or "float8_e5m2". Keys share one scale, and so do
+        values. Rounding starts from the numbers before any rounding.
+
+        Raises:
+            ParameterError: there is no such format, or this prefix was loaded from a file, which
+                does not hold the function.
+        """
+        bits = rounding.check_bits(bits, "quantised")
+        if self.source is None:
+            raise ParameterError(
+                "bits", bits, "rounded where the prefix was built: a stored prefix has no function",
+                "call build_prefix(..., bits=...) again", "quantised",
+            )  # fmt: skip
+        return self.source.make_prefix(bits)
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
         """The head's output at unit vectors (…, n): (…, d), or (…) when f is scalar; float64.
@@ -66,11 +106,37 @@ class Prefix:
         """
         points = _on_sphere("points", points, self.centres.shape[1])
         flat = points.reshape(-1, points.shape[-1])
+        rounded = self.rounded_keys is not None
         output = head.estimate(
-            flat, self.centres, self.values, self.concentration, content=self.content
-        )
+            flat, self.keys / self.concentration if rounded else self.centres, self.values,
+            self.concentration, content=self.content, any_keys=rounded,
+        )  # fmt: skip
         output = output.reshape(*points.shape[:-1], -1)
         return output[..., 0] if self.scalar else output
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a prefix was made from: the function with the search's numbers, and the best found."""
+
+    problem: Problem
+    candidate: Candidate
+    scalar: bool
+    budget: int
+    test_points: int
+
+    def make_prefix(self, bits: int | str | None) -> Prefix:
+        """The prefix, rounded to `bits`, with its certificate."""
+        problem, best = self.problem._replace(bits=bits), self.candidate
+        test = _scattered_points(problem.sphere_dim, self.test_points, problem.seed + 2)
+        used = round_candidate(best, bits)
+        keys = None
+        if bits is not None:
+            keys, _ = rounding.round_to(best.concentration * best.centres, bits)
+        return Prefix(
+            best.centres, used.values, best.concentration, problem.content, self.scalar,
+            certify(problem, best, test, self.budget), keys, self,
+        )  # fmt: skip
 
 
 def build_prefix(
@@ -84,6 +150,7 @@ def build_prefix(
     content: int = 1,
     value_limit: float = 10.0,
     centres: np.ndarray | None = None,
+    bits: int | str | None = None,
     test_points: int = 20_000,
     seed: int = 0,
 ) -> Prefix:
@@ -104,6 +171,8 @@ def build_prefix(
         content: content tokens in the softmax (the query is one).
         value_limit: largest |v| allowed, times sup|f|.
         centres: (N, n) unit vectors to use instead of choosing them.
+        bits: keys and values are rounded to so many bits (8 for int8), or to a float format
+            ("float16", "bfloat16", "float8_e4m3", "float8_e5m2"), and chosen with that in view.
         test_points: size of the independent set on which the error is measured.
         seed: of the random rotations and pools; the same call gives the same prefix.
 
@@ -120,15 +189,13 @@ def build_prefix(
     problem = _make_problem(
         function, sphere_dim, accuracy, content, lipschitz, value_limit, seed, test_points
     )
+    if bits is not None:
+        problem = problem._replace(bits=rounding.check_bits(bits, WHERE))
     if centres is not None:
         centres = _on_sphere("centres", centres, sphere_dim + 1)
         budget = len(centres)
     best = _search_prefix(problem, budget, method, centres)
-    test = _scattered_points(sphere_dim, test_points, seed + 2)
-    return Prefix(
-        best.centres, best.values, best.concentration, content, scalar,
-        certify(problem, best, test, budget),
-    )  # fmt: skip
+    return Source(problem, best, scalar, budget, test_points).make_prefix(problem.bits)
 
 
 # --- input ---------------------------------------------------------------------------------------
@@ -285,22 +352,26 @@ def _least_error_candidate(candidates: Iterator[Candidate]) -> Candidate:
 def _candidates_on(problem: Problem, centres: np.ndarray, method: str) -> Iterator[Candidate]:
     m = problem.sphere_dim
     spacing = (point_sets.area(m) / len(centres)) ** (1 / m)
-    limit = problem.value_limit * problem.sup_norm
+    limits = [problem.value_limit]
+    if problem.bits is not None and problem.value_limit > SMALL_VALUES:
+        limits.append(SMALL_VALUES)
     for width in WIDTHS:
         lam = width / spacing**2
-        used, values = fit_values(
-            method, centres, problem.f, lam, problem.content, limit, problem.select,
-            problem.select_values,
-        )  # fmt: skip
-        yield _measure_candidate(problem, used, centres, values, lam)
+        for limit in limits:
+            used, values = fit_values(
+                method, centres, problem.f, lam, problem.content, limit * problem.sup_norm,
+                problem.select, problem.select_values,
+            )  # fmt: skip
+            yield _measure_candidate(problem, used, centres, values, lam)
 
 
 def _measure_candidate(
     problem: Problem, method: str, centres: np.ndarray, values: np.ndarray, lam: float
 ) -> Candidate:
-    output = head.estimate(problem.select, centres, values, lam, content=problem.content)
+    candidate = Candidate(method, centres, values, float(lam), math.inf)
+    output = head_outputs(problem, round_candidate(candidate, problem.bits), problem.select)
     error = np.linalg.norm(output - problem.select_values, axis=1).max()
-    return Candidate(method, centres, values, float(lam), float(error))
+    return candidate._replace(error=float(error))
 
 
 # --- nets and guarantees -------------------------------------------------------------------------

@@ -11,12 +11,21 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxprompt.errors import ParameterError
+from jaxprompt.universal.build.prefix_values import attention_weights
 from jaxprompt.universal.build.target_function import estimate_lipschitz
 from jaxprompt.universal.claims import prefix_bound, prefix_lower_bound
 from jaxprompt.universal.networks import head
-from jaxprompt.universal.numerics import point_sets
+from jaxprompt.universal.numerics import point_sets, rounding
 
-__all__ = ["Candidate", "Certificate", "Problem", "certify", "climb"]
+__all__ = [
+    "Candidate",
+    "Certificate",
+    "Problem",
+    "certify",
+    "climb",
+    "head_outputs",
+    "round_candidate",
+]
 
 CLIMBERS = 96
 """Test points from which a worse point is sought: those of the largest error, and of the
@@ -51,6 +60,11 @@ class Certificate:
             constant is missed, by ``universal.prefix_lower_bound``. A particular function may
             do with fewer.
         test_points: size of the independent set.
+        bits: what keys and values are rounded to (an integer's bits, or a float format); None
+            for float64. Every error above is then that of the rounded prefix.
+        rounding_bound: most that rounding changes the output anywhere; 0 without `bits`.
+        rounding_rms: root mean square of that change over the sphere, by the law of
+            ``universal.quantised_prefix``.
     """
 
     method: str
@@ -69,6 +83,9 @@ class Certificate:
     theorem_tokens: float
     needed_tokens: float
     test_points: int
+    bits: int | str | None = None
+    rounding_bound: float = 0.0
+    rounding_rms: float = 0.0
 
     def __str__(self) -> str:
         goal = f"accuracy {self.accuracy:.3g}"
@@ -92,7 +109,16 @@ class Certificate:
             f"method            {self.method}; |v| ≤ {self.value_norm:.3g}, "
             f"|f| ≤ {self.sup_norm:.3g}\n"
             f"any such function {self.theorem_tokens:.3g} tokens suffice, "
-            f"{self.needed_tokens:.3g} are needed"
+            f"{self.needed_tokens:.3g} are needed" + self._rounding_line()
+        )
+
+    def _rounding_line(self) -> str:
+        if self.bits is None:
+            return ""
+        stored = f"{self.bits}-bit integers" if isinstance(self.bits, int) else self.bits
+        return (
+            f"\nrounding          to {stored} changes the output by {self.rounding_rms:.3g} in the "
+            f"root mean square, nowhere by more than {self.rounding_bound:.3g}"
         )
 
 
@@ -100,6 +126,7 @@ class Problem(NamedTuple):
     """The function, as (Q, n) → (Q, d), and everything the search needs to know about it.
 
     `lipschitz` is the constant in use, and `lipschitz_given` whether the caller vouches for it.
+    `bits` is what keys and values are rounded to, if at all.
     """
 
     f: Callable[[np.ndarray], np.ndarray]
@@ -113,24 +140,42 @@ class Problem(NamedTuple):
     select: np.ndarray
     select_values: np.ndarray
     seed: int
+    bits: int | str | None = None
 
 
 class Candidate(NamedTuple):
-    """A prefix (centres (N, n), values (N, d)) and its largest error on the selection set."""
+    """A prefix (centres (N, n), values (N, d)) and its largest error on the selection set.
+
+    Centres are keys over the concentration; those of a `rounded` prefix have lengths near 1.
+    """
 
     method: str
     centres: np.ndarray
     values: np.ndarray
     concentration: float
     error: float
+    rounded: bool = False
+
+
+def round_candidate(candidate: Candidate, bits: int | str | None) -> Candidate:
+    """The prefix with its keys and values in so few bits; the prefix itself for None."""
+    if bits is None:
+        return candidate
+    keys, _ = rounding.round_to(candidate.concentration * candidate.centres, bits)
+    values, _ = rounding.round_to(candidate.values, bits)
+    return candidate._replace(
+        centres=keys / candidate.concentration, values=values, rounded=True
+    )  # fmt: skip
 
 
 def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) -> Certificate:
     """Measure a prefix on points it was not chosen on, search for worse ones, and bound the rest.
 
-    `test` (Q, n) are unit vectors; everything is float64 but for `measured_float32`.
+    `test` (Q, n) are unit vectors; everything is float64 but for `measured_float32`. `best` is
+    the prefix before rounding; with `problem.bits` the rounded one is measured.
     """
-    target, output = problem.f(test), _head_outputs(problem, best, test)
+    exact, best = best, round_candidate(best, problem.bits)
+    target, output = problem.f(test), head_outputs(problem, best, test)
     error = np.linalg.norm(output - target, axis=1)
     on_test = float(error.max())
     worst, worst_error = climb(problem, best, test, error)
@@ -142,7 +187,12 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
         slope = estimate_lipschitz(problem.f, some, problem.f(some), problem.seed + 3)
         problem = problem._replace(lipschitz=max(problem.lipschitz, slope))
     problem = problem._replace(sup_norm=sup_norm)
-    bound = _error_bound(problem, best, test, on_test, measured)
+    if best.rounded:
+        change = _rounding_bound_of(problem, exact, best)
+        bound = _bound_of_rounded(problem, exact, best, test, on_test, change)
+        bound = max(bound, measured)
+    else:
+        change, bound = 0.0, _error_bound(problem, best, test, on_test, measured)
     with np.errstate(divide="ignore"):
         suffice = prefix_bound.closed_form(
             sphere_dim=problem.sphere_dim,
@@ -155,7 +205,7 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
         reached=measured <= problem.accuracy,
         measured=measured,
         measured_float32=float(
-            np.linalg.norm(_head_outputs(problem, best, test, np.float32) - target, axis=1).max()
+            np.linalg.norm(head_outputs(problem, best, test, np.float32) - target, axis=1).max()
         ),
         guaranteed=bound if problem.lipschitz_given else math.inf,
         estimated=bound,
@@ -168,15 +218,20 @@ def certify(problem: Problem, best: Candidate, test: np.ndarray, budget: int) ->
         theorem_tokens=float(suffice),
         needed_tokens=_needed(problem),
         test_points=len(test),
+        bits=problem.bits,
+        rounding_bound=change,
+        rounding_rms=_rounding_rms(problem, exact, test) if best.rounded else 0.0,
     )
 
 
-def _head_outputs(
+def head_outputs(
     problem: Problem, best: Candidate, points: np.ndarray, dtype: type = np.float64
 ) -> np.ndarray:
+    """The head's outputs (Q, d) at unit vectors (Q, n), with such a prefix."""
     return head.estimate(
-        points, best.centres, best.values, best.concentration, content=problem.content, dtype=dtype
-    )
+        points, best.centres, best.values, best.concentration, content=problem.content,
+        dtype=dtype, any_keys=best.rounded,
+    )  # fmt: skip
 
 
 # --- the worst point -----------------------------------------------------------------------------
@@ -213,7 +268,7 @@ def climb(
 
 
 def _output_errors(problem: Problem, best: Candidate, points: np.ndarray) -> np.ndarray:
-    return np.linalg.norm(_head_outputs(problem, best, points) - problem.f(points), axis=1)
+    return np.linalg.norm(head_outputs(problem, best, points) - problem.f(points), axis=1)
 
 
 def _stepped(
@@ -254,6 +309,52 @@ def _error_bound(
         # Every point is within π of a test point.
         bounds.append(problem.sup_norm + math.pi * problem.lipschitz + value_norm)
     return max(min(bounds), measured) + _rounding_bound(best, value_norm, problem.sup_norm)
+
+
+def _bound_of_rounded(
+    problem: Problem, exact: Candidate, best: Candidate, test: np.ndarray, on_test: float,
+    change: float,
+) -> float:  # fmt: skip
+    """The bound of the prefix before rounding and what rounding changes; or from the test set."""
+    exact_on_test = head_outputs(problem, exact, test) - problem.f(test)
+    exact_error = float(np.linalg.norm(exact_on_test, axis=1).max())
+    bounds = [_error_bound(problem, exact, test, exact_error, exact_error) + change]
+    if problem.sphere_dim <= 3:
+        value_norm = float(np.linalg.norm(best.values, axis=1).max())
+        key_norm = best.concentration * float(np.linalg.norm(best.centres, axis=1).max())
+        step = point_sets.covering_radius(test)
+        slope = problem.lipschitz + key_norm * value_norm
+        bounds.append(on_test + step * slope + _rounding_bound(best, value_norm, problem.sup_norm))
+    return min(bounds)
+
+
+def _rounding_bound_of(problem: Problem, exact: Candidate, best: Candidate) -> float:
+    """Most that these very errors of keys and values change the output, anywhere on the sphere.
+
+    Scores of a unit vector move by errors whose oscillation is at most the largest distance
+    between two keys' errors, content's error being 0.
+    """
+    with_content = problem.content > 0
+    key_errors = exact.concentration * (best.centres - exact.centres)
+    oscillation = rounding.largest_spread(key_errors, with_content)
+    moved = rounding.total_variation_limit(oscillation)
+    value_error = np.linalg.norm(best.values - exact.values, axis=1).max()
+    spread = rounding.largest_spread(exact.values, with_content)
+    return float(spread * moved + value_error)
+
+
+def _rounding_rms(problem: Problem, exact: Candidate, test: np.ndarray) -> float:
+    """Root mean square of what rounding changes, by the law of uniform independent errors."""
+    query = test[:: max(len(test) // 500, 1)]
+    weights = attention_weights(query, exact.centres, exact.concentration, problem.content)
+    assert problem.bits is not None
+    key_steps = rounding.steps_of(exact.concentration * exact.centres, problem.bits)
+    value_steps = rounding.steps_of(exact.values, problem.bits)
+    square = rounding.mean_square_change(
+        weights, exact.values, weights @ exact.values,
+        np.square(query) @ (np.square(key_steps) / 12).T, np.square(value_steps).sum(1) / 12,
+    )  # fmt: skip
+    return float(np.sqrt(square.mean()))
 
 
 def _rounding_bound(best: Candidate, value_norm: float, sup_norm: float) -> float:

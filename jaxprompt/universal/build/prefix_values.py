@@ -9,7 +9,7 @@ import numpy as np
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal.networks import head
 
-__all__ = ["fit_values"]
+__all__ = ["attention_weights", "fit_values"]
 
 DENSE_LIMIT = 700
 """Most centres for which the least-squares problem is solved densely (a few seconds)."""
@@ -77,7 +77,7 @@ def _least_squares(
     sample: np.ndarray,
     target: np.ndarray,
 ) -> np.ndarray:
-    matrix = _attention_weights(sample, centres, concentration, content)
+    matrix = attention_weights(sample, centres, concentration, content)
     left, singular, right = np.linalg.svd(matrix, full_matrices=False)
     projected = left.T @ target
     fitted = np.zeros((len(centres), target.shape[1]))
@@ -91,7 +91,7 @@ def _least_squares(
     return fitted
 
 
-def _attention_weights(
+def attention_weights(
     query: np.ndarray, centres: np.ndarray, concentration: float, content: int
 ) -> np.ndarray:
     """(Q, N) attention of queries on the prefix, content's share left out."""

@@ -147,12 +147,14 @@ def estimate(
     content: int = 0,
     chunk: int | None = None,
     dtype: DTypeLike = np.float64,
+    any_keys: bool = False,
 ) -> np.ndarray:
     """The head's output at many points of the sphere, in chunks of bounded memory.
 
     query (Q, n) and centres (N, n) are unit vectors, values (N, d); `content` is the number of
     content tokens that score 0. Returns (Q, d) in `dtype`. Scores are squared distances, so that
-    float32 keeps the relative accuracy of the weights at any concentration.
+    float32 keeps the relative accuracy of the weights at any concentration. With `any_keys` the
+    centres are keys over the concentration and need not have length 1, as after rounding.
     """
     query, count = np.asarray(query, dtype), len(centres)
     chunk = chunk or max(1, min(len(query), CHUNK_BYTES // (count * np.dtype(dtype).itemsize)))
@@ -167,13 +169,17 @@ def estimate(
         # The kernel is scaled to e^0 at a centre: content's score 0 becomes −λ there.
         log_content = math.log(content) - concentration if content else -math.inf
         log_content = jnp.asarray(log_content, dtype)
+        log_weights = None
+        if any_keys:  # λ⟨x, c⟩ = λ − λ|x − c|²/2 + λ(|c|² − 1)/2
+            excess = np.square(np.asarray(centres, np.float64)).sum(axis=1) - 1
+            log_weights = jnp.asarray(concentration / 2 * excess, dtype)
         for start, block in _padded_blocks(query, chunk):
-            sums = np.asarray(_weighted_sums(block, *arrays, lam))
-            if sums[:, -1].min() > least:
+            sums = None if any_keys else np.asarray(_weighted_sums(block, *arrays, lam))
+            if sums is not None and sums[:, -1].min() > least:
                 total = sums[:, -1:] + np.exp(np.asarray(log_content))
             else:
                 sums, content_mass = map(
-                    np.asarray, _shifted_sums(block, *arrays, lam, log_content)
+                    np.asarray, _shifted_sums(block, *arrays, lam, log_content, log_weights)
                 )
                 total = sums[:, -1:] + content_mass
             parts.append((sums[:, :-1] / total)[: len(query) - start])
@@ -214,9 +220,12 @@ def _shifted_sums(
     columns: Float[Array, "N d"],
     concentration: Float[Array, ""],
     log_content: Float[Array, ""],
+    log_weights: Float[Array, " N"] | None = None,
 ) -> tuple[Float[Array, "Q d"], Float[Array, "Q 1"]]:
     """The same for queries far from all centres: scaled to the largest weight or to content."""
     scores = -0.5 * concentration * _squared_distance(query, centres)
+    if log_weights is not None:
+        scores = scores + log_weights
     peak = jnp.maximum(scores.max(-1, keepdims=True), log_content)
     return jnp.exp(scores - peak) @ columns, jnp.exp(log_content - peak)
 
