@@ -26,7 +26,7 @@ def main():
     from jaxprompt.sweep.store import SweepStore
     folder = Path(sys.argv[1])
     fixed = dict(tokens=6, relevant=2, signal=1.0, context=1.5, noise=1.0, gain=1.0)
-    grid = dict(dim=[8, 10, 12, 14, 16, 18], ratio=[0.5, 2.0], ridge=[0.0, 0.1])
+    grid = dict(dim=[8, 10, 12, 14], ratio=[0.5, 2.0], ridge=[0.0, 0.1])
     job = sweeps.Sweep("contextual.prompt_error", grid, fixed, 6, 3)
     found = {}
 
@@ -54,6 +54,7 @@ def main():
             def poison(dask_worker=None):
                 from jaxprompt.sweep import tasks
                 whole = tasks._compute
+                tasks._compute_together = lambda group: [None] * len(group)  # cell by cell
                 def compute(task):
                     if task.run["dim"] == 12:
                         raise ZeroDivisionError("a poisoned cell")
@@ -103,13 +104,13 @@ def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["workers"] == 2
-    assert 4 <= found["at"] < 24, f"the worker was killed at {found['at']} of 24 cells"
+    assert 4 <= found["at"] < 16, f"the worker was killed at {found['at']} of 16 cells"
     assert found["replaced"]
     assert found["errors"] == {}, "a killed worker's cells are computed by the other"
     assert found["same"], "a cluster gives the bits of one process"
@@ -117,7 +118,7 @@ def test_a_cluster_of_two_with_a_killed_worker_and_a_poisoned_cell(tmp_path):
     assert set(found["poisoned"].values()) == {"ZeroDivisionError: a poisoned cell"}
     assert "4 cells failed" in found["message"]
     assert "--resume" in found["message"]
-    assert found["held"] == 20
+    assert found["held"] == 12
     assert found["healed"]
     assert len(set(found["own_codes"])) == 1, "expected one exit code with and without the cluster"
     assert found["own_codes"][0] in (0, 3), "every cell of the user's claim was computed"
@@ -153,7 +154,7 @@ def main():
         client.close()
         lines = ['claim = "contextual.prompt_error"', "trials = 6", "[fixed]", "tokens = 6",
                  "relevant = 2", "signal = 1.0", "context = 1.5", "noise = 1.0", "gain = 1.0",
-                 "[grid]", "dim = [8, 10, 12, 14, 16, 18]", "ratio = [0.5, 2.0]"]
+                 "[grid]", "dim = [8, 10, 12, 14]", "ratio = [0.5, 2.0]"]
         (folder / "job.toml").write_text("\\n".join(lines))
         record = sweeps._record
 
@@ -187,7 +188,7 @@ def test_a_killed_scheduler_is_one_line_and_loses_nothing(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
