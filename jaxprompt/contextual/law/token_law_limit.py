@@ -37,7 +37,10 @@ from jaxprompt.contextual.law.token_law_maps import (
 )
 from jaxprompt.errors import NumericalError
 
-__all__ = ["HeadLaw", "ridge_head_law", "ridge_token_errors"]
+__all__ = ["MOST_DIM", "HeadLaw", "ridge_head_law", "ridge_token_errors"]
+
+MOST_DIM = 2**17
+"""Token dimension up to which 16 rules of a falling spectrum take under half a minute."""
 
 _LEAST_RIDGE = 1e-9
 """Times the mean variance of a coordinate, stands for no ridge: the minimum-norm head's limit."""
