@@ -6,6 +6,7 @@ For functions of your own:
   :class:`Certificate`.
 * :func:`build_sequence_prefix`: turns any map of sequences into layers with prefixes, a
   :class:`SequencePrefix` with a :class:`SequenceCertificate`.
+* :func:`head_capacity`: whether prefixes make a head of given matrices compute any function.
 * `head`, `stack`: the head that the prefix drives, and stacks of them for maps of sequences.
 * `point_sets`, `kernel_averages`, `bessel`, `harmonics`: centres on the sphere, averages over the
   head's kernel, and the special functions behind them.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         build_sequence_prefix,
     )
     from jaxprompt.universal.networks import head, stack
+    from jaxprompt.universal.networks.given_head import HeadCapacity, head_capacity
     from jaxprompt.universal.numerics import bessel, harmonics, kernel_averages, point_sets
 
     CLAIMS: tuple[Claim, ...]
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CLAIMS",
     "Certificate",
+    "HeadCapacity",
     "Prefix",
     "SequenceCertificate",
     "SequencePrefix",
@@ -41,6 +44,7 @@ __all__ = [
     "build_sequence_prefix",
     "harmonics",
     "head",
+    "head_capacity",
     "kernel_averages",
     "point_sets",
     "stack",
@@ -51,6 +55,9 @@ __getattr__, __dir__ = lazy_members(
     {
         **dict.fromkeys(
             ("Certificate", "Prefix", "build_prefix"), "jaxprompt.universal.build.build"
+        ),
+        **dict.fromkeys(
+            ("HeadCapacity", "head_capacity"), "jaxprompt.universal.networks.given_head"
         ),
         **dict.fromkeys(
             ("SequenceCertificate", "SequencePrefix", "build_sequence_prefix"),
