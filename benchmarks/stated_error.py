@@ -10,10 +10,11 @@ quantity the table gives the root mean square, over points and scramblings, of
     (number under one scrambling − mean over scramblings) / stated error
 
 with R − 1 in place of R: 1 if what is stated is right, above it if predictions state too little.
-Between 0.5 and 2 is accepted. Beside it is the largest such ratio of a single point. Points at
-which nothing is stated (0, or infinite numbers) are counted apart. Points of `three_steps` share
-their nodes for the order parameters, so that R rules count for little more than R numbers there:
-take ten.
+Between 0.5 and 2 is accepted. Beside it is the largest such ratio of a single point. Not counted
+are points at which nothing is stated (0, or infinite numbers), and probabilities of a wrong sign
+below 1e-6: they come from sequences so rare that the 65 536 nodes of a rule hold one of them or
+none. Points of `three_steps` share their nodes for the order parameters, so that R rules count for
+little more than R numbers there: take ten.
 """
 
 from __future__ import annotations
@@ -200,6 +201,10 @@ POINTS: dict[str, Callable[[np.random.Generator], Point]] = {
 """Claims whose predictions state an error, with the points to try them at."""
 
 
+RARE = 1e-6
+"""Probabilities below it are not resolved, and nobody would mind."""
+
+
 def forget_quadratures() -> None:
     """Clear every cache of the family's functions: they hold nodes, or numbers made of them."""
     for name, module in list(sys.modules.items()):
@@ -243,7 +248,8 @@ def ratios(table: list[list[dict[str, Any]]], rules: int) -> Iterator[tuple[str,
             values = np.array([each[name] for each in row])
             stated = np.array([each[f"{name}_stderr"] for each in row])
             # Below the rounding of a number there is nothing to state.
-            if not np.isfinite(values).all() or not (stated > 1e-12 * np.abs(values)).all():
+            known = np.isfinite(values).all() and (stated > 1e-12 * np.abs(values)).all()
+            if not known or (name.endswith("error") and values.max() < RARE):
                 yield name, math.nan
                 continue
             square = np.square((values - values.mean()) / stated).sum() / (rules - 1)

@@ -123,8 +123,21 @@ def _print_card(entry: Claim) -> None:
         console.print(f"\n{title}", style="bold")
         rows = [tuple(str(item[column]) for column in columns) for item in described[title]]
         terminal.print_table(columns, rows)
+    _print_compared(console, described)
     if entry.broadcasts:
         console.print(f"predict takes arrays for: {entry.broadcasts}")
+
+
+def _print_compared(console: Any, described: Mapping[str, Any]) -> None:
+    """Where predictions were set beside something independent, by the check and by tests."""
+    columns = ("name", "check", "tests")
+    rows = [tuple(row[name] for name in columns) for row in described["compared"]]
+    console.print("\nvalues at which predictions were compared", style="bold")
+    shown = columns if any(row[2] for row in rows) else columns[:2]
+    terminal.print_table(shown, [row[: len(shown)] for row in rows])
+    console.print("what is not allowed is refused", end="")
+    elsewhere = described["elsewhere"] or "the formula is the same, and nothing was compared"
+    console.print(f"; elsewhere: {elsewhere}", soft_wrap=True)
 
 
 # --- check ---

@@ -53,6 +53,7 @@ def _all_problems(claim: Claim) -> Iterator[str]:
     yield from _falsifier_problems(claim)
     yield from _simulation_problems(claim)
     yield from _design_problems(claim)
+    yield from _compared_problems(claim)
 
 
 def _id_problems(id: str) -> Iterator[str]:
@@ -181,6 +182,16 @@ def _design_problems(claim: Claim) -> Iterator[str]:
                 if name not in known:
                     near = suggest(name, known, most=1)
                     yield f"design {profile!r} sets `{name}`, which is no parameter{near}"
+
+
+def _compared_problems(claim: Claim) -> Iterator[str]:
+    kinds = {p.name: p.kind for p in claim.parameters}
+    for name, values in claim.compared.ranges.items():
+        if name not in kinds:
+            near = suggest(name, list(kinds), most=1)
+            yield f"compared names `{name}`, which is none of its parameters{near}"
+        elif kinds[name] != "choice" and (len(values) != 2 or not values[0] <= values[1]):
+            yield f"compared gives `{name}` as {values!r}: must be its least and its largest number"
 
 
 def _repeated_names(names: Iterable[str], what: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.core.arguments import arguments_of
 from jaxprompt.core.building import check_definition, check_trial
 from jaxprompt.core.checking import FALSE_ALARM, check_claim, compare_measured, falsify_verdict
+from jaxprompt.core.compared import Compared, describe_compared
 from jaxprompt.core.designs import Cell, Design, Run
 from jaxprompt.core.dry_run import DryRun, plan_check
 from jaxprompt.core.extras import Extra
@@ -60,6 +61,7 @@ __all__ = [
     "AtMost",
     "Cell",
     "Claim",
+    "Compared",
     "Curves",
     "Design",
     "Distribution",
@@ -115,6 +117,8 @@ class Claim:
     `cost` is ``"short"`` where a check takes about five processor seconds, and says else what
     makes it long (``"trained"``, ``"long"``): the command `check` begins with the short ones.
     `memory` estimates the bytes that a simulation of given parameters and trials holds.
+    `compared` says where tests set the closed form beside an independent evaluation, and what a
+    prediction is worth elsewhere; ``jaxprompt show`` prints it beside the points of the designs.
     """
 
     id: str
@@ -143,6 +147,7 @@ class Claim:
     extra: Extra | None = None
     cost: str = ""
     memory: Callable[..., int] | None = None
+    compared: Compared = field(default_factory=Compared)
 
     def __post_init__(self) -> None:
         for name in ("parameters", "quantities", "falsifiers", "ignored", "shared"):
@@ -206,6 +211,7 @@ class Claim:
                 for q in self.quantities
             ],
             "falsifiers": [{"name": f.name, "what": f.description} for f in self.falsifiers],
+            **describe_compared(self),
             "figure": self.figure.title if self.figure else "",
             "extra": self.extra.name if self.extra else "",
         }

@@ -97,6 +97,21 @@ def test_show(run):
     assert json.loads(out)["id"] == "contextual.prompt_error"
 
 
+def test_show_says_where_predictions_were_compared(run):
+    claim = jp.claim("contextual.prompt_error")
+    _, out, _ = run("show", claim.id)
+    shown = out[out.index("predictions were compared") :]
+    assert re.search(r"ratio +0\.25 to 2 +0\.05 to 10\b", shown)
+    assert claim.compared.elsewhere in " ".join(shown.split())
+    rows = {row["name"]: row for row in claim.describe()["compared"]}
+    assert [*rows] == [p.name for p in claim.parameters]
+    assert (rows["tokens"]["check"], rows["samples"]["check"]) == ("10", "")
+    # A claim that states nothing has the values of its designs.
+    _, out, _ = run("show", "universal.kernel_head")
+    assert "tests" not in out[out.index("predictions were compared") :].splitlines()[2]
+    assert "nothing was compared" in out
+
+
 # --- check ---
 
 

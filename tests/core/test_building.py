@@ -72,6 +72,14 @@ REFUSED = {
     ),
     "two parameters of one name": ({"parameters": (parameter(), parameter())}, "two parameters"),
     "no quantity": ({"quantities": ()}, "no quantity"),
+    "compared over no parameter": (
+        {"compared": jp.Compared({"levle": (0.0, 1.0)})},
+        "compared names `levle`.*did you mean level",
+    ),
+    "compared from high to low": (
+        {"compared": jp.Compared({"level": (1.0, 0.0)})},
+        "`level`.*least and its largest",
+    ),
     "two quantities of one name": ({"quantities": (quantity(), quantity())}, "two quantities"),
     "no tolerance": ({"quantities": (jp.Quantity("value", "v"),)}, "no tolerance: state"),
     "negative tolerance": ({"quantities": (quantity(tolerance=-0.1),)}, "must be ≥ 0"),

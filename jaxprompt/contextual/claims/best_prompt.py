@@ -22,7 +22,16 @@ from jaxprompt.contextual.parameters import (
     required,
     to_simulate,
 )
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Agreement,
+    Claim,
+    Compared,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 
@@ -212,6 +221,13 @@ CLAIM = Claim(
           for name in ("best", "along") for part in ("attention", "spread")),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "dim": (2, 64), "sparsity": (0.01, 0.9), "context": (0.1, 3.0), "noise": (0.3, 3.0),
+            "exponent": (0.0, 2.0), "shift_context": (-1.5, 2.0),
+        },
+        elsewhere="a formula of sums and one exponential, which rounding alone limits",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

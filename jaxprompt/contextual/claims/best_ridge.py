@@ -45,6 +45,7 @@ from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
     Cell,
     Claim,
+    Compared,
     Curves,
     Design,
     ExtraLine,
@@ -468,6 +469,10 @@ CLAIM = Claim(
         ),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "a minimum is sought at every scale of the tokens",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -25,7 +25,16 @@ from jaxprompt.contextual.parameters import (
 )
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Agreement,
+    Claim,
+    Compared,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 
@@ -308,6 +317,19 @@ CLAIM = Claim(
     check_parameters=check_products,
     quantities=(
         Quantity("error", "probability of a wrong sign on a fresh sequence", tolerance=0.005),
+    ),
+    compared=Compared(
+        {
+            "tokens": (2, 30),
+            "relevant": (1, 5),
+            "signal": (0.2, 4.0),
+            "context": (0.2, 3.0),
+            "noise": (0.2, 2.0),
+            "shifts": (-0.5, 1.5),
+            "head_norm": (0.05, 20.0),
+            "prompt_norm": (0.05, 4.0),
+        },
+        elsewhere="`error_stderr` states what the quadrature over scores loses",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -25,7 +25,7 @@ from jaxprompt.contextual.parameters import (
     TOKENS,
     to_simulate,
 )
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate
@@ -431,6 +431,15 @@ CLAIM = Claim(
                  relative=True, symbol="γ⋆", ignores=("gain",)),
         Quantity("best_snr_gain", "the squared ratio it reaches over that of gain 0",
                  tolerance=0.02, relative=True, ignores=("gain",), infinite=BEYOND),
+    ),
+    compared=Compared(
+        {
+            "sparsity": (0.01, 0.95), "signal": (0.1, 10.0), "context": (0.2, 2.0),
+            "noise": (0.3, 2.0), "gain": (-1.0, 2.0), "shift_context": (-1.5, 2.0),
+            "shift_signal": (-0.9, 1.5),
+        },
+        elsewhere="formulas and a search keep their digits; the limit is one of many tokens, "
+        "for gains below half of √(2 log T)/(σQ)",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -46,6 +46,7 @@ from jaxprompt.core.claim import (
     Agreement,
     Cell,
     Claim,
+    Compared,
     Design,
     Falsifier,
     Predictor,
@@ -383,6 +384,10 @@ CLAIM = Claim(
         ),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "a fixed point that is not reached is refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

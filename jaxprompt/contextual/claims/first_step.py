@@ -15,6 +15,7 @@ from jaxprompt.contextual.setting import Setting, make_setting
 from jaxprompt.contextual.simulation.gradient_steps import head_step, sample_batch
 from jaxprompt.core.claim import (
     Claim,
+    Compared,
     Design,
     Falsifier,
     Panels,
@@ -143,6 +144,19 @@ CLAIM = Claim(
         Quantity("signal", "component of the head along w⋆/W", tolerance=0.05, relative=True),
         Quantity("energy", "squared norm of the head", tolerance=0.05, relative=True),
         Quantity("alignment", "signal over the root of the energy", tolerance=0.05, relative=True),
+    ),
+    compared=Compared(
+        {
+            "tokens": (2, 30),
+            "relevant": (1, 5),
+            "signal": (0.2, 4.0),
+            "context": (0.2, 3.0),
+            "noise": (0.2, 2.0),
+            "shifts": (-0.5, 1.5),
+            "dim": (2, 24),
+            "samples": (1, 1000),
+        },
+        elsewhere="a rational formula, exact at every size, which rounding alone limits",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -46,6 +46,7 @@ from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
 from jaxprompt.contextual.simulation.sampling import pooled_rows
 from jaxprompt.core.claim import (
     Claim,
+    Compared,
     Curves,
     Design,
     ExtraLine,
@@ -519,6 +520,20 @@ CLAIM = Claim(
         ),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "tokens": (2, 30),
+            "relevant": (1, 5),
+            "signal": (0.2, 4.0),
+            "context": (0.2, 1.5),
+            "noise": (0.2, 1.2),
+            "shifts": (-0.5, 1.5),
+            "gain": (-0.5, 1.0),
+            "ratio": (0.05, 10.0),
+            "ridge": (1e-3, 100.0),
+        },
+        elsewhere="`NAME_stderr` states what the quadrature over scores loses, at large gains too",
+    ),
     closed_form=closed_form,
     simulation=with_cells(simulate, _simulate_cells),
     designs={

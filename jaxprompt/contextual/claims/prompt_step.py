@@ -23,6 +23,7 @@ from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 from jaxprompt.core.claim import (
     Claim,
+    Compared,
     Design,
     Falsifier,
     Panels,
@@ -319,6 +320,14 @@ CLAIM = Claim(
         Quantity("signal", "component of the prompt along w⋆/W", tolerance=0.03),
         Quantity("orthogonal_energy", "squared norm orthogonal to w⋆, q⋆ and w", tolerance=0.05,
                  relative=True),
+    ),
+    compared=Compared(
+        {
+            "tokens": (2, 16), "relevant": (1, 5), "signal": (0.2, 4.0), "context": (0.2, 3.0),
+            "noise": (0.2, 2.0), "shifts": (-0.5, 1.5), "dim": (4, 12), "samples": (1, 1000),
+            "head_signal": (-0.4, 0.4), "head_context": (-0.4, 0.4), "head_norm": (3.0, 20.0),
+        },
+        elsewhere="a polynomial, exact at every size, which rounding alone limits",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

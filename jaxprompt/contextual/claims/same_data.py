@@ -27,7 +27,16 @@ from jaxprompt.contextual.parameters import (
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.staged_steps import fit_on_one_batch
 from jaxprompt.contextual.simulation.staged_trials import staged_trials
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Agreement,
+    Claim,
+    Compared,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
 
@@ -233,6 +242,10 @@ CLAIM = Claim(
         Quantity("head_energy", "limit of |ω|²", 0.05, True),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "errors below 1e-6 are not resolved",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -37,6 +37,7 @@ from jaxprompt.core.claim import (
     Agreement,
     Cell,
     Claim,
+    Compared,
     Design,
     Falsifier,
     Prediction,
@@ -414,6 +415,10 @@ CLAIM = Claim(
         *(Quantity(name, f"limit of the {meaning}", 0.05, True) for name, meaning in MEANS.items()),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "a target that is not reached is refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -236,7 +236,8 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
-        elsewhere="`NAME_stderr` states what the quadrature loses; what the formula leaves out is of order 1/n"
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "what the formula leaves out is of order 1/n",
     ),
     closed_form=closed_form,
     simulation=simulate,

@@ -15,7 +15,16 @@ from jaxprompt.contextual.law.maximise import golden_section
 from jaxprompt.contextual.parameters import CONTEXT, FAMILY, SIGNAL, SPARSITY, optional
 from jaxprompt.contextual.simulation import noise_free_models
 from jaxprompt.contextual.simulation.noise_free_models import Cases
-from jaxprompt.core.claim import Claim, Design, Falsifier, Quantity, Regions, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Compared,
+    Design,
+    Falsifier,
+    Quantity,
+    Regions,
+    Relation,
+    Run,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate, exact_estimate
 
@@ -288,6 +297,12 @@ CLAIM = Claim(
                  tolerance=ROUNDING_OF_ROOTS, side="two", symbol="M", ignores=("law", "context")),
         Quantity("least_gain", "gain beyond which the prompt γq⋆ separates",
                  tolerance=ROUNDING_OF_ROOTS, side="two", symbol="γ₀", infinite="where none does"),
+    ),
+    compared=Compared(
+        {
+            "sparsity": (0.01, 0.99), "shift": (0.02, 50.0), "context": (0.1, 10.0),
+        },
+        elsewhere="a search to 1e-9 of the threshold; accuracies are ratios of small integers",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

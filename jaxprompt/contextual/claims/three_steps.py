@@ -35,6 +35,7 @@ from jaxprompt.contextual.simulation.gradient_steps import (
 )
 from jaxprompt.core.claim import (
     Claim,
+    Compared,
     Design,
     Falsifier,
     Panels,
@@ -434,6 +435,10 @@ CLAIM = Claim(
         ),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "what the law of sums leaves out is of order 1/n²",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": Design(*_RUNS, trials=256), "full": Design(*_RUNS, trials=4096)},

@@ -33,6 +33,7 @@ from jaxprompt.core.claim import (
     Agreement,
     Cell,
     Claim,
+    Compared,
     Design,
     Falsifier,
     Predictor,
@@ -429,6 +430,10 @@ CLAIM = Claim(
         Quantity("prompt_lead", "accuracy of prompt-attention less that of fine-tuning", 0.15),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "a prompt that descent misses is better yet",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -28,7 +28,7 @@ from jaxprompt.contextual.parameters import (
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.staged_steps import fit_on_fresh_batches
 from jaxprompt.contextual.simulation.staged_trials import staged_trials
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError
 from jaxprompt.stats import Estimate, mean_estimate
@@ -259,6 +259,10 @@ CLAIM = Claim(
         Quantity("prompt_alignment", "limit of ⟨q, q⋆⟩/(|q|Q)", 0.02, symbol="c"),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "errors below 1e-6 are not resolved",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

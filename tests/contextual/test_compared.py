@@ -1,0 +1,354 @@
+"""Closed forms against independent evaluations over the ranges that the claims state.
+
+A claim says in `compared` over which ranges it is compared beyond its own check, and this file
+draws points from those ranges and goes to each of their ends. Each oracle is NumPy and SciPy alone,
+token by token or by quadrature, and gives for each quantity a number and its standard error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, optimize, special
+
+import jaxprompt as jp
+from jaxprompt.errors import JaxpromptError
+
+Point = dict[str, Any]
+Numbers = dict[str, tuple[float, float]]
+
+DRAWN, DRAWN_SLOWLY = 2, 60
+"""Points drawn from the ranges of each claim, beside the ends of each."""
+
+FAR = 4.75
+"""Standard errors: one of a thousand comparisons passes them with odds of 1 in 500."""
+
+LAW_DEFAULTS = {"shifts": ((0.0, 0.0),)}
+
+
+# --- points ---
+
+
+def points_of(claim: jp.Claim, count: int) -> list[Point]:
+    """`count` points in the ranges, and one at each end of each, the others drawn."""
+    random = np.random.default_rng(count)
+    ranges = claim.compared.ranges
+    drawn = [drawn_point(claim, random) for _ in range(count)]
+    ends = [
+        {**drawn_point(claim, random), name: value_at(claim, name, end)}
+        for name in ranges
+        for end in (0.0, 1.0)
+        if name not in ("shifts", "shift_weights")
+    ]
+    return [repaired(point) for point in (*drawn, *ends)]
+
+
+def drawn_point(claim: jp.Claim, random: np.random.Generator) -> Point:
+    point: Point = {}
+    for name, (low, high) in claim.compared.ranges.items():
+        if name == "shifts":
+            point[name] = random.uniform(low, high, (2, 2)).tolist()
+        else:
+            point[name] = value_at(claim, name, random.uniform())
+    return point
+
+
+def value_at(claim: jp.Claim, name: str, share: float) -> Any:
+    """A share of the way from the least to the largest, geometrically where both are positive."""
+    low, high = claim.compared.ranges[name]
+    if name in ("tokens", "relevant"):  # which are shapes: few of them are compiled
+        share = round(2 * share) / 2
+    value = low * (high / low) ** share if low > 0 else low + (high - low) * share
+    kind = {p.name: p.kind for p in claim.parameters}[name]
+    return round(value) if kind == "integer" else float(np.clip(value, low, high))
+
+
+def repaired(point: Point) -> Point:
+    """Fewer relevant tokens than tokens, whatever was drawn."""
+    if "tokens" in point:
+        point["relevant"] = min(point["relevant"], point["tokens"] - 1)
+    return point
+
+
+# --- oracles ---
+
+
+def draw_tokens(
+    at: Point, dim: int, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and sequences (count, T, dim); w⋆ along the first coordinate, q⋆ the second."""
+    label = random.choice([-1.0, 1.0], count)
+    shifts = np.asarray(at.get("shifts", LAW_DEFAULTS["shifts"]))
+    shift = shifts[random.integers(len(shifts), size=count)]
+    tokens = at["noise"] * random.normal(size=(count, at["tokens"], dim))
+    near = at["relevant"]
+    tokens[:, :near] = 0
+    tokens[:, :near, 0], tokens[:, :near, 1] = (label * at["signal"])[:, None], at["context"]
+    tokens[:, near:, 0] -= (shift[:, 1] * label * at["signal"])[:, None]
+    tokens[:, near:, 1] -= (shift[:, 0] * at["context"])[:, None]
+    return label, tokens
+
+
+def mean_of(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def conditional_error(at: Point, random: np.random.Generator) -> Numbers:
+    """Share of wrong signs among sequences attended to in four dimensions."""
+    head, prompt = vectors(at)
+    label, tokens = draw_tokens(at, 4, 20_000, random)
+    weights = special.softmax(tokens @ prompt, axis=1)
+    margin = label * np.einsum("nt,ntd,d->n", weights, tokens, head)
+    share, count = float((margin < 0).mean()), len(margin)
+    # As if one more sequence of each kind had been seen: a share of 0 is not exact.
+    return {"error": (share, float(np.sqrt((share + 1 / count) * (1 - share + 1 / count) / count)))}
+
+
+def vectors(at: Point) -> tuple[np.ndarray, np.ndarray]:
+    """A head and a prompt with a point's products: their rests by a Cholesky factor."""
+    head, prompt = np.zeros(4), np.zeros(4)
+    for vector, name in ((head, "head"), (prompt, "prompt")):
+        vector[0] = at[f"{name}_signal"] / at["signal"]
+        vector[1] = at[f"{name}_context"] / at["context"]
+    rest = np.sqrt(max(at["prompt_norm"] ** 2 - prompt @ prompt, 0.0))
+    prompt[2] = rest
+    head[2] = (at["head_prompt"] - head[:2] @ prompt[:2]) / rest
+    head[3] = np.sqrt(max(at["head_norm"] ** 2 - head @ head, 0.0))
+    return head, prompt
+
+
+def with_possible_products(at: Point) -> Point:
+    """The same with products that vectors of the stated ranges have."""
+    random = np.random.default_rng(round(1e6 * at["head_norm"]))
+    head, prompt = random.normal(size=(2, 4))
+    head *= at["head_norm"] / np.linalg.norm(head)
+    prompt *= at["prompt_norm"] / np.linalg.norm(prompt)
+    sizes = {"signal": (at["signal"], 0), "context": (at["context"], 1)}
+    products = {
+        f"{name}_{of}": float(vector[i] * size)
+        for name, vector in (("head", head), ("prompt", prompt))
+        for of, (size, i) in sizes.items()
+    }
+    return {**at, **products, "head_prompt": float(head @ prompt)}
+
+
+def first_step(at: Point, random: np.random.Generator) -> Numbers:
+    """Moments of the labelled mean token, of which the head is a mean over n sequences."""
+    label, tokens = draw_tokens(at, at["dim"], 10_000, random)
+    rows = label[:, None] * tokens.mean(axis=1)
+    signal, stderr = mean_of(rows[:, 0])
+    # E|ŵ|² = |Er|² + (E|r|² − |Er|²)/n, and Er is along w⋆ alone.
+    square, square_stderr = mean_of((rows**2).sum(axis=1))
+    n = at["samples"]
+    return {
+        "signal": (signal, stderr),
+        "energy": (
+            signal**2 + (square - signal**2) / n,
+            float(np.hypot(2 * signal * stderr * (1 - 1 / n), square_stderr / n)),
+        ),
+    }
+
+
+def prompt_step(at: Point, random: np.random.Generator) -> Numbers:
+    """The step of single sequences, with the tokens' covariance written out."""
+    dim = at["dim"]
+    head = np.zeros(dim)
+    head[0], head[1] = at["head_signal"] / at["signal"], at["head_context"] / at["context"]
+    head[2] = np.sqrt(max(at["head_norm"] ** 2 - head @ head, 0.0))
+    label, tokens = draw_tokens(at, dim, 20_000, random)
+    mean = tokens.mean(axis=1)
+    centred = tokens - mean[:, None]
+    step = np.einsum("ntd,nt->nd", centred, centred @ head) / at["tokens"]
+    step *= (label - mean @ head)[:, None]
+    return {
+        "signal": mean_of(step[:, 0]),
+        "context": mean_of(step[:, 1]),
+        "orthogonal_energy": mean_of((step[:, 3:] ** 2).sum(axis=1) / at["samples"]),
+    }
+
+
+def prompt_error(at: Point, random: np.random.Generator) -> Numbers:
+    """The statement on drawn signals and noise levels; ten batches of them tell its error."""
+    batches = [stated_limit(at, *drawn_features(at, 10_000, random)) for _ in range(10)]
+    names = ("error", "head_signal", "head_noise")
+    return {
+        name: mean_of(np.array(column))
+        for name, column in zip(names, zip(*batches, strict=True), strict=True)
+    }
+
+
+def drawn_features(
+    at: Point, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """α and τ² of sequences whose scores are drawn."""
+    shifts = np.asarray(at["shifts"])
+    shift = shifts[random.integers(len(shifts), size=count)]
+    far = at["tokens"] - at["relevant"]
+    score = at["gain"] * at["context"]
+    scores = np.empty((count, at["tokens"]))
+    scores[:, far:] = score * at["context"]
+    scores[:, :far] = score * at["noise"] * random.normal(size=(count, far))
+    scores[:, :far] -= score * at["context"] * shift[:, :1]
+    weights = special.softmax(scores, axis=1)
+    near = weights[:, far:].sum(axis=1)
+    alpha = (near - (1 - near) * shift[:, 1]) * at["signal"]
+    return alpha, at["noise"] ** 2 * (weights[:, :far] ** 2).sum(axis=1)
+
+
+def stated_limit(at: Point, alpha: np.ndarray, tau2: np.ndarray) -> tuple[float, float, float]:
+    ratio, ridge = at["ratio"], at["ridge"]
+
+    def excess(log_m: float) -> float:
+        m = np.exp(log_m)
+        return ridge * m + np.mean(tau2 * m / (1 + tau2 * m)) - ratio
+
+    m = np.exp(optimize.brentq(excess, -40, 40))
+    omega = 1 / (1 + tau2 * m)
+    c = np.mean(omega * alpha) / (ridge + np.mean(omega * (alpha**2 + tau2)))
+    noise = np.mean(tau2 * omega**2 * ((1 - alpha * c) ** 2 + tau2 * c**2))
+    rho = np.sqrt(m * noise / (ridge + np.mean(tau2 * omega**2)))
+    error = special.ndtr(-alpha * c / np.sqrt(tau2 * (c**2 + rho**2))).mean()
+    return float(error), float(c), float(rho)
+
+
+def context_gain(at: Point, random: np.random.Generator) -> Numbers:
+    """Exponential moments by quadrature, and the best gain by SciPy from many starts."""
+
+    def law(gain: float) -> tuple[float, float, float]:
+        score = gain * at["context"]
+        first, second = (
+            np.exp(-k * score * at["shift_context"] * at["context"])
+            * exponential_moment(k * score * at["noise"])
+            for k in (1, 2)
+        )
+        near = at["sparsity"] * np.exp(score * at["context"])
+        total = near + (1 - at["sparsity"]) * first
+        spread = (1 - at["sparsity"]) * second / total**2
+        mean = (near - (1 - at["sparsity"]) * first * at["shift_signal"]) / total
+        return near / total, spread, mean**2 / spread
+
+    attention, spread, snr = law(at["gain"])
+    unit = 1 / (at["noise"] * at["context"])
+    scan = np.linspace(-6 * unit, 6 * unit + 1 / at["noise"] ** 2, 241)
+    start = scan[np.argmax([law(float(g))[2] for g in scan])]
+    best = optimize.minimize_scalar(
+        lambda g: -law(g)[2], bounds=(start - unit / 10, start + unit / 10), method="bounded",
+        options={"xatol": 1e-9 * unit},
+    )  # fmt: skip
+    uniform = law(0.0)[2]
+    found = {"attention": attention, "spread": spread, "snr_gain": snr / uniform,
+             "best_snr_gain": -best.fun / uniform}  # fmt: skip
+    return {name: (float(value), 1e-7 * abs(float(value))) for name, value in found.items()}
+
+
+def exponential_moment(size: float) -> float:
+    """E e^{size·v} of a standard normal v, on a grid around the integrand's peak."""
+    v = np.linspace(size - 12, size + 12, 4001)
+    return float(integrate.trapezoid(np.exp(size * v - v**2 / 2), v) / np.sqrt(2 * np.pi))
+
+
+def best_prompt(at: Point, random: np.random.Generator) -> Numbers:
+    """Both exponents maximised numerically, on eigenvalues written out."""
+    dim, factor = at["dim"], 1 + at["shift_context"]
+    variances = ((np.arange(dim) + 0.5) / dim) ** -at["exponent"]
+    variances *= at["noise"] ** 2 / variances.mean()
+    w = np.where(np.arange(dim) % 2, 1.0, -1.0) * (1 + (np.arange(dim) + 0.5) / dim)
+    q = np.where(np.arange(dim) % 4 < 2, 1.0, -1.0) * (1.5 - (np.arange(dim) + 0.5) / dim)
+    q -= (q @ w) / (w @ w) * w
+    q *= at["context"] / np.linalg.norm(q)
+    best = optimize.minimize(
+        lambda x: 2 * x**2 @ variances - 2 * factor * x @ q, np.zeros(dim),
+        jac=lambda x: 4 * variances * x - 2 * factor * q, method="BFGS", options={"gtol": 1e-9},
+    )  # fmt: skip
+    along = optimize.minimize_scalar(
+        lambda g: float(2 * g**2 * (q**2 @ variances) - 2 * factor * g * (q @ q))
+    )
+    found = {"best_snr_gain": np.exp(-best.fun), "along_snr_gain": np.exp(-along.fun)}
+    return {name: (float(value), 1e-7 * float(value)) for name, value in found.items()}
+
+
+def separation(at: Point, random: np.random.Generator) -> Numbers:
+    """The threshold by a fine scan with refinement, the least gain by root finding."""
+    z, delta = at["sparsity"], at["shift"]
+    odds = np.log(z / (1 - z))
+
+    def share(b: float) -> float:
+        return z * special.expit(odds + b) + (1 - z) * special.expit(odds - delta * b)
+
+    scan = np.concatenate([np.linspace(-60, 60, 4001), np.linspace(-60, 60, 4001) / delta])
+    top = scan[np.argmax([share(b) for b in scan])]
+    width = 0.05 * max(1.0, 1 / delta)
+    best = optimize.minimize_scalar(
+        lambda b: -share(b), bounds=(top - width, top + width), method="bounded",
+        options={"xatol": 1e-10},
+    )  # fmt: skip
+    threshold = max(z, 1 - z, share(top), -best.fun)
+
+    def lead(gain: float) -> float:  # of relevant tokens over shifted ones, on the output
+        s = special.expit(odds + gain * (1 + delta) * at["context"] ** 2)
+        return s - (1 - s) * delta
+
+    gain = 0.0 if lead(0.0) >= 0 else optimize.brentq(lead, 0.0, 1e6, xtol=1e-13)
+    return {"threshold": (float(threshold), 1e-9), "least_gain": (gain, 1e-9 * (1 + gain))}
+
+
+ORACLES: dict[str, Callable[[Point, np.random.Generator], Numbers]] = {
+    "contextual.best_prompt": best_prompt,
+    "contextual.conditional_error": conditional_error,
+    "contextual.context_gain": context_gain,
+    "contextual.first_step": first_step,
+    "contextual.prompt_error": prompt_error,
+    "contextual.prompt_step": prompt_step,
+    "contextual.separation": separation,
+}
+
+
+def test_every_stated_range_has_an_oracle():
+    """Of this family; a claim without ranges states those of its designs alone."""
+    stated = {claim.id for claim in jp.claims("contextual") if claim.compared.ranges}
+    assert stated == set(ORACLES)
+
+
+def assert_near_oracle(id: str, count: int) -> None:
+    claim, random = jp.claim(id), np.random.default_rng(11)
+    far = []
+    for point in points_of(claim, count):
+        at = with_possible_products(point) if id == "contextual.conditional_error" else point
+        given = {**at, "law": "aligned"} if id == "contextual.separation" else at
+        predicted = claim.predict(**given)
+        for name, (value, stderr) in ORACLES[id](at, random).items():
+            error = np.hypot(stderr, predicted.get(f"{name}_stderr", 0.0))
+            if not abs(predicted[name] - value) <= FAR * error + 1e-9 * abs(value):
+                far.append(f"{name} at {at}: {predicted[name]} for {value} ± {error}")
+    assert not far, "\n".join(far)
+
+
+@pytest.mark.parametrize("id", list(ORACLES))
+def test_predictions_over_the_stated_ranges(id):
+    assert_near_oracle(id, DRAWN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("id", list(ORACLES))
+def test_predictions_at_many_points_of_the_stated_ranges(id):
+    assert_near_oracle(id, DRAWN_SLOWLY)
+
+
+@pytest.mark.parametrize("claim", jp.claims("contextual"), ids=lambda claim: claim.id)
+def test_what_is_not_allowed_is_refused(claim):
+    """Just outside of what each parameter allows."""
+    point = {n: v for n, v in claim.designs["quick"].runs[0].items() if n != "trials"}
+    for parameter in claim.parameters:
+        if parameter.kind not in ("integer", "real"):
+            continue
+        step = 1 if parameter.kind == "integer" else 1e-9
+        for end, sign, open_ in ((parameter.low, -1, parameter.open_low),
+                                 (parameter.high, 1, parameter.open_high)):  # fmt: skip
+            if np.isfinite(end):
+                value = end if open_ else end + sign * step * max(1, abs(end) * 1e-3)
+                value = round(value) if parameter.kind == "integer" else value
+                with pytest.raises(JaxpromptError, match=f"`{parameter.name}`"):
+                    claim.predict(**{**point, parameter.name: value})
