@@ -48,6 +48,11 @@ EXTRAS = {
     extra.name: extra
     for extra in (
         Extra(
+            "audit",
+            ("torch", "transformers", "peft", "safetensors"),
+            "the audit of a model of one's own (`jaxprompt audit`)",
+        ),
+        Extra(
             "cluster",
             ("distributed",),
             "sweeps on a dask cluster (`jaxprompt sweep --scheduler`)",
