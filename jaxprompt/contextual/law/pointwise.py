@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.contextual.law import attention_moments
+from jaxprompt.core import pointwise
 from jaxprompt.stats import Estimate
 
 __all__ = ["evaluate_pointwise", "quadrature_estimate"]
@@ -31,22 +32,6 @@ def evaluate_pointwise(
 
     `evaluate` gets floats and returns a float or an estimate for each quantity.
     """
-    arrays = dict(zip(numbers, np.broadcast_arrays(*numbers.values()), strict=True))
-    shape = next(iter(arrays.values())).shape
-    points = [
-        evaluate(**{name: float(array[index]) for name, array in arrays.items()})
-        for index in np.ndindex(shape)
-    ]
-
-    def gather(values: list[float]) -> Any:
-        return np.array(values, np.float64).reshape(shape)[()]
-
-    gathered: dict[str, Any] = {}
-    for name, first in points[0].items():
-        column: list[Any] = [point[name] for point in points]
-        if isinstance(first, Estimate):
-            mean, stderr = gather([e.mean for e in column]), gather([e.stderr for e in column])
-            gathered[name] = Estimate(mean, stderr, first.trials)
-        else:
-            gathered[name] = gather(column)
-    return gathered
+    return pointwise.evaluate_pointwise(
+        evaluate, **{name: np.asarray(value, np.float64) for name, value in numbers.items()}
+    )

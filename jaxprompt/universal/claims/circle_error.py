@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Complex, Float, Key
+from jaxtyping import Array, Float, Key
 from scipy import optimize
 
 from jaxprompt.core.claim import (
@@ -26,16 +26,21 @@ from jaxprompt.core.claim import (
     Run,
 )
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.core.pointwise import evaluate_pointwise
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.networks import head
+from jaxprompt.universal.networks.circle_head import bisected_maximum, head_outputs
 from jaxprompt.universal.numerics import bessel, point_sets
+from jaxprompt.universal.numerics.equispaced import (
+    enlarged_maximum,
+    modulus_of_phase,
+    phases_that_resolve,
+    relative_error,
+)
 from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, DEGREE
 
-__all__ = [
-    "CLAIM", "LAYER_WIDTHS", "bisected_maximum", "closed_form", "enlarged_maximum",
-    "evaluate_at_points", "head_outputs", "phases_that_resolve", "relative_error", "simulate",
-]  # fmt: skip
+__all__ = ["CLAIM", "closed_form", "simulate"]
 
 STATEMENT = r"""
 For $N$ equispaced centres on the circle at offset $\varphi$, values $v_i=f(b_i)$ and the target
@@ -67,12 +72,6 @@ about which the error is flat.
 
 # --- the closed form ---
 
-PHASES = 129
-"""Phases in [0, π] at which a supremum is first looked for, or more where the target needs them."""
-
-LAYER_WIDTHS = 40
-"""The change of nearest centre is resolved over so many of its own widths: e^{-40} is left out."""
-
 DECADES_OF_BEST = (-2.0, 0.3)
 """The best λ over N² lies between these powers of ten: 0.05 for (N, k) = (4096, 1), and 0.34 as k
 nears N/2."""
@@ -87,9 +86,9 @@ def closed_form(
     The parameters broadcast; float64 arrays of their shape, or floats.
     """
     if concentration is None:
-        return evaluate_at_points(_best_over_concentrations, centres=centres, degree=degree)
+        return evaluate_pointwise(_best_over_concentrations, centres=centres, degree=degree)
     if phase is None:
-        return evaluate_at_points(
+        return evaluate_pointwise(
             _largest_over_phases, centres=centres, degree=degree, concentration=concentration
         )
     error = relative_error(centres, concentration, degree, phase)
@@ -105,113 +104,9 @@ def _largest_over_phases(centres: int, degree: int, concentration: float) -> dic
     return {"sup_error": _largest_error(int(centres), float(concentration), int(degree))}
 
 
-def relative_error(
-    centres: ArrayLike, concentration: ArrayLike, degree: ArrayLike, phase: ArrayLike
-) -> Complex[np.ndarray, "*_"]:
-    """1 − h e^{−ikθ}: complex128, of the broadcast shape of the four parameters."""
-    arrays = np.broadcast_arrays(centres, concentration, degree, phase)
-    shape = arrays[0].shape
-    count, lam, k, psi = (np.asarray(a, np.float64).ravel() for a in arrays)
-    result = np.empty(psi.size, complex)
-    spectral = lam <= count**2
-    if spectral.any():
-        result[spectral] = _spectral_sum(count[spectral], lam[spectral], k[spectral], psi[spectral])
-    for i in np.flatnonzero(~spectral):
-        result[i] = _nodal_sum(int(count[i]), lam[i], k[i], psi[i : i + 1])[0]
-    return result.reshape(shape)
-
-
-def _spectral_sum(
-    count: Float[np.ndarray, " n"],
-    lam: Float[np.ndarray, " n"],
-    k: Float[np.ndarray, " n"],
-    psi: Float[np.ndarray, " n"],
-) -> Complex[np.ndarray, " n"]:
-    above, below, index = _fourier_coefficients(count, lam, k)
-    wave = np.exp(1j * index[:, None] * psi)
-    return (above * wave).sum(0) / (below * wave).sum(0)
-
-
-def _fourier_coefficients(
-    count: np.ndarray, lam: np.ndarray, k: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """I_{lN} − I_{k+lN} and I_{lN} over I_0, one row for each l, and the values of l."""
-    # Beyond order k + 10 + 9√λ the ratio to I_0 is below e^{-40}.
-    # Rounding the number of rows up to a power of two keeps the compiled shapes few.
-    top = float(((np.abs(k) + 12 + 9 * np.sqrt(lam)) / count).max())
-    top = 2 ** math.ceil(math.log2(top + 1))
-    index = np.arange(-top, top + 1)
-    orders = index[:, None] * count
-    with jax.enable_x64(True):
-        log = np.asarray(bessel.log_ratio(0.0, np.abs(np.stack([orders, orders + k])), lam))
-    at_zero, at_k = np.exp(log)
-    above = at_zero - at_k
-    above[index == 0] = -np.expm1(log[1][index == 0])
-    return above, at_zero, index
-
-
-def _nodal_sum(
-    count: int, lam: float, k: float, psi: Float[np.ndarray, " phases"]
-) -> Complex[np.ndarray, " phases"]:
-    delta = (2 * np.pi * np.arange(count) - psi[:, None]) / count
-    squared = np.sin(delta / 2) ** 2
-    weight = np.exp(-2 * lam * (squared - squared.min(axis=1, keepdims=True)))
-    lack = 2 * np.sin(k * delta / 2) ** 2 - 1j * np.sin(k * delta)
-    return (weight * lack).sum(axis=1) / weight.sum(axis=1)
-
-
-def _modulus_of_phase(count: int, lam: float, k: int) -> Callable[[np.ndarray], np.ndarray]:
-    """|1 − h e^{−ikθ}| as a function of an array of phases."""
-    if lam > count**2:
-        return lambda psi: np.abs(_nodal_sum(count, lam, k, psi))
-    above, below, index = _fourier_coefficients(np.array([count]), np.array([lam]), np.array([k]))
-
-    def modulus(psi: np.ndarray) -> np.ndarray:
-        wave = np.exp(1j * psi[:, None] * index)
-        return np.abs((wave @ above)[:, 0] / (wave @ below)[:, 0])
-
-    return modulus
-
-
-def phases_that_resolve(count: int, lam: float, k: int) -> Float[np.ndarray, " phases"]:
-    """Phases in [0, π], close enough together for the target's waves and the change of centre."""
-    even = np.linspace(0, np.pi, max(PHASES, 16 * math.ceil(k / count) + 1))
-    if count == 1:
-        return even
-    # The two nearest centres' scores differ by (π − ψ) over this width.
-    width = count / (2 * lam * math.sin(math.pi / count))
-    layer = np.pi - width * np.linspace(0, LAYER_WIDTHS, 8 * LAYER_WIDTHS + 1)
-    return np.unique(np.concatenate([even, layer[layer > 0]]))
-
-
 @functools.lru_cache(maxsize=4096)
 def _largest_error(count: int, lam: float, k: int) -> float:
-    return enlarged_maximum(_modulus_of_phase(count, lam, k), phases_that_resolve(count, lam, k))
-
-
-def enlarged_maximum(modulus: Callable[[np.ndarray], np.ndarray], psi: np.ndarray) -> float:
-    """Largest value of a function of an array of phases, found from its values on the grid `psi`.
-
-    Every local maximum of the grid that comes within a fiftieth of the largest value is enlarged
-    until its neighbours are equal to rounding. The ends of the grid count as maxima: the modulus
-    of an error is even about 0 and about π.
-    """
-    values = modulus(psi)
-    padded = np.concatenate([[-np.inf], values, [-np.inf]])
-    is_peak = (padded[1:-1] >= padded[:-2]) & (padded[1:-1] >= padded[2:])
-    peaks = np.flatnonzero(is_peak & (values >= 0.98 * values.max()))
-    low, high = psi[np.maximum(peaks - 1, 0)], psi[np.minimum(peaks + 1, len(psi) - 1)]
-    rows = np.arange(len(peaks))
-    while True:
-        inside = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, 17)
-        values = modulus(inside.ravel()).reshape(inside.shape)
-        best = values.argmax(axis=1)
-        before, after = np.maximum(best - 1, 0), np.minimum(best + 1, 16)
-        top = values[rows, best]
-        fall = top - np.minimum(values[rows, before], values[rows, after])
-        low, high = inside[rows, before], inside[rows, after]
-        if (fall <= 1e-14 * top).all() or (high - low).max() < 1e-14:
-            return float(top.max())
+    return enlarged_maximum(modulus_of_phase(count, lam, k), phases_that_resolve(count, lam, k))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -241,25 +136,6 @@ def _best_concentration(count: int, k: int) -> tuple[float, float]:
         options={"xatol": 1e-11},
     )  # fmt: skip
     return math.exp(result.x), float(result.fun)
-
-
-def evaluate_at_points(
-    function: Callable[..., Mapping[str, float]], **numbers: ArrayLike
-) -> dict[str, np.ndarray]:
-    """What ``function(**point)`` gives at every point of broadcast `numbers`, in their shape.
-
-    `function` gets Python numbers and returns a float for each quantity; float64.
-    """
-    arrays = dict(zip(numbers, np.broadcast_arrays(*numbers.values()), strict=True))
-    shape = next(iter(arrays.values())).shape
-    points = [
-        function(**{name: array[index].item() for name, array in arrays.items()})
-        for index in np.ndindex(shape)
-    ]
-    return {
-        name: np.array([point[name] for point in points], np.float64).reshape(shape)
-        for name in points[0]
-    }
 
 
 def _at_the_nodes(right: Mapping[str, Any], at: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -350,39 +226,6 @@ def _worst_phase(count: int, lam: float, k: int) -> tuple[float, float]:
     return bisected_maximum(lambda psi: np.abs(_head_error(count, lam, k, psi)), pieces)
 
 
-def bisected_maximum(error: Callable[[np.ndarray], np.ndarray], pieces: int) -> tuple[float, float]:
-    """Where in [0, 2π] a function of an array of phases is largest, and its value, by bisection.
-
-    Intervals whose ends differ, and that could hold the largest value if it changes inside them
-    as much as between their ends, are halved until they do not differ any more. Simulations measure
-    with this; closed forms search with :func:`enlarged_maximum`.
-    """
-    psi = np.linspace(0, 2 * np.pi, pieces + 1)
-    values = error(psi)
-    while True:
-        change, top = np.abs(np.diff(values)), values.max()
-        hopeful = np.maximum(values[1:], values[:-1]) + 2 * change >= top
-        halved = np.flatnonzero(hopeful & (change > 1e-4 * top) & (np.diff(psi) > 1e-12))
-        if not halved.size:
-            break
-        middle = (psi[halved] + psi[halved + 1]) / 2
-        psi = np.insert(psi, halved + 1, middle)
-        values = np.insert(values, halved + 1, error(middle))
-    best = int(values.argmax())
-    low, high = psi[max(best - 1, 0)], psi[min(best + 1, len(psi) - 1)]
-    result: Any = optimize.minimize_scalar(
-        lambda x: -error(np.array([x]))[0], bounds=(low, high), method="bounded",
-        options={"xatol": 1e-9 * (high - low)},
-    )  # fmt: skip
-    if -result.fun < values[best]:
-        return float(psi[best]), float(values[best])
-    return float(result.x), float(-result.fun)
-
-
-BLOCK = 64
-"""Queries that the head is given at once: a single compiled shape for each number of centres."""
-
-
 def _head_inputs(
     count: int, k: int, psi: Float[np.ndarray, " phases"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -400,22 +243,6 @@ def _head_error(count: int, lam: float, k: int, psi: np.ndarray) -> np.ndarray:
     query, centres, values, target = _head_inputs(count, k, psi)
     output = head_outputs(query, centres, values, lam)
     return 1 - (output[:, 0] + 1j * output[:, 1]) * (target[:, 0] - 1j * target[:, 1])
-
-
-def head_outputs(
-    query: np.ndarray, centres: np.ndarray, values: np.ndarray, lam: float
-) -> Float[np.ndarray, "Q d"]:
-    """The head without content at any number of queries (Q, 2), in blocks of one shape; float64."""
-    padded = np.concatenate([query, np.repeat(query[-1:], -len(query) % BLOCK, axis=0)])
-    with jax.enable_x64(True):
-        blocks = [
-            np.asarray(_compiled_core(block, centres, values, lam)[0])
-            for block in padded.reshape(-1, BLOCK, 2)
-        ]
-    return np.concatenate(blocks)[: len(query)]
-
-
-_compiled_core = jax.jit(head.core)
 
 
 @jax.jit

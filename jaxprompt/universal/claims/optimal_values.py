@@ -14,10 +14,11 @@ from scipy import integrate
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
+from jaxprompt.core.pointwise import evaluate_pointwise
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
-from jaxprompt.universal.claims import circle_error
-from jaxprompt.universal.numerics import bessel, point_sets
+from jaxprompt.universal.networks import circle_head
+from jaxprompt.universal.numerics import bessel, equispaced, point_sets
 from jaxprompt.universal.parameters import CENTRES, CONCENTRATION, DEGREE
 
 __all__ = ["CLAIM", "METHODS", "closed_form", "simulate"]
@@ -69,7 +70,7 @@ def closed_form(
             deconvolved_order, laplacian_weight,
         )  # fmt: skip
 
-    return circle_error.evaluate_at_points(
+    return evaluate_pointwise(
         errors_at, centres=centres, concentration=concentration, degree=degree
     )
 
@@ -99,9 +100,7 @@ def _errors_over_phase(
     def modulus(psi: np.ndarray) -> np.ndarray:
         return np.abs(defect + (1 - defect) * circle.error_at(psi))
 
-    largest = circle_error.enlarged_maximum(
-        modulus, circle_error.phases_that_resolve(count, lam, k)
-    )
+    largest = equispaced.enlarged_maximum(modulus, equispaced.phases_that_resolve(count, lam, k))
     square = float((weight * modulus(phase) ** 2).sum())
     return {"sup_error": largest, "rms_error": float(np.sqrt(square)), "value_norm": float(scale)}
 
@@ -128,7 +127,7 @@ def _circle(count: int, lam: float, k: int) -> _Circle:
             target = float(bessel.log_ratio(0.0, k, lam))
 
         def over_centres(phase: np.ndarray) -> np.ndarray:
-            raw = circle_error.relative_error(count, lam, k, phase)
+            raw = equispaced.relative_error(count, lam, k, phase)
             return (raw + np.expm1(target)) / np.exp(target)
 
         return _Circle(target, over_centres)
@@ -152,12 +151,12 @@ def _phase_rule(count: int, lam: float, k: int) -> tuple[np.ndarray, np.ndarray]
     if lam <= count**2:
         return 2 * np.pi * np.arange(PHASES) / PHASES, np.full(PHASES, 1 / PHASES)
     # Beyond, the nearest centre changes within a layer about π: panels on both sides of its edge.
-    layer = circle_error.LAYER_WIDTHS * count / (2 * lam * np.sin(np.pi / count))
+    layer = equispaced.LAYER_WIDTHS * count / (2 * lam * np.sin(np.pi / count))
     edge = max(np.pi - layer, 0.0)
     panels = 8 + int(np.ceil(k / count))
     cuts = np.concatenate([
         np.linspace(0, edge, panels + 1)[:-1] if edge else np.zeros(0),
-        np.linspace(edge, np.pi, panels + circle_error.LAYER_WIDTHS + 1),
+        np.linspace(edge, np.pi, panels + equispaced.LAYER_WIDTHS + 1),
     ])  # fmt: skip
     node, weight = np.polynomial.legendre.leggauss(16)
     width = np.diff(cuts)
@@ -211,10 +210,10 @@ def simulate(
         theta = psi / centres
         query = np.stack([np.cos(theta), np.sin(theta)], axis=1)
         target = np.stack([np.cos(degree * theta), np.sin(degree * theta)], axis=1)
-        output = circle_error.head_outputs(query, prefix, values, concentration)
+        output = circle_head.head_outputs(query, prefix, values, concentration)
         return np.linalg.norm(output - target, axis=1)
 
-    largest = circle_error.bisected_maximum(error, PHASES * (1 + degree // (8 * centres)))[1]
+    largest = circle_head.bisected_maximum(error, PHASES * (1 + degree // (8 * centres)))[1]
     if concentration <= centres**2:
         square = float((error(2 * np.pi * np.arange(PHASES) / PHASES) ** 2).mean())
     else:

@@ -7,6 +7,8 @@ import pytest
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal.claims import circle_error
+from jaxprompt.universal.networks.circle_head import bisected_maximum
+from jaxprompt.universal.numerics import equispaced
 
 CLAIM = "universal.circle_error"
 
@@ -126,8 +128,10 @@ def test_prediction_and_simulation_search_apart(monkeypatch):
 
     given = {"centres": 7, "degree": 1, "concentration": 5.0}
     with monkeypatch.context() as patch:
-        for name in ("_largest_error", "enlarged_maximum", "_best_concentration", "_nodal_sum"):
+        for name in ("_largest_error", "enlarged_maximum", "_best_concentration"):
             patch.setattr(circle_error, name, caught)
+        for name in ("relative_error", "modulus_of_phase", "_nodal_sum", "_spectral_sum"):
+            patch.setattr(equispaced, name, caught)
         jp.claim(CLAIM).simulate(key=0, trials=2, **given)
     for name in ("_worst_phase", "bisected_maximum", "_head_error"):
         monkeypatch.setattr(circle_error, name, caught)
@@ -201,3 +205,26 @@ def test_no_centres_are_refused():
     with pytest.raises(ParameterError, match="`centres`") as caught:
         jp.claim(CLAIM).predict(centres=0, degree=1)
     assert "\n" not in str(caught.value)
+
+
+# Functions of the phase with a known largest value: smooth, with a kink, and with a narrow peak.
+KNOWN_MAXIMA = {
+    "wave": (lambda psi: 2 + np.cos(3 * psi - 1.0), 3.0),
+    "kink": (lambda psi: 1 - np.abs(psi - 2.0) / 9, 1.0),
+    "two peaks": (
+        lambda psi: np.exp(-40 * (psi - 0.9) ** 2) + 1.001 * np.exp(-40 * (psi - 2.3) ** 2),
+        1.001,
+    ),
+    "at the end": (lambda psi: psi * (2 * np.pi - psi), np.pi**2),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN_MAXIMA)
+def test_each_search_finds_a_known_maximum(name):
+    """The closed forms' search on [0, π] and the simulations' on [0, 2π], each by itself."""
+    function, largest = KNOWN_MAXIMA[name]
+    assert equispaced.enlarged_maximum(function, np.linspace(0, np.pi, 129)) == pytest.approx(
+        largest, rel=1e-12
+    )
+    # Its last step stops a share of 1e-9 of an interval short, which a kink shows.
+    assert bisected_maximum(function, 256)[1] == pytest.approx(largest, rel=1e-8)
