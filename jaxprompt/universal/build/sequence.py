@@ -15,6 +15,8 @@ import numpy as np
 
 from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal.build import sequence_kernel as kernel
+from jaxprompt.universal.build import sequence_paper as paper
+from jaxprompt.universal.build import sequence_ridge as ridge
 from jaxprompt.universal.build.sequence_certificate import (
     SequenceCandidate,
     SequenceCertificate,
@@ -44,13 +46,16 @@ DOMAINS = ("cube", "sphere")
 MOST_LENGTH = 64
 """Longest sequence: structure is looked for by exchanging every two tokens."""
 
-MOST_BUDGET = 200_000
-"""Most prefix tokens: beyond, a single sequence takes seconds."""
+MOST_NUMBERS = 256
+"""Most numbers of a sequence."""
+
+MOST_BUDGET = 2**20
+"""Most prefix tokens: beyond, a single sequence takes a second."""
 
 GOAL = 0.95
 """Share of the accuracy aimed at on the selection set: the test may find a little more."""
 
-REPAIRS = 3
+REPAIRS = 2
 """Times that a prefix which misses its accuracy on the test is built anew with what was learnt."""
 
 
@@ -110,12 +115,10 @@ class SequencePrefix:
                 "sequences", f"shape {x.shape}", f"an array (…, {shape[0]}, {shape[1]})",
                 "give one token a row", WHERE,
             )  # fmt: skip
-        off = np.abs(self.domain.clipped(x) - x)
-        if not (off < 1e-6).all():
+        off = np.abs(self.domain.clipped(x) - x).max()
+        if not off < 1e-6:
             kind = "numbers ≥ 0 and ≤ 1" if self.domain.kind == "cube" else "unit vectors as tokens"
-            raise ParameterError(
-                "sequences", f"off by {np.nanmax(off):.2g}", kind, "scale them", WHERE
-            )
+            raise ParameterError("sequences", f"off by {off:.2g}", kind, "scale them", WHERE)
         return self.domain.clipped(x)
 
 
@@ -226,7 +229,9 @@ def _check_arguments(
     need(domain in DOMAINS, "domain", domain, "one of " + ", ".join(DOMAINS),
          "choose one of those" + suggest(str(domain), DOMAINS))  # fmt: skip
     if domain == "cube":
-        need(whole(dim, 1, 64), "dim", dim, "an integer from 1 to 64", "project the tokens")
+        most = MOST_NUMBERS // int(length)
+        need(whole(dim, 1, most), "dim", dim,
+             f"an integer from 1 to {most} with {length} tokens", "project the tokens")  # fmt: skip
     else:
         need(whole(dim, 2, 4), "dim", dim, "2, 3 or 4 on spheres",
              "covering radii are certified up to unit vectors of four numbers")  # fmt: skip
@@ -301,8 +306,11 @@ def _best_candidate(
     problem: SequenceProblem, structure: Structure | None, method: str, beyond: int
 ) -> SequenceCandidate:
     none = make_structure("none", problem.domain.length)
-    vouched = structure or none
+    goal = GOAL * problem.accuracy
+    if method == "paper":
+        return paper.paper_candidate(problem, paper.most_digits(problem))
     if method in ("auto", "kernel") and problem.lipschitz_given:
+        vouched = structure or none
         count = kernel.cells_for_bound(problem, vouched, problem.budget)
         if count is not None:
             return kernel.kernel_candidate(problem, vouched, count, 0.0)
@@ -310,7 +318,26 @@ def _best_candidate(
         structure = detect_structure(
             problem.f, problem.domain, problem.select[:64], _tolerance(problem)
         )
-        if problem.budget < kernel.kernel_tokens(structure, 1):
-            structure = none
-    count, error = kernel.least_cells(problem, structure, beyond, GOAL * problem.accuracy)
-    return kernel.kernel_candidate(problem, structure, max(count, 1), error)
+    if method == "ridge":
+        return _shortest_sum(problem, structure, goal, complete=True)
+    count, error = kernel.least_cells(problem, structure, beyond, goal)
+    found = error <= goal
+    if method == "auto":
+        tokens = kernel.kernel_tokens(problem.domain, structure, count)
+        within = problem._replace(budget=int(tokens) - 1) if found else problem
+        shorter = ridge.ridge_candidate(within, structure, goal, complete=not found)
+        if shorter is not None and shorter.error < max(error, goal):
+            return shorter
+    return kernel.kernel_candidate(problem, structure, count, error)
+
+
+def _shortest_sum(
+    problem: SequenceProblem, structure: Structure, goal: float, *, complete: bool
+) -> SequenceCandidate:
+    candidate = ridge.ridge_candidate(problem, structure, goal, complete=complete)
+    if candidate is None:
+        raise ParameterError(
+            "budget", problem.budget, "more tokens with method ridge",
+            f"{len(structure.groups)} outputs need a sum of their own", WHERE,
+        )  # fmt: skip
+    return candidate

@@ -27,7 +27,11 @@ __all__ = [
     "certify_sequences",
     "climb_sequences",
     "needed_tokens",
+    "required_tokens",
 ]
+
+WIDER = 1.01
+"""A cell counts as near within WIDER times the radius within which cells cover."""
 
 CLIMBERS = 64
 """Sequences from which a worse one is sought."""
@@ -47,7 +51,8 @@ class SequenceCertificate:
         reached: whether the measured error is within it.
         measured: largest error found, on `test_sequences` independent sequences and in a search for
             worse ones that starts from them and from the ends of cells. float64.
-        measured_float32: the same on the independent sequences, with all layers in float32.
+        mean: mean error over independent sequences, uniform ones for the most part.
+        measured_float32: the largest on the independent sequences, with all layers in float32.
         guaranteed: an upper bound on the error at every sequence, float64 rounding included.
             Infinite unless the Lipschitz constant was given. With a detected structure or without
             cells it is what the sizes of the map and of the values allow.
@@ -58,8 +63,8 @@ class SequenceCertificate:
         depth: layers.
         tokens: prefix tokens of all layers.
         budget: prefix tokens allowed.
-        required_tokens: prefix tokens with which the method would reach the accuracy for every map
-            with this constant and structure; those in use where it is reached.
+        required_tokens: prefix tokens with which the kernel method reaches the accuracy for every
+            map with this constant and structure; those in use where it is reached.
         needed_tokens: tokens of the last layer without which, keys fixed in advance, some map with
             this constant and structure is missed.
         test_sequences: size of the independent set.
@@ -70,6 +75,7 @@ class SequenceCertificate:
     accuracy: float
     reached: bool
     measured: float
+    mean: float
     measured_float32: float
     guaranteed: float
     estimated: float
@@ -101,17 +107,18 @@ class SequenceCertificate:
         return (
             f"{outcome}\n"
             f"measured error    {self.measured:.3g} on {self.test_sequences} independent sequences "
-            f"and from them uphill; {self.measured_float32:.3g} in float32\n"
+            f"and from them uphill; {self.measured_float32:.3g} in float32, mean {self.mean:.3g}\n"
             f"{bound}\n"
             f"method            {self.method}, symmetry {self.symmetry}; "
             f"|v| ≤ {self.value_norm:.3g}, |f| ≤ {self.sup_norm:.3g}\n"
-            f"any such map      needs {self.needed_tokens:.3g} tokens in the last layer"
+            f"all such maps     need {self.needed_tokens:.3g} tokens in the last layer at least; a "
+            f"smooth one may do with fewer"
         )
 
     def _remedy(self) -> str:
         if not math.isfinite(self.required_tokens):
-            return "No number of tokens is known to do."
-        return f"About {self.required_tokens:.3g} tokens would do; give them as budget"
+            return "No number of tokens that float64 can name would do"
+        return f"About {self.required_tokens:.3g} tokens would do, with method kernel"
 
 
 class SequenceProblem(NamedTuple):
@@ -140,8 +147,7 @@ class SequenceCandidate(NamedTuple):
 
     `cells` and `spill` are those of the kernel method: outputs average values at sequences within
     `reach` of the input but for a share `spill`. `value_norm` bounds the outputs. `error` is the
-    largest on the selection set, or of the cells alone. `required` is
-    `SequenceCertificate.required_tokens`.
+    largest on the selection set, or of the cells alone.
     """
 
     method: str
@@ -153,7 +159,6 @@ class SequenceCandidate(NamedTuple):
     spill: float
     value_norm: float
     error: float
-    required: float
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -182,7 +187,7 @@ def certify_sequences(
     error = token_length(best.outputs(test) - target)
     worst, worst_error = climb_sequences(
         lambda x: token_length(best.outputs(x) - problem.f(x)), problem.domain, test, error,
-        problem.seed,
+        problem.seed, _climbers(best),
     )  # fmt: skip
     measured = max(float(error.max()), float(worst_error.max()))
     sup_norm = max(
@@ -206,6 +211,7 @@ def certify_sequences(
         accuracy=problem.accuracy,
         reached=reached,
         measured=measured,
+        mean=float(error[count // 4 :].mean()),
         measured_float32=float(token_length(best.outputs(test, np.float32) - target).max()),
         guaranteed=(
             math.inf if not problem.lipschitz_given else bound if vouched else max(sizes, measured)
@@ -218,7 +224,9 @@ def certify_sequences(
         depth=len(best.layers),
         tokens=tokens,
         budget=problem.budget,
-        required_tokens=float(tokens) if reached else max(best.required, tokens + 1.0),
+        required_tokens=float(tokens)
+        if reached
+        else max(required_tokens(problem, best.structure, lipschitz), tokens + 1.0),
         needed_tokens=needed_tokens(problem.domain, best.structure, lipschitz, problem.accuracy),
         test_sequences=count,
     )
@@ -237,6 +245,26 @@ def needed_tokens(domain: Domain, structure: Structure, lipschitz: float, accura
     if lipschitz <= 0:
         return float(len(structure.groups))
     return structure.tokens(domain.points_apart(2 * accuracy / lipschitz))
+
+
+def required_tokens(problem: SequenceProblem, structure: Structure, lipschitz: float) -> float:
+    """Prefix tokens of the kernel method that bound the error of every map with this constant.
+
+    Infinite where float64 ends.
+    """
+    if lipschitz == 0:
+        return structure.tokens(1)
+    radius, m = problem.accuracy / (WIDER * lipschitz), problem.domain.dim
+    if problem.domain.kind == "cube":
+        side = math.ceil(min(math.sqrt(m) / (2 * radius), 1e300))
+        cells = float(side) ** m if m * math.log(side) < 690 else math.inf
+    elif radius >= 2:
+        cells = 1.0
+    else:
+        # Points spread evenly on the circle, S² and S³ cover within (this / points)^(1/(m − 1)).
+        density = {2: math.pi, 3: 8.0, 4: 30.0}[m]
+        cells = float(math.ceil(min(density / radius ** (m - 1), 1e300)))
+    return structure.tokens(cells) + (cells if cells > 1 else 0.0)
 
 
 # --- bounds --------------------------------------------------------------------------------------
@@ -263,12 +291,19 @@ def _size_bound(problem: SequenceProblem, best: SequenceCandidate, lipschitz: fl
 # --- the worst sequence --------------------------------------------------------------------------
 
 
+def _climbers(best: SequenceCandidate) -> int:
+    """Searches that are affordable: fewer where a sequence has many scores."""
+    scores = best.at.length * (sum(best.tokens) + 1)
+    return min(CLIMBERS, max(CLIMBERS // 4, 10**8 // (scores * STEPS * TRIES)))
+
+
 def climb_sequences(
     error_of: Callable[[np.ndarray], np.ndarray],
     domain: Domain,
     start: np.ndarray,
     error: np.ndarray,
     seed: int,
+    climbers: int = CLIMBERS,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sequences (C, T, m) uphill in the error from those of `start` (Q, T, m) where it is large.
 
@@ -276,7 +311,7 @@ def climb_sequences(
     and keeps the worst, or becomes shorter. Half of the searches begin at random.
     """
     random = np.random.default_rng(seed + 4)
-    half = min(CLIMBERS // 2, len(start))
+    half = min(climbers // 2, len(start))
     begin = np.unique(
         np.concatenate([np.argsort(-error)[:half], random.permutation(len(start))[:half]])
     )

@@ -17,16 +17,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprompt.universal.build.sequence_certificate import SequenceCandidate, SequenceProblem
+from jaxprompt.universal.build.sequence_certificate import (
+    WIDER,
+    SequenceCandidate,
+    SequenceProblem,
+)
 from jaxprompt.universal.build.sequence_layers import (
     Channels,
     Kernel,
-    codes_of_cells,
     gather_layer,
     kernel_layer,
 )
 from jaxprompt.universal.build.sequence_structure import Classes, Structure
-from jaxprompt.universal.build.sequence_target import Cells, token_length
+from jaxprompt.universal.build.sequence_target import Cells, Domain, token_length
 from jaxprompt.universal.networks.stack import FAR, Layer
 
 __all__ = [
@@ -35,51 +38,62 @@ __all__ = [
     "kernel_tokens",
     "least_cells",
     "quantising_error",
-    "required_cells",
 ]
 
 SPILL = 1e-13
 """Share of attention that may fall on cells that are not near."""
 
-WIDER = 1.01
-"""A cell counts as near within WIDER times the radius within which cells cover."""
-
 AT_ONCE = 4096
 """Sequences on which f is evaluated at once."""
 
 
-def kernel_tokens(structure: Structure, cells: int) -> float:
-    """Prefix tokens of both prefixed layers, with so many cells a token."""
-    return structure.tokens(cells) + (cells if cells > 1 else 0)
+MOST_CODE, MOST_NUMBERS = 1000, 2**25
+"""Most channels of a code, and numbers of a prefix: 256 MiB."""
+
+
+def kernel_tokens(domain: Domain, structure: Structure, cells: int) -> float:
+    """Prefix tokens of both prefixed layers, with so many cells a token.
+
+    Infinite where the layers would not fit in memory.
+    """
+    total = structure.tokens(cells) + (cells if cells > 1 else 0)
+    code = _code_width(domain, structure, cells)
+    width = domain.dim + 1 + domain.length + code * (1 + structure.gather_layers)
+    return math.inf if code > MOST_CODE or total * width > MOST_NUMBERS else total
+
+
+def _code_width(domain: Domain, structure: Structure, cells: int) -> int:
+    if cells == 1:
+        return 0
+    if domain.kind == "cube" and structure.largest_class == 1:
+        return domain.dim
+    return cells - 1 if domain.kind == "cube" and domain.dim == 1 else cells
+
+
+def _codes_of_cells(domain: Domain, structure: Structure, cells: Cells) -> np.ndarray:
+    """Codes (c, k) of cells that the lookup can tell apart, also between two cells.
+
+    Tokens of a cube that are looked up one by one have their cell's centre. Numbers in classes
+    have the number of cells to their left, in unary: sums of those over a multiset are told apart
+    by rounding each number on its own, so that a token between two cells never sends the sum to
+    a multiset that is far from the sequence. Other cells have a unit vector each.
+    """
+    count = len(cells.centres)
+    width = _code_width(domain, structure, count)
+    if width == domain.dim and structure.largest_class == 1 and domain.kind == "cube":
+        return cells.centres
+    return np.tri(count, width, -1) if width < count else np.eye(count)
 
 
 def cells_for_bound(problem: SequenceProblem, structure: Structure, most: float) -> int | None:
     """Fewest cells that bound the error by the accuracy, if they take at most `most` tokens."""
     slope = problem.lipschitz * WIDER
     low = 1
-    while kernel_tokens(structure, low) <= most:
+    while kernel_tokens(problem.domain, structure, low) <= most:
         if slope * problem.domain.cells(low).radius <= problem.accuracy * (1 - 1e-9) - 1e-12:
             return low
         low = _next_count(problem, low)
     return None
-
-
-def required_cells(problem: SequenceProblem) -> float:
-    """Cells a token for the accuracy, from the constant alone: infinite where float64 ends."""
-    slope = problem.lipschitz * WIDER
-    if slope == 0:
-        return 1.0
-    radius = problem.accuracy / slope
-    m = problem.domain.dim
-    if problem.domain.kind == "cube":
-        sides = math.sqrt(m) / (2 * radius)
-        return float(math.ceil(sides)) ** m if sides**m < 1e300 else math.inf
-    if radius >= 2:
-        return 1.0
-    # Spread evenly, so many points cover within the radius: areas of caps, doubled.
-    density = {1: math.pi, 2: 8.0, 3: 30.0}[m - 1]
-    count = density / radius ** (m - 1)
-    return float(math.ceil(count)) if count < 1e300 else math.inf
 
 
 def _next_count(problem: SequenceProblem, count: int) -> int:
@@ -108,7 +122,7 @@ def least_cells(
     """
     best, least = 0, math.inf
     count = _next_count(problem, beyond) if beyond else 1
-    while kernel_tokens(structure, count) <= problem.budget:
+    while kernel_tokens(problem.domain, structure, count) <= problem.budget:
         cells = problem.domain.cells(count)
         error = quantising_error(problem, cells, problem.select)
         if error <= goal:
@@ -128,7 +142,7 @@ def _largest_count(problem: SequenceProblem, structure: Structure, most: float) 
     low, high = 1, int(min(most, problem.budget))
     while low < high:
         middle = (low + high + 1) // 2
-        if kernel_tokens(structure, middle) <= problem.budget:
+        if kernel_tokens(problem.domain, structure, middle) <= problem.budget:
             low = middle
         else:
             high = middle - 1
@@ -144,7 +158,7 @@ def kernel_candidate(
     """The layers with at most `count` cells a token, and the share that may fall on far cells."""
     domain, cells = problem.domain, problem.domain.cells(count)
     single = len(cells.centres) == 1
-    codes = np.zeros((1, 0)) if single else codes_of_cells(len(cells.centres), cells.ordered)
+    codes = _codes_of_cells(domain, structure, cells)
     gathers = 0 if single else structure.gather_layers
     at = Channels(domain.dim, domain.length, codes.shape[1], gathers, codes.shape[1], problem.out)
     layers: list[Layer] = []
@@ -168,14 +182,8 @@ def kernel_candidate(
     return SequenceCandidate(
         method="kernel", structure=structure, at=at, layers=tuple(layers), cells=cells,
         reach=WIDER * cells.radius,
-        spill=_spill(structure, cells, last, leak), value_norm=float(values), error=error,
-        required=_required(problem, structure),
+        spill=_spill(structure, cells, codes, last, leak), value_norm=float(values), error=error,
     )  # fmt: skip
-
-
-def _required(problem: SequenceProblem, structure: Structure) -> float:
-    cells = required_cells(problem)
-    return structure.tokens(cells) + cells
 
 
 def _entry(classes: Classes, index: int) -> tuple[int, ...]:
@@ -195,15 +203,29 @@ def _quantising_concentration(cells: Cells) -> float:
     return math.log(len(cells.centres) / SPILL) / margin
 
 
-def _lookup_concentration(structure: Structure, cells: Cells, count: int) -> float:
-    """λ of the lookup: a wrong entry lies 1 farther in squares, or holds a share less.
+def _lookup_concentration(cells: Cells, codes: np.ndarray, count: int) -> float:
+    """λ at which entries that are not near hold less than SPILL of the attention.
 
-    With unary codes a multiset that is not near is improved by at least 1/2 in the score when each
-    number of the code is brought to its nearest allowed value. With unit vectors some near cell
-    has a share of at least 1/`together`.
+    With centres as codes, or in unary, an entry that is not near is improved by half a squared
+    step, in the score over λ, when one number of the code is brought to its nearest allowed value.
+    With unit vectors some near cell has a share of at least 1/`together`.
     """
     needed = math.log(count / SPILL) / 0.99
-    return 2 * needed if cells.ordered else max(cells.together, 2) * needed
+    if _by_numbers(codes):
+        return 2 * needed / _least_step(codes) ** 2
+    return max(cells.together, 2) * needed
+
+
+def _by_numbers(codes: np.ndarray) -> bool:
+    """Whether the codes are told apart number by number: not those that are unit vectors."""
+    return codes.shape[1] < len(codes)
+
+
+def _least_step(codes: np.ndarray) -> float:
+    """Least difference of two values of a number of the code."""
+    if not codes.size:
+        return 1.0
+    return min(float(np.diff(np.unique(column)).min(initial=1.0)) for column in codes.T)
 
 
 def _rounding_of_scores(layer: Layer) -> float:
@@ -217,14 +239,17 @@ def _leak(first: Layer) -> float:
     return SPILL * math.exp(min(2 * _rounding_of_scores(first), 600.0)) + math.exp(-FAR)
 
 
-def _spill(structure: Structure, cells: Cells, last: Layer, leak: float) -> float:
+def _spill(
+    structure: Structure, cells: Cells, codes: np.ndarray, last: Layer, leak: float
+) -> float:
     """Most attention of the last layer on entries that are not near, and on tokens.
 
     Infinite where that is unknown: for multisets of tokens that are not numbers.
     """
-    if not cells.ordered and structure.largest_class > 1 and len(cells.centres) > 1:
+    if not _by_numbers(codes) and structure.largest_class > 1 and len(cells.centres) > 1:
         return math.inf
-    if 4 * structure.largest_class * cells.together * leak > 0.005:
+    # How much what leaks in the first layer moves a sum of codes, in steps.
+    if 4 * structure.largest_class * cells.together * leak / _least_step(codes) > 0.005:
         return math.inf
     rounding = math.exp(min(2 * _rounding_of_scores(last), 600.0))
     return rounding * (SPILL + len(structure.classes) * math.exp(-FAR))
@@ -260,7 +285,7 @@ def _lookup_kernels(
         kernels.append(
             Kernel(
                 entries.reads, entries.sums, outputs[classes][:, position],
-                _lookup_concentration(structure, cells, len(entries.sums)), entries.scales,
+                _lookup_concentration(cells, codes, len(entries.sums)), entries.scales,
                 None if len(group) == at.length else group,
             )
         )  # fmt: skip

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from jaxprompt.universal.networks.stack import FAR, Layer
 
 __all__ = [
-    "Channels", "Kernel", "codes_of_cells", "encode", "gather_layer", "kernel_layer", "run_layers",
+    "Channels", "Kernel", "encode", "gather_layer", "kernel_layer", "run_layers",
 ]  # fmt: skip
 
 SCORES_AT_ONCE = 2**21
@@ -94,7 +93,7 @@ class Kernel:
     """Centres (N, r) of a kernel over `reads`, r channels, with values (N, d) and λ.
 
     Of a centre's channel a token holds `scales` (r) times less: averages stand for sums. It acts
-    at the places of `group`, or everywhere.
+    at the places of `group`, or everywhere. Channels are at most `sizes` (r), or 1.
     """
 
     reads: np.ndarray
@@ -103,6 +102,7 @@ class Kernel:
     concentration: float
     scales: np.ndarray
     group: tuple[int, ...] | None
+    sizes: np.ndarray | None = None
 
 
 def kernel_layer(at: Channels, kernels: Sequence[Kernel], write: np.ndarray) -> Layer:
@@ -118,7 +118,8 @@ def kernel_layer(at: Channels, kernels: Sequence[Kernel], write: np.ndarray) -> 
         if kernel.group is not None:
             # Elsewhere the score falls below content's 0 whatever the kernel's part is.
             largest = np.abs(centres).max(axis=0, initial=0.0)
-            reach = 4 * (largest * kernel.scales).sum() + square.max(initial=0.0)
+            sizes = 1.0 if kernel.sizes is None else kernel.sizes
+            reach = (largest * kernel.scales * sizes).sum() + square.max(initial=0.0)
             block = 2 * FAR + lam * reach
             key[:, at.places[list(kernel.group)]] = block
             bias = bias - block
@@ -127,8 +128,12 @@ def kernel_layer(at: Channels, kernels: Sequence[Kernel], write: np.ndarray) -> 
         written = np.zeros((len(centres), at.width))
         written[:, write] = kernel.values
         values.append(written)
-    zero = np.zeros((at.width, at.width))
-    return Layer(np.eye(at.width), zero, zero, np.concatenate(keys), np.concatenate(values))
+    key = np.concatenate(keys)
+    used = np.flatnonzero(np.abs(key).sum(axis=0))
+    nothing = np.broadcast_to(0.0, (at.width, at.width))  # takes no memory
+    return Layer(
+        np.eye(at.width)[used], nothing[: len(used)], nothing, key[:, used], np.concatenate(values)
+    )
 
 
 def gather_layer(
@@ -157,15 +162,6 @@ def gather_layer(
     return Layer(scores.T @ place, place, value, *empty)
 
 
-def codes_of_cells(count: int, ordered: bool) -> np.ndarray:
-    """Codes (c, k) of cells: how many lie to the left, in unary, or one unit vector each.
-
-    Sums of unary codes over a multiset are told apart by rounding each number on its own, so that
-    a token between two cells never sends the sum to a multiset that is far from the sequence.
-    """
-    return np.tri(count, count - 1, -1) if ordered else np.eye(count)
-
-
 # --- evaluation ----------------------------------------------------------------------------------
 
 
@@ -189,24 +185,35 @@ def run_layers(layers: Sequence[Layer], tokens: np.ndarray, dtype: type = np.flo
 class _Cast:
     """A layer in one dtype, with what is zero left out."""
 
-    layer: Layer
-    columns: np.ndarray
+    query: np.ndarray
+    key: np.ndarray | None
+    value: np.ndarray
+    prefix_keys: np.ndarray
     prefix_values: np.ndarray
+    columns: np.ndarray
 
     @classmethod
-    def make(cls, layer: Layer, dtype: type) -> Any:
-        columns = np.flatnonzero(np.abs(layer.prefix_values).sum(axis=0) > 0)
-        cast = Layer(*(np.ascontiguousarray(part, dtype) for part in layer))
-        return cls(cast, columns, np.ascontiguousarray(cast.prefix_values[:, columns]))
+    def make(cls, layer: Layer, dtype: type) -> _Cast:
+        columns = np.flatnonzero(layer.prefix_values.any(axis=0) | layer.value.any(axis=1))
+
+        def cast(part: np.ndarray) -> np.ndarray:
+            return np.ascontiguousarray(part, dtype)
+
+        return cls(
+            cast(layer.query), cast(layer.key) if layer.key.any() else None,
+            cast(layer.value[columns]), cast(layer.prefix_keys),
+            cast(layer.prefix_values[:, columns]), columns,
+        )  # fmt: skip
 
     def __call__(self, state: np.ndarray) -> np.ndarray:
-        layer = self.layer
         count, length = state.shape[:2]
-        query = state @ layer.query.T
-        prefix = (query.reshape(-1, query.shape[-1]) @ layer.prefix_keys.T).reshape(
-            count, length, -1
-        )
-        content = query @ (state @ layer.key.T).swapaxes(1, 2)
+        query = state @ self.query.T
+        prefix = query.reshape(count * length, -1) @ self.prefix_keys.T
+        prefix = prefix.reshape(count, length, -1)
+        if self.key is None:
+            content = np.zeros((count, length, length), state.dtype)
+        else:
+            content = query @ (state @ self.key.T).swapaxes(1, 2)
         peak = content.max(axis=-1, keepdims=True)
         if prefix.shape[-1]:
             peak = np.maximum(peak, prefix.max(axis=-1, keepdims=True))
@@ -214,8 +221,8 @@ class _Cast:
         np.exp(prefix, out=prefix)
         content = np.exp(content - peak)
         total = prefix.sum(axis=-1, keepdims=True) + content.sum(axis=-1, keepdims=True)
-        moved = content @ (state @ layer.value.T)
-        if len(self.columns):
-            flat = prefix.reshape(count * length, -1) @ self.prefix_values
-            moved[..., self.columns] += flat.reshape(count, length, -1)
-        return state + moved / total
+        moved = content @ (state @ self.value.T)
+        moved += (prefix.reshape(count * length, -1) @ self.prefix_values).reshape(moved.shape)
+        after = state.copy()
+        after[..., self.columns] += moved / total
+        return after

@@ -110,9 +110,10 @@ class Domain:
         return Cells(points, 2 * math.sin(min(angle, math.pi) / 2), count, False)
 
     def corners(self, cells: Cells, count: int, random: np.random.Generator) -> np.ndarray:
-        """Sequences (count, T, m) of tokens at the ends of cells, just inside: far from centres.
+        """Sequences (count, T, m) of tokens at the ends of cells: far from centres, or between two.
 
-        Half of them have all tokens on the same side of their cells, or one token everywhere.
+        Half of them have all tokens on the same side of their cells, or one token everywhere; in
+        half all tokens are just inside, in the others at distances of every scale on both sides.
         """
         shape = (count, self.length)
         if self.kind == "sphere":
@@ -122,13 +123,17 @@ class Domain:
                 ends = point_sets.circumcentres(cells.centres)[0]
             pick = random.integers(len(ends), size=shape)
             pick[: count // 4] = pick[: count // 4, :1]
-            return self.clipped(ends[pick] + 1e-7 * random.normal(size=(*shape, self.dim)))
+            size = 10.0 ** random.uniform(-14, -3, size=(count, 1, 1))
+            return self.clipped(ends[pick] + size * random.normal(size=(*shape, self.dim)))
         pick = random.integers(len(cells.centres), size=shape)
         pick[: count // 4] = pick[: count // 4, :1]
         side = np.sign(random.uniform(-1, 1, size=(*shape, self.dim)))
         side[: count // 2] = np.sign(random.uniform(-1, 1, size=(count // 2, 1, 1)))
-        reach = cells.radius / math.sqrt(self.dim) * (1 - 1e-6)
-        return cells.centres[pick] + reach * side
+        inside = 10.0 ** random.uniform(-14, -3, size=(*shape, self.dim))
+        inside *= np.sign(random.uniform(-1, 1, size=inside.shape))
+        inside[::2] = 1e-6
+        reach = cells.radius / math.sqrt(self.dim) * (1 - inside)
+        return self.clipped(cells.centres[pick] + reach * side)
 
     def cell_counts(self, most: int) -> list[int]:
         """Numbers of cells that are worth a try, up to `most`, in rising order."""
@@ -142,7 +147,8 @@ class Domain:
         if distance >= self.diameter or distance <= 0:
             return 1.0 if distance > 0 else math.inf
         if self.kind == "cube":
-            return float(math.ceil(round(1 / distance, 9))) ** self.dim
+            side = math.ceil(round(min(1 / distance, 1e300), 9))
+            return float(side) ** self.dim if self.dim * math.log(side) < 690 else math.inf
         angle = 2 * math.asin(distance / 2) * (1 + 1e-9)
         return point_sets.packing_bound(self.dim - 1, angle)
 

@@ -1,10 +1,12 @@
 """build_sequence_prefix: layers that do what their certificate says, or say what they could not."""
 
+import inspect
 import math
 
 import numpy as np
 import pytest
 
+from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_sequence_prefix
 
 
@@ -88,7 +90,9 @@ def test_layers_as_plain_attention(name):
 def test_reaches_its_accuracy_with_as_many_tokens_as_its_class_needs(name):
     """The lookup has one token for each multiset of cells, and the lower bound as many."""
     f, _ = MAPS[name]
-    prefix = build_sequence_prefix(f, length=4, dim=1, accuracy=0.2, test_sequences=400)
+    prefix = build_sequence_prefix(
+        f, length=4, dim=1, accuracy=0.2, method="kernel", test_sequences=400
+    )
     note = prefix.certificate
     x = np.random.default_rng(5).uniform(size=(2000, 4, 1))
     assert note.reached
@@ -128,3 +132,186 @@ def test_a_given_constant_and_structure_give_a_guarantee(name, symmetry):
     assert note.needed_tokens == expected
     # 1 % wider cells are what float64 layers with a guarantee take.
     assert prefix.tokens[-1] == expected
+
+
+def wave(x):
+    other = x[..., ::-1, :]
+    return np.exp(x * other) * np.cos(3 * x - other)
+
+
+def test_sums_over_directions_for_smooth_maps():
+    rough, fine = (
+        build_sequence_prefix(wave, length=2, dim=1, accuracy=a, test_sequences=300)
+        for a in (1e-2, 1e-4)
+    )
+    x = np.random.default_rng(1).uniform(size=(500, 2, 1))
+    for prefix, accuracy in ((rough, 1e-2), (fine, 1e-4)):
+        assert prefix.certificate.method == "ridge"
+        assert prefix.certificate.reached
+        assert np.abs(prefix(x) - wave(x)).max() <= accuracy
+        assert prefix.certificate.value_norm < math.inf
+    # The kernel method would need (L/2ε)² tokens.
+    assert fine.certificate.tokens < 2 * rough.certificate.tokens + 100 < 1000
+    np.testing.assert_allclose(fine(x[0]), plain_stack(fine, x[0]), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("f", [reverse, convolve])
+def test_a_linear_map_has_one_direction_at_any_length(f):
+    prefix = build_sequence_prefix(f, length=12, dim=1, accuracy=1e-3, test_sequences=200)
+    assert prefix.certificate.reached
+    assert sum(prefix.tokens) <= 24
+    assert prefix.depth <= 3
+
+
+def test_the_papers_form_has_its_depth_and_its_jump():
+    """K digits err by half a cell away from dyadic numbers, and by 1/2 − 2^-(K+1) next to one."""
+    prefix = build_sequence_prefix(
+        sort, length=2, dim=1, accuracy=0.05, method="paper", budget=1000, test_sequences=500
+    )
+    assert prefix.depth == 2 + 2
+    assert prefix.tokens == (16, 0, 256, 256)
+    assert prefix.certificate.measured == pytest.approx(0.5 - 2.0**-5, abs=1e-4)
+    assert not prefix.certificate.reached
+    x = (np.random.default_rng(3).integers(16, size=(300, 2, 1)) + 0.37) / 16
+    assert np.abs(prefix(x) - sort(x)).max() == pytest.approx(0.13 / 16, rel=1e-9)
+    np.testing.assert_allclose(prefix(x[0]), plain_stack(prefix, x[0]), rtol=0, atol=1e-9)
+
+
+def test_the_papers_form_of_vectors():
+    prefix = build_sequence_prefix(
+        reverse, length=2, dim=2, accuracy=0.4, method="paper", budget=1000, test_sequences=200
+    )
+    x = (np.random.default_rng(3).integers(4, size=(100, 2, 2)) + 0.5) / 4
+    assert prefix.tokens == (16, 0, 256, 256)
+    assert np.abs(prefix(x) - reverse(x)).max() < 1e-9
+
+
+@pytest.mark.parametrize(("domain", "dim"), [("cube", 2), ("sphere", 2), ("sphere", 3)])
+def test_vectors_and_unit_vectors(domain, dim):
+    random = np.random.default_rng(2)
+    x = random.uniform(size=(400, 2, dim))
+    if domain == "sphere":
+        x = random.normal(size=(400, 2, dim))
+        x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    prefix = build_sequence_prefix(
+        reverse, length=2, dim=dim, accuracy=0.55, domain=domain, lipschitz=1.0, symmetry="none",
+        test_sequences=200,
+    )  # fmt: skip
+    note = prefix.certificate
+    error = np.linalg.norm(prefix(x) - reverse(x), axis=-1).max()
+    assert error <= note.measured * 1.02
+    assert note.measured <= note.guaranteed <= 0.55
+    plain = plain_stack(prefix, x[0])
+    np.testing.assert_allclose(prefix(x[0]), plain, rtol=0, atol=1e-9)
+
+
+def test_says_what_would_be_needed():
+    prefix = build_sequence_prefix(
+        sort, length=3, dim=1, accuracy=0.01, method="kernel", budget=300, test_sequences=200
+    )
+    note = prefix.certificate
+    assert not note.reached
+    assert note.tokens <= 300
+    # 3 C(n + 2, 3) entries and n cells, with n = ⌈1.01 / 0.02⌉ cells.
+    assert note.required_tokens == 3 * math.comb(53, 3) + 51
+    assert "NOT reached" in str(note)
+    assert "tokens would do" in str(note)
+
+
+def test_a_jump_is_not_reached():
+    prefix = build_sequence_prefix(
+        lambda x: np.round(x), length=2, dim=1, accuracy=0.2, budget=200, test_sequences=200
+    )
+    assert not prefix.certificate.reached
+    # A continuous output is ½ somewhere between 0 and 1, where f is 0 or 1.
+    assert prefix.certificate.measured >= 0.45
+    assert prefix.certificate.required_tokens > 1e4
+
+
+def test_takes_maps_of_one_sequence_and_of_many():
+    def single(x):
+        assert x.shape == (3, 1)
+        return [float(max(x[: p + 1, 0])) for p in range(3)]
+
+    one = build_sequence_prefix(single, length=3, dim=1, accuracy=0.2, test_sequences=200)
+    many = build_sequence_prefix(running_maximum, length=3, dim=1, accuracy=0.2, test_sequences=200)
+    x = np.random.default_rng(4).uniform(size=(5, 3, 1))
+    assert one(x).shape == (5, 3)
+    np.testing.assert_array_equal(one(x), many(x)[..., 0])
+    np.testing.assert_array_equal(one(x[0]), one(x)[0])
+
+
+def test_a_map_that_changes_its_argument_is_given_copies():
+    def sort_in_place(x):
+        x.sort(axis=-2)
+        return x
+
+    prefix = build_sequence_prefix(sort_in_place, length=2, dim=1, accuracy=0.3, test_sequences=100)
+    assert prefix.certificate.reached
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"length": 0}, "length"),
+        ({"length": 65}, "length"),
+        ({"dim": 0}, "dim"),
+        ({"dim": 1000}, "dim"),
+        ({"domain": "ball"}, "domain"),
+        ({"domain": "sphere"}, "dim"),
+        ({"accuracy": 0.0}, "accuracy"),
+        ({"accuracy": math.nan}, "accuracy"),
+        ({"accuracy": True}, "accuracy"),
+        ({"budget": 3}, "budget"),
+        ({"budget": 2**21}, "budget"),
+        ({"budget": 10, "method": "paper"}, "budget"),
+        ({"budget": 10, "method": "ridge"}, "budget"),
+        ({"lipschitz": -1.0}, "lipschitz"),
+        ({"lipschitz": 0.3}, "lipschitz"),
+        ({"method": "kernels"}, "method"),
+        ({"method": "paper", "domain": "sphere", "dim": 3}, "method"),
+        ({"symmetry": "equivariant"}, "symmetry"),
+        ({"symmetry": "even"}, "symmetry"),
+        ({"symmetry": [[[0]], [[0]], [[0]]]}, "symmetry"),
+        ({"symmetry": [[[0, 0]], [[1]], [[2]]]}, "symmetry"),
+        ({"symmetry": 3}, "symmetry"),
+        ({"value_limit": 0}, "value_limit"),
+        ({"test_sequences": 1}, "test_sequences"),
+        ({"seed": -1}, "seed"),
+        ({"f": 3}, "f"),
+        ({"f": lambda x: np.nan * x}, "f"),
+        ({"f": lambda x: "word"}, "f"),
+        ({"f": lambda x: x[..., :1, :]}, "f"),
+        ({"f": lambda x: 1j * x}, "f"),
+    ],
+)
+def test_bad_input_to_sequences(changes, word):
+    arguments = {
+        "f": sort,
+        "length": 3,
+        "dim": 1,
+        "accuracy": 0.1,
+        "test_sequences": 100,
+        **changes,
+    }
+    f = arguments.pop("f")
+    with pytest.raises(ParameterError, match=f"`{word}`") as caught:
+        inspect.unwrap(build_sequence_prefix)(f, **arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_sequences_outside_the_domain_are_refused():
+    prefix = build_sequence_prefix(sort, length=2, dim=1, accuracy=0.3, test_sequences=100)
+    for x in (np.full((2, 1), 1.5), np.zeros((3, 1)), np.full((2, 1), np.nan), np.zeros(2)):
+        with pytest.raises(ParameterError, match="`sequences`"):
+            prefix(x)
+
+
+def test_same_call_same_layers():
+    a, b = (
+        build_sequence_prefix(attend, length=3, dim=1, accuracy=0.2, test_sequences=100)
+        for _ in range(2)
+    )
+    for first, second in zip(a.prefixes, b.prefixes, strict=True):
+        np.testing.assert_array_equal(first.keys, second.keys)
+        np.testing.assert_array_equal(first.values, second.values)
