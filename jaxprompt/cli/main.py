@@ -24,7 +24,7 @@ from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxprompt.cli import commands, curve, explore, new_claim, paper, terminal
+from jaxprompt.cli import audit, commands, curve, explore, new_claim, paper, terminal
 from jaxprompt.compute import cache_folder
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
@@ -217,6 +217,7 @@ with --strict those of `check`""",
     "cite": """\
   jaxprompt cite prefix.bias_identity        BibTeX of the paper and of this software""",
     "curve": curve.CURVE_EXAMPLES,
+    "audit": audit.AUDIT_EXAMPLES,
     "explore": """\
   jaxprompt explore contextual.prompt_error
                                              contextual.prompt_error.html: open it in a browser
@@ -270,7 +271,7 @@ examples:
         sub.add_argument("--json", action="store_true", help="print the result as JSON")
 
     listing = command("list", commands.list_claims, "List the claims.")
-    listing.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help="only these")
+    listing.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py|DIR", help="only these")
     listing.add_argument("--family", help="only this family")
 
     show = command(
@@ -283,7 +284,7 @@ examples:
     check = command(
         "check", commands.check_claims, "Check claims: simulate, compare with theory, judge."
     )
-    check.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py", help=_EVERY)
+    check.add_argument("names", nargs="*", metavar="ID|FAMILY|FILE.py|DIR", help=_EVERY)
     check.add_argument("--profile", default="quick", help="quick (default) or full")
     check.add_argument("--seed", type=_seed, default=0, metavar="N", help="default: 0")
     check.add_argument("--out", type=_folder, metavar="DIR", help="write report, figures and data")
@@ -369,6 +370,11 @@ examples:
     )
     curve.add_curve_arguments(learning)
 
+    auditing = command(
+        "audit", audit.print_audit, "Say what a prefix does to the layers of your own model."
+    )
+    audit.add_audit_arguments(auditing)
+
     new = command("new", new_claim.write_claim_file, "Write a file with a claim to start from.")
     new.add_argument("file", metavar="FILE.py")
     new.add_argument(
@@ -385,9 +391,9 @@ examples:
     )
     for sub in (listing, show, check, sweep, figure, table, cite, explorer):
         add_claims_option(sub)
-    for sub in (check, sweep, figure, table, explorer):
+    for sub in (check, sweep, figure, table, explorer, auditing):
         _cache_option(sub)
-    for sub in (listing, show, check, sweep, figure, report, learning, doctor):
+    for sub in (listing, show, check, sweep, figure, report, learning, auditing, doctor):
         add_json_option(sub)
 
     completion = command(

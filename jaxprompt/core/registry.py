@@ -26,6 +26,7 @@ __all__ = [
     "claims",
     "installed",
     "load_claims",
+    "load_folder",
     "measurable",
     "origin",
     "register",
@@ -102,7 +103,7 @@ def claim(id: str) -> Claim:
 
 
 def select(names: Iterable[str]) -> tuple[Claim, ...]:
-    """Claims named by id, by family, or by the path of a file of claims, in order of id.
+    """Claims named by id, by family, or by the path of a file or a folder of claims, ordered by id.
 
     All of jaxprompt's own when `names` is empty.
     """
@@ -132,10 +133,19 @@ def measurable(names: Iterable[str]) -> tuple[tuple[Claim, ...], tuple[Claim, ..
 def _claims_named(name: str) -> tuple[Claim, ...]:
     if name.endswith(".py"):
         return load_claims(name)
+    if _names_folder(name):
+        return load_folder(name)
     if "." in name:
         return (claim(name),)
     known = (*FAMILIES, *installed(), *(c.family for c, _ in _user_claims.values()))
     return claims(name) if name in known else (claim(name),)
+
+
+def _names_folder(name: str) -> bool:
+    """Whether a name is a folder's: it has a separator, or there is one and no such family."""
+    if "/" in name or "\\" in name:
+        return True
+    return name not in (*FAMILIES, *installed()) and Path(name).is_dir()
 
 
 # --- what users bring ---
@@ -197,6 +207,40 @@ def load_claims(path: str | Path) -> tuple[Claim, ...]:
     """
     source = str(path)
     return register(_claims_in(run_claim_file(path), source), source)
+
+
+def load_folder(path: str | Path) -> tuple[Claim, ...]:
+    """The claims of every file of a folder, as :func:`load_claims` gives them, in order of names.
+
+    Its own folders are not entered. Files that do not mention jaxprompt, and those whose names
+    begin with ``_``, ``.``, ``test_`` or are ``conftest.py`` or ``setup.py``, are not run.
+
+    Raises:
+        UsageError: the folder cannot be read, one of its files cannot be run, or none holds claims.
+    """
+    try:
+        files = sorted(file for file in Path(path).iterdir() if _may_hold_claims(file))
+    except OSError as error:
+        raise UsageError(
+            f"folder of claims '{path}' cannot be read ({error.strerror}): check the path"
+        ) from None
+    loaded: list[Claim] = []
+    for file in files:
+        source = str(file)
+        names = run_claim_file(source)
+        if "CLAIMS" in names or _distinct_claims(names.values()):
+            loaded += register(_claims_in(names, source), source)
+    if not loaded:
+        raise UsageError(
+            f"folder '{path}' brings no claims: name a folder whose .py files define some "
+            "(`jaxprompt new FILE.py` writes one)"
+        )
+    return tuple(loaded)
+
+
+def _may_hold_claims(file: Path) -> bool:
+    apart = file.name.startswith(("_", ".", "test_")) or file.name in ("conftest.py", "setup.py")
+    return file.suffix == ".py" and not apart and b"jaxprompt" in file.read_bytes()
 
 
 def _claims_in(names: dict[str, Any], source: str) -> tuple[Claim, ...]:
