@@ -255,60 +255,58 @@ def _layer_findings(layer: LayerAudit) -> list[str]:
 
 def _model_findings(audit: Audit) -> list[str]:
     if not audit.layers:
-        return ["no attention layer holds a prefix"]
+        return ["No attention layer holds a prefix."]
     found: list[str] = []
     counts = {s: sum(layer.status == s for layer in audit.layers) for s in EXIT_CODES}
     named = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    found.append(
-        f"identity of head outputs and attention weights in {len(audit.layers)} layers: {named}"
-    )
+    layers = "1 layer" if len(audit.layers) == 1 else f"{len(audit.layers)} layers"
+    found.append(f"Identity of attention weights and head outputs in {layers}: {named}.")
     found += _position_findings(audit.layers)
     if counts["refuted"] == counts["failed"] == 0:
         found.append(
-            "in every layer the ratios of attention between content positions are those that the "
+            "In every layer the ratios of attention between content positions are those that the "
             "layer has without the prefix on the same input: the prefix cannot make a head look at "
             "other content, except through what earlier layers have changed in that input. A task "
-            "that needs new attention in its first layer cannot be learned by this adapter"
+            "that needs new attention in the first layer cannot be learned by this adapter."
         )
-    seen = np.mean([layer.seen for layer in audit.layers])
+    seen = float(np.mean([layer.seen for layer in audit.layers]))
     if seen < 1:
         blind = [layer.name for layer in audit.layers if layer.seen < 1]
         found.append(
-            f"{_percent(float(seen))} of queries see the prefix; in {_list_names(blind)} a window "
-            "or a mask hides it from the others, and content that no path reaches is answered as "
-            "without the adapter"
+            f"{_percent(seen)} of the queries see the prefix (mean over layers): a window or a "
+            f"mask hides it from others in {_list_names(blind)}. Content that no path reaches is "
+            "answered as without the adapter."
         )
-    share = _weighted_constant_share(audit.layers)
+    share = _mean_constant_share(audit.layers)
     if math.isfinite(share):
         found.append(
-            f"a constant bias a head would reproduce {_percent(share)} of what the prefix does to "
-            "the heads' outputs (mean over layers)"
+            f"A constant bias a head would reproduce {_percent(share)} of what the prefix does to "
+            "the heads' outputs (mean over layers)."
         )
     if audit.untouched:
-        found.append(f"without a prefix: {_list_names(audit.untouched)}")
+        found.append(f"Without a prefix: {_list_names(audit.untouched)}.")
     return found
 
 
 def _position_findings(layers: Sequence[LayerAudit]) -> list[str]:
-    judged = [c for c in layers if c.shifted_positions and c.shifted_positions.equal is not None]
-    if not judged:
-        return []
-    first = judged[0]
+    first = layers[0]
     shifted = first.shifted_positions
-    assert shifted is not None
+    if shifted is None or shifted.equal is None:
+        return []
     if shifted.equal:
         return [
-            f"{first.name} attends within the content as the model without prefix does, wherever "
-            "that starts to count: its positions are relative"
+            f"The first layer ({first.name}) attends within the content as the model without "
+            "prefix does, whether that counts positions from 0 or from behind the prefix."
         ]
     return [
-        f"{first.name} attends within the content as the model without prefix does at the same "
-        f"positions only: against positions from 0 on a weight differs by {shifted.largest:.2g}, "
-        "so part of the adapter's effect is that the content stands elsewhere"
+        f"The first layer ({first.name}) attends within the content as the model without prefix "
+        f"does at the same positions only. Against positions from 0 on a weight differs by "
+        f"{shifted.largest:.2g}, so some of the adapter's effect is that the content stands "
+        "elsewhere."
     ]
 
 
-def _weighted_constant_share(layers: Sequence[LayerAudit]) -> float:
+def _mean_constant_share(layers: Sequence[LayerAudit]) -> float:
     shares = [layer.constant_share for layer in layers if math.isfinite(layer.constant_share)]
     return float(np.mean(shares)) if shares else math.nan
 
