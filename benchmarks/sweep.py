@@ -2,11 +2,13 @@
 
     python benchmarks/sweep.py [--cells 10000] [--largest 1000000] [--base PYTHONPATH]
 
-The same exact cells of a trivial claim are computed and kept by jaxprompt, by a loop with
-``np.savez``, with pandas and Parquet, and by joblib's memory, those that are installed; then by
-jaxprompt in growing numbers. Processor seconds are those of a process of its own, so what else the
-machine does matters little. With ``--base`` two real sweeps are run by the version installed there
-too. Prints a table; asserts nothing.
+The same exact cells of a trivial claim are computed and kept by jaxprompt, by loops with
+``np.savez``, with pandas and Parquet, by joblib's memory and by dask, those that are installed,
+each as whoever knows it well would write it, so that a kill loses a row of the grid at most where
+that can be had, and once with a cell as the unit; then by jaxprompt in growing numbers. One writer
+gets what a hundred workers would send, and cells of ``prompt_error`` are simulated in one program.
+Processor seconds are those of a process of its own, so what else the machine does matters little.
+With ``--base`` the version installed there does the real work too. Prints tables; asserts nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 COMMON = """
@@ -87,27 +90,50 @@ for name, act in (("load", lambda: jp.load(out)), ("resume", lambda: run(
     more[name] = processor_seconds() - start
 report(begun + sum(more.values()), **more)
 """,
-    "a loop with np.savez, one file": """
+    "plain loop, np.savez at the end": """
 begun = processor_seconds()
 values = [closed_form(level=level, size=size)["value"] for level in levels for size in sizes]
-np.savez(out / "all.npz", value=values)
+np.savez(out / "all.npz", value=values, level=levels, size=sizes)
 report(begun)
 """,
-    "a loop with np.savez, a file a cell": """
+    "np.savez, a file a row of the grid": """
+begun = processor_seconds()
+for i, level in enumerate(levels):
+    path = out / f"{i}.npz"
+    if not path.exists():
+        values = [closed_form(level=level, size=size)["value"] for size in sizes]
+        with open(path.with_suffix(".part"), "wb") as file:
+            np.savez(file, value=values)
+        os.replace(path.with_suffix(".part"), path)
+report(begun)
+""",
+    "np.savez, a file a cell": """
 begun = processor_seconds()
 for i, level in enumerate(levels):
     for j, size in enumerate(sizes):
         np.savez(out / f"{i}_{j}.npz", value=closed_form(level=level, size=size)["value"])
 report(begun)
 """,
-    "pandas and Parquet": """
+    "pandas, a Parquet file a row": """
 import pandas
 begun = processor_seconds()
-rows = [{"level": a, "size": b, **closed_form(level=a, size=b)} for a in levels for b in sizes]
-pandas.DataFrame(rows).to_parquet(out / "all.parquet")
+for i, level in enumerate(levels):
+    values = [closed_form(level=level, size=size)["value"] for size in sizes]
+    table = pandas.DataFrame({"level": level, "size": sizes, "value": values})
+    table.to_parquet(out / f"{i}.parquet", index=False)
 report(begun)
 """,
-    "joblib with a memory": """
+    "joblib's memory of a row": """
+import joblib
+def row(level):
+    return [closed_form(level=level, size=size)["value"] for size in sizes]
+kept = joblib.Memory(out, verbose=0).cache(row)
+begun = processor_seconds()
+for level in levels:
+    kept(level)
+report(begun)
+""",
+    "joblib's memory of a cell": """
 import joblib
 kept = joblib.Memory(out, verbose=0).cache(closed_form)
 begun = processor_seconds()
@@ -116,8 +142,98 @@ for level in levels:
         kept(level=level, size=size)
 report(begun)
 """,
+    "dask, a task a row, np.savez": """
+import dask
+@dask.delayed
+def row(i, level):
+    np.savez(out / f"{i}.npz", value=[closed_form(level=level, size=n)["value"] for n in sizes])
+begun = processor_seconds()
+dask.compute(*(row(i, level) for i, level in enumerate(levels)), scheduler="threads")
+report(begun)
+""",
+    "dask, a task a cell, np.savez at the end": """
+import dask
+cell = dask.delayed(closed_form)
+begun = processor_seconds()
+tasks = [cell(level=level, size=size) for level in levels for size in sizes]
+values = [found["value"] for found in dask.compute(*tasks, scheduler="threads")]
+np.savez(out / "all.npz", value=values)
+report(begun)
+""",
 }
-NEEDS = {"pandas and Parquet": ("pandas", "pyarrow"), "joblib with a memory": ("joblib",)}
+NEEDS = {"pandas": ("pandas", "pyarrow"), "joblib": ("joblib",), "dask": ("dask",)}
+"""Packages that a way needs, by the first word of its name."""
+
+WRITER = (
+    CLAIM
+    + """
+from concurrent.futures import Executor, Future
+from jaxprompt.stats import Estimate
+from jaxprompt.sweep import Sweep, run
+from jaxprompt.sweep.tasks import CellResult
+
+class Cluster(Executor):
+    # What a hundred workers would send: the results, without the time to compute them.
+    workers = 100
+    def submit(self, function, batch):
+        answered = Future()
+        answered.set_result(([
+            [CellResult(i, {"value": 1.0}, {"value": Estimate(1.0, 0.1, 2, kind="sampled")})
+             for i in task.indices] for task in batch], 1e-3 * len(batch)))
+        return answered
+
+begun, started = processor_seconds(), time.monotonic()
+run(Sweep(claim, {"level": levels, "size": sizes}, {}, 2), out, executor=Cluster())
+seconds = time.monotonic() - started
+report(begun, wall=seconds)
+"""
+)
+"""One writer that gets the results of a cluster: keys, tasks, batches, store and statuses."""
+
+TOGETHER = """
+import itertools, json, os, resource, sys, time
+import jax, numpy as np
+import jaxprompt as jp
+dim, trials, count = map(int, sys.argv[3:6])
+
+def processor_seconds():
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+claim = jp.claim("contextual.prompt_error")
+fixed = dict(tokens=10, relevant=2, signal=1.0, context=1.5, dim=dim)
+points = [dict(fixed, gain=g, noise=s, ridge=r, ratio=k) for g, s, r, k in itertools.product(
+    np.linspace(0.2, 1, 5).tolist(), np.linspace(0.5, 2, 5).tolist(),
+    np.geomspace(0.01, 1, 8).tolist(), [0.2, 0.4, 0.8, 1.5, 2.0])]
+points = points[::max(1, len(points) // count)][:count]
+claim.simulate(key=0, trials=trials, **points[0])
+found = {"cells": len(points)}
+begun = processor_seconds()
+for i, point in enumerate(points):
+    claim.simulate(key=i, trials=trials, **point)
+found["one by one"] = processor_seconds() - begun
+if hasattr(claim.simulation, "simulate_cells"):
+    values = [claim.validated(claim.point(point), simulate=True) for point in points]
+    keys = [jax.random.key_data(jax.random.key(i)) for i in range(len(points))]
+    words = np.stack([np.asarray(key) for key in keys]).astype(np.uint32)
+    for _ in range(2):  # the second time programs are compiled
+        begun = processor_seconds()
+        claim.simulation.simulate_cells(values, key_words=words, trials=trials)
+        found["in one program"] = processor_seconds() - begun
+    begun = processor_seconds()
+    for gain, noise in dict.fromkeys((p["gain"], p["noise"]) for p in points):
+        claim.simulate(key=0, trials=trials, **fixed, gain=gain, noise=noise,
+                       ridge=sorted({p["ridge"] for p in points}),
+                       ratio=sorted({p["ratio"] for p in points}))
+    if len(points) == 1000:  # then they are a whole grid
+        found["a stream along ridge and ratio"] = processor_seconds() - begun
+begun = processor_seconds()
+for point in points[:100]:
+    claim.predict(**point)
+found["predictions"] = (processor_seconds() - begun) / 100 * len(points)
+print(json.dumps(found))
+"""
+"""Cells of `prompt_error` simulated one after another, in one program, and as a sweep does."""
 
 REAL = {
     "prompt_error, 600 cells": {
@@ -140,15 +256,15 @@ REAL = {
 }
 
 
-def measured(code: str, cells: int, path: str | None = None, **more: str) -> dict:
+def measured(code: str, cells: int, path: str | None = None, words: Iterable[int] = ()) -> dict:
     """What a program reports of itself, run in a new folder."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
         out.mkdir()
-        environment = {**os.environ, **more}
+        environment = dict(os.environ)
         if path is not None:
             environment["PYTHONPATH"] = path
-        command = [sys.executable, "-c", code, str(out), str(cells)]
+        command = [sys.executable, "-c", code, str(out), str(cells), *map(str, words)]
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
@@ -197,7 +313,8 @@ def main() -> int:
     cells = round(options.cells**0.5) ** 2
     print(f"{cells} exact cells: processor milliseconds a cell, files, bytes a cell")
     for name, code in WAYS.items():
-        missing = [p for p in NEEDS.get(name, ()) if not importlib.util.find_spec(p)]
+        needed = NEEDS.get(name.split()[0].removesuffix("'s").rstrip(","), ())
+        missing = [p for p in needed if not importlib.util.find_spec(p)]
         if missing:
             print(f"  {name:36s} not installed: {', '.join(missing)}")
             continue
@@ -210,6 +327,16 @@ def main() -> int:
         found = measured(COMMON + WAYS["jaxprompt sweep"], side)
         print(f"  {side:8d} {_row(found, side)}", flush=True)
         count *= 10
+    written = measured(COMMON + WRITER, cells)
+    print(
+        f"one writer for 100 workers: {_row(written, cells)}, {_rate(written, cells)}", flush=True
+    )
+    print("prompt_error, simulations alone: dim, trials, processor seconds")
+    for dim, trials, count in ((48, 16, 1000), (8, 4, 1000)):
+        for version, path in (("this", None), ("base", options.base)):
+            if version == "this" or path:
+                found = measured(TOGETHER, cells, path, words=(dim, trials, count))
+                print(f"  {dim:3d} {trials:3d} {version} {_rounded(found)}", flush=True)
     print("real sweeps: processor seconds first, again, files, bytes")
     for name, job in REAL.items():
         for version, path in (("this", None), ("base", options.base)):
@@ -217,6 +344,14 @@ def main() -> int:
                 continue
             print(f"  {name:26s} {version:5s} {swept(job, path)}", flush=True)
     return 0
+
+
+def _rate(found: dict, cells: int) -> str:
+    return "" if "error" in found else f", {60 * cells / found['wall']:.0f} results a minute"
+
+
+def _rounded(found: dict) -> dict:
+    return {n: round(v, 2) if isinstance(v, float) else v for n, v in found.items()}
 
 
 def _row(found: dict, cells: int) -> str:
