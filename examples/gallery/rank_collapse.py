@@ -1,11 +1,11 @@
 r"""Attention without skip connections loses rank doubly fast: Dong, Cordonnier and Loukas (2021).
 
 Let $D$ be the largest distance of two tokens. Rows $i$ and $k$ of the scores $x_i^\top W x_j$
-differ by $(x_i - x_k)^\top W x_j$, which varies over $j$ by $a \le \|W\| D^2$. Two softmax
-rows whose scores differ by a range $a$ are at most $\tanh(a/4)$ apart in total variation (two outcomes
-with odds $e^{\pm a/2}$ are the worst case), and averages of points within $D$ of each other are then at
-most $D \tanh(a/4)$ apart. So a layer gives $D' \le \|V\| D \tanh(\|W\| D^2/4) \le \frac14 \|V\|
-\|W\| D^3$, and $L$ layers the power $3^L$:
+differ by $(x_i - x_k)^\top W x_j$, which varies over $j$ by $a \le \|W\| D^2$. Two softmax rows
+whose scores differ by a range $a$ are at most $\tanh(a/4)$ apart in total variation (two outcomes
+with odds $e^{\pm a/2}$ are the worst case), and averages of points within $D$ of each other are
+then at most $D \tanh(a/4)$ apart. So a layer gives $D' \le \|V\| D \tanh(\|W\| D^2/4) \le \frac14
+\|V\| \|W\| D^3$, and $L$ layers the power $3^L$:
 $$D_L \le \Big(\tfrac14 \|V\| \|W\|\Big)^{(3^L - 1)/2} D_0^{3^L}.$$
 Two tokens near zero in one dimension reach it. Easier than the paper, and sharper: a diameter in
 place of its composite norm needs no smallness of the scores, and the constant is exact. A skip
