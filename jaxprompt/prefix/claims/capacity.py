@@ -1,0 +1,317 @@
+r"""Claim ``prefix.capacity``: n vectors whose keys are fixed in advance store exactly n."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from jaxprompt.core.claim import (
+    AtLeast,
+    Claim,
+    Curves,
+    Design,
+    Falsifier,
+    Quantity,
+    Relation,
+    Run,
+)
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.errors import NumericalError, ParameterError
+from jaxprompt.stats import Estimate, exact_estimate, mean_estimate
+
+__all__ = ["CLAIM", "closed_form", "simulate"]
+
+STATEMENT = r"""
+A head with $n$ prefix positions, whose keys $\kappa_k\in\mathbb R^{d_k}$ and values
+$v_k\in\mathbb R^{d_v}$ are free, is to give the output $y_i$ at the last query $q_i$ of example
+$i\le M$, where without a prefix it gives $t_i$ and attends with log-mass $c_i$. Let
+$P_{ik}=e^{q_i^\top\kappa_k}/(e^{c_i}+\sum_le^{q_i^\top\kappa_l})$.
+
+* *Any $n$ examples can be stored, exactly.* If the queries are pairwise different then for almost
+  all keys, chosen before anything else is known, $P$ is invertible for $M=n$, and
+  $V=P^{-1}\big(Y-(1-P\mathbf 1)\circ t\big)$ does it. For $M<n$ likewise.
+* *No more with those keys.* For $M>n$ the targets that can be reached have codimension
+  $(M-n)\,d_v$. For targets that are independent and standard normal the squared distance to the
+  nearest outputs is at least $(M-n)\,d_v$ in the mean.
+* *Never more than $n(d_k+d_v)/d_v$.* Beyond that, the outputs reached by all keys and values have
+  measure 0. Between the two bounds nothing is claimed for every target.
+* Two equal queries with different targets cannot be stored, whatever $n$.
+"""
+
+DERIVATION = r"""
+The output at example $i$ is $\sum_kP_{ik}v_k+(1-\sum_kP_{ik})\,t_i$: linear in the values, with a
+term that they do not change. $P=DE$ with $D$ diagonal and positive and
+$E_{ik}=e^{q_i^\top\kappa_k}$. For $\kappa_k=\lambda q_k$, $E$ is the matrix of the kernel
+$e^{\lambda q^\top q'}$, strictly positive definite on different points; $\det E$ is analytic in the
+keys, so it vanishes on a set of measure 0 only. For $M<n$ take further queries.
+
+For $M>n$ the outputs are an affine space of dimension $n\,d_v$ in $M\,d_v$. With $N$ the projection
+on the complement of the columns of $P$, of rank $M-n$, and $Y$ normal and independent of the rest,
+$\mathbb E|N(Y-(1-P\mathbf1)\circ t)|^2=(M-n)\,d_v+\mathbb E|N((1-P\mathbf1)\circ t)|^2$.
+
+The map from $n(d_k+d_v)$ numbers to $M\,d_v$ is smooth, so where the first are fewer its image has
+measure 0 (Sard), and its Jacobian, with the rows
+$\mathrm dO_i=\sum_kP_{ik}\big(\mathrm dv_k+(v_k-O_i)\,q_i^\top\mathrm d\kappa_k\big)$, has
+less than full rank everywhere. That rank can be below both numbers: with $M=d_k+1$ examples the
+queries have a linear relation. With equal queries two rows of $P$ are proportional, by factors that
+the content's log-masses give, so one combination of the targets is fixed.
+
+*Tolerances.* The residual of a solution is rounding times the condition number of $P$, up to some
+$10^4$ here: $10^{-12}$ for its square. Ranks are whole numbers. Means of squares: a quarter of
+their bound.
+"""
+
+
+# --- the closed form ---
+
+
+def closed_form(
+    *, key_dim: Any, value_dim: Any, prefix: Any, examples: Any, fixed_keys_store: str = "n",
+    free_keys_limited: bool = True, keys_count: bool = True, equal_queries_differ: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """What n vectors store of M examples; numbers broadcast, but where bounds are predicted.
+
+    `storable` is 1 where every target can be reached, 0 where almost none can, and 1/2 between.
+    Falsifiers change the last four arguments, which the theory has at their defaults.
+    """
+    stored = {"n": prefix, "n + 1": np.add(prefix, 1), "n d_k": np.multiply(prefix, key_dim)}
+    fixed = stored[fixed_keys_store]
+    numbers = np.multiply(prefix, np.add(key_dim if keys_count else 0, value_dim))
+    wanted = np.multiply(examples, value_dim)
+    never = (wanted > numbers) & free_keys_limited
+    beyond = np.maximum(np.subtract(examples, fixed), 0)
+    predicted: dict[str, Any] = {
+        "storable": np.where(np.less_equal(examples, prefix), 1.0, np.where(never, 0.0, 0.5)),
+        "codimension": np.multiply(beyond, value_dim),
+        "rank": np.minimum(wanted, numbers),
+    }
+    if not free_keys_limited:
+        predicted["storable"] = np.ones_like(predicted["storable"])
+    if np.ndim(beyond * wanted) == 0:
+        lost = float(predicted["codimension"])
+        predicted["residual"] = AtLeast(lost) if beyond > 0 else 0.0
+        if 2 <= examples <= prefix:
+            # One combination of the two targets is fixed.
+            together = AtLeast(float(value_dim))
+            predicted["equal_residual"] = 0.0 if equal_queries_differ else together
+    return predicted
+
+
+FALSIFIERS = (
+    Falsifier("n d_k", "keys fixed in advance store n d_k examples", fixed_keys_store="n d_k"),
+    Falsifier("n + 1", "keys fixed in advance store one example more", fixed_keys_store="n + 1"),
+    Falsifier("no limit", "free keys and values store any number of examples",
+              free_keys_limited=False),
+    Falsifier("values alone", "keys add nothing: a Jacobian of rank n d_v", keys_count=False),
+    Falsifier("equal queries", "two equal queries can have different outputs",
+              equal_queries_differ=True),
+    Falsifier.control("content forgotten", "V = P⁻¹Y, without the content's term",
+                      lambda **run: simulate(**run, content_counts=False)),
+)  # fmt: skip
+
+
+# --- the simulation ---
+
+_CONTENT = 5
+SPREAD = 2.0
+"""Standard deviation of scores: flat enough that rows differ, and not yet one key a query."""
+
+MOST_CONDITION = 1e9
+"""Condition number above which rounding would hide whether a solution is exact."""
+
+LARGEST_JACOBIAN = 512
+"""Numbers M · d_v up to which a simulation looks at the Jacobian."""
+
+
+class _Problem(NamedTuple):
+    """M examples with content of their own, wanted outputs, and keys chosen without them."""
+
+    queries: np.ndarray
+    content_scores: np.ndarray
+    content_values: np.ndarray
+    wanted: np.ndarray
+    keys: np.ndarray
+
+    def weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weights (M, n) on the prefix and (M, S) on the content, from one softmax."""
+        scores = np.concatenate([self.queries @ self.keys.T, self.content_scores], axis=1)
+        terms = np.exp(scores - scores.max(axis=1, keepdims=True))
+        terms /= terms.sum(axis=1, keepdims=True)
+        return terms[:, : len(self.keys)], terms[:, len(self.keys) :]
+
+    def outputs(self, values: np.ndarray) -> np.ndarray:
+        """The head's outputs (M, d_v), token by token."""
+        on_prefix, on_content = self.weights()
+        return on_prefix @ values + np.einsum("is,isv->iv", on_content, self.content_values)
+
+
+def _draw_problem(
+    random: np.random.Generator, key_dim: int, value_dim: int, prefix: int, examples: int
+) -> _Problem:
+    queries = random.normal(size=(examples, key_dim))
+    content_keys = random.normal(size=(examples, _CONTENT, key_dim))
+    scale = SPREAD / np.sqrt(key_dim)
+    return _Problem(
+        queries,
+        scale * np.einsum("id,isd->is", queries, content_keys),
+        random.normal(size=(examples, _CONTENT, value_dim)),
+        random.normal(size=(examples, value_dim)),
+        scale * random.normal(size=(prefix, key_dim)),
+    )
+
+
+def _with_equal_queries(problem: _Problem) -> _Problem:
+    """The same problem, in which the second query is the first; contents still differ."""
+    queries = problem.queries.copy()
+    queries[1] = queries[0]
+    return problem._replace(queries=queries)
+
+
+def _squared_residual(problem: _Problem, content_counts: bool) -> tuple[float, float]:
+    """Squared distance from what best values give, and the condition number of the weights."""
+    on_prefix, on_content = problem.weights()
+    # What the content gives without a prefix, and what of it the prefix leaves.
+    mass = on_content.sum(axis=1, keepdims=True)
+    plain = np.einsum("is,isv->iv", on_content / mass, problem.content_values)
+    target = problem.wanted - (1 - on_prefix.sum(axis=1, keepdims=True)) * plain * content_counts
+    values = np.linalg.lstsq(on_prefix, target, rcond=None)[0]
+    missed = problem.outputs(values) - problem.wanted
+    return float(np.square(missed).sum()), float(np.linalg.cond(on_prefix))
+
+
+def _jacobian_rank(problem: _Problem, values: Float[np.ndarray, "n v"]) -> int:
+    """Rank of the derivative of all outputs by all keys and values, at these values."""
+    on_prefix, _ = problem.weights()
+    step = values[None] - problem.outputs(values)[:, None]  # (M, n, v)
+    examples, width = step.shape[0], step.shape[2]
+    by_values = np.einsum("ik,uv->iukv", on_prefix, np.eye(width))
+    by_keys = np.einsum("ik,iku,id->iukd", on_prefix, step, problem.queries)
+    both = np.concatenate([by_values, by_keys], axis=3)
+    return int(np.linalg.matrix_rank(both.reshape(examples * width, -1)))
+
+
+def simulate(
+    *, key: Key[Array, ""], trials: int, key_dim: int, value_dim: int, prefix: int, examples: int,
+    content_counts: bool = True,
+) -> dict[str, Estimate]:  # fmt: skip
+    """Random problems at keys drawn without them: best values by least squares, in float64.
+
+    Raises:
+        ParameterError: the Jacobian would be too large.
+        NumericalError: the weights are too ill-conditioned to tell.
+    """
+    if examples * value_dim > LARGEST_JACOBIAN:
+        raise ParameterError(
+            "examples", examples, f"at most {LARGEST_JACOBIAN // value_dim} for "
+            f"value_dim = {value_dim}", "a simulation factorises the Jacobian; predict takes any",
+            CLAIM.id,
+        )  # fmt: skip
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
+    draw = functools.partial(_draw_problem, random, key_dim, value_dim, prefix, examples)
+    problems = [draw() for _ in range(trials)]
+    found = np.array([_squared_residual(problem, content_counts) for problem in problems])
+    residuals, conditions = found.T
+    if examples <= prefix and conditions.max() > MOST_CONDITION:
+        raise NumericalError(
+            f"{CLAIM.id}: weights with a condition number of {conditions.max():.0e} at "
+            f"key_dim = {key_dim}, prefix = {prefix}; choose a larger key_dim or fewer vectors"
+        )
+    ranks = [
+        _jacobian_rank(problem, random.normal(size=(prefix, value_dim))) for problem in problems[:3]
+    ]
+    dimensions = [np.linalg.matrix_rank(problem.weights()[0]) for problem in problems[:3]]
+    exact = examples <= prefix
+    estimates = {
+        "residual": exact_estimate(residuals.max(), trials) if exact else mean_estimate(residuals),
+        "codimension": exact_estimate(float((examples - max(dimensions)) * value_dim), trials),
+        "rank": exact_estimate(float(max(ranks)), trials),
+        "condition": exact_estimate(float(np.median(conditions)), trials),
+    }
+    # Every target is reached, or the image has measure 0; between the bounds neither is shown.
+    if exact:
+        estimates["storable"] = exact_estimate(float((residuals < _EXACT).mean()), trials)
+    elif examples * value_dim > prefix * (key_dim + value_dim):
+        some = max(ranks) == examples * value_dim
+        estimates["storable"] = exact_estimate(0.5 if some else 0.0, trials)
+    if 2 <= examples <= prefix:
+        equal = [_squared_residual(_with_equal_queries(p), content_counts)[0] for p in problems]
+        estimates["equal_residual"] = mean_estimate(equal)
+    return estimates
+
+
+_EXACT = 1e-12
+
+
+def _residual_tolerance(point: Mapping[str, Any]) -> float:
+    """1e-12 where every target can be reached, a quarter of the bound elsewhere."""
+    beyond = point["examples"] - point["prefix"]
+    return 0.25 * beyond * point["value_dim"] if beyond > 0 else _EXACT
+
+
+# --- the design ---
+
+
+def _run(key_dim: int, value_dim: int, prefix: int, examples: int) -> Run:
+    return Run(key_dim=key_dim, value_dim=value_dim, prefix=prefix, examples=examples)
+
+
+_RUNS = (
+    *(_run(4, 4, 3, m) for m in (2, 3, 4, 7)),
+    *(_run(2, 4, 4, m) for m in (4, 5, 7)),
+    _run(8, 4, 3, 3), _run(4, 1, 4, 5), _run(4, 1, 4, 21), _run(8, 8, 16, 16),
+    _run(8, 8, 16, 17),
+)  # fmt: skip
+
+CLAIM = Claim(
+    id="prefix.capacity",
+    title="How many examples a prefix stores",
+    statement=STATEMENT,
+    derivation=DERIVATION,
+    relation=Relation.EXISTENCE,
+    source="derived here, after Petrov et al., ICLR 2024",
+    parameters=(
+        Parameter("key_dim", "integer", "width of keys and queries", "d_k", low=1, high=128),
+        Parameter("value_dim", "integer", "width of values", "d_v", low=1, high=128),
+        Parameter("prefix", "integer", "prefix positions", "n", low=1, high=32),
+        Parameter("examples", "integer", "examples to store", "M", low=1, high=512),
+    ),
+    quantities=(
+        Quantity("storable", "1 where every target can be reached, 0 where almost none can, "
+                 "1/2 between", 0.0, side="two"),
+        Quantity("residual", "squared distance to the best outputs, keys fixed in advance",
+                 _residual_tolerance, side="predicted"),
+        Quantity("codimension", "conditions on the targets, keys fixed in advance", 0.0,
+                 side="two"),
+        Quantity("rank", "rank of the outputs' derivative by keys and values: at most", 0.0,
+                 side="upper"),
+        Quantity("equal_residual", "the same distance with two equal queries",
+                 lambda point: 0.25 * point["value_dim"], side="predicted"),
+        Quantity("condition", "median condition number of the weights", 0.0, side="two",
+                 unmeasured=True),
+    ),
+    closed_form=closed_form,
+    falsifiers=FALSIFIERS,
+    simulation=simulate,
+    designs={
+        "quick": Design(*_RUNS, trials=600),
+        "full": Design(
+            *_RUNS, _run(16, 4, 32, 32), _run(16, 4, 32, 33), _run(64, 2, 32, 32), trials=2000
+        ),
+    },
+    broadcasts="all parameters, for storable, codimension and rank",
+    cost="short",
+    figure=Curves(
+        x="examples", y="residual", series="prefix",
+        design=Design.product(
+            {"key_dim": 4, "value_dim": 4},
+            {"prefix": [2, 4, 6], "examples": list(range(1, 10))}, trials=200,
+        ),
+        title="A prefix of n vectors stores n examples exactly, and no further one",
+        caption="lines: 0 up to n, then the lower bound (M − n) d_v; keys drawn in advance",
+    ),
+)  # fmt: skip
