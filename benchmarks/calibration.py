@@ -96,6 +96,11 @@ REDUCED = {
     ),
     "prefix.bias_identity": Reduction(0.25, options={"draws": 1000}),
     "prefix.pattern_invariance": Reduction(options={"draws": 1000}),
+    "prefix.sink_identity": Reduction(options={"draws": 300}),
+    "prefix.window_reach": Reduction(),
+    "prefix.gqa_rank": Reduction(),
+    "prefix.position_shift": Reduction(),
+    "prefix.capacity": Reduction(),
     "prefix.token_selection": Reduction(0.25, (0, 13, 15, 16, 17)),
     # Trained models: shorter inputs and fewer steps, the same for all that start from one model.
     "prefix.new_task_limit": Reduction(changes=_SHORT),
