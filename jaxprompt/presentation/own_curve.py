@@ -15,11 +15,9 @@ from jaxprompt.presentation.canvas import (
     plain_log_ticks,
     save_figure,
 )
+from jaxprompt.stats import half_width
 
 __all__ = ["draw_own_curve"]
-
-_INTERVAL = 1.96
-"""Standard errors in half of a 95 % interval."""
 
 _NAMES = {
     "isotropic": "isotropic tokens",
@@ -41,7 +39,8 @@ def draw_own_curve(report: Mapping[str, Any], folder: Path) -> list[Path]:
                     samples, report[level], color=curve_colour(number),
                     linestyle=LINE_STYLES[number], label=name,
                 )  # fmt: skip
-        half = [_INTERVAL * value for value in report["measured_stderr"]]
+        stderrs = report["measured_stderr"]
+        half = [half_width(stderr, report["trials"] - 1) for stderr in stderrs]
         axis.errorbar(
             samples, report["measured"], half, fmt="o", color="black", label="measured, 95 %"
         )
