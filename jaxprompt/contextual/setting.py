@@ -87,14 +87,17 @@ class Setting:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Setting:
-        """Build from what a claim has validated and completed; others are left out."""
+        """Build from what a claim has validated and completed; others are left out.
+
+        Nothing is converted a second time: :meth:`make` does that for a caller of one's own.
+        """
         return cls(
             values["tokens"],
             values["relevant"],
             values["signal"],
             values["context"],
             values["noise"],
-            values["gain"],
+            values.get("gain", 0.0),
             np.asarray(values["shifts"], dtype=np.float64),
             np.asarray(values["shift_weights"], dtype=np.float64),
         )
@@ -102,4 +105,4 @@ class Setting:
 
 def make_setting(**parameters: Any) -> dict[str, Setting]:
     """The set-up of a simulation whose trial takes a `setting`."""
-    return {"setting": Setting.make(**parameters)}
+    return {"setting": Setting.of(parameters)}

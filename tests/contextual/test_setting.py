@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxprompt as jp
 from jaxprompt.contextual.parameters import (
     FAMILY,
     check_law,
@@ -16,7 +17,7 @@ from jaxprompt.contextual.parameters import (
     to_simulate,
 )
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.core.parameters import REQUIRED
+from jaxprompt.core.parameters import REQUIRED, Parameter
 from jaxprompt.errors import ParameterError
 
 POINT = {"tokens": 6, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 0.5}
@@ -114,3 +115,32 @@ def test_some_token_must_be_irrelevant_to_train():
     check_trainable({"tokens": 3, "relevant": 2}, "here")
     with pytest.raises(ParameterError, match="`relevant` = 3"):
         check_trainable({"tokens": 3, "relevant": 3}, "here")
+
+
+@pytest.mark.parametrize(
+    "stem", ["first_step", "prompt_step", "two_stage", "same_data", "conditional_error"]
+)
+def test_a_claim_converts_the_law_once(stem, monkeypatch):
+    """At the boundary; closed forms, set-ups and simulations take it as it is."""
+    claim = jp.claim(f"contextual.{stem}")
+    point = {n: v for n, v in claim.designs["quick"].runs[0].items() if n != "trials"}
+    converted = []
+    convert = Parameter.convert
+
+    def noted(self, value, where=""):
+        converted.append(self.name)
+        return convert(self, value, where)
+
+    monkeypatch.setattr(Parameter, "convert", noted)
+    claim.predict(**point)
+    assert converted.count("signal") == 1
+    claim.simulate(key=0, trials=4, **point)
+    assert converted.count("signal") == 2
+
+
+def test_of_takes_what_a_claim_has_completed():
+    values = {**POINT, "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6), "dim": 8}
+    built, made = Setting.of(values), Setting.make(**values)
+    for one, other in zip(jax.tree.leaves(built), jax.tree.leaves(made), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert (built.tokens, built.relevant, built.gain) == (6, 2, 0.0)

@@ -260,7 +260,7 @@ def simulate(
     The least error is that of a cubic spline in log λ through the nine means, with a jackknife
     standard error over the trials.
     """
-    setting = Setting.make(**params, gain=gain, where=CLAIM.id)
+    setting = Setting.of({**params, "gain": gain})
     counts = np.atleast_1d(sample_counts(dim, ratio)).tolist()
     most = max(counts)
     rows = row_stream(setting, dim, 0, trials * most, key).reshape(trials, most, dim)

@@ -19,7 +19,6 @@ from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
     FAMILY,
-    LAW_NAMES,
     check_law,
     optional,
 )
@@ -164,7 +163,7 @@ def _make_vectors(*, dim: int, **parameters: Any) -> dict[str, Any]:
     """
     if dim < 4:
         raise ParameterError("dim", dim, "an integer ≥ 4", "leave it out for 8", CLAIM.id)
-    setting = Setting.make(**{name: parameters[name] for name in LAW_NAMES}, where=CLAIM.id)
+    setting = Setting.of(parameters)
     geometry = Geometry(*(parameters[name] for name in Geometry._fields))
     head, prompt = vectors_with_products(setting, geometry, dim)
     return {"setting": setting, "head": head, "prompt": prompt}

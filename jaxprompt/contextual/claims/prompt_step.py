@@ -13,7 +13,6 @@ from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
     FAMILY,
-    LAW_NAMES,
     SAMPLES,
     check_law,
     required,
@@ -211,7 +210,7 @@ def _make_head(
             "dim", dim, "an integer ≥ 4 in a simulation", "raise it: three directions are special",
             CLAIM.id,
         )  # fmt: skip
-    setting = Setting.make(**{name: parameters[name] for name in LAW_NAMES}, where=CLAIM.id)
+    setting = Setting.of(parameters)
     head = np.zeros(dim)
     head[0] = component_along(head_signal, setting.signal)
     head[1] = component_along(head_context, setting.context)

@@ -130,9 +130,9 @@ def closed_form(
         *, signal: float, context: float, noise: float, ratio: float, ridge: float,
         prompt_norm: float, head_rate: float,
     ) -> dict[str, Estimate]:  # fmt: skip
-        setting = Setting.make(
-            tokens=tokens, relevant=relevant, signal=signal, context=context, noise=noise,
-            shifts=shifts, shift_weights=shift_weights, where=CLAIM.id,
+        setting = Setting(
+            tokens, relevant, signal, context, noise, 0.0, np.asarray(shifts),
+            np.asarray(shift_weights),
         )  # fmt: skip
         limit = same_data_limit(
             setting, ratio, ridge, prompt_norm, head_rate, head_memory=head_memory,
@@ -169,7 +169,7 @@ def simulate(
 ) -> dict[str, Estimate]:  # fmt: skip
     """All three stages on one data set by their exact law at a finite d; no function of one JAX
     trial, because a program would be compiled for each of many shapes."""
-    setting = Setting.make(**params, where=CLAIM.id)
+    setting = Setting.of(params)
     samples = int(sample_counts(dim, ratio))
 
     def fit(rng: np.random.Generator) -> Any:

@@ -100,9 +100,9 @@ def closed_form(
     Raises:
         ParameterError: no number of samples brings the error down to `target`.
     """
-    setting = Setting.make(
-        tokens=tokens, relevant=relevant, signal=signal, context=context, noise=noise,
-        shifts=shifts, shift_weights=shift_weights, where=CLAIM.id,
+    setting = Setting(
+        tokens, relevant, signal, context, noise, 0.0, np.asarray(shifts),
+        np.asarray(shift_weights),
     )  # fmt: skip
 
     def limits_at(log_ratio: float) -> dict[str, np.ndarray]:
@@ -201,7 +201,7 @@ def simulate(
     A search with an eighth of the trials finds the neighbourhood and the slopes in log n; `trials`
     trials at one n there give the crossing. It is no mean over trials, so no function of one.
     """
-    setting = Setting.make(**params, where=CLAIM.id)
+    setting = Setting.of(params)
     return _crossing(setting, dim, float(dim), target, prompt_norm, trials, key)
 
 
@@ -272,7 +272,7 @@ def _measure_crossings(claim: Claim, profile: str, key: Any) -> list[Cell]:
         point = dict(run)
         values = claim.validated(point)
         dim, target, norm = (values.pop(n) for n in ("dim", "target", "prompt_norm"))
-        setting = Setting.make(**values, where=claim.id)
+        setting = Setting.of(values)
         run_key = jax.random.fold_in(key, dim)
         shared = canonical({n: v for n, v in point.items() if n != "dim"})
         guess = ratio_before.get(shared, 4.0) * dim

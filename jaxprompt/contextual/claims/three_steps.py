@@ -114,9 +114,9 @@ def closed_form(
 
     Falsifiers change the last four arguments, which the theory has at their defaults.
     """
-    setting = Setting.make(
-        tokens=tokens, relevant=relevant, signal=signal, context=context, noise=noise,
-        shifts=shifts, shift_weights=shift_weights, where=CLAIM.id,
+    setting = Setting(
+        tokens, relevant, signal, context, noise, 0.0, np.asarray(shifts),
+        np.asarray(shift_weights),
     )  # fmt: skip
 
     def averages_at(*, dim: float, samples: float) -> dict[str, Estimate]:
@@ -320,7 +320,7 @@ def simulate(
     head_rate: float = 1.0, **params: Any,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Run all three steps by their exact law in float32, at a cost that does not grow with d."""
-    setting = Setting.make(**params, where=CLAIM.id)
+    setting = Setting.of(params)
     values = simulate_trials(
         setting, dim, samples, trials, prompt_norm, key=key, head_rate=float(head_rate)
     )

@@ -118,10 +118,9 @@ def closed_form(
     kept_shifts = shifts if shifted else tuple((0.0, 0.0) for _ in shifts)
 
     def accuracies_at(*, signal: float, context: float, noise: float) -> dict[str, Any]:
-        setting = Setting.make(
-            tokens=tokens, relevant=relevant, signal=signal, context=context,
-            noise=noise * noise_factor, shifts=kept_shifts, shift_weights=shift_weights,
-            where=CLAIM.id,
+        setting = Setting(
+            tokens, relevant, signal, context, noise * noise_factor, 0.0, np.asarray(kept_shifts),
+            np.asarray(shift_weights),
         )  # fmt: skip
         best: dict[str, Estimate] = {}
         for model in CEILINGS:
@@ -175,7 +174,7 @@ def simulate(
     Raises:
         ArithmeticError: a training run had not converged.
     """
-    setting = Setting.make(**params, where=CLAIM.id)
+    setting = Setting.of(params)
     trained = accuracies(setting, dim, samples, ridge, trials, key=key)
     trained["prompt_lead"] = trained["prompt"] - trained["fine_tuning"]
     estimates = {name: mean_estimate(values) for name, values in trained.items()}

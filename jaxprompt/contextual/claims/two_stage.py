@@ -109,9 +109,9 @@ def closed_form(
         *, signal: float, context: float, noise: float, head_ratio: float, prompt_ratio: float,
         ratio: float, ridge: float, prompt_norm: float, head_rate: float,
     ) -> dict[str, Estimate | float]:  # fmt: skip
-        setting = Setting.make(
-            tokens=tokens, relevant=relevant, signal=signal, context=context, noise=noise,
-            shifts=shifts, shift_weights=shift_weights, where=CLAIM.id,
+        setting = Setting(
+            tokens, relevant, signal, context, noise, 0.0, np.asarray(shifts),
+            np.asarray(shift_weights),
         )  # fmt: skip
         if swapped:
             head_ratio, prompt_ratio = prompt_ratio, head_ratio
@@ -168,7 +168,7 @@ def simulate(
 ) -> dict[str, Estimate]:  # fmt: skip
     """All three stages by their exact law at a finite d; no function of one JAX trial, because
     a program would be compiled for each of many shapes."""
-    setting = Setting.make(**params, where=CLAIM.id)
+    setting = Setting.of(params)
     head_samples, prompt_samples, last_samples = (
         int(sample_counts(dim, x)) for x in (head_ratio, prompt_ratio, ratio)
     )
