@@ -204,6 +204,11 @@ def _read_layer(tape: TapedLayer) -> _Layer:
             "prefix", n, f"an integer ≥ 1 and < {keys}, the number of keys",
             "say how many of the first keys are the prefix's", tape.name,
         )  # fmt: skip
+    if not (scores > -np.inf).any(axis=-1).all():
+        raise ParameterError(
+            "mask", "hides every key from some query", "such that each query sees one",
+            "leave padding out", tape.name,
+        )  # fmt: skip
     sinks = _float64(tape, "sink_scores", 1, (heads,))
     precision = tape.precision or _dtype_name(tape.values)
     if precision not in ("float64", "float32", "float16", "bfloat16"):
@@ -244,10 +249,13 @@ def _final_scores(tape: TapedLayer) -> np.ndarray:
         )  # fmt: skip
     shape = (*queries.shape[:2], keys.shape[1])
     keys = np.repeat(keys, queries.shape[0] // keys.shape[0], axis=0)
-    scores = attention_scores(
-        queries, keys, _additive_mask(tape, shape), scale=_scale(tape), soft_cap=tape.soft_cap
-    )
+    added = _additive_mask(tape, shape)
+    scores = _scores(queries, keys, added, scale=_scale(tape), soft_cap=tape.soft_cap)
     return np.asarray(scores)
+
+
+_scores = jax.jit(attention_scores, static_argnames=("scale", "soft_cap"))
+_heads = jax.jit(grouped_heads, static_argnames=("scale", "soft_cap"))
 
 
 def _scale(tape: TapedLayer) -> float:
@@ -430,37 +438,39 @@ def _output_error(pattern: np.ndarray, sizes: np.ndarray, values: np.ndarray) ->
 def _by_definition(tape: TapedLayer, layer: _Layer) -> dict[str, np.ndarray | None]:
     """One softmax over all keys, and one over the content, in the layer's own float type."""
     dtype, n = jnp.dtype(layer.precision), layer.prefix
-    values = jnp.asarray(layer.values, dtype)
-    sinks = None if layer.sinks is None else jnp.asarray(layer.sinks[:, 0], dtype)
+    queries, keys = _float64(tape, "queries", 3), _float64(tape, "keys", 3)
+    mask: np.ndarray | None = layer.visible
+    scale, cap = 1.0, None
+    if queries is None or keys is None:
+        # A query is its own row of scores, and a key picks one of its entries.
+        queries = np.where(layer.visible, layer.scores, 0)
+        keys = np.broadcast_to(np.eye(queries.shape[-1]), (len(queries), *queries.shape[-1:] * 2))
+    else:
+        keys = np.repeat(keys, len(queries) // len(keys), axis=0)
+        added = _additive_mask(tape, layer.scores.shape)
+        mask = None if added is None else added.astype(dtype)
+        scale, cap = _scale(tape), tape.soft_cap
+    sinks = None if layer.sinks is None else layer.sinks[:, 0].astype(dtype)
+    # Beside its values each key has a row of the identity, whose average is the weights.
+    every_weight = np.broadcast_to(np.eye(keys.shape[1]), (len(keys), *keys.shape[1:2] * 2))
+    values = np.concatenate([layer.values, every_weight], axis=-1)
 
-    def output(start: int) -> np.ndarray:
-        if tape.queries is None:
-            # Each query is its own row of scores, and each key one of its entries.
-            queries = jnp.asarray(np.where(layer.visible, layer.scores, 0), dtype)
-            keys = jnp.broadcast_to(
-                jnp.eye(queries.shape[-1], dtype=dtype), (len(queries), *queries.shape[-1:] * 2)
-            )
-            mask, scale, cap = jnp.asarray(layer.visible), 1.0, None
-        else:
-            queries = jnp.asarray(_float64(tape, "queries", 3), dtype)
-            keys = jnp.asarray(_float64(tape, "keys", 3), dtype)
-            keys = jnp.repeat(keys, queries.shape[0] // keys.shape[0], axis=0)
-            shape = layer.scores.shape
-            added = _additive_mask(tape, shape)
-            mask = None if added is None else jnp.asarray(added, dtype)
-            scale, cap = _scale(tape), tape.soft_cap
-        mask = None if mask is None else mask[..., start:]
-        found = grouped_heads(
-            queries, keys[:, start:], values[:, start:], mask,
+    def heads(start: int) -> tuple[np.ndarray, np.ndarray]:
+        found = _heads(
+            *(array.astype(dtype) for array in (queries, keys[:, start:], values[:, start:])),
+            None if mask is None else mask[..., start:],
             scale=scale, soft_cap=cap, sink_scores=sinks,
         )  # fmt: skip
-        return np.asarray(found, np.float64)
+        outputs = np.asarray(found, np.float64)
+        width = layer.values.shape[-1]
+        return outputs[..., :width], outputs[..., width + start :]
 
+    (output, pattern), (plain_output, plain_pattern) = heads(0), heads(n)
     return {
-        "pattern": None,
-        "plain_pattern": None,
-        "output": output(0),
-        "plain_output": output(n),
+        "pattern": pattern,
+        "plain_pattern": plain_pattern,
+        "output": output,
+        "plain_output": plain_output,
     }
 
 
@@ -543,7 +553,7 @@ def _bias_shape(bias: np.ndarray, prefix: int) -> BiasShape:
 def _rank(sizes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Singular values above what float64's rounding leaves of zeros."""
     least = sizes.max(axis=-1, keepdims=True) * max(shape) * np.finfo(np.float64).eps
-    return (sizes > least).sum(axis=-1)
+    return np.asarray((sizes > least).sum(axis=-1))
 
 
 def _ratio(numerator: Any, denominator: Any) -> float:
