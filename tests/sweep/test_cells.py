@@ -88,6 +88,42 @@ def test_cells_of_equal_shapes_share_a_program():
     assert len(compiled) < 20  # each program is traced a few times, whatever the number of cells
 
 
+def test_another_number_of_trials_compiles_nothing_again():
+    """Neither for one point nor for cells in one program, whatever the number."""
+    compiled = []
+
+    @jp.per_trial(traced=("level",), batch=4)
+    def counted(*, key, level, size):
+        compiled.append(size)
+        return {"value": (level + jax.random.normal(key, (size,)).mean()) ** 2}
+
+    claim = toy(simulation=counted)
+    job = {trials: Sweep(claim, grid(3), {}, trials) for trials in (4, 21, 700)}
+    counts = []
+    for trials, sweep in job.items():
+        claim.simulate(key=0, trials=trials, level=1.0, size=3)
+        outcomes, _ = compute_batch(tuple(make_tasks(sweep, np.ones(sweep.shape, bool))))
+        assert not any(isinstance(outcome, str) for outcome in outcomes)
+        counts.append(len(compiled))
+    assert counts[1:] == counts[:1] * 2
+
+
+@pytest.mark.slow
+def test_sgd_step_differs_from_simulate_by_rounding_alone():
+    """Two programs, which the compiler fuses in two ways; beside others a cell keeps its bits."""
+    claim = jp.claim("contextual.sgd_step")
+    points = [dict(run.parameters) for run in claim.designs["quick"].runs[:2]]
+    values = [claim.validated(point, simulate=True) for point in points]
+    words = np.stack([np.asarray(jax.random.key_data(jax.random.key(5)))] * 2)
+    beside = claim.simulation.simulate_cells(values, key_words=words, trials=64)
+    (alone,) = claim.simulation.simulate_cells(values[:1], key_words=words[:1], trials=64)
+    for name, estimate in beside[0].items():
+        assert estimate.mean == alone[name].mean
+    for point, cell in zip(points, beside, strict=True):
+        for name, estimate in claim.simulate(key=5, trials=64, **point).items():
+            assert abs(cell[name].mean - estimate.mean) <= 1e-6 * estimate.stderr
+
+
 def test_a_cell_that_cannot_be_simulated_says_so_alone():
     @jp.per_trial(traced=("level",))
     def root(*, key, level, size):
