@@ -24,7 +24,7 @@ from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate
 
-__all__ = ["CLAIM", "closed_form", "simulate"]
+__all__ = ["CLAIM", "closed_form", "draw_problem", "simulate", "with_equal_queries"]
 
 STATEMENT = r"""
 A head with $n$ prefix positions, whose keys $\kappa_k\in\mathbb R^{d_k}$ and values
@@ -128,7 +128,7 @@ LARGEST_JACOBIAN = 512
 """Numbers M · d_v up to which a simulation looks at the Jacobian."""
 
 
-class _Problem(NamedTuple):
+class Problem(NamedTuple):
     """M examples with content of their own, wanted outputs, and keys chosen without them."""
 
     queries: np.ndarray
@@ -150,13 +150,13 @@ class _Problem(NamedTuple):
         return on_prefix @ values + np.einsum("is,isv->iv", on_content, self.content_values)
 
 
-def _draw_problem(
+def draw_problem(
     random: np.random.Generator, key_dim: int, value_dim: int, prefix: int, examples: int
-) -> _Problem:
+) -> Problem:
     queries = random.normal(size=(examples, key_dim))
     content_keys = random.normal(size=(examples, _CONTENT, key_dim))
     scale = SPREAD / np.sqrt(key_dim)
-    return _Problem(
+    return Problem(
         queries,
         scale * np.einsum("id,isd->is", queries, content_keys),
         random.normal(size=(examples, _CONTENT, value_dim)),
@@ -165,14 +165,14 @@ def _draw_problem(
     )
 
 
-def _with_equal_queries(problem: _Problem) -> _Problem:
+def with_equal_queries(problem: Problem) -> Problem:
     """The same problem, in which the second query is the first; contents still differ."""
     queries = problem.queries.copy()
     queries[1] = queries[0]
     return problem._replace(queries=queries)
 
 
-def _squared_residual(problem: _Problem, content_counts: bool) -> tuple[float, float]:
+def _squared_residual(problem: Problem, content_counts: bool) -> tuple[float, float]:
     """Squared distance from what best values give, and the condition number of the weights."""
     on_prefix, on_content = problem.weights()
     # What the content gives without a prefix, and what of it the prefix leaves.
@@ -184,7 +184,7 @@ def _squared_residual(problem: _Problem, content_counts: bool) -> tuple[float, f
     return float(np.square(missed).sum()), float(np.linalg.cond(on_prefix))
 
 
-def _jacobian_rank(problem: _Problem, values: Float[np.ndarray, "n v"]) -> int:
+def _jacobian_rank(problem: Problem, values: Float[np.ndarray, "n v"]) -> int:
     """Rank of the derivative of all outputs by all keys and values, at these values."""
     on_prefix, _ = problem.weights()
     step = values[None] - problem.outputs(values)[:, None]  # (M, n, v)
@@ -212,7 +212,7 @@ def simulate(
             CLAIM.id,
         )  # fmt: skip
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
-    draw = functools.partial(_draw_problem, random, key_dim, value_dim, prefix, examples)
+    draw = functools.partial(draw_problem, random, key_dim, value_dim, prefix, examples)
     problems = [draw() for _ in range(trials)]
     found = np.array([_squared_residual(problem, content_counts) for problem in problems])
     residuals, conditions = found.T
@@ -239,7 +239,7 @@ def simulate(
         some = max(ranks) == examples * value_dim
         estimates["storable"] = exact_estimate(0.5 if some else 0.0, trials)
     if 2 <= examples <= prefix:
-        equal = [_squared_residual(_with_equal_queries(p), content_counts)[0] for p in problems]
+        equal = [_squared_residual(with_equal_queries(p), content_counts)[0] for p in problems]
         estimates["equal_residual"] = mean_estimate(equal)
     return estimates
 
