@@ -5,6 +5,7 @@ Points are rows of arrays of shape (N, m+1); angles and radii are geodesic, in r
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from scipy.optimize import brentq
 from scipy.spatial import ConvexHull, KDTree
-from scipy.special import betainc
+from scipy.special import betainc, roots_jacobi
 
 from jaxprompt.errors import ParameterError
 
@@ -29,6 +30,7 @@ __all__ = [
     "fibonacci",
     "net",
     "packing_bound",
+    "packing_limit",
     "quasi_uniform",
     "uniform",
 ]
@@ -54,8 +56,8 @@ def packing_bound(sphere_dim: int, distance: float) -> float:
     The largest of three, exact on the circle: a maximal such set covers the sphere within
     `distance` (by :func:`covering_bound`); points in bands of latitude `distance` apart, each band
     a sphere of one dimension less; and root systems and lattices whose points are 60° apart, whose
-    numbers on :math:`S^2, S^3, S^7` and :math:`S^{23}` are the kissing numbers. Bounds of Delsarte,
-    Levenshtein or Coxeter and Rogers are from above, and say nothing here.
+    numbers on :math:`S^2, S^3, S^7` and :math:`S^{23}` are the kissing numbers. Bounds from above
+    are in :func:`packing_limit`.
     """
     if distance > math.pi:
         return 1.0
@@ -67,6 +69,94 @@ def packing_bound(sphere_dim: int, distance: float) -> float:
         _points_in_bands(sphere_dim, distance),
         _known_configuration(sphere_dim, distance),
     )
+
+
+def packing_limit(sphere_dim: int, distance: float) -> float:
+    r"""An upper bound on how many points fit with all distances at least `distance` (radians).
+
+    Exact on the circle. The least of: areas of caps of half the distance; on :math:`S^2` Fejes
+    Tóth's theorem, which the equilateral triangle, the tetrahedron, the octahedron and the
+    icosahedron attain; and Levenshtein's bound, the best that linear programming gives with
+    polynomials of bounded degree (attained by the icosahedron, the roots of E8 and the shortest
+    vectors of Leech's lattice). Float64, a whole number where it is below 1e15.
+    """
+    if distance > math.pi:
+        return 1.0
+    if sphere_dim == 1:
+        return float(math.floor(2 * math.pi / distance + ROUNDING))
+    share = cap_share(sphere_dim, distance / 2)
+    bounds = [1 / share if share else math.inf, _levenshtein_bound(sphere_dim + 1, distance)]
+    if sphere_dim == 2 and distance <= 2 * math.pi / 3:
+        # Of N points the convex hull has at most 2N − 4 triangles, none smaller than this one.
+        bounds.append(2 + 2 * math.pi / _equilateral_excess(distance))
+    least = max(min(bounds), 2.0)
+    return float(math.floor(least * (1 + ROUNDING))) if least < 1e15 else least
+
+
+def _equilateral_excess(side: float) -> float:
+    """Area of an equilateral spherical triangle: tan²(E/4) = tan(3a/4) tan³(a/4) (L'Huilier)."""
+    product = math.tan(3 * side / 4) * math.tan(side / 4) ** 3
+    return 4 * math.atan(math.sqrt(product)) if side < 2 * math.pi / 3 else 2 * math.pi
+
+
+MOST_LEVENSHTEIN_DEGREE = 512
+"""Largest k at which Levenshtein's bound is evaluated: distances below about 0.01 have the other
+bounds only."""
+
+
+def _levenshtein_bound(n: int, distance: float) -> float:
+    r"""Levenshtein's bound on codes in the unit sphere of R^n; infinite where it is not evaluated.
+
+    With :math:`P_k` the Gegenbauer polynomials, 1 at 1, and :math:`t_k^{a,b}` the largest zero of
+    the Jacobi polynomial of degree k with the parameters a + (n−3)/2, b + (n−3)/2,
+
+    .. math:: L_{2k-1} = inom{k+n-3}{k-1}\Big[rac{2k+n-3}{n-1}
+              - rac{P_{k-1}-P_k}{(1-s)P_k}\Big], \quad t_{k-1}^{1,1} \le s \le t_k^{1,0},
+
+    .. math:: L_{2k} = inom{k+n-2}{k}\Big[rac{2k+n-1}{n-1}
+              - rac{(1+s)(P_k-P_{k+1})}{(1-s)(P_k+P_{k+1})}\Big], \quad
+              t_k^{1,0} \le s \le t_k^{1,1},
+
+    at s = cos(distance).
+    """
+    s = math.cos(distance)
+    if s <= -1 + 1e-15:
+        return 2.0
+    k = _levenshtein_degree(n, s)
+    if k is None:
+        return math.inf
+    # P_0, P_1, … at s, by their three-term recurrence.
+    polynomial = [1.0, s]
+    for j in range(1, k + 1):
+        polynomial.append(
+            ((2 * j + n - 2) * s * polynomial[j] - j * polynomial[j - 1]) / (j + n - 2)
+        )
+    before, here, after = polynomial[k - 1 : k + 2]
+    if s <= _largest_zero(k, n, 0.0):
+        share = (before - here) / ((1 - s) * here)
+        return float(math.comb(k + n - 3, k - 1)) * ((2 * k + n - 3) / (n - 1) - share)
+    share = (1 + s) * (here - after) / ((1 - s) * (here + after))
+    return float(math.comb(k + n - 2, k)) * ((2 * k + n - 1) / (n - 1) - share)
+
+
+def _levenshtein_degree(n: int, s: float) -> int | None:
+    """The least k whose largest zero reaches s, by doubling and bisection; None beyond the most."""
+    high = 1
+    while _largest_zero(high, n, 1.0) < s:
+        high *= 2
+        if high > MOST_LEVENSHTEIN_DEGREE:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _largest_zero(middle, n, 1.0) < s else (low, middle)
+    return high
+
+
+@functools.lru_cache(maxsize=4096)
+def _largest_zero(k: int, n: int, b: float) -> float:
+    half = (n - 3) / 2
+    return float(roots_jacobi(k, 1 + half, b + half)[0].max())
 
 
 ROUNDING = 1e-9
@@ -218,19 +308,21 @@ def net(sphere_dim: int, radius: float, seed: int = 0, limit: int = 500_000) -> 
 
     Being maximal it covers the sphere within `radius`. Circumcentres of the Delaunay
     triangulation are inserted until none is `radius` or more from the set; sampling candidates
-    instead would leave holes it cannot see. Derived here; `sphere_dim` 1, 2 or 3.
+    instead would leave holes it cannot see. Derived here; `sphere_dim` 1 to 5, of which 4 and 5
+    have many facets to a point: their radius is at least 0.3 and 0.48.
 
     Raises:
         ParameterError: `sphere_dim` or `radius` outside what is allowed, or more than `limit`
             centres would be needed.
     """
-    if sphere_dim not in (1, 2, 3):
+    if sphere_dim not in (1, 2, 3, 4, 5):
         raise ParameterError(
-            "sphere_dim", sphere_dim, "1, 2 or 3 for a certified net",
+            "sphere_dim", sphere_dim, "1 to 5 for a certified net",
             "use quasi_uniform for more dimensions",
         )  # fmt: skip
     if not 0 < radius <= math.pi / 2:
         raise ParameterError("radius", radius, "a number > 0 and ≤ π/2", "choose one in that range")
+    limit = min(limit, {4: 4000, 5: 2600}.get(sphere_dim, limit))
     if 2 * (2 / radius) ** sphere_dim > limit:
         raise ParameterError(
             "radius", radius, f"large enough for {limit} centres", "choose a larger radius"

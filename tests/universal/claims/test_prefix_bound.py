@@ -7,6 +7,7 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.universal.claims.prefix_bound import concentration_for
+from jaxprompt.universal.numerics import point_sets
 
 
 @pytest.mark.parametrize(
@@ -49,3 +50,16 @@ def test_theorem_against_the_paper(m, constant, tokens, paper):
     assert bound["constant"] == pytest.approx(constant, rel=1e-14)
     assert round(bound["centres"]) == tokens
     assert bound["paper_scaling"] == pytest.approx(paper, rel=0.02)
+
+
+@pytest.mark.parametrize("m", [4, pytest.param(5, marks=pytest.mark.slow)])
+def test_the_construction_in_more_dimensions(m):
+    """Nets of 369 and 1082 points, against the counts, separations and errors of the theorem."""
+    claim = jp.claim("universal.prefix_bound")
+    given = {"sphere_dim": m, "lipschitz": 1.0, "accuracy": 3.0, "content": 10, "sup_norm": 2.0}
+    predicted, measured = claim.predict(**given), claim.simulate(key=0, trials=2, **given)
+    count = measured["centres"].mean
+    assert count <= predicted["sharper_centres"] < predicted["centres"]
+    assert count >= point_sets.cap_share(m, 0.5) ** -1  # it covers
+    assert measured["separation"].mean >= predicted["separation"]
+    assert measured["error"].mean <= predicted["error"]

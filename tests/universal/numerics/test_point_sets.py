@@ -57,7 +57,14 @@ def test_uniform_points_have_the_right_second_moment():
 
 @pytest.mark.parametrize(
     ("m", "radius", "word"),
-    [(4, 0.3, "sphere_dim"), (2, 0.0, "radius"), (2, 2.0, "radius"), (3, 1e-3, "radius")],
+    [
+        (6, 0.3, "sphere_dim"),
+        (2, 0.0, "radius"),
+        (2, 2.0, "radius"),
+        (3, 1e-3, "radius"),
+        (4, 0.2, "radius"),
+        (5, 0.4, "radius"),
+    ],
 )
 def test_net_refuses(m, radius, word):
     with pytest.raises(ParameterError, match=word):
@@ -173,3 +180,71 @@ def test_cap_share():
     assert point_sets.cap_share(1, 1.0) == pytest.approx(1 / np.pi)
     assert point_sets.cap_share(2, 2.5) == pytest.approx((1 - np.cos(2.5)) / 2)
     assert point_sets.cap_share(5, np.pi) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("m", "distance", "count"),
+    [
+        (1, 2 * np.pi / 7, 7),
+        (2, 2 * np.pi / 3, 3),
+        (2, np.arccos(-1 / 3), 4),  # tetrahedron
+        (2, np.pi / 2, 6),
+        (2, np.arctan(2), 12),  # icosahedron
+        (3, np.pi / 2, 8),
+        (7, np.pi / 3, 240),  # roots of E8
+        (23, np.pi / 3, 196560),  # shortest vectors of Leech's lattice
+        (4, np.arccos(-1 / 5), 6),  # simplex
+        (6, np.pi, 2),
+    ],
+)
+def test_limits_that_are_attained(m, distance, count):
+    assert point_sets.packing_limit(m, distance) == count
+    assert point_sets.packing_limit(m, distance * (1 + 1e-6)) <= count
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize("distance", [0.5, 0.8, np.pi / 3, 1.3, np.pi / 2, 1.7, 2.2])
+def test_limits_by_linear_programming(m, distance):
+    """Levenshtein's polynomial is one of those that Delsarte's programme minimises over."""
+    limit, programme = point_sets.packing_limit(m, distance), delsarte_bound(m, distance)
+    assert limit >= np.floor(programme * (1 - 1e-3)) - (m == 2)  # Fejes Tóth's may be better
+    assert limit <= 1.25 * programme + 1
+    assert limit >= point_sets.packing_bound(m, distance)
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_limits_of_many_points(m):
+    """No net, no area and no other distance contradicts them, down to distances of 0.01."""
+    distance = np.geomspace(0.01, 3.1, 50)
+    limit = np.array([point_sets.packing_limit(m, d) for d in distance])
+    assert (np.diff(limit) <= 0).all()
+    area = np.array([1 / point_sets.cap_share(m, d / 2) for d in distance])
+    assert (limit <= np.maximum(area * (1 + 1e-9), 2)).all()
+    constant = {2: 8 * np.pi / np.sqrt(3)}.get(m)
+    if constant is not None:
+        assert limit[0] * distance[0] ** 2 == pytest.approx(constant, rel=1e-3)
+    assert all(
+        point_sets.packing_bound(m, d) <= n for d, n in zip(distance[::9], limit[::9], strict=True)
+    )
+
+
+def test_third_limit_by_its_formula():
+    """n(1 − s)(2 + (n+1)s)/(1 − ns²) for s from 0 to (√(n+3) − 1)/(n + 2)."""
+    for m in (3, 4, 6):
+        n = m + 1
+        for s in np.linspace(0.01, 0.999, 7) * (np.sqrt(n + 3) - 1) / (n + 2):
+            formula = n * (1 - s) * (2 + (n + 1) * s) / (1 - n * s * s)
+            assert point_sets.packing_limit(m, np.arccos(s)) == np.floor(formula * (1 + 1e-9))
+
+
+def test_a_net_in_four_dimensions():
+    cover = point_sets.net(4, 0.6)
+    angle = np.arccos(
+        np.clip(cover.centres @ cover.centres.T - 2 * np.eye(len(cover.centres)), -1, 1)
+    )
+    assert angle.min() >= 0.6 * (1 - 1e-9)
+    points = np.random.default_rng(0).normal(size=(20_000, 5))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    hole = np.arccos(np.clip((points @ cover.centres.T).max(1), -1, 1)).max()
+    assert hole <= cover.covering < 0.6
+    assert len(cover.centres) <= point_sets.packing_limit(4, 0.6)
