@@ -55,6 +55,16 @@ class FeatureLaw(NamedTuple):
         tau2 = (self.weights * self.tau**2).sum(axis=1, keepdims=True)
         return self._replace(tau=np.broadcast_to(np.sqrt(tau2), self.tau.shape))
 
+    def independent(self) -> FeatureLaw:
+        """The law in which signal and noise level are independent, each with its own distribution.
+
+        Every noise level is drawn anew from those of its replicate, by their weights.
+        """
+        count = self.tau.shape[1]
+        random = np.random.default_rng(0)
+        places = [random.choice(count, count, p=row / row.sum()) for row in self.weights]
+        return self._replace(tau=np.take_along_axis(self.tau, np.stack(places), axis=1))
+
     def thinned(self, nodes: int, replicates: int | None = None) -> FeatureLaw:
         """The law on the first `nodes` of every 4096, of its first `replicates`.
 

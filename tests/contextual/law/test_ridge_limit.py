@@ -102,6 +102,19 @@ def test_parts_of_a_law_are_laws():
     np.testing.assert_allclose(sign_error_means(LAW, 0.0), 0.5)
 
 
+def test_an_independent_noise_level_keeps_its_distribution():
+    mean, apart = mean_of(LAW), LAW.independent()
+    draws = np.sqrt(apart.tau.size)
+    for power in (2, -2):
+        spread = np.sqrt(mean(LAW.tau ** (2 * power)) - mean(LAW.tau**power) ** 2)
+        assert abs(mean(apart.tau**power) - mean(LAW.tau**power)) < 4.5 * spread / draws
+    np.testing.assert_array_equal(apart.alpha, LAW.alpha)
+    product = mean(LAW.alpha) * mean(LAW.tau**2)
+    spread = np.sqrt(mean((LAW.alpha * LAW.tau**2) ** 2))
+    assert abs(mean(apart.alpha * apart.tau**2) - product) < 4.5 * spread / draws
+    assert abs(mean(LAW.alpha * LAW.tau**2) - product) > 20 * spread / draws
+
+
 def test_shortfalls_keep_their_digits():
     """W − α where α is within 1e-20 of W, and a reference that only shifts it."""
     sharp = feature_law(6, 2, 1.0, 3.0, 0.4, 5.0)
