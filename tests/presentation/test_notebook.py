@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +92,35 @@ def test_the_tutorial_runs_and_says_what_its_cells_gave():
             assert len(cell["outputs"]) == 1
         assert "Traceback" not in stored
     assert {Claim, Verdict, Drawing} <= shown
+
+
+@pytest.mark.slow
+def test_the_outputs_of_the_tutorial_are_those_of_its_cells():
+    """docs/run_tutorial.py stored them; times are left out, numbers agree to three digits."""
+    file = TUTORIAL.with_name("run_tutorial.py")
+    spec = importlib.util.spec_from_file_location("run_tutorial", file)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    stored = json.loads(TUTORIAL.read_text(encoding="utf-8"))
+    for old, new in zip(stored["cells"], script.executed(stored)["cells"], strict=True):
+        if old["cell_type"] == "code":
+            assert [*map(comparable, new["outputs"])] == [*map(comparable, old["outputs"])]
+
+
+def comparable(output):
+    """An output without its picture and times, its numbers to three digits.
+
+    A value that has HTML or a picture is compared by that: its text says what machine it is of.
+    """
+    data = output.get("data") or {"text/plain": output["text"]}
+    kinds = [kind for kind in ("text/html", "image/png", "text/plain") if kind in data]
+    texts = {kinds[0]: "" if kinds[0] == "image/png" else "".join(data[kinds[0]])}
+    texts = {kind: re.sub(r"\d+(\.\d+)? s\b", "", text) for kind, text in texts.items()}
+    rounded = {
+        kind: re.sub(r"\d+\.\d+(e-?\d+)?", lambda x: f"{float(x[0]):.3g}", text)
+        for kind, text in texts.items()
+    }
+    return {**rounded, "picture": "image/png" in data}
 
 
 def run(source, names):
