@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxprompt.universal.claims import quantised_prefix
 from jaxprompt.universal.claims.sequence_map import smooth_target
 
 HERE = Path(__file__).parent
@@ -93,3 +94,17 @@ def test_the_target_of_stacked_layers():
     points = np.random.default_rng(0).uniform(size=(5, 2))
     expected = [math.exp(x * y) * math.cos(3 * x - y) for x, y in points]
     np.testing.assert_allclose(smooth_target(points), expected, rtol=1e-14)
+
+
+def test_the_head_that_is_quantised():
+    """Weights and outputs over the prefix beside content of score and value 0, one by one."""
+    head = quantised_prefix._identity_head(2, 5, 3.0, 4)
+    for query, weights, distances in zip(
+        head.queries, head.weights, head.squared_distance, strict=True
+    ):
+        exponentials = [math.exp(3.0 * float(query @ centre)) for centre in head.centres]
+        total = math.fsum(exponentials) + 4
+        np.testing.assert_allclose(weights, [x / total for x in exponentials], rtol=1e-12)
+        output = sum(x / total * v for x, v in zip(exponentials, head.centres, strict=True))
+        expected = [float(np.sum((v - output) ** 2)) for v in head.centres]
+        np.testing.assert_allclose(distances, expected, rtol=1e-10)
