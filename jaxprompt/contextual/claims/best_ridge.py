@@ -7,14 +7,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import interpolate
 
 from jaxprompt.contextual.law.convex_limit import convex_limit
-from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, coarse_feature_law, feature_law
 from jaxprompt.contextual.law.finite_ridge import at_finite_dim, best_finite_ridge
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
@@ -40,7 +37,7 @@ from jaxprompt.contextual.parameters import (
     to_simulate,
 )
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.evaluation import fresh_scores
+from jaxprompt.contextual.simulation.evaluation import errors_over_known_prompt
 from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
     Cell,
@@ -246,8 +243,6 @@ FALSIFIERS = (
 # --- the simulation ---
 
 _RIDGES = np.geomspace(0.03, 300.0, 9)
-_TRIALS_TOGETHER = 16
-"""Trials whose heads one compiled call evaluates."""
 
 
 def simulate(
@@ -302,36 +297,10 @@ def _inverted(values: Float[np.ndarray, "t m"]) -> Float[np.ndarray, "t r m"]:
 def _errors_of_heads(
     setting: Setting, heads: Float[np.ndarray, "t *s d"], key: Array
 ) -> np.ndarray:
-    """Each head's probability of a wrong sign; all heads of a trial share its fresh scores."""
-    trials = heads.shape[0]
-    numbers = np.stack([heads[..., 0], np.linalg.norm(heads, axis=-1)], axis=-1)
-    flat, parts = numbers.reshape(trials, -1, 2), []
-    with jax.enable_x64(True):
-        for first in range(0, trials, _TRIALS_TOGETHER):
-            block = flat[np.minimum(np.arange(first, first + _TRIALS_TOGETHER), trials - 1)]
-            parts.append(np.asarray(_errors_of_block(setting, block, jnp.uint32(first), key)))
-    return np.concatenate(parts)[:trials].reshape(heads.shape[:-1])
-
-
-@jax.jit
-def _errors_of_block(
-    setting: Setting, heads: Float[Array, "b h 2"] | np.ndarray, first: Array, key: Array
-) -> Float[Array, "b h"]:
-    def errors_of_trial(trial: tuple[Array, Array]) -> Array:
-        heads, index = trial
-        test_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
-        scalars = fresh_scores(setting.irrelevant, key=test_key).astype(jnp.float64)
-
-        def error(head: Array) -> Array:
-            geometry = Geometry.of_known_prompt(setting, head[0], 0.0, head[1])
-            return conditional_error(setting, geometry, scalars)
-
-        return jax.vmap(error)(heads)
-
-    return jax.lax.map(
-        errors_of_trial,
-        (jnp.asarray(heads), first + jnp.arange(_TRIALS_TOGETHER, dtype=jnp.uint32)),
-    )
+    """Each head's probability of a wrong sign; none has a component along the prompt."""
+    along, norms = heads[..., 0], np.linalg.norm(heads, axis=-1)
+    numbers = np.stack([along, np.zeros_like(along), norms], axis=-1)
+    return errors_over_known_prompt(setting, numbers, key=key)
 
 
 def _least(errors: np.ndarray) -> dict[str, np.ndarray]:

@@ -244,7 +244,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         elsewhere="`NAME_stderr` states what the quadrature loses; "
-        "errors below 1e-6 are not resolved",
+        "errors below 2e-5 are not resolved",
     ),
     closed_form=closed_form,
     simulation=simulate,

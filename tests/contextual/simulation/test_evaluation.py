@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxprompt.contextual.simulation.evaluation import NODES, fresh_scores
+from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.evaluation import (
+    NODES,
+    errors_over_known_prompt,
+    fresh_scores,
+)
 
 
 def draw(count, keys):
@@ -35,3 +40,27 @@ def test_nodes_cut_the_variance_of_a_smooth_mean():
 @pytest.mark.parametrize(("count", "shape"), [(0, (1, 0)), (300, (NODES, 300))])
 def test_edges(count, shape):
     assert fresh_scores(count, key=jax.random.key(1)).shape == shape
+
+
+def test_errors_over_a_known_prompt_against_drawn_tokens():
+    """Two heads of twenty trials, one after another in blocks; tokens drawn in NumPy."""
+    setting = Setting.make(
+        tokens=5, relevant=2, signal=1.0, context=1.2, noise=0.8, gain=0.9, shifts=[[0.4, 0.2]]
+    )
+    heads = np.array([[0.9, -0.3, 1.3], [1.0, 0.5, 2.0]])
+    found = errors_over_known_prompt(setting, np.tile(heads, (20, 1, 1)), key=jax.random.key(3))
+    assert found.shape == (20, 2)
+    rng, count = np.random.default_rng(0), 100_000
+    label = rng.choice([-1.0, 1.0], count)
+    tokens = 0.8 * rng.normal(size=(count, 5, 3))
+    tokens[:, :2] = 0
+    tokens[:, :2, 0], tokens[:, :2, 1] = label[:, None], 1.2
+    tokens[:, 2:, 0] -= 0.2 * label[:, None]
+    tokens[:, 2:, 1] -= 0.4 * 1.2
+    weights = np.exp(0.9 * 1.2 * tokens[:, :, 1])
+    pooled = np.einsum("nt,ntd->nd", weights / weights.sum(axis=1, keepdims=True), tokens)
+    for (signal, context, norm), errors in zip(heads, found.T, strict=True):
+        head = np.array([signal, context, np.sqrt(norm**2 - signal**2 - context**2)])
+        wrong = (label * (pooled @ head) < 0).mean()
+        spread = np.hypot(np.sqrt(wrong * (1 - wrong) / count), errors.std(ddof=1) / np.sqrt(20))
+        assert abs(errors.mean() - wrong) < 4.5 * spread
