@@ -7,6 +7,7 @@ For functions of your own:
 * :func:`build_sequence_prefix`: turns any map of sequences into layers with prefixes, a
   :class:`SequencePrefix` with a :class:`SequenceCertificate`.
 * :func:`head_capacity`: whether prefixes make a head of given matrices compute any function.
+* `domains`: balls, cubes and tori inside a sphere.
 * `head`, `stack`: the head that the prefix drives, and stacks of them for maps of sequences.
 * `point_sets`, `kernel_averages`, `bessel`, `harmonics`: centres on the sphere, averages over the
   head's kernel, and the special functions behind them.
@@ -20,6 +21,7 @@ from jaxprompt.core.families import lazy_members
 
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
+    from jaxprompt.universal.build import domains
     from jaxprompt.universal.build.build import Certificate, Prefix, build_prefix
     from jaxprompt.universal.build.sequence import (
         SequenceCertificate,
@@ -42,6 +44,7 @@ __all__ = [
     "bessel",
     "build_prefix",
     "build_sequence_prefix",
+    "domains",
     "harmonics",
     "head",
     "head_capacity",
@@ -66,6 +69,7 @@ __getattr__, __dir__ = lazy_members(
     },
     {
         "bessel": "jaxprompt.universal.numerics.bessel",
+        "domains": "jaxprompt.universal.build.domains",
         "harmonics": "jaxprompt.universal.numerics.harmonics",
         "head": "jaxprompt.universal.networks.head",
         "kernel_averages": "jaxprompt.universal.numerics.kernel_averages",

@@ -40,7 +40,7 @@ $$ N \le C_m\,\delta^{-m},\qquad \delta=\min\big(\tfrac12,\tfrac{\varepsilon}{6L
 tokens: a maximal $\delta$-separated set of centres, values $f(b_i)$ and
 $\lambda=\max\{2\delta^{-2}\log(\pi N/\delta),\ \log(2BT/\varepsilon)/\cos\delta\}$.
 Any bound on how many points of $S^m$ are pairwise $\delta$ apart bounds $N$ too: on $S^2$ Fejes
-T\'oth's, about $\frac{8\pi}{\sqrt3}\delta^{-2}$, and on every sphere Levenshtein's.
+Tóth's, about $\frac{8\pi}{\sqrt3}\delta^{-2}$, and on every sphere Levenshtein's.
 """
 
 DERIVATION = r"""
