@@ -14,8 +14,8 @@ IDS = [claim.id for claim in CLAIMS]
 LONG = {
     f"universal.{n}"
     for n in (
-        "circle_error", "kernel_head", "optimal_values", "prefix_rate", "random_centres",
-        "sequence_map", "sphere_limit",
+        "circle_error", "kernel_head", "optimal_values", "prefix_rate", "quantised_prefix",
+        "random_centres", "sequence_map", "sphere_limit",
     )
 }  # fmt: skip
 
