@@ -87,7 +87,7 @@ REDUCED = {
     "universal.circle_error": Reduction(),
     "universal.kernel_head": Reduction(),
     "universal.prefix_lower_bound": Reduction(),
-    "universal.quantised_prefix": Reduction(0.6),
+    "universal.quantised_prefix": Reduction(),
     "universal.random_centres": Reduction(0.6, (6, 7, 8)),
     "universal.sequence_map": Reduction(runs=(0, 1, 2, 3, 4, 7)),
     # Identities and bounds, met by every draw: fewer draws, and points at which falsifiers tell.

@@ -468,7 +468,7 @@ CLAIM = Claim(
     simulation=simulate,
     check_parameters=validate,
     designs={
-        "quick": Design(*_QUICK_RUNS, trials=600),
+        "quick": Design(*_QUICK_RUNS, trials=1000),
         "full": Design(*_FULL_RUNS, trials=6000),
     },
     broadcasts="key_step, value_step, accuracy",
