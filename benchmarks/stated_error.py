@@ -10,11 +10,11 @@ quantity the table gives the root mean square, over points and scramblings, of
     (number under one scrambling − mean over scramblings) / stated error
 
 with R − 1 in place of R: 1 if what is stated is right, above it if predictions state too little.
-Between 0.5 and 2 is accepted. Beside it is the largest such ratio of a single point. Not counted
-are points at which nothing is stated (0, or infinite numbers), and probabilities of a wrong sign
-so small that the nodes of all rules together hold one such sequence or none (:data:`RARE`). Points
-of `three_steps` share their nodes for the order parameters, so that R rules count for little more
-than R numbers there.
+Between 0.5 and 2 is accepted; `benchmarks/stated_error.md` has the table. Beside it is the largest
+such ratio of a single point. Not counted are points at which nothing is stated (0, or infinite
+numbers), and probabilities of a wrong sign so small that the nodes of all rules together hold one
+such sequence or none (:data:`RARE`). Points of `three_steps` share their nodes for the order
+parameters, so that R rules count for little more than R numbers there.
 """
 
 from __future__ import annotations
