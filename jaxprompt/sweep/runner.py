@@ -294,7 +294,7 @@ def _open(sweep: Sweep, folder: Path, *, locks: bool) -> tuple[SweepStore, list[
     if lost:
         notes.append(f"{lost} damaged cells are computed anew")
     converted = not store.fingerprint  # from version 0.1, which kept none: all may have changed
-    changed = list(PARTS) if converted else changed_parts(store.fingerprint, claim_now)
+    changed: list[str] = list(PARTS) if converted else changed_parts(store.fingerprint, claim_now)
     if store.quantities != [q.name for q in sweep.target.quantities]:
         raise UsageError(
             f"--out '{folder}' holds the quantities {', '.join(store.quantities)}, and "

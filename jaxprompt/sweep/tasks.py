@@ -124,26 +124,51 @@ def make_tasks(
     order = order[open_cells[order].any(axis=1)]
     order = order[::-1] if smallest_first else order
     whole = open_cells.all(axis=1) & (begun == begun[:, :1]).all(axis=1)
+    checksum = _RunChecksums(sweep, outer)
+    all_along = dict.fromkeys(lists)
     for start in range(0, len(order), _RUNS_AT_ONCE):
         runs = order[start : start + _RUNS_AT_ONCE]
         places = np.stack(np.unravel_index(runs, shape), axis=1).tolist() if outer else [[]]
         for run, place in zip(runs.tolist(), places, strict=True):
-            chosen = {n: sweep.grid[n][i] for n, i in zip(outer, place, strict=True)}
+            position = {**all_along, **dict(zip(outer, place, strict=True))}
             # In file order, as a cell's parameters are.
-            written = {**sweep.fixed, **{n: lists[n] if n in lists else chosen[n] for n in names}}
-            position = {n: None if n in lists else place[outer.index(n)] for n in names}
-            values = sweep.point_of(written, position)
-            joined = ((*place, *more) for more in inner_places)
-            every = tuple(tuple(at[i] for i in place_of) for at in joined)
+            position = {n: position[n] for n in names} if lists else position
+            chosen = {n: lists[n] if i is None else sweep.grid[n][i] for n, i in position.items()}
+            values = sweep.point_of({**sweep.fixed, **chosen}, position)
+            if lists:
+                joined = ((*place, *more) for more in inner_places)
+                every = tuple(tuple(at[i] for i in place_of) for at in joined)
+            else:
+                every = (tuple(place),)  # the dimensions are in file order
             common = (claim or target, sweep.seed, sweep.trials, values, every)
-            checksum = _checksum(values, target.shared)
             if whole[run]:
-                yield Task(*common, None, int(begun[run, 0]), checksum)
+                yield Task(*common, None, int(begun[run, 0]), checksum(place))
                 continue
             for trials in np.unique(begun[run][open_cells[run]]).tolist():
                 mask = open_cells[run] & (begun[run] == trials)
                 some = tuple(itertools.compress(every, mask))
-                yield Task(*common, some, trials, checksum)
+                yield Task(*common, some, trials, checksum(place))
+
+
+class _RunChecksums:
+    """What :func:`_checksum` gives for each run of a sweep, from texts made once a value."""
+
+    def __init__(self, sweep: Sweep, outer: list[str]) -> None:
+        alone = {n: v for n, v in sweep.fixed.items() if n not in sweep.target.shared}
+        self._names = sorted([*alone, *outer])
+        self._place_of = {name: axis for axis, name in enumerate(outer)}
+        self._texts = {
+            name: [
+                canonical({name: value})[1:-1]
+                for value in (sweep.grid[name] if name in self._place_of else [alone[name]])
+            ]
+            for name in self._names
+        }
+
+    def __call__(self, place: Sequence[int]) -> int:
+        axes, texts = self._place_of, self._texts
+        parts = [texts[n][place[axes[n]] if n in axes else 0] for n in self._names]
+        return zlib.crc32(f"{{{', '.join(parts)}}}".encode())
 
 
 def _largest_first(sweep: Sweep, outer: list[str]) -> np.ndarray:

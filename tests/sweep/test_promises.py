@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -367,6 +368,27 @@ def test_tasks_cover_each_open_cell_once(toy_claim):
         assert job.parameters(task.indices[0]) == dict(task.run)
     sizes = [task.run["size"] for task in tasks]
     assert sizes == sorted(sizes, reverse=True), "the largest first"
+
+
+def test_a_task_has_the_checksum_of_its_parameters(toy_claim):
+    """Texts made once a value give the text of the whole run, of which the keys are made."""
+    plain = toy_claim()
+    extra = (
+        Parameter("loss", "choice", "loss", choices=("a", "é"), default="a"),
+        Parameter("shifts", "pairs", "shifts", default=((0.0, 0.0),)),
+    )
+    claim = toy_claim(
+        parameters=(*plain.parameters, *extra), simulation=lambda *, loss, shifts, **p: {}
+    )
+    grid = {"shifts": [((0.0, 0.5),), ((1.0, 2.0), (0.0, 0.0))], "loss": ["é", "a"]}
+    job = Sweep(claim, {**grid, "level": [0.1, 1e-7, 3.0]}, {"size": 4})
+    for task in make_tasks(job, np.ones(job.shape, bool)):
+        key = fold_in_parameters(as_key(0), dict(task.run))
+        assert (jax.random.key_data(key) == jax.random.key_data(_key(task.checksum))).all()
+
+
+def _key(checksum):
+    return jax.random.fold_in(as_key(0), np.uint32(checksum))
 
 
 def test_a_task_computes_alone_what_it_computes_in_a_batch(toy, tmp_path):
