@@ -470,10 +470,16 @@ def _key_of(words: np.ndarray) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
+@functools.lru_cache(maxsize=COMPILED_PROGRAMS)
+def _arguments_of(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """Arguments of a function; kept, since to inspect them takes longer than a small cell."""
+    return tuple(inspect.signature(function).parameters.values())
+
+
 def _takes_key(function: Callable[..., Any] | None) -> bool:
     if function is None:
         return False
-    arguments = inspect.signature(function).parameters.values()
+    arguments = _arguments_of(function)
     return any(a.name == "key" or a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments)
 
 
@@ -487,7 +493,7 @@ def _named(
     """Those parameters that a function names as arguments (and its key, where one is given)."""
     if function is None:
         return {}
-    arguments = list(inspect.signature(function).parameters.values())[skip:]
+    arguments = _arguments_of(function)[skip:]
     if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in arguments):
         named = dict(parameters)
     else:
