@@ -1,10 +1,12 @@
 """`universal.sequence_map`: its closed forms by quadrature, and the layers that it runs."""
 
+import jax
 import numpy as np
 import pytest
 from scipy import integrate
 
-from jaxprompt.universal.claims.sequence_map import mean_length_in_cube
+import jaxprompt as jp
+from jaxprompt.universal.claims.sequence_map import least_that_works, mean_length_in_cube
 from jaxprompt.universal.networks import stack
 
 
@@ -28,3 +30,35 @@ def test_layers_sort_sequences_of_three():
     x = np.random.default_rng(0).uniform(size=(50, 3))
     assert np.abs(built(x) - np.sort(x, axis=1)).max() <= 0.1 + 1e-9
     assert built.tokens == (0, 3 * 5**3)
+
+
+def sort_rows(x):
+    return np.sort(x, axis=1)
+
+
+def stack_of_side(side):
+    return stack.joint_stack(sort_rows, 2, side)
+
+
+def largest_error(built, side):
+    x = np.random.default_rng(side).uniform(size=(400, 2))
+    return np.abs(built(x) - sort_rows(x)).max()
+
+
+def test_a_stack_that_is_larger_than_it_must_be_is_not_counted():
+    """At an accuracy that a side of 3 reaches, the least stack is not that of side 4."""
+    _, side = least_that_works(stack_of_side(4), 4, 1 / 6, stack_of_side, largest_error)
+    assert side == 3
+    built, side = least_that_works(stack_of_side(4), 4, 0.14, stack_of_side, largest_error)
+    assert side == 4
+    assert built.tokens == (0, 2 * 4**2)
+
+
+def test_counts_of_more_cells_than_are_tried():
+    """Tokens of 17³ cells are counted on a share of them."""
+    claim = jp.claim("universal.sequence_map")
+    point = {"form": "joint", "resolution": 17, "content": 3}
+    measured = claim.simulate(key=jax.random.key(0), trials=4, **point)
+    assert measured["tokens"].mean == pytest.approx(3 * 17**3)
+    assert measured["layers"].mean == 2
+    assert measured["sup_error"].mean == pytest.approx(0.5 / 17, rel=3e-4)
