@@ -306,6 +306,9 @@ def _token_ids(config: Any, text: str | None, folder: Path) -> tuple[Any, str]:
         return torch.from_numpy(drawn)[None], f"{TOKENS} token ids drawn evenly, seed 0"
     transformers: Any = importlib.import_module("transformers")
     try:
+        if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+            # transformers would make an empty one for the model's type.
+            raise OSError("it holds neither tokenizer.json nor a vocabulary")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         ids = tokenizer(text)["input_ids"]
     except _LOADING_ERRORS as error:
