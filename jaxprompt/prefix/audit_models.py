@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxprompt.compute.memory import bytes_in_words, usable_memory
 from jaxprompt.core.extras import EXTRAS
-from jaxprompt.errors import ParameterError, UsageError, short
+from jaxprompt.errors import JaxpromptError, ParameterError, UsageError, short
 from jaxprompt.prefix.audit_results import Audit
 from jaxprompt.prefix.audit_tape import (
     HOOKED,
@@ -326,6 +326,8 @@ def _token_ids(config: Any, text: str | None, folder: Path) -> tuple[Any, str]:
 def _run(adapted: _Adapted, inputs: Mapping[str, Any]) -> None:
     try:
         adapted.base(**inputs)
+    except JaxpromptError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
         raise UsageError(
             f"a model of type {adapted.base.config.model_type} does not run with "

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprompt.errors import UsageError
+from jaxprompt.errors import JaxpromptError, UsageError
 from jaxprompt.prefix.audit_layers import TapedLayer, audit_layer
 from jaxprompt.prefix.audit_results import LayerAudit
 
@@ -107,13 +107,19 @@ class Tape:
         runs = ("same_positions", "shifted_positions")
         tape = dataclasses.replace(
             tape_of(n, rows),
-            **{run: np.load(self._file(run, name)) for run in runs},
+            **{run: np.load(self._file(run, name), allow_pickle=False) for run in runs},
             name=name,
             first=not self.audited,
             precision=_softmax_precision(pattern, self.precision),
             angle_error=ANGLE_STEP * (1 + self.last_position),
         )
-        self.audited.append(audit_layer(tape))
+        try:
+            self.audited.append(audit_layer(tape))
+        except JaxpromptError:
+            raise
+        except Exception as error:
+            # The model is running: what it raises is said to be the input's fault, this is ours.
+            raise AssertionError(f"the audit of {name} failed") from error
 
     def _file(self, run: str, name: str) -> Path:
         return self.folder / f"{run}.{name}.npy"
