@@ -118,7 +118,7 @@ def panels_of_sinks(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) 
         values = [float(head[name]) for head in measured]
         marks.append(Mark("points", points, values, colour=colour))
     return [
-        Panel(marks, "attention of one query", "score of the sink", "share", y_range=(0.0, 1.0)),
+        Panel(marks, "attention of one query", "score of the sink", "share", y_range=(-0.03, 1.03)),
     ]
 
 

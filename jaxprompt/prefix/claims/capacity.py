@@ -312,6 +312,7 @@ CLAIM = Claim(
             {"prefix": [2, 4, 6], "examples": list(range(1, 10))}, trials=200,
         ),
         title="A prefix of n vectors stores n examples exactly, and no further one",
+        y_label="squared distance missed",
         caption="lines: 0 up to n, then the lower bound (M − n) d_v; keys drawn in advance",
     ),
 )  # fmt: skip

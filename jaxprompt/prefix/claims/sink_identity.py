@@ -267,7 +267,7 @@ CLAIM = Claim(
     figure=Panels(
         panels_of_sinks,
         "A sink takes from prefix and content alike",
-        "one random head with a prefix of three, one query; dots: the head run with each sink",
+        "one random head with a prefix of three, one query; points: the head run with each sink",
         needs_check=False,
     ),
 )  # fmt: skip

@@ -235,7 +235,7 @@ CLAIM = Claim(
     figure=Curves(
         x="layers", y="reach", series="window",
         design=Design.product({}, {"window": [2, 4, 7], "layers": [1, 2, 3, 4, 5]}, trials=4),
-        title="Each layer carries a prefix one window further",
+        title="Each layer carries a prefix w − 1 positions further",
         caption="32 content positions; positions that differ by a bit from the model alone",
     ),
 )  # fmt: skip
