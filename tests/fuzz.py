@@ -378,7 +378,7 @@ def extremes(parameter: Parameter, base: Any = None) -> list[Any]:
     if parameter.kind == "array":
         array = np.zeros(1) if base is None else np.asarray(base, float)
         scaled = [array * factor for factor in (0.0, 1e-30, -1.0, 1e4, -1e4, 1e29)]
-        return [*scaled, array[..., :1], np.float64(1.0), np.zeros((2, 3, 4))]
+        return [*scaled, np.atleast_1d(array)[..., :1], np.float64(1.0), np.zeros((2, 3, 4))]
     if parameter.kind == "integer":
         first = int(low) if low > -math.inf else -5
         found = [first, first + 1, first + 2, first + 9]

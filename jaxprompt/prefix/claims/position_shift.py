@@ -73,8 +73,8 @@ uncorrelated, $\mathbb E z_fz_g=0$ and $\mathbb E|z_f|^2=4$. A move by $n$ has
 $z_f(e^{in\theta_f}-1)$ for $z_f$.
 
 *Tolerances.* Weights have the rounding of their float type, in scores up to 6 (of normal vectors,
-over $\sqrt{d_h}$), and that of angles, which are computed in float32 at least: an angle of $p$
-radians is off by $p\epsilon$. Moments of given vectors are held to $10^{-11}$, sums of up to a few
+over $\sqrt{d_h}$), of biases where ALiBi multiplies positions, and of angles, which are computed in
+float32 at least: an angle of $p$ radians is off by $p\epsilon$. Moments of given vectors are held to $10^{-11}$, sums of up to a few
 thousand terms; those over normal vectors to 10 %, and a mean score, which is of the size of
 $\sqrt{d_h}$ in one sequence, to 0.5.
 """
@@ -292,12 +292,13 @@ def _moments(scores: np.ndarray, length: int) -> dict[str, np.ndarray]:
 
 
 def _weight_tolerance(point: Mapping[str, Any]) -> float:
-    """Rounding of scores up to 6 and of angles, in the run's float type."""
+    """Rounding of scores up to 6, of ALiBi's biases and of angles, in the run's float type."""
     dtype, width = point.get("precision", "float64"), point["head_dim"]
-    largest_angle = point.get("length", 64) + 2 * point.get("prefix", 3)
+    farthest = point.get("length", 64) + 2 * point.get("prefix", 3)
     angle_type = "float64" if dtype == "float64" else "float32"
-    turned = float(jnp.finfo(angle_type).eps) * largest_angle * width**0.5
-    return rounding_allowance(dtype, terms=width, largest_score=6.0) + turned
+    turned = float(jnp.finfo(angle_type).eps) * farthest * width**0.5
+    biases = float(alibi_slopes(_HEADS)[0]) * farthest if point["kind"] == "alibi" else 0.0
+    return rounding_allowance(dtype, terms=width, largest_score=6.0 + biases) + turned
 
 
 def _moment_tolerance(point: Mapping[str, Any]) -> float:
