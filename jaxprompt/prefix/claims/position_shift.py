@@ -74,9 +74,9 @@ $z_f(e^{in\theta_f}-1)$ for $z_f$.
 
 *Tolerances.* Weights have the rounding of their float type, in scores up to 6 (of normal vectors,
 over $\sqrt{d_h}$), of biases where ALiBi multiplies positions, and of angles, which are computed in
-float32 at least: an angle of $p$ radians is off by $p\epsilon$. Moments of given vectors are held to $10^{-11}$, sums of up to a few
-thousand terms; those over normal vectors to 10 %, and a mean score, which is of the size of
-$\sqrt{d_h}$ in one sequence, to 0.5.
+float32 at least: an angle of $p$ radians is off by $p\epsilon$. Moments of given vectors are held to
+$10^{-11}$, sums of up to a few thousand terms; those over normal vectors to 10 %, and a mean score,
+which is of the size of $\sqrt{d_h}$ in one sequence, to 0.5.
 """
 
 
