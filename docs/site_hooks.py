@@ -118,6 +118,20 @@ def _design(claim: Claim, profile: str) -> str:
     return f"* profile `{profile}`: {runs}, {design.trials} trials at each point"
 
 
+def pictures_of_claims() -> str:
+    """Every claim's figure, small, with its title, as a link to its page."""
+    parts = ["## The claims in pictures"]
+    for family in FAMILIES:
+        cells = [
+            f'<a href="claims/{c.id}.html"><img src="figures/{c.id}.png" alt="" loading="lazy">'
+            f"{html.escape(c.title)}</a>"
+            for c in jp.claims(family)
+            if (ROOT / "figures" / f"{c.id}.png").is_file()
+        ]
+        parts += [f"### {family.capitalize()}", f'<div class="figures">{"".join(cells)}</div>']
+    return "\n\n".join(parts)
+
+
 def claims_page() -> str:
     """The list of claims, by family."""
     parts = ["# Claims", "Written from the code at each build; `jaxprompt list` prints the same."]
@@ -195,6 +209,18 @@ def on_files(files: Any, config: Any) -> Any:
         files.append(File.generated(config, name, content=text))
     for picture in sorted((ROOT / "figures").glob("*.png")):
         files.append(File.generated(config, f"figures/{picture.name}", abs_src_path=str(picture)))
-    for example in sorted((ROOT / "examples").iterdir()):
-        files.append(File.generated(config, f"examples/{example.name}", abs_src_path=str(example)))
+    for example in sorted((ROOT / "examples").rglob("*.*")):
+        if example.is_file() and "__pycache__" not in example.parts:
+            name = example.relative_to(ROOT).as_posix()
+            files.append(File.generated(config, name, abs_src_path=str(example)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """In the site the repository's folders stand inside the pages' own, not beside them."""
+    if "/" in page.file.src_uri:
+        return markdown
+    if page.file.src_uri == "index.md":
+        first, rest = markdown.split("\n## ", 1)
+        markdown = f"{first}\n{pictures_of_claims()}\n\n## {rest}"
+    return re.sub(r"\]\(\.\./(figures|examples)/", r"](\1/", markdown)
