@@ -1,4 +1,4 @@
-"""What figures of the family show, as data: a quantity against the samples for each dimension."""
+"""What figures of the family show, as data: quantities against the samples, and bars."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxprompt.core.claim import Claim, Mark, Panel, Verdict
 from jaxprompt.core.json_values import canonical
+from jaxprompt.stats import Row
 
-__all__ = ["along_samples"]
+__all__ = ["along_samples", "bars_of_rows"]
 
 _REACH = 4.0
 """How far a curve goes below and above the samples that were measured, as a factor."""
@@ -72,3 +73,37 @@ def _marks(
             ),
         ]
     return marks
+
+
+def bars_of_rows(
+    panels: Sequence[tuple[str, str, Callable[[Row], str]]], words: Mapping[str, str]
+) -> Callable[[Claim, Verdict, Any], list[Panel]]:
+    """Panels of bars: what was measured, with the limits that the rows keep it to.
+
+    Each of `panels` is a title, the vertical axis, and a function that gives the bar which a row
+    belongs to (``""``: none). `words` says what a limit on each side is, by ``"upper"`` and
+    ``"lower"``.
+    """
+
+    def make(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
+        made: list[Panel] = []
+        for title, y_label, name_of in panels:
+            rows = [(name, row) for row in verdict.rows if (name := name_of(row))]
+            if not rows:
+                continue
+            names = list(dict.fromkeys(name for name, _ in rows))
+            measured = dict(reversed(rows))
+            bars = [measured[name] for name in names]
+            marks = [
+                Mark("bars", range(len(bars)), [row.simulated for row in bars],
+                     half=[row.half_width for row in bars], label="measured")
+            ]  # fmt: skip
+            for colour, (side, label) in enumerate(words.items(), 1):
+                limits = [(names.index(n), r.predicted) for n, r in rows if r.side == side]
+                if limits:
+                    places, heights = zip(*limits, strict=True)
+                    marks.append(Mark("limit", places, heights, label=label, colour=colour))
+            made.append(Panel(marks, title, y_label=y_label, x_names=names))
+        return made
+
+    return make

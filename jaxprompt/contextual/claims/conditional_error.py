@@ -25,9 +25,9 @@ from jaxprompt.contextual.parameters import (
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
 from jaxprompt.core.claim import (
-    Agreement,
     Claim,
     Compared,
+    Curves,
     Design,
     Falsifier,
     Quantity,
@@ -304,6 +304,28 @@ _RUNS = (
         prompt_context=0.5, prompt_norm=1.5, head_prompt=3.0),
 )  # fmt: skip
 
+_FIGURE = Curves(
+    x="prompt_context",
+    y="error",
+    design=Design.product(
+        {**_TEN_TOKENS, "head_signal": 1.0, "head_context": 0.0, "head_norm": 1.6,
+         "prompt_signal": 0.0, "prompt_norm": 2.4},
+        {
+            "dim": [5, 500], "head_prompt": [-1.6, 0.0, 1.6],
+            "prompt_context": [-3.0, -1.5, 0.0, 1.0, 2.0, 3.0],
+        },
+        trials=64,
+    ),
+    lines=tuple(float(x) for x in np.linspace(-3.0, 3.0, 41)),
+    title="Seven inner products decide the error of a head and a prompt; the dimension does not",
+    x_label="the prompt along q⋆, ⟨q, q⋆⟩",
+    y_label="probability of a wrong sign",
+    series="head_prompt",
+    series_label="⟨w, q⟩ = {value}",
+    panel="dim",
+    panel_label="simulated at d = {value}",
+)  # fmt: skip
+
 CLAIM = Claim(
     id="contextual.conditional_error",
     title="The error of a fixed head and prompt depends on seven inner products",
@@ -337,5 +359,5 @@ CLAIM = Claim(
     designs={"quick": Design(*_RUNS, trials=256), "full": Design(*_RUNS, trials=4096)},
     broadcasts="every real parameter",
     traceable=True,
-    figure=Agreement(title="Error of fixed heads and prompts", label="probability of a wrong sign"),
+    figure=_FIGURE,
 )

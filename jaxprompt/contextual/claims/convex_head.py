@@ -42,10 +42,10 @@ from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_
 from jaxprompt.contextual.simulation.evaluation import errors_over_known_prompt
 from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
-    Agreement,
     Cell,
     Claim,
     Compared,
+    Curves,
     Design,
     Falsifier,
     Predictor,
@@ -308,6 +308,23 @@ def _convex_design(trials_by_dim: Mapping[int, int]) -> Design:
     return Design(*runs, trials=max(trials_by_dim.values()))
 
 
+_FIGURE = Curves(
+    x="ratio",
+    y="error",
+    design=Design.product(
+        {**_EQUAL_SHIFTS, "ridge": 0.02, "dim": 96},
+        {"loss": ["square", "logistic", "hinge"], "ratio": [0.1, 0.25, 0.5, 0.75, 1.0, 1.5]},
+        trials=96,
+    ),
+    lines=tuple(float(x) for x in np.linspace(0.05, 1.6, 32)),
+    title="A known prompt and a head learned by each loss",
+    x_label="dimension / samples, d / n",
+    y_label="probability of a wrong sign",
+    series="loss",
+    series_label="{value} loss",
+    marks={"threshold": "training set separable from here on"},
+)
+
 LOSS = Parameter("loss", "choice", "margin loss of the head", "ℓ", choices=LOSSES)
 
 
@@ -371,9 +388,5 @@ CLAIM = Claim(
     size="dim",
     powers=(1,),
     broadcasts="signal, context, noise, gain, ridge and ratio",
-    figure=Agreement(
-        title="Heads learned by convex losses",
-        label="error and head coordinates",
-        quantities=("error", "head_signal", "head_noise"),
-    ),
+    figure=_FIGURE,
 )

@@ -28,9 +28,9 @@ from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.staged_steps import fit_on_one_batch
 from jaxprompt.contextual.simulation.staged_trials import staged_trials
 from jaxprompt.core.claim import (
-    Agreement,
     Claim,
     Compared,
+    Curves,
     Design,
     Falsifier,
     Quantity,
@@ -260,5 +260,21 @@ CLAIM = Claim(
     size="dim",
     powers=(1, 2),
     broadcasts="every number but tokens and relevant",
-    figure=Agreement(title="All steps on the same data", label="error", quantities=("error",)),
+    figure=Curves(
+        x="ratio",
+        y="error",
+        design=Design.product(
+            {n: v for n, v in _FOURFOLD.items() if n != "ratio"},
+            {"ratio": [0.0625, 0.125, 0.25, 0.5, 0.75, 1.0], "dim": [64, 256]},
+            trials=48,
+        ),
+        lines=tuple(float(x) for x in np.geomspace(0.05, 1.1, 33)),
+        title="Head, prompt and head again on one data set",
+        x_label="dimension / samples, d / n",
+        y_label="probability of a wrong sign",
+        series="dim",
+        series_label="simulated, d = {value}",
+        limit_label="limit",
+        log_x=True,
+    ),
 )  # fmt: skip

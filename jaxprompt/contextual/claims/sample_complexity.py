@@ -34,11 +34,11 @@ from jaxprompt.contextual.parameters import (
 )
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.core.claim import (
-    Agreement,
     Cell,
     Claim,
     Compared,
     Design,
+    Evidence,
     Falsifier,
     Prediction,
     Predictor,
@@ -311,7 +311,12 @@ def _joined(
     fit = stats.weighted_fit(design, np.log(means * dims), relative, dof, 1)
     exponent = float(predicted["exponent"])
     tolerance = claim.quantity("exponent").allowance(exponent, point)
-    rows = [stats.compare_rate("exponent", where, exponent, fit, tolerance=tolerance)]
+    samples = [
+        Estimate(float(r.mean) * d, float(r.stderr) * d, r.trials, kind="sampled")
+        for r, d in zip(ratios, dims.tolist(), strict=True)
+    ]
+    line = stats.line_of_rate(dims.tolist(), samples, fit)
+    rows = [stats.compare_rate("exponent", where, exponent, fit, tolerance=tolerance, line=line)]
     sizes = np.unique(dims).size
     for name in ("samples_per_dim", *MEANS):
         limit = float(predicted[name])
@@ -432,5 +437,8 @@ CLAIM = Claim(
     measure=_measure_crossings,
     compare=_compare_over_dims,
     also=_compare_single_steps,
-    figure=Agreement(title="Samples needed after three steps", label="exponent, limits"),
+    figure=Evidence(
+        title="Samples that three steps need grow in proportion to the dimension",
+        quantities=("exponent", "samples_per_dim"),
+    ),
 )

@@ -26,7 +26,7 @@ from jaxprompt.contextual.simulation.sgd_chain import (
     overlaps_of,
 )
 from jaxprompt.contextual.simulation.sgd_paths import padded_setting
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
 
@@ -198,5 +198,20 @@ CLAIM = Claim(
     simulation=simulate,
     designs={"quick": Design(*_RUNS, trials=163_840), "full": Design(*_RUNS, trials=2_000_000)},
     broadcasts="every real parameter and dim",
-    figure=Agreement(title="One step of SGD", label="mean change of a product, times d"),
+    figure=Curves(
+        x="dim",
+        y="head_energy_change",
+        design=Design.product(
+            _GENERAL,
+            {"loss": ["square", "logistic"], "dim": [6, 10, 20, 50, 150, 500]},
+            trials=40_960,
+        ),
+        lines=(6, 7, 8, 9, 10, 12, 15, 20, 30, 50, 80, 150, 300, 500),
+        title="What one step of SGD adds to the head's squared norm, at every dimension",
+        x_label="token dimension d",
+        y_label="mean change of |w|², times d",
+        series="loss",
+        series_label="{value} loss",
+        log_x=True,
+    ),
 )

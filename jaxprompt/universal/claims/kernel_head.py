@@ -14,7 +14,18 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Key
 
-from jaxprompt.core.claim import Agreement, Claim, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import (
+    Claim,
+    Design,
+    Falsifier,
+    Mark,
+    Panel,
+    Panels,
+    Quantity,
+    Relation,
+    Run,
+    Verdict,
+)
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
@@ -178,6 +189,53 @@ def _rounding_of_outputs(parameters: Mapping[str, Any]) -> float:
     return float(np.abs(parameters["values"]).max()) * _rounding_of_the_gate(parameters)
 
 
+# --- the figure ---
+
+_CENTRES = 9
+_VALUES = np.array([0.2, 0.9, 0.7, -0.1, -0.8, -0.5, 0.3, -0.2, 0.6])
+_FLAT, _SHARP = 3.0, 12.0
+
+
+def _panels_on_the_circle(claim: Claim, verdict: Verdict | None, key: Any) -> list[Panel]:
+    """What the prefix alone puts out along the circle, and its share among content tokens."""
+    angles = np.linspace(0.0, 2.0, 361)
+    at_centres = 2.0 * np.arange(_CENTRES) / _CENTRES
+    tested = np.linspace(0.05, 1.95, 20)
+    contents = np.geomspace(1, 10_000, 41)
+    fixed = {"centres": _on_circle(at_centres), "values": _VALUES}
+    outputs: list[Mark] = [Mark("points", at_centres, _VALUES, label="values of the prefix")]
+    gates: list[Mark] = []
+    for colour, concentration in enumerate((_FLAT, _SHARP), 1):
+        point = {**fixed, "concentration": concentration}
+        label, query = f"λ = {concentration:g}", _on_circle(np.asarray(0.3))
+        heads = [claim.simulate(key=key, trials=2, **point, query=q) for q in _on_circle(tested)]
+        counted = [int(count) for count in contents[::10]]
+        shares = [
+            claim.simulate(key=key, trials=2, **point, query=query, content=count)["gate"]
+            for count in counted
+        ]
+        outputs += [
+            Mark("line", angles, claim.predict(**point, query=_on_circle(angles))["core"],
+                 label=label, colour=colour),
+            Mark("points", tested, [float(h["core"].mean) for h in heads], colour=colour),
+        ]  # fmt: skip
+        gates += [
+            Mark("line", np.round(contents),
+                 [float(claim.predict(**point, query=query, content=c)["gate"])
+                  for c in np.round(contents).astype(int)], colour=colour),
+            Mark("points", counted, [float(share.mean) for share in shares], colour=colour),
+        ]  # fmt: skip
+    return [
+        Panel(outputs, "output of the prefix alone", "angle of the query / π", "output"),
+        Panel(gates, "gate", "content tokens T", "share on the prefix", log_x=True),
+    ]
+
+
+def _on_circle(halves: np.ndarray) -> np.ndarray:
+    """Points (…, 2) at these angles, in units of π."""
+    return np.stack([np.cos(np.pi * halves), np.sin(np.pi * halves)], axis=-1)
+
+
 CLAIM = Claim(
     id="universal.kernel_head",
     title="A prefixed head is a kernel estimator times a gate",
@@ -210,7 +268,10 @@ CLAIM = Claim(
     },
     broadcasts="query (…, n); concentration and content against its leading axes",
     traceable=True,
-    figure=Agreement(
-        title="The block-matrix head against the kernel estimator", label="output or gate"
+    figure=Panels(
+        _panels_on_the_circle,
+        "A prefix of nine tokens makes a head a kernel smoother of nine values",
+        "lines: theory; points: the block-matrix head",
+        needs_check=False,
     ),
 )  # fmt: skip
