@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AtLeast,
         AtMost,
         Claim,
+        Compared,
         Curves,
         Design,
         Distribution,

@@ -89,8 +89,8 @@ class ClaimFile(pytest.File):
         for claim in claims:
             measured = _Measured(
                 claim,
-                self.config.getoption("--jaxprompt-profile"),
-                self.config.getoption("--jaxprompt-seed"),
+                str(self.config.getoption("--jaxprompt-profile")),
+                int(self.config.getoption("--jaxprompt-seed") or 0),
             )
             yield ClaimTest.from_parent(self, name=claim.id, measured=measured)
             for falsifier in claim.falsifiers:

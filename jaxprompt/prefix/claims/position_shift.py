@@ -73,10 +73,11 @@ uncorrelated, $\mathbb E z_fz_g=0$ and $\mathbb E|z_f|^2=4$. A move by $n$ has
 $z_f(e^{in\theta_f}-1)$ for $z_f$.
 
 *Tolerances.* Weights have the rounding of their float type, in scores up to 6 (of normal vectors,
-over $\sqrt{d_h}$), of biases where ALiBi multiplies positions, and of angles, which are computed in
-float32 at least: an angle of $p$ radians is off by $p\epsilon$. Moments of given vectors are held to
-$10^{-11}$, sums of up to a few thousand terms; those over normal vectors to 10 %, and a mean score,
-which is of the size of $\sqrt{d_h}$ in one sequence, to 0.5.
+over $\sqrt{d_h}$), of biases where ALiBi multiplies positions, and of angles, which are computed
+in float32 at least: an angle of $p$ radians is off by
+$p\epsilon$. Moments of given vectors are
+held to $10^{-11}$, sums of up to a few thousand terms; those over normal vectors to 10 %, and a
+mean score, which is of the size of $\sqrt{d_h}$ in one sequence, to 0.5.
 """
 
 

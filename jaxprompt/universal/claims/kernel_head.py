@@ -202,11 +202,11 @@ def _panels_on_the_circle(claim: Claim, verdict: Verdict | None, key: Any) -> li
     at_centres = 2.0 * np.arange(_CENTRES) / _CENTRES
     tested = np.linspace(0.05, 1.95, 20)
     contents = np.geomspace(1, 10_000, 41)
-    fixed = {"centres": _on_circle(at_centres), "values": _VALUES}
+    fixed: dict[str, Any] = {"centres": _on_circle(at_centres), "values": _VALUES}
     outputs: list[Mark] = [Mark("points", at_centres, _VALUES, label="values of the prefix")]
     gates: list[Mark] = []
     for colour, concentration in enumerate((_FLAT, _SHARP), 1):
-        point = {**fixed, "concentration": concentration}
+        point: dict[str, Any] = {**fixed, "concentration": concentration}
         label, query = f"λ = {concentration:g}", _on_circle(np.asarray(0.3))
         heads = [claim.simulate(key=key, trials=2, **point, query=q) for q in _on_circle(tested)]
         counted = [int(count) for count in contents[::10]]
