@@ -1,8 +1,8 @@
-"""Pictures for universal.md: a function on the sphere beside its prefixed heads; value norms.
+"""Pictures for universal.md: functions beside their prefixed heads, and what accuracy costs.
 
     python docs/universal_pictures.py [FOLDER]
 
-Writes universal_sphere.png and universal_values.png. Everything is seeded; the same versions give
+Writes universal_sphere.png, universal_values.png and universal_sequences.png. Everything is seeded; the same versions give
 the same pictures.
 """
 
@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from drawing import log_axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxprompt.universal import build_prefix
+from jaxprompt.universal import build_prefix, build_sequence_prefix
 from jaxprompt.universal.numerics import point_sets
 
 COUNTS = (12, 48, 192, 768)
@@ -91,7 +92,48 @@ def draw_values(folder: Path) -> None:
     figure.savefig(folder / "universal_values.png", dpi=130, metadata={"Software": None})
 
 
+def running_maximum(x: np.ndarray) -> np.ndarray:
+    """The largest number so far, of (…, T, 1)."""
+    return np.maximum.accumulate(x, axis=-2)
+
+
+def draw_sequences(folder: Path) -> None:
+    """Tokens of the largest layer against the error found, for maps of four tokens."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    maps = (
+        ("sorting", lambda x: np.sort(x, axis=-2), "o", "-"),
+        ("running maximum", running_maximum, "s", "--"),
+        ("reversal", lambda x: x[..., ::-1, :], "^", "-."),
+    )
+    for name, f, marker, line in maps:
+        # Where the number of cells that are needed changes, and a rounding above.
+        accuracies = [1.001 / (2 * cells) for cells in range(1, 11)]
+        built = [
+            build_sequence_prefix(f, length=4, dim=1, accuracy=accuracy, method="kernel")
+            for accuracy in accuracies
+        ]
+        needed = [prefix.certificate.needed_tokens for prefix in built]
+        (drawn,) = axis.loglog(
+            accuracies, needed, linestyle=line, drawstyle="steps-pre", label=f"{name}: needed"
+        )
+        axis.loglog(
+            [prefix.certificate.measured for prefix in built],
+            [max(prefix.tokens) for prefix in built], linestyle="", marker=marker,
+            color=drawn.get_color(), markerfacecolor="white", label=f"{name}: built",
+        )  # fmt: skip
+    log_axis(axis, (0.05, 0.1, 0.2, 0.5))
+    axis.set_xlabel("largest error, of numbers in [0, 1]")
+    axis.set_ylabel("prefix tokens of the largest layer")
+    axis.set_title("What accuracy costs for maps of four tokens", fontsize=10)
+    axis.legend(frameon=False, fontsize=7)
+    axis.grid(color="#dddddd", linewidth=0.5)
+    figure.savefig(folder / "universal_sequences.png", dpi=130, metadata={"Software": None})
+
+
 if __name__ == "__main__":
     where = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     draw_sphere(where)
     draw_values(where)
+    draw_sequences(where)
