@@ -2,8 +2,8 @@
 
     python docs/universal_pictures.py [FOLDER]
 
-Writes universal_sphere.png, universal_values.png and universal_sequences.png. Everything is seeded; the same versions give
-the same pictures.
+Writes universal_sphere.png, universal_values.png and universal_sequences.png. Everything is seeded;
+the same versions give the same pictures.
 """
 
 from __future__ import annotations
