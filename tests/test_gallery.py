@@ -272,3 +272,31 @@ def test_the_template_of_a_paper_checks():
     assert {v.status for v in claim.falsify_cells(verdict).values()} == {"refuted"}
     workflow = (folder / ".github" / "workflows" / "claims.yml").read_text(encoding="utf-8")
     assert "jaxprompt check claims --falsify --out report" in workflow
+
+
+def test_kurtosis_by_another_quadrature():
+    def moment(k):
+        integrand = lambda g: np.tanh(0.7 * g) ** k * stats.norm.pdf(g)  # noqa: E731
+        return integrate.quad(integrand, -12, 12)[0]
+
+    for heads in (1, 3):
+        expected = 3 + 3 * (moment(4) / moment(2) ** 2 - 1) / heads
+        right = formula("finite_heads")(heads=heads, sharpness=0.7)["kurtosis"]
+        assert right == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("features", [1.0, 2.0, 4.0])
+def test_random_features_by_one_large_fit(features):
+    rng = np.random.default_rng(6)
+    dim, n = 150, 300
+    w = rng.normal(size=(round(features * dim), dim))
+    risks = []
+    for _ in range(3):
+        x = rng.normal(size=(n + 1000, dim))
+        target = x @ np.full(dim, dim**-0.5)
+        z = np.sign(x @ w.T)
+        noisy = target[:n] + 0.3 * rng.normal(size=n)
+        dual = np.linalg.solve(z[:n] @ z[:n].T + n * 0.1 * np.eye(n), noisy)
+        risks.append(((z[n:] @ (z[:n].T @ dual) - target[n:]) ** 2).mean())
+    predicted = formula("random_features")(features=features, samples=2.0)["risk"]
+    assert np.mean(risks) == pytest.approx(predicted, rel=0.12)

@@ -6,7 +6,7 @@ Tables are made here, stored by :mod:`jaxprompt.presentation.table_files` and dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -143,10 +143,21 @@ def _regions_tables(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list
         ]
         grid = np.meshgrid(spec.x_lines, spec.y_lines)
         others = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
-        values = claim.predict(**{**others, spec.x: grid[0], spec.y: grid[1]})[quantity]
+        values = _predicted_map(claim, spec, others, *grid)[quantity]
         places = zip(*(a.ravel().tolist() for a in (*grid, values)), strict=True)
         lines += [{"panel": panel, "x": x, "y": y, "value": value} for x, y, value in places]
     return points, lines
+
+
+def _predicted_map(
+    claim: Claim, spec: Regions, others: Mapping[str, Any], x: np.ndarray, y: np.ndarray
+) -> Mapping[str, np.ndarray]:
+    """Closed form on a grid; in one call where the claim says that it takes arrays."""
+    if claim.broadcasts:
+        return claim.predict(**{**others, spec.x: x, spec.y: y})
+    pairs = zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)
+    numbers = [claim.predict(**{**others, spec.x: a, spec.y: b}) for a, b in pairs]
+    return {name: np.array([float(n[name]) for n in numbers]) for name in numbers[0]}
 
 
 def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:
@@ -168,9 +179,9 @@ def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:
 
 
 def _predicted_line(claim: Claim, spec: Curves, others: Row) -> list[float]:
-    """Closed form along `spec.lines`; in one call where the claim takes arrays of real numbers."""
+    """Closed form along `spec.lines`; in one call where the claim says that it takes arrays."""
     kinds = {p.name: p.kind for p in claim.parameters}
-    if kinds[spec.x] == "real":
+    if claim.broadcasts and kinds[spec.x] == "real":
         places = np.asarray(spec.lines, dtype=np.float64)
         values = np.asarray(claim.predict(**{**others, spec.x: places})[spec.y])
         if values.shape == places.shape:
