@@ -50,7 +50,7 @@ def experiment(*, key, dim, features, samples, ridge=0.1, noise=0.3):
 CLAIM = jp.Claim(
     id="gallery.random_features",
     title="Risk of regression on random features",
-    statement=r"Ridge regression on $N$ signs: the limit of the risk; a peak at $N = n$ without ridge.",
+    statement=r"Ridge regression on $N$ signs: a limit of the risk, highest near $N = n$.",
     derivation=__doc__,
     relation=jp.Relation.ASYMPTOTIC,
     source="Mei and Montanari, Communications on Pure and Applied Mathematics 75 (2022)",
