@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.universal.numerics import point_sets
 
 HOME = Path(__file__).parents[1] / "benchmarks" / "mutation.py"
 LEVEL = 2.0
@@ -169,9 +172,20 @@ SHARES = {"universal.prefix_lower_bound": 0.9, "universal.prefix_bound": 0.9}
 SLOW = {"contextual.first_step": 0.9, "contextual.prompt_step": 0.85, "prefix.soft_prompt": 0.9}
 
 
+PACKING = "universal.numerics.point_sets."
+ATTAINED = (
+    (2, math.acos(-1 / 3), 4), (2, math.pi / 2, 6), (2, math.atan(2), 12), (3, math.pi / 2, 8),
+    (3, math.pi / 5, 120), (7, math.pi / 3, 240), (23, math.pi / 3, 196560),
+)  # fmt: skip
+"""Dimension of the sphere, distance and number of points of packings that no other beats: simplex,
+octahedron, icosahedron, the 16-cell, the 600-cell, the roots of E8, the Leech lattice."""
+
+
 def share(mutation, id):
     claim = jp.claim(id)
     fates = list(mutation.fates(claim, claim.check("quick", 0).cells))
+    # No net attains the bounds on packings: they are tested where they are attained, below.
+    fates = [f for f in fates if not f.function.startswith(PACKING)]
     refuted = [f for f in fates if f.fate == "refuted"]
     survived = [f for f in fates if f.fate == "survived"]
     assert refuted, f"{id}: no mutant was refuted"
@@ -182,6 +196,22 @@ def share(mutation, id):
 def test_cheap_claims_refute_their_mutants(mutation, id):
     found, survived = share(mutation, id)
     assert found >= SHARES[id], f"{found:.0%} refuted; survived: {survived}"
+
+
+def test_packings_that_attain_the_bounds_refute_their_mutants(mutation):
+    found = mutation.theory(jp.claim("universal.prefix_bound").closed_form)
+    survived, mutants = [], [m for m in mutation.mutants(found) if m.function.startswith(PACKING)]
+    for mutant in mutants:
+        try:
+            with mutation.applied(found, mutant), np.errstate(all="ignore"):
+                limits = [point_sets.packing_limit(m, distance) for m, distance, _ in ATTAINED]
+        except (ArithmeticError, ValueError, TypeError):
+            continue
+        counts = [count for *_, count in ATTAINED]
+        if np.allclose(limits, counts, rtol=1e-9):
+            survived.append(mutant.text)
+    assert len(mutants) >= 20
+    assert len(survived) <= 0.1 * len(mutants), f"{len(survived)} survived: {survived}"
 
 
 @pytest.mark.slow

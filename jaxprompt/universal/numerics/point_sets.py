@@ -5,6 +5,7 @@ Points are rows of arrays of shape (N, m+1); angles and radii are geodesic, in r
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from typing import Any, NamedTuple
@@ -141,16 +142,13 @@ def _levenshtein_bound(n: int, distance: float) -> float:
 
 def _levenshtein_degree(n: int, s: float) -> int | None:
     """The least k whose largest zero reaches s, by doubling and bisection; None beyond the most."""
-    high = 1
-    while _largest_zero(high, n, 1.0) < s:
-        high *= 2
-        if high > MOST_LEVENSHTEIN_DEGREE:
-            return None
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _largest_zero(middle, n, 1.0) < s else (low, middle)
-    return high
+    doublings = range(MOST_LEVENSHTEIN_DEGREE.bit_length())
+    reaching = (2**j for j in doublings if _largest_zero(2**j, n, 1.0) >= s)
+    high = next(reaching, None)
+    if high is None:
+        return None
+    between = range(high // 2 + 1, high)
+    return high // 2 + 1 + bisect.bisect_left(between, s, key=lambda k: _largest_zero(k, n, 1.0))
 
 
 @functools.lru_cache(maxsize=4096)
