@@ -311,10 +311,10 @@ _FIGURE = Curves(
         {**_TEN_TOKENS, "head_signal": 1.0, "head_context": 0.0, "head_norm": 1.6,
          "prompt_signal": 0.0, "prompt_norm": 2.4},
         {
-            "dim": [5, 500], "head_prompt": [-1.6, 0.0, 1.6],
+            "dim": [5, 50], "head_prompt": [-1.6, 0.0, 1.6],
             "prompt_context": [-3.0, -1.5, 0.0, 1.0, 2.0, 3.0],
         },
-        trials=64,
+        trials=24,
     ),
     lines=tuple(float(x) for x in np.linspace(-3.0, 3.0, 41)),
     title="Seven inner products decide the error of a head and a prompt; the dimension does not",

@@ -312,9 +312,9 @@ _FIGURE = Curves(
     x="ratio",
     y="error",
     design=Design.product(
-        {**_EQUAL_SHIFTS, "ridge": 0.02, "dim": 96},
+        {**_EQUAL_SHIFTS, "ridge": 0.02, "dim": 64},
         {"loss": ["square", "logistic", "hinge"], "ratio": [0.1, 0.25, 0.5, 0.75, 1.0, 1.5]},
-        trials=96,
+        trials=64,
     ),
     lines=tuple(float(x) for x in np.linspace(0.05, 1.6, 32)),
     title="A known prompt and a head learned by each loss",
