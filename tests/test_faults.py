@@ -296,9 +296,10 @@ def test_a_clock_that_jumps_changes_no_result(toy, monkeypatch, tmp_path):
 
 
 STRUCK = """
-import sys, time
+import signal, sys, time
 from jaxprompt.cli import commands, main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 if "again" in sys.argv:
     start = main._thread.start_new_thread
 

@@ -34,7 +34,8 @@ def audited(monkeypatch):
     return use
 
 
-def test_table_files_and_json(audited, tmp_path, capsys):
+def test_table_files_and_json(audited, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
     found = audited()
     out = tmp_path / "out"
     words = ["audit", "mine", "--prefix", "3", "--out", str(out)]

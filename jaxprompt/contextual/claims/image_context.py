@@ -317,7 +317,7 @@ def _bar_of_quantity(quantity: str) -> Callable[[Row], str]:
         if row.quantity != quantity:
             return ""
         around = _SURROUNDINGS[row.parameters["kind"]]
-        return f"in {around},\n{row.parameters['samples']} images"
+        return f"{around}, n = {row.parameters['samples']}"
 
     return name_of
 

@@ -38,13 +38,16 @@ from jaxprompt.core.claim import (
     Claim,
     Compared,
     Design,
-    Evidence,
     Falsifier,
+    Mark,
+    Panel,
+    Panels,
     Prediction,
     Predictor,
     Quantity,
     Relation,
     Run,
+    Verdict,
 )
 from jaxprompt.core.comparing import group_by_size
 from jaxprompt.core.json_values import canonical
@@ -395,6 +398,36 @@ def _design_over_dims(trials_by_dim: Mapping[int, int]) -> Design:
     return Design(*runs, trials=max(trials_by_dim.values()))
 
 
+def _panels_over_dims(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
+    """The needed n against d, and n/d with its limit."""
+    counts: list[Mark] = []
+    ratios: list[Mark] = []
+    slopes = [row for row in verdict.rows if row.quantity == "exponent"]
+    limits = [row for row in verdict.rows if row.quantity == "samples_per_dim"]
+    for colour, (slope, limit) in enumerate(zip(slopes, limits, strict=True)):
+        line = slope.fit
+        if line is None:
+            continue
+        dims, needed, errors = map(np.asarray, (line.sizes, line.values, line.stderrs))
+        half = np.array([stats.half_width(e, d) for e, d in zip(errors, line.dofs, strict=True)])
+        at = slope.parameters
+        words = f"{at['tokens']} tokens, error {at['target']:g}: n → {limit.predicted:.3g} d"
+        ends = np.array([dims.min() / 1.5, dims.max() * 1.5])
+        for marks, scale, height in (
+            (counts, 1.0, limit.predicted * ends),
+            (ratios, dims, np.full(2, limit.predicted)),
+        ):
+            marks += [
+                Mark("line", ends, height, label=words, colour=colour),
+                Mark("points", dims, needed / scale, half=half / scale, colour=colour),
+            ]
+    x = "token dimension d"
+    return [
+        Panel(counts, "samples needed", x, "n", log_x=True, log_y=True),
+        Panel(ratios, "samples needed per dimension", x, "n / d", log_x=True),
+    ]
+
+
 TARGET = Parameter(
     "target", "real", "test error to be reached", low=0, high=0.5, open_low=True, open_high=True
 )
@@ -437,8 +470,9 @@ CLAIM = Claim(
     measure=_measure_crossings,
     compare=_compare_over_dims,
     also=_compare_single_steps,
-    figure=Evidence(
-        title="Samples that three steps need grow in proportion to the dimension",
-        quantities=("exponent", "samples_per_dim"),
+    figure=Panels(
+        _panels_over_dims,
+        "Samples that three steps need grow in proportion to the dimension",
+        "lines: n = d times the limit; points: measured, 95 % intervals",
     ),
 )

@@ -258,8 +258,8 @@ _FIGURE = Regions(
             ("softmax prompt", "aligned", "prompt"),
         )
     ),
-    x_lines=tuple(np.linspace(0.02, 0.98, 49).tolist()),
-    y_lines=tuple(np.geomspace(0.2, 9.0, 49).tolist()),
+    x_lines=tuple(np.linspace(0.02, 0.98, 97).tolist()),
+    y_lines=tuple(np.geomspace(0.2, 9.0, 97).tolist()),
     levels=(0.9,),
     title="Best accuracy of each model without noise",
     x_label="share ζ of relevant tokens",

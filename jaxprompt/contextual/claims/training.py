@@ -404,9 +404,9 @@ _OPPOSED_SHIFTS = {
 }  # fmt: skip
 
 _MODELS = {
-    "linear": "linear\nhead",
-    "linear_prompt": "linear\nprompt",
-    "prompt": "softmax\nprompt",
+    "linear": "linear head",
+    "linear_prompt": "linear prompt",
+    "prompt": "softmax prompt",
 }
 
 
@@ -414,7 +414,8 @@ def _bar_of_model(shifts: Any) -> Callable[[Row], str]:
     """The model of a row that holds trained weights to the best ones, under these shifts."""
 
     def name_of(row: Row) -> str:
-        return _MODELS.get(row.quantity, "") if row.parameters["shifts"] == shifts else ""
+        same = np.array_equal(row.parameters["shifts"], shifts)
+        return _MODELS.get(row.quantity, "") if same else ""
 
     return name_of
 
@@ -424,8 +425,8 @@ _FIGURE = Panels(
         (
             ("mild shifts, n = 192", "accuracy", _bar_of_model(_MILD_SHIFTS["shifts"])),
             ("opposed shifts, n = 192", "accuracy", _bar_of_model(_OPPOSED_SHIFTS["shifts"])),
-            ("few samples, n = 24", "accuracy less that of fine-tuning",
-             lambda row: "softmax\nprompt" if row.quantity == "prompt_lead" else ""),
+            ("few samples, n = 24", "lead over fine-tuning",
+             lambda row: "softmax prompt" if row.quantity == "prompt_lead" else ""),
         ),
         {"upper": "best weights of the class: at most", "lower": "to be reached: at least"},
     ),
