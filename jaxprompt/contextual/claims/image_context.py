@@ -317,7 +317,7 @@ def _bar_of_quantity(quantity: str) -> Callable[[Row], str]:
         if row.quantity != quantity:
             return ""
         around = _SURROUNDINGS[row.parameters["kind"]]
-        return f"{around}, n = {row.parameters['samples']}"
+        return f"{around} {row.parameters['samples']}"
 
     return name_of
 
@@ -332,7 +332,7 @@ _FIGURE = Panels(
         {"upper": "stated: at most", "lower": "stated: at least"},
     ),
     "Digits in context: what a tuned prompt gains, and what it does not",
-    "bars: means over pretrained networks and samples, with 95 % intervals",
+    "by what surrounds the digit and the number of images; bars: means with 95 % intervals",
 )  # fmt: skip
 
 CLAIM = Claim(

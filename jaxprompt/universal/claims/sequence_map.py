@@ -343,7 +343,7 @@ def _joint_line(resolution: float, form: str) -> float:
 
 
 FIGURE = Curves(
-    x="resolution", y="mean_error", lines=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0),
+    x="resolution", y="mean_error", lines=(1.0, 2.0, 3.0, 4.0, 5.0),
     design=Design(
         *_form_runs("cantor", 1, 2, 3, 4, 5, content=2),
         *_form_runs("cantor", 1, 2, 3, content=3), trials=2000,
