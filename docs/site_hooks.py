@@ -224,3 +224,20 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         first, rest = markdown.split("\n## ", 1)
         markdown = f"{first}\n{pictures_of_claims()}\n\n## {rest}"
     return re.sub(r"\]\(\.\./(figures|examples)/", r"](\1/", markdown)
+
+
+_OTHER_HOST = re.compile(r'<script src="https://unpkg\.com/iframe-worker/shim"></script>')
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """What lets the search work from the disk comes with the site, not from another host."""
+    return _from_here(output, "../" * page.url.count("/"))
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """The same for the page of addresses that are not there."""
+    return _from_here(output_content, "")
+
+
+def _from_here(page: str, home: str) -> str:
+    return _OTHER_HOST.sub(f'<script src="{home}search_from_disk.js"></script>', page)
