@@ -132,7 +132,7 @@ def table_row(name: str, folder: Path) -> str:
     cells = [
         *(worst(report) for report in reports.values()),
         compared(first["same_positions"]), compared(first["shifted_positions"]),
-        f"{100 * first['seen']:.0f} %", str(len(reports["float32"]["untouched"])),
+        f"{100 * first['share_seeing']:.0f} %", str(len(reports["float32"]["untouched"])),
     ]  # fmt: skip
     return f"| {name} | {' | '.join(cells)} |"
 

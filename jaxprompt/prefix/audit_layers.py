@@ -140,7 +140,7 @@ def audit_layer(tape: TapedLayer) -> LayerAudit:
             pattern_identity=pattern_identity,
             output_identity=output_identity,
             mass=_prefix_mass(layer, with_prefix["prefix_mass"]),
-            seen=float(layer.visible[..., : layer.prefix].any(axis=-1).mean()),
+            share_seeing=float(layer.visible[..., : layer.prefix].any(axis=-1).mean()),
             bias=_bias_shape(bias, layer.prefix),
             effect_size=_ratio(energy.sum(), np.square(plain["output"]).sum()) ** 0.5,
             constant_share=1 - _ratio(uneven_energy.sum(), energy.sum()),
@@ -349,10 +349,10 @@ def _closed_forms(layer: _Layer) -> tuple[dict[str, np.ndarray], dict[str, np.nd
     values = layer.values[:, None]
 
     def heads(prefix_scores: np.ndarray) -> dict[str, np.ndarray]:
-        found = head_from_scores(
+        head = head_from_scores(
             content, values[..., n:, :], prefix_scores, values[..., :n, :], sink_scores=layer.sinks
         )
-        return {name: np.asarray(value) for name, value in found.items()}
+        return {name: np.asarray(value) for name, value in head.items()}
 
     return heads(prefix), heads(np.full_like(prefix, -np.inf))
 
@@ -456,12 +456,12 @@ def _by_definition(tape: TapedLayer, layer: _Layer) -> dict[str, np.ndarray | No
     values = np.concatenate([layer.values, every_weight], axis=-1)
 
     def heads(start: int) -> tuple[np.ndarray, np.ndarray]:
-        found = _heads(
+        computed = _heads(
             *(array.astype(dtype) for array in (queries, keys[:, start:], values[:, start:])),
             None if mask is None else mask[..., start:],
             scale=scale, soft_cap=cap, sink_scores=sinks,
         )  # fmt: skip
-        outputs = np.asarray(found, np.float64)
+        outputs = np.asarray(computed, np.float64)
         width = layer.values.shape[-1]
         return outputs[..., :width], outputs[..., width + start :]
 
@@ -503,8 +503,8 @@ def _compare(
 def _prefix_mass(layer: _Layer, mass: np.ndarray) -> PrefixMass:
     n = layer.prefix
     visible = layer.visible
-    seen, content = visible[..., :n].sum(axis=-1), visible[..., n:].sum(axis=-1)
-    lengths = np.unique(content)
+    on_prefix, on_content = visible[..., :n].sum(axis=-1), visible[..., n:].sum(axis=-1)
+    lengths = np.unique(on_content)
     if len(lengths) > 12:
         # Lengths that double: the first and the last are always there.
         doubling = [length for length in lengths if (length & (length - 1)) == 0]
@@ -514,8 +514,8 @@ def _prefix_mass(layer: _Layer, mass: np.ndarray) -> PrefixMass:
         by_head=mass.mean(axis=1),
         by_query=mass.mean(axis=0),
         quantiles=tuple(float(q) for q in np.quantile(mass, PrefixMass.LEVELS)),
-        uniform=float((seen / np.maximum(seen + content, 1)).mean()),
-        by_length=tuple((int(t), float(mass[content == t].mean())) for t in lengths),
+        uniform=float((on_prefix / np.maximum(on_prefix + on_content, 1)).mean()),
+        by_length=tuple((int(t), float(mass[on_content == t].mean())) for t in lengths),
         by_prefix_length=_mass_by_prefix_length(layer),
     )
 

@@ -114,7 +114,7 @@ class LayerAudit:
     `constant_share` is how much of the prefix's effect on the head outputs one constant vector a
     head would reproduce: 1 − (what is left) / (all), in squares; `constant_share_by_head` (H) the
     same for each head. `effect_size` is the root mean square of the effect over that of the output
-    without the prefix. `seen` is the share of heads and queries that see any of the prefix.
+    without the prefix. `share_seeing` is the share of heads and queries that see any of the prefix.
     """
 
     name: str
@@ -127,7 +127,7 @@ class LayerAudit:
     pattern_identity: Deviation
     output_identity: Deviation
     mass: PrefixMass
-    seen: float
+    share_seeing: float
     bias: BiasShape
     effect_size: float
     constant_share: float
@@ -142,11 +142,11 @@ class LayerAudit:
         A first layer whose relative pattern is not the plain model's at the same positions is
         refuted too: its input is the same, so the theorem holds there.
         """
-        found = {self.pattern_identity.status, self.output_identity.status}
+        statuses = {self.pattern_identity.status, self.output_identity.status}
         if self.same_positions is not None and self.same_positions.equal is False:
-            found.add("refuted")
+            statuses.add("refuted")
         order = ("refuted", "failed", "inconclusive", "confirmed")
-        return next(status for status in order if status in found)
+        return next(status for status in order if status in statuses)
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -169,9 +169,9 @@ class Audit:
     @property
     def status(self) -> str:
         """`refuted` before `failed` before `inconclusive`; `failed` without any layer."""
-        found = {layer.status for layer in self.layers} or {"failed"}
+        statuses = {layer.status for layer in self.layers} or {"failed"}
         order = ("refuted", "failed", "inconclusive", "confirmed")
-        return next(status for status in order if status in found)
+        return next(status for status in order if status in statuses)
 
     @property
     def exit_code(self) -> int:
@@ -216,76 +216,76 @@ def _percent(share: float) -> str:
 
 
 def _layer_findings(layer: LayerAudit) -> list[str]:
-    found: list[str] = []
+    findings: list[str] = []
     for what, deviation in (
         ("attention weights", layer.pattern_identity),
         ("outputs", layer.output_identity),
     ):
         if deviation.status == "refuted":
-            found.append(
+            findings.append(
                 f"{what} are {deviation.value:.2g} from the identity, and rounding in "
                 f"{layer.precision} explains {deviation.allowed:.2g}: the layer computes something "
                 "else than a softmax over prefix and content"
             )
         if deviation.status == "inconclusive":
-            found.append(
+            findings.append(
                 f"rounding in {layer.precision} may leave {deviation.allowed:.2g} in the {what}, "
                 f"and the prefix changes them by {deviation.effect:.2g}: run it in a wider type"
             )
         if deviation.status == "failed":
-            found.append(f"{what} are not finite")
-    if layer.seen < 1:
-        found.append(f"{_percent(layer.seen)} of the queries see the prefix")
-    if layer.seen == 0:
-        return [*found, "the prefix does nothing here"]
+            findings.append(f"{what} are not finite")
+    if layer.share_seeing < 1:
+        findings.append(f"{_percent(layer.share_seeing)} of the queries see the prefix")
+    if layer.share_seeing == 0:
+        return [*findings, "the prefix does nothing here"]
     if layer.mass.mean < 0.01:
-        found.append(f"{_percent(layer.mass.mean)} of the attention goes to the prefix")
+        findings.append(f"{_percent(layer.mass.mean)} of the attention goes to the prefix")
     if layer.constant_share > 0.9:
-        found.append(
+        findings.append(
             f"a constant bias a head would do {_percent(layer.constant_share)} of what the prefix "
             "does: the output moves by nearly the same vector whatever the input"
         )
     if layer.bias.effective_rank < 1.5 and layer.prefix > 1:
-        found.append(
+        findings.append(
             f"{layer.prefix} vectors act as {layer.bias.effective_rank:.2g}: their bias points "
             "one way"
         )
-    return found
+    return findings
 
 
 def _model_findings(audit: Audit) -> list[str]:
     if not audit.layers:
         return ["No attention layer holds a prefix."]
-    found: list[str] = []
+    findings: list[str] = []
     counts = {s: sum(layer.status == s for layer in audit.layers) for s in EXIT_CODES}
     named = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     layers = "1 layer" if len(audit.layers) == 1 else f"{len(audit.layers)} layers"
-    found.append(f"Identity of attention weights and head outputs in {layers}: {named}.")
-    found += _position_findings(audit.layers)
+    findings.append(f"Identity of attention weights and head outputs in {layers}: {named}.")
+    findings += _position_findings(audit.layers)
     if counts["refuted"] == counts["failed"] == 0:
-        found.append(
+        findings.append(
             "In every layer the ratios of attention between content positions are those that the "
             "layer has without the prefix on the same input: the prefix cannot make a head look at "
             "other content, except through what earlier layers have changed in that input. A task "
             "that needs new attention in the first layer cannot be learned by this adapter."
         )
-    seen = float(np.mean([layer.seen for layer in audit.layers]))
-    if seen < 1:
-        blind = [layer.name for layer in audit.layers if layer.seen < 1]
-        found.append(
-            f"{_percent(seen)} of the queries see the prefix (mean over layers): a window or a "
+    share_seeing = float(np.mean([layer.share_seeing for layer in audit.layers]))
+    if share_seeing < 1:
+        blind = [layer.name for layer in audit.layers if layer.share_seeing < 1]
+        findings.append(
+            f"{_percent(share_seeing)} of the queries see the prefix (mean over layers): a window or a "
             f"mask hides it from others in {_list_names(blind)}. Content that no path reaches is "
             "answered as without the adapter."
         )
     share = _mean_constant_share(audit.layers)
     if math.isfinite(share):
-        found.append(
+        findings.append(
             f"A constant bias a head would reproduce {_percent(share)} of what the prefix does to "
             "the heads' outputs (mean over layers)."
         )
     if audit.untouched:
-        found.append(f"Without a prefix: {_list_names(audit.untouched)}.")
-    return found
+        findings.append(f"Without a prefix: {_list_names(audit.untouched)}.")
+    return findings
 
 
 def _position_findings(layers: Sequence[LayerAudit]) -> list[str]:

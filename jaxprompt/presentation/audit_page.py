@@ -54,7 +54,7 @@ def _table_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
         layer["status"],
         f"{_brief(worst['value'])} / {_brief(worst['allowed'])}",
         _share(layer["mass"]["mean"]),
-        _share(layer["seen"]),
+        _share(layer["share_seeing"]),
         f"{bias['rank']} of {bias['bound']}",
         "–" if bias["effective_rank"] is None else f"{bias['effective_rank']:.1f}",
         _share(layer["constant_share"]),

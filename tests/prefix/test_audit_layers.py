@@ -76,7 +76,7 @@ def test_numbers_are_those_of_loops_over_tokens(options):
     assert layer.mass.mean == pytest.approx(mass.mean(), rel=1e-12)
     assert layer.mass.quantiles[3] == pytest.approx(np.median(mass), rel=1e-12)
     # Queries at 3 … 9 with a window of 6 see keys down to −2 … 4: the last two see no prefix.
-    assert layer.seen == pytest.approx(5 / 7)
+    assert layer.share_seeing == pytest.approx(5 / 7)
     seen = [(3, 1), (3, 2), (3, 3), (2, 4), (1, 5), (0, 6), (0, 6)]
     assert layer.mass.uniform == pytest.approx(np.mean([n / (n + t) for n, t in seen]))
     effect = output - plain

@@ -89,7 +89,7 @@ def test_every_family_is_confirmed(folder, name):
     assert found.layers[1].same_positions.largest > 0.01
     windowed = name in ("mistral", "gemma2", "gpt_oss")
     # 48 queries behind 3 vectors: with a window of 6 the first five see some of the prefix.
-    assert first.seen == (pytest.approx(5 / 48) if windowed else 1)
+    assert first.share_seeing == (pytest.approx(5 / 48) if windowed else 1)
     assert first.bias.rank == min(48, HEADS * VECTORS, 5 if windowed else 48)
     cross = [layer for layer in found.untouched if "EncDec" in layer]
     assert (len(found.untouched), len(cross)) == ((3, 2) if name == "t5" else (0, 0))

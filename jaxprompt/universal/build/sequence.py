@@ -321,11 +321,11 @@ def _best_candidate(
     if method == "ridge":
         return _shortest_sum(problem, structure, goal, complete=True)
     count, error = kernel.least_cells(problem, structure, beyond, goal)
-    found = error <= goal
+    reached = error <= goal
     if method == "auto":
         tokens = kernel.kernel_tokens(problem.domain, structure, count)
-        within = problem._replace(budget=int(tokens) - 1) if found else problem
-        shorter = ridge.ridge_candidate(within, structure, goal, complete=not found)
+        within = problem._replace(budget=int(tokens) - 1) if reached else problem
+        shorter = ridge.ridge_candidate(within, structure, goal, complete=not reached)
         if shorter is not None and shorter.error < max(error, goal):
             return shorter
     return kernel.kernel_candidate(problem, structure, count, error)

@@ -326,9 +326,9 @@ def climb_sequences(
         direction[1] = direction[1][:, :1]
         direction /= np.maximum(token_length(direction), 1e-300)[..., None, None]
         tried = domain.moved(at[None], direction, step[None, :, None, None])
-        found = error_of(tried.reshape(-1, *at.shape[1:])).reshape(TRIES, len(at))
-        top = found.argmax(axis=0)
-        reached = found[top, np.arange(len(at))]
+        errors = error_of(tried.reshape(-1, *at.shape[1:])).reshape(TRIES, len(at))
+        top = errors.argmax(axis=0)
+        reached = errors[top, np.arange(len(at))]
         better = reached > height
         at[better] = tried[top, np.arange(len(at))][better]
         height = np.where(better, reached, height)

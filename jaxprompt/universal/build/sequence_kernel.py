@@ -173,8 +173,8 @@ def kernel_candidate(
         layers.append(first)
         leak = _leak(first)
     for index in range(gathers):
-        seen = [_entry(structure.gathers(p), index) for p in range(domain.length)]
-        layers.append(gather_layer(at, seen, at.coded, at.gather(index)))
+        gathered = [_entry(structure.gathers(p), index) for p in range(domain.length)]
+        layers.append(gather_layer(at, gathered, at.coded, at.gather(index)))
     kernels = _lookup_kernels(problem, structure, cells, codes, at)
     last = kernel_layer(at, kernels, at.result)
     layers.append(last)

@@ -138,12 +138,12 @@ def kernel_layer(at: Channels, kernels: Sequence[Kernel], write: np.ndarray) -> 
 
 def gather_layer(
     at: Channels,
-    seen: Sequence[Sequence[int]],
+    gathered: Sequence[Sequence[int]],
     read: np.ndarray,
     write: np.ndarray,
     shares: np.ndarray | None = None,
 ) -> Layer:
-    """Each place p averages the channels `read` over the places `seen[p]`, into channels `write`.
+    """Each place p averages the channels `read` over the places `gathered[p]`, into channels `write`.
 
     With `shares` (T) the average is weighted by them. A place that sees none keeps to itself:
     nobody reads what it gathers.
@@ -151,7 +151,7 @@ def gather_layer(
     place = np.zeros((at.length, at.width))
     place[np.arange(at.length), at.places] = 1.0
     scores = np.zeros((at.length, at.length))
-    for p, tokens in enumerate(seen):
+    for p, tokens in enumerate(gathered):
         scores[p, list(tokens) or [p]] = 2 * FAR
     if shares is not None:
         scores += np.log(shares)

@@ -231,8 +231,8 @@ def _assembled(
     at = Channels(domain.dim, domain.length, 0, gathers, domain.dim, problem.out)
     layers: list[Layer] = []
     for index in range(gathers):
-        seen = [gathered[p][index : index + 1] for p in range(domain.length)]
-        layers.append(gather_layer(at, seen, at.numbers, at.gather(index)))
+        next_tokens = [gathered[p][index : index + 1] for p in range(domain.length)]
+        layers.append(gather_layer(at, next_tokens, at.numbers, at.gather(index)))
     value_norm = 0.0
     for level in range(max(len(fit.directions) for fit in fits)):
         kernels, largest = [], 0.0
