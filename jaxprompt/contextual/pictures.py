@@ -76,34 +76,48 @@ def _marks(
 
 
 def bars_of_rows(
-    panels: Sequence[tuple[str, str, Callable[[Row], str]]], words: Mapping[str, str]
+    bar_of: Callable[[Row], tuple[str, str, str] | None], words: Mapping[str, str]
 ) -> Callable[[Claim, Verdict, Any], list[Panel]]:
     """Panels of bars: what was measured, with the limits that the rows keep it to.
 
-    Each of `panels` is a title, the vertical axis, and a function that gives the bar which a row
-    belongs to (``""``: none). `words` says what a limit on each side is, by ``"upper"`` and
-    ``"lower"``.
+    `bar_of` gives the panel's title, its vertical axis and the bar's name of a row, or None for a
+    row that is not shown. Rows of the same name at other parameters have a bar of their own.
+    `words` says what a limit on each side is, by ``"upper"`` and ``"lower"``.
     """
 
     def make(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
-        made: list[Panel] = []
-        for title, y_label, name_of in panels:
-            rows = [(name, row) for row in verdict.rows if (name := name_of(row))]
-            if not rows:
-                continue
-            names = list(dict.fromkeys(name for name, _ in rows))
-            measured = dict(reversed(rows))
-            bars = [measured[name] for name in names]
-            marks = [
-                Mark("bars", range(len(bars)), [row.simulated for row in bars],
-                     half=[row.half_width for row in bars], label="measured")
-            ]  # fmt: skip
-            for colour, (side, label) in enumerate(words.items(), 1):
-                limits = [(names.index(n), r.predicted) for n, r in rows if r.side == side]
-                if limits:
-                    places, heights = zip(*limits, strict=True)
-                    marks.append(Mark("limit", places, heights, label=label, colour=colour))
-            made.append(Panel(marks, title, y_label=y_label, x_names=names))
-        return made
+        bars_by_panel: dict[tuple[str, str], dict[tuple[str, str], list[Row]]] = {}
+        for row in verdict.rows:
+            bar = bar_of(row)
+            if bar is not None:
+                title, y_label, name = bar
+                bars = bars_by_panel.setdefault((title, y_label), {})
+                bars.setdefault((name, canonical(row.parameters)), []).append(row)
+        return [
+            _bars(bars, words, title, y_label) for (title, y_label), bars in bars_by_panel.items()
+        ]
 
     return make
+
+
+def _bars(
+    bars: Mapping[tuple[str, str], Sequence[Row]], words: Mapping[str, str], title: str,
+    y_label: str,
+) -> Panel:  # fmt: skip
+    """One panel: the rows of a bar share what was measured, and each has its limit."""
+    first = [rows[0] for rows in bars.values()]
+    marks = [
+        Mark("bars", range(len(first)), [row.simulated for row in first],
+             half=[row.half_width for row in first], label="measured")
+    ]  # fmt: skip
+    for colour, (side, label) in enumerate(words.items(), 1):
+        limits = [
+            (place, row.predicted)
+            for place, rows in enumerate(bars.values())
+            for row in rows
+            if row.side == side
+        ]
+        if limits:
+            places, heights = zip(*limits, strict=True)
+            marks.append(Mark("limit", places, heights, label=label, colour=colour))
+    return Panel(marks, title, y_label=y_label, x_names=[name for name, _ in bars])

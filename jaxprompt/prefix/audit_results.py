@@ -269,13 +269,13 @@ def _model_findings(audit: Audit) -> list[str]:
             "other content, except through what earlier layers have changed in that input. A task "
             "that needs new attention in the first layer cannot be learned by this adapter."
         )
-    share_seeing = float(np.mean([layer.share_seeing for layer in audit.layers]))
-    if share_seeing < 1:
+    mean_share_seeing = float(np.mean([layer.share_seeing for layer in audit.layers]))
+    if mean_share_seeing < 1:
         blind = [layer.name for layer in audit.layers if layer.share_seeing < 1]
         findings.append(
-            f"{_percent(share_seeing)} of the queries see the prefix (mean over layers): a window or a "
-            f"mask hides it from others in {_list_names(blind)}. Content that no path reaches is "
-            "answered as without the adapter."
+            f"{_percent(mean_share_seeing)} of the queries see the prefix (mean over layers): a "
+            f"window or a mask hides it from others in {_list_names(blind)}. Content that no "
+            "path reaches is answered as without the adapter."
         )
     share = _mean_constant_share(audit.layers)
     if math.isfinite(share):

@@ -2,7 +2,7 @@ r"""Claim ``contextual.image_context``: digits among irrelevant tiles, and what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -307,33 +307,27 @@ def _full_design() -> Design:
     return Design(*runs, trials=128)
 
 
-_SURROUNDINGS = {"partial": "noise", "embedded": "photograph"}
+_SURROUNDINGS = {"tiled": "tiles", "partial": "noise", "embedded": "photograph"}
+_PANELS = {
+    "lead": ("prompt against fine-tuning", "difference in accuracy"),
+    "prompt_gain": ("tuned prompt against none", "gain in accuracy"),
+    "attention_gain": ("attention on the digit", "what tuning adds"),
+}
 
 
-def _bar_of_quantity(quantity: str) -> Callable[[Row], str]:
-    """Where the digit stands, and the samples, of a row of the quantity."""
-
-    def name_of(row: Row) -> str:
-        if row.quantity != quantity:
-            return ""
-        around = _SURROUNDINGS[row.parameters["kind"]]
-        return f"{around} {row.parameters['samples']}"
-
-    return name_of
+def _bar_of_row(row: Row) -> tuple[str, str, str] | None:
+    """A panel for each quantity; bars named by what surrounds the digit, and the images."""
+    if row.quantity not in _PANELS:
+        return None
+    around = _SURROUNDINGS[row.parameters["kind"]]
+    return (*_PANELS[row.quantity], f"{around} {row.parameters['samples']}")
 
 
 _FIGURE = Panels(
-    bars_of_rows(
-        (
-            ("prompt against fine-tuning", "difference in accuracy", _bar_of_quantity("lead")),
-            ("tuned prompt against none", "gain in accuracy", _bar_of_quantity("prompt_gain")),
-            ("attention on the digit", "what tuning adds", _bar_of_quantity("attention_gain")),
-        ),
-        {"upper": "stated: at most", "lower": "stated: at least"},
-    ),
+    bars_of_rows(_bar_of_row, {"upper": "stated: at most", "lower": "stated: at least"}),
     "Digits in context: what a tuned prompt gains, and what it does not",
     "by what surrounds the digit and the number of images; bars: means with 95 % intervals",
-)  # fmt: skip
+)
 
 CLAIM = Claim(
     id="contextual.image_context",

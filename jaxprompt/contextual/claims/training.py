@@ -410,29 +410,27 @@ _MODELS = {
 }
 
 
-def _bar_of_model(shifts: Any) -> Callable[[Row], str]:
-    """The model of a row that holds trained weights to the best ones, under these shifts."""
-
-    def name_of(row: Row) -> str:
-        same = np.array_equal(row.parameters["shifts"], shifts)
-        return _MODELS.get(row.quantity, "") if same else ""
-
-    return name_of
+def _bar_of_row(row: Row) -> tuple[str, str, str] | None:
+    """A panel for each setting's trained models, and one for the leads with few samples."""
+    at = row.parameters
+    size = f"{at['tokens']} tokens, n = {at['samples']}"
+    if row.quantity == "prompt_lead":
+        return "few samples", "lead over fine-tuning", f"softmax prompt, {size}"
+    if row.quantity not in _MODELS:
+        return None
+    opposed = min(np.ravel(at["shifts"])) < 0
+    shifts = "opposed shifts" if opposed else "mild shifts"
+    return f"{shifts}, {size}", "accuracy", _MODELS[row.quantity]
 
 
 _FIGURE = Panels(
     bars_of_rows(
-        (
-            ("mild shifts, n = 192", "accuracy", _bar_of_model(_MILD_SHIFTS["shifts"])),
-            ("opposed shifts, n = 192", "accuracy", _bar_of_model(_OPPOSED_SHIFTS["shifts"])),
-            ("few samples, n = 24", "lead over fine-tuning",
-             lambda row: "softmax prompt" if row.quantity == "prompt_lead" else ""),
-        ),
+        _bar_of_row,
         {"upper": "best weights of the class: at most", "lower": "to be reached: at least"},
     ),
     "Training comes close to the best weights of each model, and never above them",
     "bars: means over training sets, with 95 % intervals",
-)  # fmt: skip
+)
 
 CLAIM = Claim(
     id="contextual.training",

@@ -143,7 +143,7 @@ def gather_layer(
     write: np.ndarray,
     shares: np.ndarray | None = None,
 ) -> Layer:
-    """Each place p averages the channels `read` over the places `gathered[p]`, into channels `write`.
+    """Each place p averages the channels `read` over the places `gathered[p]`, into `write`.
 
     With `shares` (T) the average is weighted by them. A place that sees none keeps to itself:
     nobody reads what it gathers.
