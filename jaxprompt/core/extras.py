@@ -50,7 +50,7 @@ EXTRAS = {
         Extra(
             "audit",
             ("torch", "transformers", "peft", "safetensors"),
-            "the audit of a model of one's own (`jaxprompt audit`)",
+            "the audit of a model of one's own",
         ),
         Extra(
             "cluster",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from contourpy import contour_generator
 
 from jaxprompt.core.claim import (
     Agreement,
@@ -123,8 +124,9 @@ def _agreement_tables(spec: Agreement, verdict: Verdict) -> list[Row]:
 
 
 def _regions_tables(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list[Row], list[Row]]:
-    """Measured values of each panel's cells, and the closed form on a fine grid."""
-    points, lines = [], []
+    """Measured values of each panel's cells, and the lines on which the closed form turns."""
+    points: list[Row] = []
+    lines: list[Row] = []
     for panel, fixed, quantity in spec.panels:
         cells = [
             cell
@@ -144,9 +146,17 @@ def _regions_tables(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list
         grid = np.meshgrid(spec.x_lines, spec.y_lines)
         others = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
         values = _predicted_map(claim, spec, others, *grid)[quantity]
-        places = zip(*(a.ravel().tolist() for a in (*grid, values)), strict=True)
-        lines += [{"panel": panel, "x": x, "y": y, "value": value} for x, y, value in places]
+        lines += [{"panel": panel, **place} for place in _contours(spec, values)]
     return points, lines
+
+
+def _contours(spec: Regions, values: np.ndarray) -> Iterator[Row]:
+    """Places of the lines on which a gridded value passes a level, line by line."""
+    contours = contour_generator(spec.x_lines, spec.y_lines, values)
+    for level in spec.levels:
+        for number, line in enumerate(contours.lines(level)):
+            for x, y in np.asarray(line).tolist():
+                yield {"level": level, "line": number, "x": x, "y": y}
 
 
 def _predicted_map(
@@ -157,7 +167,9 @@ def _predicted_map(
         return claim.predict(**{**others, spec.x: x, spec.y: y})
     pairs = zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)
     numbers = [claim.predict(**{**others, spec.x: a, spec.y: b}) for a, b in pairs]
-    return {name: np.array([float(n[name]) for n in numbers]) for name in numbers[0]}
+    return {
+        name: np.array([float(n[name]) for n in numbers]).reshape(x.shape) for name in numbers[0]
+    }
 
 
 def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:

@@ -6,9 +6,10 @@ and marker, so they stay apart for colour-blind readers and in grey.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -263,7 +264,10 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
             linewidths=0.4,
             zorder=2,
         )
-        _draw_boundary(axis, [r for r in tables.lines if r["panel"] == panel], spec.levels)
+        for line in _distinct_lines([r for r in tables.lines if r["panel"] == panel]):
+            axis.plot(*line, color=curve_colour(2), linewidth=1.5, zorder=3)
+        axis.set_xlim(spec.x_lines[0], spec.x_lines[-1])
+        axis.set_ylim(spec.y_lines[0], spec.y_lines[-1])
         axis.set_title(panel)
         axis.set_xlabel(spec.x_label)
         axis.set_yscale("log" if spec.log_y else "linear")
@@ -279,15 +283,11 @@ def _draw_regions(spec: Regions, tables: FigureTables) -> Figure:
     return figure
 
 
-def _draw_boundary(axis: Axes, rows: Sequence[Row], levels: Sequence[float]) -> None:
-    """The lines on which a gridded value passes a level; none where it stays on one side."""
-    x, y = (np.unique([r[name] for r in rows]) for name in ("x", "y"))
-    values = np.array([r["value"] for r in rows]).reshape(y.size, x.size)
-    crossed = [level for level in levels if values.min() < level < values.max()]
-    if crossed:
-        axis.contour(x, y, values, levels=crossed, colors=curve_colour(2), linewidths=1.5, zorder=3)
-    axis.set_xlim(x[0], x[-1])
-    axis.set_ylim(y[0], y[-1])
+def _distinct_lines(rows: Sequence[Row]) -> Iterator[tuple[list[float], list[float]]]:
+    """x and y along each line on which the closed form passes a level."""
+    for _, line in itertools.groupby(rows, key=lambda r: (r["level"], r["line"])):
+        places = list(line)
+        yield [r["x"] for r in places], [r["y"] for r in places]
 
 
 def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:

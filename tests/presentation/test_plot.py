@@ -218,10 +218,14 @@ def test_no_figure(toy_claim):
 def test_regions_hold_the_check_and_the_closed_form(regions):
     tables = tables_of(regions)
     assert [(r["x"], r["y"]) for r in tables.points][:2] == [(1.0, 4.0), (1.0, 8.0)]
-    assert all(row["value"] == row["x"] for row in tables.lines)
+    # The toy's value is its level: it is 1.5 where x is, and nowhere 0.5.
+    assert {row["level"] for row in tables.lines} == {1.5}
+    assert all(row["x"] == pytest.approx(1.5) for row in tables.lines)
+    assert {row["y"] for row in tables.lines} == {4.0, 8.0}
     (axis, _) = plot.draw(regions, tables).axes
     assert axis.get_yscale() == "log"
-    assert [list(c.levels) for c in axis.collections if hasattr(c, "levels")] == [[1.5]]
+    (line,) = axis.lines
+    assert np.ptp(line.get_xdata()) == pytest.approx(0.0)
 
 
 def test_an_agreement_needs_a_verdict(agreement):
