@@ -285,18 +285,30 @@ def test_kurtosis_by_another_quadrature():
         assert right == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("features", [1.0, 2.0, 4.0])
-def test_random_features_by_one_large_fit(features):
+@pytest.mark.parametrize("ridge", [0.01, 0.1])
+@pytest.mark.parametrize("features", [1.0, 3.0, 8.0])
+def test_random_features_by_one_large_fit(features, ridge):
     rng = np.random.default_rng(6)
-    dim, n = 150, 300
+    dim, n = 150, 450
     w = rng.normal(size=(round(features * dim), dim))
     risks = []
-    for _ in range(3):
+    for _ in range(4):
         x = rng.normal(size=(n + 1000, dim))
         target = x @ np.full(dim, dim**-0.5)
         z = np.sign(x @ w.T)
         noisy = target[:n] + 0.3 * rng.normal(size=n)
-        dual = np.linalg.solve(z[:n] @ z[:n].T + n * 0.1 * np.eye(n), noisy)
+        dual = np.linalg.solve(z[:n] @ z[:n].T + n * ridge * np.eye(n), noisy)
         risks.append(((z[n:] @ (z[:n].T @ dual) - target[n:]) ** 2).mean())
-    predicted = formula("random_features")(features=features, samples=2.0)["risk"]
+    predicted = formula("random_features")(features=features, samples=3.0, ridge=ridge)["risk"]
     assert np.mean(risks) == pytest.approx(predicted, rel=0.12)
+
+
+def test_the_risk_of_random_features_peaks_where_they_are_as_many_as_samples():
+    def risks(ridge, features):
+        predict = formula("random_features")
+        return [predict(features=f, samples=3.0, ridge=ridge)["risk"] for f in features]
+
+    near = np.linspace(2, 4, 41)
+    assert near[np.argmax(risks(1e-5, near))] == pytest.approx(3.0, abs=0.06)
+    assert np.argmax(risks(0.01, [1.0, 3.0, 8.0])) == 1
+    assert (np.diff(risks(0.1, np.linspace(0.25, 8, 32))) < 0).all()
