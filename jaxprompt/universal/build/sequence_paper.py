@@ -5,7 +5,7 @@ prefix writes every token's digits, a gather layer with the shares :math:`3^{-mp
 a layer for each position looks the sum up among :math:`2^{KD}` codes.
 
 Codes are :math:`2\cdot3^{-KD}` apart, so scores of one number have the size :math:`9^{KD}`: beyond
-KD = 16 float64 does not tell neighbours apart. There the sum is split: one more prefixed layer
+KD = 14 float64 may mistake neighbours. There the sum is split: one more prefixed layer
 writes its leading half of the digits, and the lookup reads leading and remaining digits as two
 numbers, each on a scale of its own; scores have the size :math:`9^{KD/2}`.
 
@@ -26,9 +26,14 @@ from jaxprompt.universal.build.sequence_certificate import SequenceCandidate, Se
 from jaxprompt.universal.build.sequence_layers import Channels, Kernel, gather_layer, kernel_layer
 from jaxprompt.universal.build.sequence_structure import make_structure
 from jaxprompt.universal.build.sequence_target import WHERE, token_length
-from jaxprompt.universal.networks.stack import HARD, MOST_CANTOR_DIGITS, Layer
+from jaxprompt.universal.networks.stack import HARD, Layer
 
 __all__ = ["most_digits", "paper_candidate", "paper_tokens"]
+
+MOST_DIGITS_AT_ONCE = 14
+"""Most digits KD that one number holds. Parts of a score are then below 4e15, and float64 moves the
+difference of two scores by less than 3 (`stack.score_rounding`), where neighbours differ by 64.
+With two digits more it would be 200."""
 
 AT_ONCE = 4096
 """Sequences on which f is evaluated at once."""
@@ -37,7 +42,7 @@ AT_ONCE = 4096
 def paper_tokens(length: int, dim: int, digits: int) -> int:
     """Prefix tokens of all layers with `digits` binary digits of each number."""
     total = digits * length * dim
-    split = 2 ** (total // 2) if total > MOST_CANTOR_DIGITS else 0
+    split = 2 ** (total // 2) if total > MOST_DIGITS_AT_ONCE else 0
     return 2 ** (digits * dim) + split + length * 2**total
 
 
@@ -111,7 +116,7 @@ class _Codes(NamedTuple):
 def _make_codes(digits: int, count: int) -> _Codes:
     total = digits * count
     index = np.arange(2**total)
-    leading = total // 2 if total > MOST_CANTOR_DIGITS else 0
+    leading = total // 2 if total > MOST_DIGITS_AT_ONCE else 0
     numbers = np.full((len(index), count), 0.5**digits / 2)
     head, tail = np.zeros(len(index)), np.zeros(len(index))
     for place in range(total):  # ternary place 1 first: number i has the places i + 1, i + 1 + D, …

@@ -29,17 +29,21 @@ __all__ = [
     "cantor_stack",
     "joint_stack",
     "ridge_stack",
+    "score_rounding",
+    "whole_codes",
 ]
 
 FAR = 80.0
 """Score by which a prefix outweighs content, or the reverse: e^{-80} is below rounding."""
 
-HARD = 100.0
-"""λ times the squared gap between centres, where a kernel should pick the nearest centre."""
+HARD = 128.0
+"""λ times the squared gap between centres, where a kernel should pick the nearest centre. A power
+of two, so that it rounds nothing."""
 
 MOST_CANTOR_DIGITS = 16
-"""Most digits K·T of the Cantor form. Codes are 2·3^{−KT} apart, so scores have the size
-HARD·9^{KT}/8: with one digit more their rounding in float64 is the HARD/2 by which codes differ."""
+"""Most digits K·T of the Cantor form. Codes are whole numbers up to 3^{KT}/2, so scores have the
+size HARD·9^{KT}/32. At 16 digits float64 moves the difference of two scores by at most 26, where
+neighbours differ by HARD/2 = 64 (`score_rounding`); with one digit more, by 9 times as much."""
 
 SCORES_AT_ONCE = 2**24
 """Most scores of one layer that are held at once."""
@@ -216,18 +220,20 @@ class _Channels(NamedTuple):
 
 def _kernel_layer(
     at: _Channels, reads: np.ndarray, centres: np.ndarray, values: np.ndarray, lam: float,
-    write: int, position: int | None = None,
+    write: int, position: int | None = None, largest: float = 1.0,
 ) -> Layer:  # fmt: skip
     """Kernel regression on the scalars `reads` (r, width) @ token, written to one channel.
 
-    centres (N, r), values (N). With `position` it acts at that place of the sequence only.
+    centres (N, r), values (N). With `position` it acts at that place of the sequence only; the
+    scalars are then at most `largest`.
     """
     bias = FAR - 0.5 * lam * (centres**2).sum(axis=1)
     rows, keys = [*reads, *at.unit(at.one)], [*(lam * centres.T), bias]
     if position is not None:
-        # Elsewhere the score falls below content's 0 whatever the kernel's part is.
-        block = 2 * FAR + 2 * lam * centres.shape[1] * (1 + (centres**2).max())
-        rows, keys = [*rows, *at.unit(at.place(position))], [*keys, np.full(len(centres), block)]
+        # Elsewhere the score falls below content's 0 for all scalars of at most `largest`. Each
+        # centre has its own part: a common one would be larger, and so would rounding be.
+        block = 4 * FAR + lam * largest * np.abs(centres).sum(axis=1)
+        rows, keys = [*rows, *at.unit(at.place(position))], [*keys, block]
         keys[-2] = bias - block
     prefix_values = values[:, None] * at.unit(write)
     zero = np.zeros((len(rows), at.width))
@@ -294,6 +300,30 @@ def cells(digits: int, length: int) -> np.ndarray:
     return np.array(list(itertools.product(middle, repeat=length)))
 
 
+def whole_codes(digits: int, length: int) -> np.ndarray:
+    """Codes of :func:`cells` in units of 2·3^{−KT}: (2^{KT},) int64, exact.
+
+    Digit j of the number p adds 3^{K·T − p − T(j−1)}, both counted from 1.
+    """
+    index = np.arange(2**digits)
+    bits = (index[:, None] >> np.arange(digits - 1, -1, -1)) & 1
+    weight = 3 ** (digits * length - length * np.arange(digits, dtype=np.int64))
+    of_number = [bits @ (weight // 3**p) for p in range(1, length + 1)]
+    return sum(np.meshgrid(*of_number, indexing="ij")).ravel()  # type: ignore[union-attr]
+
+
+def score_rounding(layer: Layer, sizes: np.ndarray) -> float:
+    """Most that float64 changes the difference of two prefix scores, in any order of summation.
+
+    `sizes` (q) are the largest |query| of each row. A product with a query that is 0 or 1 is exact;
+    of n terms each of the n − 1 sums, at most the sum of all sizes, is rounded.
+    """
+    parts = np.abs(layer.prefix_keys) * sizes
+    products = parts[:, sizes != 1].sum(axis=1)
+    sums = (len(sizes) - 1) * parts.sum(axis=1)
+    return float(np.finfo(np.float64).eps * (products + sums).max())
+
+
 def cantor_stack(target: Map, length: int, digits: int) -> Stack:
     r"""The Kolmogorov–Arnold form :math:`g(3\sum_p3^{-p}\varphi(x_p))` in T+2 layers.
 
@@ -319,15 +349,19 @@ def cantor_stack(target: Map, length: int, digits: int) -> Stack:
     share = 3.0 ** -np.arange(1, length + 1)
     mix = _mixing_layer(at, np.log(share), (at.code,), at.mixed, 3 * share.sum())
     grid = cells(digits, length)
-    codes = 3 * cantor_code(grid, digits, length) @ share
-    gap = np.diff(np.sort(codes)).min()
+    # In units of the gap codes are whole numbers, so that keys are exact. Counted from the middle
+    # they are half as large, and scores a quarter.
+    unit = 3.0 ** (digits * length) / 2
+    codes = whole_codes(digits, length)
+    middle_code, largest = float(codes.max() // 2), float(codes.max() - codes.max() // 2)
+    read = unit * at.unit(*at.mixed) - middle_code * at.unit(at.one)
     values = _target_values(target, grid, (len(grid), length))
     last = [
         _kernel_layer(
-            at, at.unit(*at.mixed), codes[:, None], values[:, p], HARD / gap**2, at.result, p
+            at, read, codes[:, None] - middle_code, values[:, p], HARD, at.result, p, largest
         )
         for p in range(length)
-    ]
+    ]  # fmt: skip
     return Stack((first, mix, *last), at.encode, at.result, length)
 
 

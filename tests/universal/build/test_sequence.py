@@ -8,6 +8,10 @@ import pytest
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_sequence_prefix
+from jaxprompt.universal.build.sequence_certificate import SequenceProblem
+from jaxprompt.universal.build.sequence_paper import MOST_DIGITS_AT_ONCE, paper_candidate
+from jaxprompt.universal.build.sequence_target import Domain
+from jaxprompt.universal.networks.stack import score_rounding
 
 
 def sort(x):
@@ -175,6 +179,38 @@ def test_the_papers_form_has_its_depth_and_its_jump():
     x = (np.random.default_rng(3).integers(16, size=(300, 2, 1)) + 0.37) / 16
     assert np.abs(prefix(x) - sort(x)).max() == pytest.approx(0.13 / 16, rel=1e-9)
     np.testing.assert_allclose(prefix(x[0]), plain_stack(prefix, x[0]), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("length", "dim", "digits"),
+    [(2, 1, 7), (2, 7, 1), (14, 1, 1), (3, 1, 5), (5, 3, 1), (2, 2, 4), (4, 1, 4), (8, 2, 1),
+     (1, 1, 17), (1, 2, 9), (2, 1, 9), (2, 3, 3)],
+)  # fmt: skip
+def test_the_papers_form_mistakes_no_cell(length, dim, digits):
+    """At the largest sizes with and without a split, cells are told apart as exact codes are."""
+    domain = Domain("cube", length, dim)
+    problem = SequenceProblem(
+        lambda x: x[:, ::-1], domain, dim, 0.1, 2**20, 1.0, False, 10.0,
+        np.full((1, length, dim), 0.5**digits / 2), np.full((1, length, dim), 0.5**digits / 2), 0,
+    )  # fmt: skip
+    built = paper_candidate(problem, digits)
+    total = digits * length * dim
+    split = total > MOST_DIGITS_AT_ONCE
+    assert built.tokens[-1] == 2**total
+    assert len(built.layers) == length + 2 + split
+    random = np.random.default_rng(0)
+    number = random.integers(2**digits, size=(12, length, dim))
+    number[0], number[1] = 0, 2**digits - 1  # the last has the largest scores
+    cells = (number + 0.5) / 2**digits
+    assert np.abs(built.outputs(cells) - cells[:, ::-1]).max() < 1e-9
+    last = built.layers[-1]
+    channels = np.ones(built.at.width)
+    scale = (3.0 ** -(dim * np.arange(length))).sum()
+    channels[built.at.gather(0)] = 1 / scale
+    if split:
+        channels[built.at.gather(1)] = 3.0 ** -(total // 2) / scale
+    rounding = score_rounding(last, np.abs(last.query) @ channels)
+    assert rounding < (3 if not split else 0.01)
 
 
 def test_the_papers_form_of_vectors():
