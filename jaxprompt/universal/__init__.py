@@ -4,6 +4,7 @@ For functions of your own:
 
 * :func:`build_prefix`: turns any function on a sphere into a :class:`Prefix` with a
   :class:`Certificate`.
+* :func:`build_torus_prefix`: the same for functions of angles, a :class:`TorusPrefix`.
 * :func:`build_sequence_prefix`: turns any map of sequences into layers with prefixes, a
   :class:`SequencePrefix` with a :class:`SequenceCertificate`.
 * :func:`head_capacity`: whether prefixes make a head of given matrices compute any function.
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         SequencePrefix,
         build_sequence_prefix,
     )
+    from jaxprompt.universal.build.torus_prefix import TorusPrefix, build_torus_prefix
     from jaxprompt.universal.networks import head, stack
     from jaxprompt.universal.networks.given_head import HeadCapacity, head_capacity
     from jaxprompt.universal.numerics import bessel, harmonics, kernel_averages, point_sets
@@ -41,9 +43,11 @@ __all__ = [
     "Prefix",
     "SequenceCertificate",
     "SequencePrefix",
+    "TorusPrefix",
     "bessel",
     "build_prefix",
     "build_sequence_prefix",
+    "build_torus_prefix",
     "domains",
     "harmonics",
     "head",
@@ -65,6 +69,9 @@ __getattr__, __dir__ = lazy_members(
         **dict.fromkeys(
             ("SequenceCertificate", "SequencePrefix", "build_sequence_prefix"),
             "jaxprompt.universal.build.sequence",
+        ),
+        **dict.fromkeys(
+            ("TorusPrefix", "build_torus_prefix"), "jaxprompt.universal.build.torus_prefix"
         ),
     },
     {

@@ -28,6 +28,7 @@ from jaxprompt.universal.build.sequence_structure import (
     detect_structure,
     find_contradiction,
     make_structure,
+    split_classes,
 )
 from jaxprompt.universal.build.sequence_target import (
     WHERE,
@@ -41,7 +42,7 @@ __all__ = ["METHODS", "SequenceCertificate", "SequencePrefix", "build_sequence_p
 
 METHODS = ("auto", "kernel", "ridge", "paper")
 
-DOMAINS = ("cube", "sphere")
+DOMAINS = ("cube", "sphere", "torus")
 
 MOST_LENGTH = 64
 """Longest sequence: structure is looked for by exchanging every two tokens."""
@@ -109,12 +110,18 @@ class SequencePrefix:
 
     def _checked(self, sequences: Any) -> np.ndarray:
         x = np.asarray(sequences, np.float64)
-        shape = (self.domain.length, self.domain.dim)
+        shape = (self.domain.length, self.domain.axes)
         if x.ndim < 2 or x.shape[-2:] != shape or not x.size:
             raise ParameterError(
                 "sequences", f"shape {x.shape}", f"an array (…, {shape[0]}, {shape[1]})",
                 "give one token a row", WHERE,
             )  # fmt: skip
+        if self.domain.kind == "torus":
+            if not np.isfinite(x).all():
+                raise ParameterError(
+                    "sequences", "numbers that are not finite", "angles", "drop them", WHERE
+                )
+            return self.domain.embedded(x)
         off = np.abs(self.domain.clipped(x) - x).max()
         if not off < 1e-6:
             kind = "numbers ≥ 0 and ≤ 1" if self.domain.kind == "cube" else "unit vectors as tokens"
@@ -157,7 +164,8 @@ def build_sequence_prefix(
             for each position the list of classes of positions that may be exchanged; tokens in no
             class are not read. It must hold: the guarantee rests on it. "auto" looks for classes on
             samples, which gives no guarantee.
-        domain: "cube" (tokens in [0, 1]^m) or "sphere" (unit vectors of R^m, m = 2, 3, 4).
+        domain: "cube" (tokens in [0, 1]^m), "sphere" (unit vectors of R^m, m = 2, 3, 4) or "torus"
+            (m angles; distances are lengths of their differences, each the short way round).
         value_limit: largest value allowed, times sup|f| ("ridge").
         test_sequences: size of the independent set on which the error is measured.
         seed: of the random sequences; the same call gives the same prefix.
@@ -174,7 +182,7 @@ def build_sequence_prefix(
     _check_arguments(
         length, dim, accuracy, budget, lipschitz, method, domain, value_limit, test_sequences, seed
     )
-    place = Domain(domain, int(length), int(dim))
+    place = Domain(domain, int(length), (2 if domain == "torus" else 1) * int(dim))
     structure = (
         None
         if isinstance(symmetry, str) and symmetry == "auto"
@@ -228,8 +236,8 @@ def _check_arguments(
          "cut the sequence")  # fmt: skip
     need(domain in DOMAINS, "domain", domain, "one of " + ", ".join(DOMAINS),
          "choose one of those" + suggest(str(domain), DOMAINS))  # fmt: skip
-    if domain == "cube":
-        most = MOST_NUMBERS // int(length)
+    if domain != "sphere":
+        most = MOST_NUMBERS // int(length) // (2 if domain == "torus" else 1)
         need(whole(dim, 1, most), "dim", dim,
              f"an integer from 1 to {most} with {length} tokens", "project the tokens")  # fmt: skip
     else:
@@ -245,7 +253,7 @@ def _check_arguments(
          "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
     need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
          "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
-    need(method != "paper" or domain == "cube", "method", method, "another one on spheres",
+    need(method != "paper" or domain == "cube", "method", method, f"another one on domain {domain}",
          'binary digits are of numbers in [0, 1]; use "auto"')  # fmt: skip
     need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
     need(whole(test_sequences, 100, 100_000), "test_sequences", test_sequences,
@@ -283,7 +291,29 @@ def _tolerance(problem: SequenceProblem) -> float:
 def _search_layers(
     problem: SequenceProblem, structure: Structure | None, method: str, tests: int
 ) -> tuple[SequenceCandidate, SequenceCertificate]:
-    """The best candidate, built anew with the worst sequences while it misses what it was chosen
+    """The candidate with the fewest tokens that reaches the accuracy, or of the least error."""
+    outcomes = _improved_layers(problem, structure, method, tests)
+    last = outcomes[-1][0]
+    mistakes = structure is None and last.method == "kernel" and _may_mistake(last)
+    if mistakes and not any(certificate.reached for _, certificate in outcomes):
+        outcomes += _improved_layers(problem, split_classes(last.structure), method, tests)
+    reached = [pair for pair in outcomes if pair[1].reached]
+    if reached:
+        return min(reached, key=lambda pair: pair[1].tokens)
+    return min(outcomes, key=lambda pair: pair[1].measured)
+
+
+def _may_mistake(best: SequenceCandidate) -> bool:
+    """Whether sums of codes may be taken for another multiset's: of vectors between cells."""
+    cells = best.cells
+    several = cells is not None and len(cells.centres) > 1 and not cells.ordered
+    return several and best.structure.largest_class > 1
+
+
+def _improved_layers(
+    problem: SequenceProblem, structure: Structure | None, method: str, tests: int
+) -> list[tuple[SequenceCandidate, SequenceCertificate]]:
+    """A candidate, and others built with the worst sequences while one misses what it was chosen
     for."""
     beyond, outcomes = 0, []
     for _ in range(1 + REPAIRS):
@@ -296,10 +326,7 @@ def _search_layers(
         select = np.concatenate([worst, problem.select])
         problem = problem._replace(select=select, select_values=problem.f(select))
         beyond = len(best.cells.centres) if best.cells is not None else beyond
-    reached = [pair for pair in outcomes if pair[1].reached]
-    if reached:
-        return min(reached, key=lambda pair: pair[1].tokens)
-    return min(outcomes, key=lambda pair: pair[1].measured)
+    return outcomes
 
 
 def _best_candidate(

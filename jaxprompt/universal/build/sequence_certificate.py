@@ -12,6 +12,7 @@ import numpy as np
 from jaxprompt.universal.build.sequence_layers import Channels, encode, run_layers
 from jaxprompt.universal.build.sequence_structure import Structure
 from jaxprompt.universal.build.sequence_target import (
+    WIDER,
     Batched,
     Cells,
     Domain,
@@ -29,9 +30,6 @@ __all__ = [
     "needed_tokens",
     "required_tokens",
 ]
-
-WIDER = 1.01
-"""A cell counts as near within WIDER times the radius within which cells cover."""
 
 CLIMBERS = 64
 """Sequences from which a worse one is sought."""
@@ -254,10 +252,11 @@ def required_tokens(problem: SequenceProblem, structure: Structure, lipschitz: f
     """
     if lipschitz == 0:
         return structure.tokens(1)
-    radius, m = problem.accuracy / (WIDER * lipschitz), problem.domain.dim
-    if problem.domain.kind == "cube":
-        side = math.ceil(min(math.sqrt(m) / (2 * radius), 1e300))
-        cells = float(side) ** m if m * math.log(side) < 690 else math.inf
+    domain, radius = problem.domain, problem.accuracy / (WIDER * lipschitz)
+    m = domain.dim
+    if domain.in_grid:
+        side = domain.side_for_reach(problem.accuracy / lipschitz)
+        cells = float(side) ** domain.axes if domain.axes * math.log(side) < 690 else math.inf
     elif radius >= 2:
         cells = 1.0
     else:

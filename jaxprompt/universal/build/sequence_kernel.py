@@ -17,11 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxprompt.universal.build.sequence_certificate import (
-    WIDER,
-    SequenceCandidate,
-    SequenceProblem,
-)
+from jaxprompt.universal.build.sequence_certificate import SequenceCandidate, SequenceProblem
 from jaxprompt.universal.build.sequence_layers import (
     Channels,
     Kernel,
@@ -29,7 +25,7 @@ from jaxprompt.universal.build.sequence_layers import (
     kernel_layer,
 )
 from jaxprompt.universal.build.sequence_structure import Classes, Structure
-from jaxprompt.universal.build.sequence_target import Cells, Domain, token_length
+from jaxprompt.universal.build.sequence_target import WIDER, Cells, Domain, token_length
 from jaxprompt.universal.networks.stack import FAR, Layer
 
 __all__ = [
@@ -87,19 +83,19 @@ def _codes_of_cells(domain: Domain, structure: Structure, cells: Cells) -> np.nd
 
 def cells_for_bound(problem: SequenceProblem, structure: Structure, most: float) -> int | None:
     """Fewest cells that bound the error by the accuracy, if they take at most `most` tokens."""
-    slope = problem.lipschitz * WIDER
     low = 1
     while kernel_tokens(problem.domain, structure, low) <= most:
-        if slope * problem.domain.cells(low).radius <= problem.accuracy * (1 - 1e-9) - 1e-12:
+        bound = problem.lipschitz * problem.domain.cells(low).reach
+        if bound <= problem.accuracy * (1 - 1e-9) - 1e-12:
             return low
         low = _next_count(problem, low)
     return None
 
 
 def _next_count(problem: SequenceProblem, count: int) -> int:
-    """The next number of cells: sides of the cube grow by one, counts on a sphere by a tenth."""
-    m = problem.domain.dim
-    if problem.domain.kind == "cube":
+    """The next number of cells: sides of a grid grow by one, counts on a sphere by a tenth."""
+    m = problem.domain.axes
+    if problem.domain.in_grid:
         return (round(count ** (1 / m)) + 1) ** m
     return max(m + 1, count + 1, math.ceil(1.1 * count))
 
@@ -131,7 +127,7 @@ def least_cells(
             best, least = count, error
         # While far from the goal, cells grow by half of what an error linear in them asks for.
         ratio = min(error / goal, 1e6) if goal > 0 else 1.1
-        jump = count * (1 + 0.5 * (ratio - 1)) ** problem.domain.dim
+        jump = count * (1 + 0.5 * (ratio - 1)) ** problem.domain.axes
         nearer = _largest_count(problem, structure, jump)
         count = max(_next_count(problem, count), nearer)
     return best, least
@@ -146,8 +142,8 @@ def _largest_count(problem: SequenceProblem, structure: Structure, most: float) 
             low = middle
         else:
             high = middle - 1
-    if problem.domain.kind == "cube":
-        m = problem.domain.dim
+    if problem.domain.in_grid:
+        m = problem.domain.axes
         return math.floor(low ** (1 / m) + 1e-9) ** m
     return low
 
@@ -181,7 +177,7 @@ def kernel_candidate(
     values = np.linalg.norm(last.prefix_values, axis=1).max()
     return SequenceCandidate(
         method="kernel", structure=structure, at=at, layers=tuple(layers), cells=cells,
-        reach=WIDER * cells.radius,
+        reach=cells.reach,
         spill=_spill(structure, cells, codes, last, leak), value_norm=float(values), error=error,
     )  # fmt: skip
 

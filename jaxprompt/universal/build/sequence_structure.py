@@ -18,7 +18,14 @@ import numpy as np
 from jaxprompt.errors import ParameterError, suggest
 from jaxprompt.universal.build.sequence_target import WHERE, Batched, Domain
 
-__all__ = ["SYMMETRIES", "Structure", "detect_structure", "find_contradiction", "make_structure"]
+__all__ = [
+    "SYMMETRIES",
+    "Structure",
+    "detect_structure",
+    "find_contradiction",
+    "make_structure",
+    "split_classes",
+]
 
 SYMMETRIES = ("auto", "none", "equivariant", "invariant", "causal")
 
@@ -140,6 +147,17 @@ def _ordered(classes: Iterable[Iterable[int]], position: int, length: int) -> Cl
         return position not in tokens, min((q - position) % length for q in tokens)
 
     return tuple(sorted((tuple(sorted(tokens)) for tokens in classes), key=place))
+
+
+def split_classes(structure: Structure) -> Structure:
+    """The same tokens read, one class each, in an order that positions of a group still share."""
+    length = len(structure.classes)
+    # Classes keep their order; tokens of one may be exchanged, so the position's own comes first.
+    classes = tuple(
+        tuple((q,) for tokens in listed for q in sorted(tokens, key=lambda q: (q - p) % length))
+        for p, listed in enumerate(structure.classes)
+    )
+    return Structure(structure.name, classes, structure.groups)
 
 
 def detect_structure(

@@ -2,6 +2,10 @@
 
 Sequences are arrays (…, T, m). The length of an array of sequences, or of the difference of two, is
 that of its longest token: :math:`|x| = \\max_p |x_p|`.
+
+Tokens of a torus are m angles for the map, and for the layers the unit vectors
+:math:`(\\cos\\theta_1, \\sin\\theta_1, \\dots)/\\sqrt m`. Their distance is the length of the
+angles' differences, each taken the short way round: constants are those of the map in its angles.
 """
 
 from __future__ import annotations
@@ -15,13 +19,17 @@ from typing import Any
 import numpy as np
 
 from jaxprompt.errors import ParameterError
+from jaxprompt.universal.build import domains
 from jaxprompt.universal.numerics import point_sets
 
-__all__ = ["Cells", "Domain", "batched_map", "largest_slope", "token_length"]
+__all__ = ["WIDER", "Cells", "Domain", "batched_map", "largest_slope", "token_length"]
 
 Batched = Callable[[np.ndarray], np.ndarray]
 
 WHERE = "build_sequence_prefix"
+
+WIDER = 1.01
+"""A cell counts as near within WIDER times the radius within which cells cover."""
 
 
 def token_length(difference: np.ndarray) -> np.ndarray:
@@ -34,14 +42,16 @@ def token_length(difference: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Cells:
-    """Nearest-point cells of one token: `centres` (c, m), and the distance within which they cover.
+    """Nearest-point cells of one token: `centres` (c, m), and the chord within which they cover.
 
-    `together` bounds how many cells meet at one point. With `ordered` they are intervals of a line
-    in order, and can be told by how many of them lie to the left.
+    `reach` is the distance, in that of the domain, within which near centres lie: those within
+    WIDER times the radius. `together` bounds how many cells meet at one point. With `ordered` they
+    are intervals of a line in order, and can be told by how many of them lie to the left.
     """
 
     centres: np.ndarray
     radius: float
+    reach: float
     together: int
     ordered: bool
 
@@ -53,25 +63,59 @@ class Cells:
 
 @dataclass(frozen=True)
 class Domain:
-    """The set in which each token lies: ``cube`` [0, 1]^m, or ``sphere``, unit vectors of R^m."""
+    """The set in which each token lies, and the numbers `dim` that a token has in the layers.
+
+    ``cube`` is [0, 1]^m, ``sphere`` the unit vectors of R^m, ``torus`` those of 2m numbers that
+    stand for m angles.
+    """
 
     kind: str
     length: int
     dim: int
 
     @property
+    def axes(self) -> int:
+        """Numbers that a caller gives for a token: angles of a torus."""
+        return self.dim // 2 if self.kind == "torus" else self.dim
+
+    @property
+    def in_grid(self) -> bool:
+        """Whether cells are those of a grid with equally many on each axis."""
+        return self.kind != "sphere"
+
+    @property
     def diameter(self) -> float:
         """Largest distance between two tokens."""
+        if self.kind == "torus":
+            return math.pi * math.sqrt(self.axes)
         return 2.0 if self.kind == "sphere" else math.sqrt(self.dim)
 
     @property
     def middle(self) -> np.ndarray:
         """A token (m)."""
+        if self.kind == "torus":
+            return self.embedded(np.zeros(self.axes))
         return np.eye(self.dim)[0] if self.kind == "sphere" else np.full(self.dim, 0.5)
+
+    def embedded(self, points: np.ndarray) -> np.ndarray:
+        """Tokens as the layers hold them, of tokens as the map takes them."""
+        return domains.torus(self.axes).embed(points) if self.kind == "torus" else points
+
+    def points(self, tokens: np.ndarray) -> np.ndarray:
+        """The inverse of `embedded`: angles in [0, 2π)."""
+        return domains.torus(self.axes).retract(tokens) if self.kind == "torus" else tokens
+
+    def distance(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Largest distance of two tokens at one place, of sequences (…, T, m): (…)."""
+        if self.kind != "torus":
+            return token_length(x - y)
+        pairs = (x - y).reshape(*x.shape[:-1], self.axes, 2)
+        half_chord = np.linalg.norm(pairs, axis=-1) * math.sqrt(self.axes) / 2
+        return token_length(2 * np.arcsin(np.minimum(half_chord, 1.0)))
 
     def sample(self, count: int, random: np.random.Generator) -> np.ndarray:
         """Random sequences (count, T, m): uniform, with some tokens at the ends or all equal."""
-        shape = (count, self.length, self.dim)
+        shape = (count, self.length, self.axes)
         if self.kind == "sphere":
             return self.clipped(random.normal(size=shape))
         x = random.uniform(size=shape)
@@ -80,13 +124,20 @@ class Domain:
         x[:eighth] = np.round(x[:eighth])
         width = random.uniform(0, 0.2, size=(eighth, 1, 1))
         x[eighth : 2 * eighth] = random.uniform(0, 0.8, size=(eighth, 1, 1)) + width * x[:eighth]
-        return random.permutation(x)
+        x = random.permutation(x)
+        # Half turns: 0 and 1 are opposite points of a circle, as far apart as any.
+        return self.embedded(math.pi * _with_signs(x, random)) if self.kind == "torus" else x
 
     def clipped(self, x: np.ndarray) -> np.ndarray:
         """The nearest tokens that are allowed."""
-        if self.kind == "sphere":
-            return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
-        return np.clip(x, 0.0, 1.0)
+        if self.kind == "cube":
+            return np.clip(x, 0.0, 1.0)
+        if self.kind == "torus":
+            x = x.reshape(*x.shape[:-1], self.axes, 2)
+        x = x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-300)
+        if self.kind == "torus":
+            return x.reshape(*x.shape[:-2], self.dim) / math.sqrt(self.axes)
+        return x
 
     def moved(self, x: np.ndarray, direction: np.ndarray, step: Any) -> np.ndarray:
         """The sequences after a step in a direction (…, T, m), back in the domain."""
@@ -96,18 +147,44 @@ class Domain:
         """At most `count` cells of one token, spread evenly; at least one."""
         if count <= 1:
             radius = 0.5 * math.sqrt(self.dim) if self.kind == "cube" else 2.0
-            return Cells(self.middle[None], radius, 1, self.kind == "cube" and self.dim == 1)
-        if self.kind == "cube":
-            side = max(1, math.floor(count ** (1 / self.dim) + 1e-9))
-            points = (np.arange(side) + 0.5) / side
-            grid = np.array(list(itertools.product(points, repeat=self.dim)))
-            radius = 0.5 * math.sqrt(self.dim) / side
-            return Cells(grid, radius, min(2**self.dim, len(grid)), self.dim == 1)
+            reach = self.diameter if self.kind == "torus" else WIDER * radius
+            ordered = self.kind == "cube" and self.dim == 1
+            return Cells(self.middle[None], radius, reach, 1, ordered)
+        if self.in_grid:
+            side = max(1, math.floor(count ** (1 / self.axes) + 1e-9))
+            return self._torus_cells(side) if self.kind == "torus" else self._cube_cells(side)
         if count <= self.dim:  # fewer points do not surround the sphere
             return self.cells(1)
         points = point_sets.quasi_uniform(self.dim - 1, count)
         angle = point_sets.covering_radius(points)
-        return Cells(points, 2 * math.sin(min(angle, math.pi) / 2), count, False)
+        radius = 2 * math.sin(min(angle, math.pi) / 2)
+        return Cells(points, radius, WIDER * radius, count, False)
+
+    def _cube_cells(self, side: int) -> Cells:
+        points = (np.arange(side) + 0.5) / side
+        grid = np.array(list(itertools.product(points, repeat=self.dim)))
+        radius = 0.5 * math.sqrt(self.dim) / side
+        return Cells(grid, radius, WIDER * radius, min(2**self.dim, len(grid)), self.dim == 1)
+
+    def _torus_cells(self, side: int) -> Cells:
+        """Of a grid of angles. The third nearest of one angle is never near, so that 2^m meet."""
+        if side == 1:
+            return self.cells(1)
+        radius = 2 * math.sin(math.pi / (2 * side))
+        reach = _arc_within(self.axes * (WIDER * radius / 2) ** 2, self.axes)
+        grid = domains.torus_grid(self.axes, side)
+        return Cells(grid, radius, reach, min(2**self.axes, len(grid)), False)
+
+    def side_for_reach(self, reach: float) -> float:
+        """Cells on each axis with which near centres lie within `reach`: of grids alone."""
+        if self.kind == "cube":
+            return math.ceil(min(WIDER * math.sqrt(self.dim) / (2 * reach), 1e300))
+        if reach >= self.diameter:
+            return 1.0
+        turns = math.floor((reach / math.pi) ** 2)
+        rest = math.sqrt(max(reach**2 - turns * math.pi**2, 0.0))
+        sine = math.sqrt((turns + math.sin(rest / 2) ** 2) / self.axes) / WIDER
+        return math.ceil(min(math.pi / (2 * math.asin(max(min(sine, 1.0), 1e-300))), 1e300))
 
     def corners(self, cells: Cells, count: int, random: np.random.Generator) -> np.ndarray:
         """Sequences (count, T, m) of tokens at the ends of cells: far from centres, or between two.
@@ -127,30 +204,45 @@ class Domain:
             return self.clipped(ends[pick] + size * random.normal(size=(*shape, self.dim)))
         pick = random.integers(len(cells.centres), size=shape)
         pick[: count // 4] = pick[: count // 4, :1]
-        side = np.sign(random.uniform(-1, 1, size=(*shape, self.dim)))
+        side = np.sign(random.uniform(-1, 1, size=(*shape, self.axes)))
         side[: count // 2] = np.sign(random.uniform(-1, 1, size=(count // 2, 1, 1)))
-        inside = 10.0 ** random.uniform(-14, -3, size=(*shape, self.dim))
+        inside = 10.0 ** random.uniform(-14, -3, size=(*shape, self.axes))
         inside *= np.sign(random.uniform(-1, 1, size=inside.shape))
         inside[::2] = 1e-6
+        if self.kind == "torus":  # half of the angle between two neighbours
+            half_angle = math.pi / round(len(cells.centres) ** (1 / self.axes))
+            offset = half_angle * (1 - inside) * side
+            return self.embedded(self.points(cells.centres[pick]) + offset)
         reach = cells.radius / math.sqrt(self.dim) * (1 - inside)
         return self.clipped(cells.centres[pick] + reach * side)
-
-    def cell_counts(self, most: int) -> list[int]:
-        """Numbers of cells that are worth a try, up to `most`, in rising order."""
-        if self.kind == "cube":
-            sides = range(1, math.floor(max(most, 1) ** (1 / self.dim) + 1e-9) + 1)
-            return [side**self.dim for side in sides]
-        return [1, *range(self.dim + 1, most + 1)]
 
     def points_apart(self, distance: float) -> float:
         """How many tokens fit with all distances above `distance`: a lower bound, at least 1."""
         if distance >= self.diameter or distance <= 0:
             return 1.0 if distance > 0 else math.inf
-        if self.kind == "cube":
-            side = math.ceil(round(min(1 / distance, 1e300), 9))
-            return float(side) ** self.dim if self.dim * math.log(side) < 690 else math.inf
+        if self.in_grid:
+            # On a circle one point fewer than steps of the distance: the last is next to the first.
+            around = self.kind == "torus"
+            steps = 2 * math.pi / distance if around else 1 / distance
+            side = max(math.ceil(round(min(steps, 1e300), 9)) - around, 1)
+            return float(side) ** self.axes if self.axes * math.log(side) < 690 else math.inf
         angle = 2 * math.asin(distance / 2) * (1 + 1e-9)
         return point_sets.packing_bound(self.dim - 1, angle)
+
+
+def _arc_within(squares: float, axes: int) -> float:
+    """Most |δ| of m angles, each at most π, with Σ sin²(δ_j/2) ≤ `squares`.
+
+    δ² is a convex function of sin²(δ/2), so the sum is largest where all but one angle are 0 or π.
+    """
+    turned = min(math.floor(squares), axes)
+    rest = min(squares - turned, 1.0) if turned < axes else 0.0
+    return math.hypot(math.pi * math.sqrt(turned), 2 * math.asin(math.sqrt(max(rest, 0.0))))
+
+
+def _with_signs(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Sequences (B, T, m) turned as a whole into the other half of the circle, half of them."""
+    return x * random.choice([-1.0, 1.0], size=(len(x), 1, x.shape[2]))
 
 
 # --- the map -------------------------------------------------------------------------------------
@@ -159,7 +251,8 @@ class Domain:
 def batched_map(f: Any, domain: Domain) -> tuple[Batched, bool]:
     """`f` as a checked function (B, T, m) → (B, T, d) float64, and whether it returns plain (T).
 
-    `f` is called with a batch if that gives the same numbers as calls with one sequence each.
+    It takes tokens as the layers hold them, and `f` gets them as points of the domain: a batch
+    if that gives the same numbers as calls with one sequence each.
 
     Raises:
         ParameterError: (also later, by the function returned) `f` cannot be called, or returns
@@ -169,6 +262,7 @@ def batched_map(f: Any, domain: Domain) -> tuple[Batched, bool]:
         raise ParameterError("f", f, "a function of a sequence (T, m)", "give a function", WHERE)
     length = domain.length
     probe = domain.sample(length + domain.dim + 3, np.random.default_rng(12345))
+    probe = domain.points(probe)
     single, flat = _as_outputs([f(x) for x in probe.copy()], length)
     try:
         together, _ = _as_outputs(np.asarray(f(probe.copy())), length)
@@ -179,7 +273,7 @@ def batched_map(f: Any, domain: Domain) -> tuple[Batched, bool]:
         batch = False
 
     def evaluate(sequences: np.ndarray) -> np.ndarray:
-        given = sequences.copy()  # f may change what it is given
+        given = np.array(domain.points(sequences))  # f may change what it is given
         result, _ = _as_outputs(f(given) if batch else [f(x) for x in given], length)
         if result.shape != (len(sequences), *single.shape[1:]):
             raise _output_error(
@@ -249,9 +343,13 @@ def largest_slope(f: Batched, domain: Domain, points: np.ndarray, seed: int) -> 
             direction = direction / np.where(size > 0, size, 1.0)
             for sign in (1, -1):
                 moved = domain.moved(points, sign * direction, step)
-                largest = max(largest, _slope(f(moved) - values, moved - points, rounding, step))
+                largest = max(
+                    largest,
+                    _slope(f(moved) - values, domain.distance(moved, points), rounding, step),
+                )
     other = random.permutation(len(points))
-    return max(largest, _slope(values[other] - values, points[other] - points, rounding, 1e-3))
+    apart = domain.distance(points[other], points)
+    return max(largest, _slope(values[other] - values, apart, rounding, 1e-3))
 
 
 def _shifted(points: np.ndarray, domain: Domain, token: int, axis: int, step: float) -> np.ndarray:
@@ -260,7 +358,6 @@ def _shifted(points: np.ndarray, domain: Domain, token: int, axis: int, step: fl
     return domain.moved(points, direction, step)
 
 
-def _slope(change: np.ndarray, moved: np.ndarray, rounding: float, step: float) -> float:
-    distance = token_length(moved)
+def _slope(change: np.ndarray, distance: np.ndarray, rounding: float, step: float) -> float:
     far = distance > 0.1 * step
     return float(((token_length(change) - rounding)[far] / distance[far]).max(initial=0.0))
