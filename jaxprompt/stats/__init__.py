@@ -23,6 +23,7 @@ from jaxprompt.stats.estimates import (
     interval,
     jackknife,
     mean_estimate,
+    mean_estimates,
     proportion_estimate,
     sample_estimate,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "jackknife",
     "line_of_rate",
     "mean_estimate",
+    "mean_estimates",
     "proportion_estimate",
     "rate_fits",
     "sample_estimate",

@@ -19,6 +19,7 @@ __all__ = [
     "interval",
     "jackknife",
     "mean_estimate",
+    "mean_estimates",
     "proportion_estimate",
     "require_level",
     "sample_estimate",
@@ -113,6 +114,13 @@ def mean_estimate(values: Any, axis: int = 0) -> Estimate:
     if mean.ndim == 0:
         return Estimate(float(mean), float(stderr), trials, kind="sampled")
     return Estimate(mean, stderr, trials, kind="sampled")
+
+
+def mean_estimates(values: np.ndarray) -> list[Estimate]:
+    """:func:`mean_estimate` of each row of an array (rows, trials), to the last bit, in one go."""
+    rows = mean_estimate(np.ascontiguousarray(values), axis=1)
+    pairs = zip(rows.mean.tolist(), rows.stderr.tolist(), strict=True)
+    return [Estimate(mean, stderr, rows.trials, kind=rows.kind) for mean, stderr in pairs]
 
 
 def sample_estimate(values: Any) -> Estimate:

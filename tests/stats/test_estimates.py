@@ -53,6 +53,15 @@ def test_mean_estimate():
         stats.mean_estimate(np.ones(1))
 
 
+def test_means_of_many_rows_are_those_of_each():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(7, 300)) * 10.0 ** rng.integers(-5, 5, (7, 1))
+    values[2] = 0.1  # equal numbers average to themselves
+    for made, row in zip(stats.mean_estimates(values), values, strict=True):
+        alone = stats.mean_estimate(row)
+        assert (made, made.kind, made.dof) == (alone, alone.kind, alone.dof)
+
+
 def test_intervals():
     values = np.random.default_rng(1).normal(size=9)
     low, high = stats.interval(stats.mean_estimate(values), 0.9)

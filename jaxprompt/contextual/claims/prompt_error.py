@@ -55,7 +55,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
-from jaxprompt.stats import Estimate, mean_estimate
+from jaxprompt.stats import Estimate, mean_estimate, mean_estimates
 
 __all__ = ["CLAIM", "closed_form", "simulate", "simulate_trials"]
 
@@ -258,10 +258,22 @@ def _simulate_cells(
             program = _cells_program(structure, dim, chunks, batch, dtype)
             cells = [cell for _, cell in members]
             tables = map_cells(program, cells, trials, batch=batch, first=first)
-        for row, (place, _) in enumerate(members):
-            table = {name: value[row] for name, value in tables.items()}
-            results[place] = _estimates(table, dim, points[place])
+        members_points = [points[place] for place, _ in members]
+        estimates = _estimates_of_cells(tables, dim, members_points)
+        for (place, _), estimate in zip(members, estimates, strict=True):
+            results[place] = estimate
     return results
+
+
+def _estimates_of_cells(
+    tables: Mapping[str, np.ndarray], dim: int, points: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Estimate]]:
+    """:func:`_estimates` of each cell; means of single numbers are taken for all cells at once."""
+    if any(np.ndim(params[name]) for params in points for name in ("ridge", "ratio")):
+        rows = [{name: value[row] for name, value in tables.items()} for row in range(len(points))]
+        return [_estimates(row, dim, params) for row, params in zip(rows, points, strict=True)]
+    by_name = [mean_estimates(value[:, :, 0, 0].astype(np.float64)) for value in tables.values()]
+    return [dict(zip(tables, row, strict=True)) for row in zip(*by_name, strict=True)]
 
 
 @functools.lru_cache(maxsize=64)
@@ -372,7 +384,7 @@ def _dtype(setting: Setting, ridges: Array | np.ndarray) -> Any:
 def _batch(dim: int, samples: int, ridges: int) -> int:
     """Trials done together by one thread or device: as many as it has room for their matrices,
     and few enough on a CPU that many cores or devices share a usual number of trials."""
-    most = 8 if jax.default_backend() == "cpu" else 64
+    most = 4 if jax.default_backend() == "cpu" else 64
     return int(np.clip(trial_memory_bytes() // (8 * samples * (1 + ridges) * dim**2), 1, most))
 
 

@@ -56,16 +56,17 @@ def moments(
     """
     gap = jnp.asarray(gap)
     scores = scale * scalars
-    shape = jnp.broadcast_shapes(gap.shape, scores.shape[:-1])
-    gap = jnp.broadcast_to(gap, shape)
-    peak = jnp.maximum(gap, jnp.max(scores, axis=-1, initial=-jnp.inf))
-    weights = jnp.exp(scores - peak[..., None])
-    mass = relevant * jnp.exp(gap - peak)
-    total = mass + weights.sum(axis=-1)
+    # Weights relative to the largest irrelevant score do not depend on the gap: one set of
+    # exponentials serves all gaps.
+    largest = jnp.max(scores, axis=-1, initial=-jnp.inf)
+    weights = jnp.exp(scores - largest[..., None])
+    peak = jnp.maximum(gap, largest)
+    mass, factor = relevant * jnp.exp(gap - peak), jnp.exp(largest - peak)
+    total = mass + factor * weights.sum(axis=-1)
     return Moments(
         mass / total,
-        (weights**2).sum(axis=-1) / total**2,
-        (weights * scalars).sum(axis=-1) / total,
+        jnp.square(factor / total) * jnp.square(weights).sum(axis=-1),
+        factor / total * (weights * scalars).sum(axis=-1),
     )
 
 
