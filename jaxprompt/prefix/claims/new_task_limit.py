@@ -55,7 +55,12 @@ $b=W_Vs$ (`prefix.bias_identity`), and everything after it is frozen. So minimis
 $\alpha_i\in[0,1]$ bounds every prefix from below. The outer minimum over $b$ is searched from many
 starts, among them the bias of the trained prefix itself; a search finds the minimum from above, so
 the bound is as good as the search, and a longer one lowers it. The best constant answer solves
-$n!\,/\prod_dc_d!$ of the $8^n$ inputs, with counts $c_d$ as level as can be.
+$n!\,/\prod_dc_d!$ of the $8^n$ inputs, with counts $c_d$ as level as can be. Where inputs
+are drawn as in the published code, one with at most $n/2$ different digits is twice as likely as
+one with more: with $p$ the uniform share of the first kind the probabilities are $2/(1+p)$ and
+$1/(1+p)$ times the uniform one. Dummy tokens of pretraining are keys of every query; a prefix
+stands in their place, so that $t_i$ is the output on the content alone, at the positions behind
+them.
 
 *Tolerances.* Five per cent of all sequences is the least that anyone would call some learning. The
 constant answer is counted over all inputs of up to six digits, and drawn to 0.001 for longer ones.
@@ -69,7 +74,7 @@ RELAXED = 0.5
 gives the right symbol at most e^-½ = 61 % of the fine-tuned one's probability (geometric mean)."""
 
 
-def closed_form(*, length: int) -> dict[str, Any]:
+def closed_form(*, length: int, input_law: str = "uniform") -> dict[str, Any]:
     """Limits of accuracies and losses, and the share of inputs that a constant answer solves."""
     return {
         "prefix_one": AtMost(FAILS),
@@ -78,7 +83,7 @@ def closed_form(*, length: int) -> dict[str, Any]:
         "old_task": AtLeast(LEARNS),
         "relaxation": 1.0,
         "relaxed_excess": AtLeast(RELAXED),
-        "constant_answer": constant_answer("desc", int(length)),
+        "constant_answer": constant_answer("desc", int(length), input_law),
     }
 
 
@@ -106,16 +111,23 @@ BUDGETS = {"pretrain": 1e-3, "model": 1e-3, "prefix": 1e-2}
 
 
 def plans(
-    length: int, steps: int, copies: int, seed: tuple[int, ...], width: int = 48
+    length: int,
+    steps: int,
+    copies: int,
+    seed: tuple[int, ...],
+    width: int = 48,
+    input_law: str = "uniform",
+    dummies: int = 0,
 ) -> dict[str, Plan]:
     """Pretraining on asc, and three ways to adapt to desc with equally many steps."""
-    config = experiments.small_config(length, width=width)
-    base = experiments.plan_pretraining(config, ["asc"], _recipe(steps, "pretrain"), copies, seed)
+    config = experiments.with_dummies(experiments.small_config(length, width=width), dummies)
+    recipe = _recipe(steps, "pretrain")
+    base = experiments.plan_pretraining(config, ["asc"], recipe, copies, seed, input_law)
 
     def adapted(trains: str, added: Added) -> Plan:
         recipe = _recipe(steps, trains)
         runs, base_runs = (("desc",),) * copies, tuple(range(copies))
-        return Plan(config, trains, runs, recipe, seed, added, base, base_runs)
+        return Plan(config, trains, runs, recipe, seed, added, base, base_runs, input_law)
 
     return {
         "base": base,
@@ -137,15 +149,17 @@ EXAMPLES = 32
 
 # No function of one trial: all seeds train in one program, and are kept for other claims.
 def simulate(
-    *, key: Key[Array, ""], trials: int, length: int, steps: int = 750, width: int = 48
-) -> dict[str, Estimate]:
+    *, key: Key[Array, ""], trials: int, length: int, steps: int = 750, width: int = 48,
+    input_law: str = "uniform", dummies: int = 0,
+) -> dict[str, Estimate]:  # fmt: skip
     """Train `trials` seeds each way; accuracies are those of the seed that fits the claim worst.
 
     Standard errors are over test inputs. `relaxation` is the share of seeds whose relaxed loss is
     no higher than the trained prefix's; `relaxed_excess` the least difference, in nats a symbol,
     of the relaxed loss and the fine-tuned model's.
     """
-    arms = plans(length, steps, trials, experiments.key_words(key), width)
+    words = experiments.key_words(key)
+    arms = plans(length, steps, trials, words, width, input_law, dummies)
     trained = {name: experiments.train_or_load(plan) for name, plan in arms.items()}
     test_key, relax_key = jax.random.split(jax.random.fold_in(key, 7))
 
@@ -170,7 +184,7 @@ def simulate(
         "relaxation": exact_estimate(holds, trials),
         "relaxed_excess": exact_estimate(excess, trials),
         "constant_answer": experiments.constant_answer_share(
-            "desc", length, key=jax.random.fold_in(key, 8)
+            "desc", length, key=jax.random.fold_in(key, 8), input_law=input_law
         ),
     }
 
@@ -179,8 +193,8 @@ def _relaxed_and_trained_losses(
     trained: Mapping[str, Trained], run: int, test_key: Array, key: Array
 ) -> tuple[float, float, float]:
     """Losses on the first test inputs: relaxation, trained one-vector prefix, fine-tuned model."""
-    config = trained["base"].plan.config
-    inputs = experiments.draw_tests(experiments.TESTS, config.inputs, key=test_key)
+    config, law = trained["base"].plan.config, trained["base"].plan.input_law
+    inputs = experiments.draw_tests(experiments.TESTS, config.inputs, key=test_key, input_law=law)
     digits = inputs.digits[:EXAMPLES]
     solution = inputs.solutions["desc"][:EXAMPLES]
 
@@ -223,7 +237,7 @@ def relaxed_loss(
     For a one-layer, one-head model; `trained_bias` is one of the starts. Masses are taken from a
     grid of 9, which contains 0 and 1; float32.
     """
-    model = adaptation.model_of(config, Added(), state)
+    model = adaptation.without_dummies(adaptation.model_of(config, Added(), state))
     length, block, trace = digits.shape[1], model.blocks[0], Trace([], [])
     content = jnp.concatenate([digits, solution[:, :-1]], axis=1)
     model(content, length, trace=trace)
@@ -271,6 +285,7 @@ CLAIM = Claim(
         Parameter("steps", "integer", "training steps of every way, a multiple of 250",
                   low=adaptation.BLOCK, default=750),
         Parameter("width", "integer", "width of the model", "d", low=1, default=48),
+        *experiments.pretraining_parameters(),
     ),
     quantities=(
         Quantity("prefix_one", "desc with a prefix of one vector, best seed: at most", 0.05,

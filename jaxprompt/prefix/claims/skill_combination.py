@@ -59,13 +59,13 @@ learning. The constant answer is counted over all inputs of up to six digits.
 # --- the closed form ---
 
 
-def closed_form(*, length: int, low_rank: int = 0) -> dict[str, Any]:
+def closed_form(*, length: int, low_rank: int = 0, input_law: str = "uniform") -> dict[str, Any]:
     """Limits of gains, and the share of counts that the best constant answer solves."""
     limits = {
         "combined": AtLeast(0.0),
         "counting": AtMost(FAILS),
         "counting_tuned": AtLeast(LEARNS),
-        "constant_answer": constant_answer("double_hist", int(length)),
+        "constant_answer": constant_answer("double_hist", int(length), input_law),
     }
     return {**limits, "combined_low_rank": AtLeast(LEARNS)} if low_rank else limits
 
@@ -95,18 +95,25 @@ TESTS = 4 * experiments.TESTS
 """Test inputs. Counting at n = 4 has a share near ½, which has the largest standard error."""
 
 
-def plans(length: int, steps: int, seed: tuple[int, ...], model: str = "small") -> dict[str, Plan]:
+def plans(
+    length: int,
+    steps: int,
+    seed: tuple[int, ...],
+    model: str = "small",
+    input_law: str = "uniform",
+    dummies: int = 0,
+) -> dict[str, Plan]:
     """Adaptations of the mixture model of `prefix.skill_selection`, each with half of its steps.
 
     Low-rank factors of rank 1 on both matrices of each MLP have as many parameters as ten vectors.
     """
-    base, _ = skill_selection.plans(length, steps, seed, model)
+    base, _ = skill_selection.plans(length, steps, seed, model, input_law, dummies)
     rounded = adaptation.BLOCK * max(steps // (2 * adaptation.BLOCK), 1)
 
     def adapted(trains: str, rate: float, added: Added, tasks: tuple[str, ...]) -> Plan:
         runs = tuple((name,) for name in tasks)
         return Plan(base.config, trains, runs, Recipe(rounded, rate, falling=True), seed, added,
-                    base, (0,) * len(runs))  # fmt: skip
+                    base, (0,) * len(runs), input_law)  # fmt: skip
 
     return {
         "prefix": adapted("prefix", 3e-2, Added(prefix=10), TASKS),
@@ -121,7 +128,7 @@ def plans(length: int, steps: int, seed: tuple[int, ...], model: str = "small") 
 # No function of one trial: one training of each kind serves all test inputs.
 def simulate(
     *, key: Key[Array, ""], trials: int, tasks: int = 4, length: int, steps: int = 3000,
-    model: str = "small", low_rank: int = 0,
+    model: str = "small", low_rank: int = 0, input_law: str = "uniform", dummies: int = 0,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Train once each way; gains over the constant answer, errors over test inputs.
 
@@ -129,14 +136,14 @@ def simulate(
         ParameterError: for another number of tasks than the experiment's four.
     """
     skill_selection.require_known_tasks(tasks, CLAIM.id)
-    arms = plans(length, steps, experiments.key_words(key), model)
+    arms = plans(length, steps, experiments.key_words(key), model, input_law, dummies)
     test_key = jax.random.fold_in(key, 7)
 
     def gain(arm: str, run: int, task: str) -> Estimate:
         accuracy = experiments.accuracy(
             experiments.train_or_load(arms[arm]), run, task, key=test_key, tests=TESTS
         )
-        least = constant_answer(task, length)
+        least = constant_answer(task, length, input_law)
         return Estimate(
             (float(accuracy.mean) - least) / (1 - least),
             float(accuracy.stderr) / (1 - least),
@@ -152,7 +159,9 @@ def simulate(
     if low_rank:
         gains["combined_low_rank"] = gain("low_rank", 0, "asc_add1")
     share_key = jax.random.fold_in(key, 8)
-    share = experiments.constant_answer_share("double_hist", length, key=share_key)
+    share = experiments.constant_answer_share(
+        "double_hist", length, key=share_key, input_law=input_law
+    )
     return {**gains, "constant_answer": share}
 
 
@@ -175,6 +184,7 @@ CLAIM = Claim(
                   choices=tuple(skill_selection.MODELS), default="small"),
         Parameter("low_rank", "integer", "1 to train low-rank factors of equal size too", low=0,
                   high=1, default=0),
+        *experiments.pretraining_parameters(),
     ),
     quantities=(
         Quantity("combined", "gain on sorting and adding one, prefix: at least", 0.05,

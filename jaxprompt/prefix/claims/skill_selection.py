@@ -27,6 +27,7 @@ from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
+from jaxprompt.prefix.training.constant_answer import relative_probability
 from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained, state_instead
 from jaxprompt.stats import Estimate
 
@@ -40,7 +41,8 @@ $$\frac1n\Big(\log t-8^{1-n}\,\frac2t\log2\Big),$$
 (0.13863 for four tasks and $n=10$, 0.23105 for $n=6$), and since it writes one answer where the
 tasks want $t$ different ones, it solves $(1+8^{1-n})/t$ of all at most, averaged over tasks. With
 one prefix vector, trained on one of the tasks, it solves that task, and each other one no more than
-by chance.
+by chance. $8^{1-n}$ is the share of inputs of equal digits; inputs drawn as in the published code
+repeat digits more often, and there the share is larger.
 """
 
 DERIVATION = r"""
@@ -48,9 +50,12 @@ The chain rule: the mean loss over $n$ symbols is the entropy of the solution gi
 $n$ at least. Ascending and descending order, $+1$ and $+2$ give four different answers but for
 inputs of equal digits ($8^{1-n}$ of all), which both orders leave as they are. There one answer has
 the probability $2/t$ and the entropy is $\log t-\frac2t\log2$, and accuracies add up to
-$1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Selection needs
-no new attention pattern: a bias that names the task is enough for the layers after it. A small
-model's prefixes are trained from four starts each, and the one with the least training loss counts.
+$1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answer`). Where inputs
+are drawn as in the published code, an input of equal digits has $2/(1+p)$ of its uniform
+probability, with $p$ the share of uniform inputs with at most $n/2$ different digits. Selection
+needs no new attention pattern: a bias that names the task is enough for the layers after it. A
+small model's prefixes are trained from four starts each, and the one with the least training loss
+counts.
 
 *Tolerances.* Differences of less than five per cent of all sequences decide nothing here, nor does
 as much of a nat. What is counted over all inputs is right to rounding.
@@ -60,18 +65,24 @@ as much of a nat. What is counted over all inputs is right to rounding.
 # --- the closed form ---
 
 
-def closed_form(*, tasks: Any, length: Any) -> dict[str, Any]:
+def closed_form(*, tasks: Any, length: Any, input_law: str = "uniform") -> dict[str, Any]:
     """`mixture_loss` at least; limits of accuracies; and what `entropy` and `one_answer` are.
 
     Numbers broadcast; the sides of limits are the quantities' own.
     """
     symbols = np.asarray(length, float)
-    alike = 8.0 ** (1 - symbols)
+    alike = 8.0 ** (1 - symbols) * _equal_digits_factor(symbols, input_law)
     best = (np.log(tasks) - alike * np.log(2.0) * 2 / tasks) / symbols
     chance = (1 + alike) / tasks
     limits = {"mixture_loss": best, "entropy": best, "selected": LEARNS}
     limits |= dict.fromkeys(("others", "unselected", "one_answer"), chance)
     return {name: np.broadcast_to(value, np.shape(best)) for name, value in limits.items()}
+
+
+def _equal_digits_factor(symbols: np.ndarray, input_law: str) -> np.ndarray:
+    """Probability of an input of equal digits, as a multiple of the uniform one."""
+    factors = [float(relative_probability(1, int(n), input_law)) for n in symbols.ravel()]
+    return np.reshape(factors, symbols.shape)
 
 
 def _double_loss(predicted: Mapping[str, Any], parameters: Any) -> dict[str, Any]:
@@ -118,17 +129,24 @@ STEP_RATIO = {"small": 6, "published": 3, "deep": 3}
 
 
 def plans(
-    length: int, steps: int, seed: tuple[int, ...], model: str = "small"
+    length: int,
+    steps: int,
+    seed: tuple[int, ...],
+    model: str = "small",
+    input_law: str = "uniform",
+    dummies: int = 0,
 ) -> tuple[Plan, Plan]:
     """Pretraining on the mixture, and one prefix vector for each task from each start: run
     ``t + 4 s`` is for task t from start s."""
     config, rate = MODELS[model](length)
+    config = experiments.with_dummies(config, dummies)
     rounded = adaptation.BLOCK * max(steps // (STEP_RATIO[model] * adaptation.BLOCK), 1)
-    base = experiments.plan_pretraining(config, KNOWN, Recipe(steps, rate, falling=True), 1, seed)
+    recipe = Recipe(steps, rate, falling=True)
+    base = experiments.plan_pretraining(config, KNOWN, recipe, 1, seed, input_law)
     runs = tuple((name,) for name in KNOWN) * STARTS[model]
     prefix = Plan(
         config, "prefix", runs, Recipe(rounded, 3e-2, falling=True), seed, Added(prefix=1), base,
-        (0,) * len(runs),
+        (0,) * len(runs), input_law,
     )  # fmt: skip
     return base, prefix
 
@@ -157,6 +175,8 @@ def simulate(
     length: int,
     steps: int = 3000,
     model: str = "small",
+    input_law: str = "uniform",
+    dummies: int = 0,
 ) -> dict[str, Estimate]:
     """Train once; accuracies of the worst pair of task and prefix, errors over test inputs.
 
@@ -167,7 +187,8 @@ def simulate(
         ParameterError: for another number of tasks than the experiment's four.
     """
     require_known_tasks(tasks, CLAIM.id)
-    base_plan, prefix_plan = plans(length, steps, experiments.key_words(key), model)
+    words = experiments.key_words(key)
+    base_plan, prefix_plan = plans(length, steps, words, model, input_law, dummies)
     base, prefixed = experiments.train_or_load(base_plan), experiments.train_or_load(prefix_plan)
     test_key = jax.random.fold_in(key, 7)
     table = [
@@ -191,7 +212,7 @@ def simulate(
             alone[0].trials,
             kind="sampled",
         ),
-        **experiments.task_ambiguity(KNOWN, length),
+        **experiments.task_ambiguity(KNOWN, length, input_law),
     }
 
 
@@ -218,6 +239,7 @@ CLAIM = Claim(
                   "models a third, for each training of a prefix",
                   low=adaptation.BLOCK, default=3000),
         Parameter("model", "choice", "sizes of the model", choices=tuple(MODELS), default="small"),
+        *experiments.pretraining_parameters(),
     ),
     quantities=(
         Quantity("mixture_loss", "loss of the mixture, nats a symbol: at least", 0.05,

@@ -2,6 +2,10 @@
 
 What trains is a set of variable types; the rest is frozen and never differentiated. Data are
 drawn on the fly from the training inputs. Several runs (seeds, tasks) are one program under vmap.
+
+A model may have more positions than its digits and their solution take. Then dummy tokens stand in
+front of the content in pretraining, as in the published code (Petrov et al., ICLR 2024), and a
+prefix stands in their place later, at every layer. The content keeps its positions.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ from jaxprompt.networks.transformer import (
     Prefix,
     SoftPrompt,
     Suffix,
+    Trace,
     Transformer,
     draw_init_rows,
     init_sizes,
@@ -45,7 +50,9 @@ __all__ = [
     "Outcome",
     "Recipe",
     "Scores",
+    "content_logits",
     "decode_greedily",
+    "dummy_tokens",
     "initial_state",
     "initial_states",
     "logits",
@@ -54,6 +61,7 @@ __all__ = [
     "score",
     "sharp_random_model",
     "train",
+    "without_dummies",
 ]
 
 TRAINABLE: dict[str, type] = {
@@ -161,6 +169,57 @@ def replace_base(state: State, base: State) -> State:
     return nnx.merge_state(nnx.filter_state(base, nnx.Param), additions)
 
 
+# --- dummy tokens ---
+
+DUMMY = 0
+"""The token that stands where a prefix stands later: a digit, as in the published code."""
+
+
+def dummy_tokens(config: Config) -> int:
+    """How many positions lie in front of the digits and their solution."""
+    return config.positions - (2 * config.inputs - 1)
+
+
+def without_dummies(model: Transformer) -> Transformer:
+    """The model of content alone, at the positions that it has behind the dummy tokens."""
+    dummies = dummy_tokens(model.config)
+    if dummies <= 0:
+        return model
+    moved = nnx.clone(model)
+    moved.position = nnx.Param(model.position[...][dummies:])
+    return moved
+
+
+def content_logits(
+    model: Transformer,
+    content: Int[Array, "*batch T"],
+    rows: int | None = None,
+    *,
+    trace: Trace | None = None,
+) -> Float[Array, "*batch rows V"]:
+    """The model's logits at the last `rows` places (default: all).
+
+    In front of the content stand the dummy tokens that the model was pretrained with, or a prefix
+    in their place.
+
+    Raises:
+        ParameterError: the model has dummy tokens and a soft prompt or a suffix.
+    """
+    dummies = dummy_tokens(model.config)
+    if dummies <= 0:
+        return model(content, rows, trace=trace)
+    if model.soft_prompt is not None or model.suffix is not None:
+        raise ParameterError(
+            "positions", model.config.positions, f"{2 * model.config.inputs - 1} for a model with "
+            "a soft prompt or a suffix", "leave the dummy tokens out",
+        )  # fmt: skip
+    if model.prefix is not None:
+        return without_dummies(model)(content, rows, trace=trace)
+    before = [(0, 0)] * (content.ndim - 1) + [(dummies, 0)]
+    padded = jnp.pad(content, before, constant_values=DUMMY)
+    return model(padded, rows, trace=trace)
+
+
 # --- losses and accuracies ---
 
 
@@ -172,7 +231,7 @@ def model_loss(
     model: Transformer, digits: Int[Array, "*batch n"], solution: Int[Array, "*batch n"]
 ) -> Float[Array, "*batch n"]:
     """Cross-entropy in nats of each symbol of the solution given the ones before."""
-    logits = model(_model_input(digits, solution), digits.shape[-1])
+    logits = content_logits(model, _model_input(digits, solution), digits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, solution)
 
 
@@ -181,7 +240,8 @@ def logits(
     config: Config, added: Added, state: State, tokens: Int[Array, "B T"]
 ) -> Float[Array, "B T V"]:
     """The model's logits at the places of the tokens."""
-    return model_of(config, added, state)(tokens)[..., -tokens.shape[-1] :, :]
+    model = model_of(config, added, state)
+    return content_logits(model, tokens)[..., -tokens.shape[-1] :, :]
 
 
 class Scores(NamedTuple):
@@ -207,7 +267,7 @@ def score(
     it; :func:`decode_greedily` is the slow way.
     """
     model = model_of(config, added, state)
-    logits = model(_model_input(digits, solution), digits.shape[1])
+    logits = content_logits(model, _model_input(digits, solution), digits.shape[1])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, solution).mean(axis=1)
     solved = (logits.argmax(axis=-1) == solution).all(axis=1).astype(jnp.int32)
     return Scores(losses, solved)
@@ -222,7 +282,8 @@ def decode_greedily(
     length = digits.shape[1]
 
     def write(position: int | Array, solution: Array) -> Array:
-        likeliest = model(_model_input(digits, solution), length)[:, position].argmax(axis=-1)
+        logits = content_logits(model, _model_input(digits, solution), length)
+        likeliest = logits[:, position].argmax(axis=-1)
         return solution.at[:, position].set(likeliest.astype(solution.dtype))
 
     return lax.fori_loop(0, length, write, jnp.zeros_like(digits))
@@ -241,12 +302,14 @@ def train(
     recipe: Recipe,
     *,
     key: Key[Array, " R"],
+    input_law: str = "uniform",
 ) -> Outcome:
     """Train R runs at once, each from its own entry of `starts`, on its own mixture of tasks.
 
     `trains` names the sets of parameters that move (:data:`TRAINABLE`), `mixture` the tasks, and
-    row r of `shares` their probabilities in run r. Float32. Runs share one program, vmapped on an
-    accelerator; neither the number of steps nor the rate is part of it.
+    row r of `shares` their probabilities in run r; `input_law` is that of the inputs. Float32. Runs
+    share one program, vmapped on an accelerator; neither the number of steps nor the rate is part
+    of it.
     """
     unknown = [name for name in trains if name not in TRAINABLE]
     if unknown:
@@ -269,7 +332,7 @@ def train(
     )
     for block in range(blocks):
         digits, solutions = _draw_block(
-            tuple(mixture), recipe.batch, config.inputs, chances, block, key
+            tuple(mixture), recipe.batch, config.inputs, input_law, chances, block, key
         )
         flat, state, loss = _train_block(
             config, added, _Shape.of(like), together, flat, state, frozen, decay, digits,
@@ -286,17 +349,17 @@ def _rates(recipe: Recipe, block: int) -> Any:
     return np.float32(recipe.rate) * np.float32(1 - 0.9 * done * recipe.falling)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=RUN_ONCE_OPTIONS)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), compiler_options=RUN_ONCE_OPTIONS)
 def _draw_block(
-    mixture: tuple[str, ...], batch: int, length: int, shares: Array, block: int | Array,
-    keys: Array,
+    mixture: tuple[str, ...], batch: int, length: int, input_law: str, shares: Array,
+    block: int | Array, keys: Array,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Inputs and solutions (R, BLOCK, batch, n) of one block of steps."""
 
     def draw_run(share: Array, key: Array) -> tuple[Array, Array]:
         input_key, task_key = jax.random.split(key)
         count = BLOCK * batch
-        digits = tasks.draw_inputs(count, length, key=input_key, first=block * count)
+        digits = tasks.draw_inputs(count, length, key=input_key, first=block * count, law=input_law)
         solutions = jnp.stack([jax.vmap(tasks.TASKS[name])(digits) for name in mixture], axis=1)
         uniform = random_table.uniforms(task_key, block * count, count, 1)
         task = (uniform > jnp.cumsum(share)[:-1]).sum(axis=1)

@@ -22,11 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_atomically
+from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.constant_answer import input_of_commonest_answer
+from jaxprompt.prefix.training.constant_answer import INPUT_LAWS, input_of_commonest_answer
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate, proportion_estimate
 
 __all__ = [
@@ -40,18 +41,34 @@ __all__ = [
     "key_words",
     "mean_test_loss",
     "plan_pretraining",
+    "pretraining_parameters",
     "scores",
     "small_config",
     "state_instead",
     "task_ambiguity",
     "train_or_load",
+    "with_dummies",
 ]
 
 ORDER = tuple(tasks.TASKS)
 """Tasks in the order of a run's shares."""
 
+MOST_DUMMIES = 64
+"""Most dummy tokens in front of the digits; the published settings have up to twelve."""
+
 FORMAT = 2
 """Version of stored files: it grows when a plan changes its meaning; older files are not read."""
+
+
+def pretraining_parameters() -> tuple[Parameter, Parameter]:
+    """Parameters of claims that pretrain a model: what the published code does in another way."""
+    return (
+        Parameter("input_law", "choice", "law of the digits: uniform, or drawn again as in the "
+                  "published code while many differ", choices=INPUT_LAWS, default="uniform"),
+        Parameter("dummies", "integer", "dummy tokens in front of the digits in pretraining, whose "
+                  "place a prefix takes; the published code has one for each prefix vector",
+                  low=0, high=MOST_DUMMIES, default=0),
+    )  # fmt: skip
 
 
 def small_config(length: int, layers: int = 1, heads: int = 1, width: int = 48) -> Config:
@@ -59,12 +76,18 @@ def small_config(length: int, layers: int = 1, heads: int = 1, width: int = 48) 
     return Config(layers, heads, width, length, 2 * length - 1, tasks.SYMBOLS)
 
 
+def with_dummies(config: Config, dummies: int) -> Config:
+    """The same sizes, with positions in front of the digits for so many dummy tokens."""
+    return dataclasses.replace(config, positions=config.positions + dummies)
+
+
 @dataclass(frozen=True)
 class Plan:
     """One training: which parameters move, on which tasks (a tuple for each run), and from where.
 
     A run whose tuple has several names trains on their mixture. `base` is the plan of the models
-    to start from: run r starts from run ``base_runs[r]`` of it.
+    to start from: run r starts from run ``base_runs[r]`` of it. Inputs for training and for testing
+    follow `input_law`.
     """
 
     config: Config
@@ -75,13 +98,13 @@ class Plan:
     added: Added = Added()  # noqa: RUF009
     base: Plan | None = None
     base_runs: tuple[int, ...] = ()
+    input_law: str = "uniform"
 
     def describe(self) -> dict[str, Any]:
         """Everything the result depends on, as plain values."""
-        plain = dataclasses.asdict(self)
         return {
             "format": FORMAT,
-            "plan": plain,
+            "plan": _plain_plan(dataclasses.asdict(self)),
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
             "block": adaptation.BLOCK,
@@ -90,6 +113,15 @@ class Plan:
     def digest(self) -> str:
         """SHA-256 of :meth:`describe`."""
         return hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()
+
+
+def _plain_plan(plan: dict[str, Any]) -> dict[str, Any]:
+    """A plan without the law of uniform inputs, so that plans from before it keep their digest."""
+    base = plan["base"]
+    plain = {**plan, "base": base and _plain_plan(base)}
+    if plain["input_law"] == "uniform":
+        del plain["input_law"]
+    return plain
 
 
 @dataclass(frozen=True)
@@ -122,8 +154,9 @@ def train_or_load(plan: Plan) -> Trained:
         [[(name in mixture) / len(mixture) for name in names] for mixture in plan.runs]
     )
     outcome = adaptation.train(
-        plan.config, plan.added, start, [plan.trains], names, shares, plan.recipe, key=keys
-    )
+        plan.config, plan.added, start, [plan.trains], names, shares, plan.recipe, key=keys,
+        input_law=plan.input_law,
+    )  # fmt: skip
     trained = Trained(plan, outcome.state, outcome.losses)
     _store(trained)
     return trained
@@ -188,9 +221,9 @@ def accuracy(
 def scores(
     trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
 ) -> adaptation.Scores:
-    """How one run does on each of the test inputs that `key` draws."""
+    """How one run does on each of the test inputs that `key` draws by the law of its plan."""
     plan, state = trained.plan, trained.parameters_of(run)
-    inputs = draw_tests(tests, plan.config.inputs, key=key)
+    inputs = draw_tests(tests, plan.config.inputs, key=key, input_law=plan.input_law)
     return adaptation.score(plan.config, plan.added, state, inputs.digits, inputs.solutions[task])
 
 
@@ -209,14 +242,14 @@ class Tests(NamedTuple):
     solutions: dict[str, jax.Array]
 
 
-def draw_tests(count: int, length: int, *, key: jax.Array) -> Tests:
+def draw_tests(count: int, length: int, *, key: jax.Array, input_law: str = "uniform") -> Tests:
     """`count` test inputs of `length` digits; fewer from the same key are the first of them."""
-    return _draw_tests(count, length, key)
+    return _draw_tests(count, length, input_law, key)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
-def _draw_tests(count: int, length: int, key: jax.Array) -> Tests:
-    digits = tasks.draw_inputs(count, length, key=key, test=True)
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=RUN_ONCE_OPTIONS)
+def _draw_tests(count: int, length: int, input_law: str, key: jax.Array) -> Tests:
+    digits = tasks.draw_inputs(count, length, key=key, test=True, law=input_law)
     return Tests(digits, {name: tasks.solve_all(name, digits) for name in ORDER})
 
 
@@ -236,28 +269,47 @@ def _counts_all(length: int) -> bool:
     return tasks.DIGITS**length <= MAX_COUNTED_INPUTS
 
 
-def constant_answer_share(task: str, length: int, *, key: jax.Array) -> Estimate:
+def constant_answer_share(
+    task: str, length: int, *, key: jax.Array, input_law: str = "uniform"
+) -> Estimate:
     """Share of inputs that the commonest answer solves.
 
     Counted over all inputs, so exact, where there are no more than :data:`MAX_COUNTED_INPUTS`;
-    else a proportion of that many uniform draws.
+    else a proportion of that many draws, or of those that the published law keeps.
     """
     if not _counts_all(length):
-        successes = int(_count_commonest_answer(task, length, key))
-        return proportion_estimate(successes, MAX_COUNTED_INPUTS)
+        successes, drawn = _count_commonest_answer(task, length, input_law, key)
+        return proportion_estimate(int(successes), int(drawn))
+    every = _all_inputs(length)
+    weights = _input_weights(every, input_law)
     count = tasks.DIGITS**length
-    return exact_estimate(float(np.bincount(_answers(task, length)).max()) / count, count)
+    total = count if weights is None else weights.sum()
+    shares = np.bincount(_answers(task, every), weights)
+    return exact_estimate(float(shares.max()) / float(total), count)
 
 
-def _answers(task: str, length: int) -> np.ndarray:
+def _all_inputs(length: int) -> np.ndarray:
+    """Every input of `length` digits (int32)."""
+    powers = tasks.DIGITS ** np.arange(length)
+    return (np.arange(tasks.DIGITS**length)[:, None] // powers % tasks.DIGITS).astype(np.int32)
+
+
+def _input_weights(inputs: np.ndarray, input_law: str) -> np.ndarray | None:
+    """How likely inputs are, up to a factor; None if all are equally likely."""
+    if input_law == "uniform":
+        return None
+    return np.where(np.asarray(tasks.many_digits(jnp.asarray(inputs))), 0.5, 1.0)
+
+
+def _answers(task: str, inputs: np.ndarray) -> np.ndarray:
     """The solution of every input, as one number each."""
-    powers = np.arange(length)
-    every = np.arange(tasks.DIGITS**length)[:, None] // tasks.DIGITS**powers % tasks.DIGITS
-    solutions = np.asarray(tasks.solve_all(task, jnp.asarray(every, jnp.int32)), np.int64)
-    return solutions @ tasks.SYMBOLS**powers
+    solutions = np.asarray(tasks.solve_all(task, jnp.asarray(inputs)), np.int64)
+    return solutions @ tasks.SYMBOLS ** np.arange(inputs.shape[1])
 
 
-def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
+def task_ambiguity(
+    mixture: Sequence[str], length: int, input_law: str = "uniform"
+) -> dict[str, Estimate]:
     """How ambiguous an even mixture of tasks is for a model that is not told the task.
 
     `entropy` is that of the solution given the input, in nats a symbol; `one_answer` is the
@@ -267,28 +319,46 @@ def task_ambiguity(mixture: Sequence[str], length: int) -> dict[str, Estimate]:
     """
     if not _counts_all(length):
         return {}
-    count = tasks.DIGITS**length
-    answers = np.stack([_answers(task, length) for task in mixture])
+    count, every = tasks.DIGITS**length, _all_inputs(length)
+    weights = _input_weights(every, input_law)
+    answers = np.stack([_answers(task, every) for task in mixture])
     # How many tasks have the answer that this one has: a share of these is its probability.
     alike = (answers[:, None] == answers).sum(axis=1) / len(mixture)
     return {
-        "entropy": exact_estimate(-np.log(alike).mean() / length, count),
-        "one_answer": exact_estimate(alike.max(axis=0).mean(), count),
+        "entropy": exact_estimate(_mean_over_inputs(-np.log(alike), weights) / length, count),
+        "one_answer": exact_estimate(_mean_over_inputs(alike.max(axis=0), weights), count),
     }
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _count_commonest_answer(task: str, length: int, key: jax.Array) -> jax.Array:
+def _mean_over_inputs(values: np.ndarray, weights: np.ndarray | None) -> float:
+    """Mean over the last axis, which is that of the inputs, and over any other."""
+    if weights is None:
+        return float(values.mean())
+    return float(np.average(values, weights=np.broadcast_to(weights, values.shape)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _count_commonest_answer(
+    task: str, length: int, input_law: str, key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """How many draws the commonest answer solves, of how many."""
     # Both parts of the split, in their proportions.
     tests = MAX_COUNTED_INPUTS // 4
     first, second = jax.random.split(key)
-    answer = tasks.solve(task, jnp.asarray(input_of_commonest_answer(task, length), jnp.int32))
-    right = jnp.int32(0)
+    commonest = input_of_commonest_answer(task, length, input_law)
+    answer = tasks.solve(task, jnp.asarray(commonest, jnp.int32))
+    right, drawn = jnp.int32(0), jnp.int32(0)
     sides = ((first, tests, True), (second, MAX_COUNTED_INPUTS - tests, False))
     for side_key, count, test in sides:
         digits = tasks.draw_inputs(count, length, key=side_key, test=test)
-        right += (tasks.solve_all(task, digits) == answer).all(axis=1).sum()
-    return right
+        kept = jnp.ones(count, bool)
+        if input_law == "published":
+            # What is thrown away is left out, not drawn again: that gives the same law.
+            coin = jax.random.bernoulli(jax.random.fold_in(side_key, 1), shape=(count,))
+            kept = ~tasks.many_digits(digits) | coin
+        solved = (tasks.solve_all(task, digits) == answer).all(axis=1)
+        right, drawn = right + (solved & kept).sum(), drawn + kept.sum()
+    return right, drawn
 
 
 def key_words(key: jax.Array) -> tuple[int, ...]:
@@ -297,10 +367,16 @@ def key_words(key: jax.Array) -> tuple[int, ...]:
 
 
 def plan_pretraining(
-    config: Config, mixture: Sequence[str], recipe: Recipe, copies: int, seed: tuple[int, ...]
+    config: Config,
+    mixture: Sequence[str],
+    recipe: Recipe,
+    copies: int,
+    seed: tuple[int, ...],
+    input_law: str = "uniform",
 ) -> Plan:
     """Plan of `copies` models trained on the mixture from different starts."""
-    return Plan(config, "model", (tuple(mixture),) * copies, recipe, seed)
+    runs = (tuple(mixture),) * copies
+    return Plan(config, "model", runs, recipe, seed, input_law=input_law)
 
 
 def state_instead(**statements: float) -> Callable[[Mapping[str, Any], Any], Mapping[str, Any]]:

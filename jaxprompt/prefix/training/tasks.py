@@ -2,6 +2,10 @@ r"""Sequence tasks on digits, and a split into training and test inputs that nev
 
 A task maps `n` digits from {0, …, 7} to `n` symbols; the model reads the digits and then writes
 the solution. Tasks as in Petrov et al., ICLR 2024. Symbols go to 10, because a count may.
+
+Inputs are uniform, or follow the law of the published code: an input with more than n/2 different
+digits is thrown away with probability ½ and drawn again, as often as it takes. So it is half as
+likely as another one.
 """
 
 from __future__ import annotations
@@ -12,12 +16,23 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, UInt32
+from jax import lax
+from jaxtyping import Array, Bool, Int, Key, UInt32
 
 from jaxprompt.compute import random_table
 from jaxprompt.errors import ParameterError
+from jaxprompt.prefix.training.constant_answer import INPUT_LAWS
 
-__all__ = ["DIGITS", "SYMBOLS", "TASKS", "draw_inputs", "is_test", "solve", "solve_all"]
+__all__ = [
+    "DIGITS",
+    "SYMBOLS",
+    "TASKS",
+    "draw_inputs",
+    "is_test",
+    "many_digits",
+    "solve",
+    "solve_all",
+]
 
 DIGITS = 8
 """Inputs are made of 0 … 7."""
@@ -96,26 +111,60 @@ def draw_inputs(
     key: Key[Array, ""],
     test: bool = False,
     first: int | Array = 0,
+    law: str = "uniform",
 ) -> Int[Array, "count length"]:
-    """Uniform draws (int32) from the training or the test inputs, without rejection.
+    """Draws (int32) from the training or the test inputs, uniform or as the published code's.
 
     They are number `first` and the following of one endless list that `key` stands for. Given all
     digits but the first, exactly two of the eight first digits are for testing, so the first is
-    drawn among the right ones, each with its probability to within 2⁻²³.
+    drawn among the right ones, each with its probability to within 2⁻²³. The published law draws
+    again what a coin throws away; attempt number t has numbers of its own, so that an input does
+    not depend on how often its neighbours were drawn.
 
     Raises:
-        ParameterError: `length` is not between 2 and 10.
+        ParameterError: `length` is not between 2 and 10, or `law` is unknown.
     """
     if not 2 <= length <= LONGEST:
         raise ParameterError(
             "length", length, f"between 2 and {LONGEST}", "a longer count has no symbol"
         )
+    if law not in INPUT_LAWS:
+        raise ParameterError("law", law, f"one of {', '.join(INPUT_LAWS)}", "choose one of those")
+    if law == "published":
+        return _draw_published_inputs(key, first, count, length, test)
     return _draw_inputs(key, first, count, length, test)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _draw_inputs(key: Array, first: int | Array, count: int, length: int, test: bool) -> Array:
-    bits = random_table.words(key, first, count, length)[0]
+    return _input_of_words(random_table.words(key, first, count, length)[0], test)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _draw_published_inputs(
+    key: Array, first: int | Array, count: int, length: int, test: bool
+) -> Array:
+    def attempt(number: int | Array) -> tuple[Array, Array]:
+        words, coins = random_table.words(jax.random.fold_in(key, number), first, count, length)
+        digits = _input_of_words(words, test)
+        return digits, many_digits(digits) & (coins[:, 0] >> jnp.uint32(31) == 1)
+
+    def draw_again(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        number, digits, thrown = state
+        fresh, thrown_again = attempt(number)
+        return number + 1, jnp.where(thrown[:, None], fresh, digits), thrown & thrown_again
+
+    return lax.while_loop(lambda state: state[2].any(), draw_again, (jnp.int32(1), *attempt(0)))[1]
+
+
+def many_digits(digits: Int[Array, "*batch n"]) -> Bool[Array, "*batch"]:
+    """Whether more than half as many different digits occur as there are places."""
+    occurs = (digits[..., None] == jnp.arange(DIGITS)).any(axis=-2)
+    return occurs.sum(axis=-1) > digits.shape[-1] // 2
+
+
+def _input_of_words(bits: UInt32[Array, "count n"], test: bool) -> Int[Array, "count n"]:
+    """Uniform inputs on one side of the split, from random bits."""
     following = bits[:, 1:] >> jnp.uint32(29)
     low, high = (0, _TEST_SHARE) if test else (_TEST_SHARE, DIGITS)
     residue = low + (((bits[:, 0] >> jnp.uint32(9)) * jnp.uint32(high - low)) >> jnp.uint32(23))

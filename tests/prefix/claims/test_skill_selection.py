@@ -34,6 +34,28 @@ def test_a_mixture_leaves_open_what_the_formula_says(monkeypatch, plain_solution
     assert experiments.task_ambiguity(names, 3) == {}, "too many inputs to count are not counted"
 
 
+@pytest.mark.parametrize("length", [2, 3])
+def test_a_mixture_on_published_inputs(length, plain_solution):
+    """Inputs of many different digits count half."""
+    names, claim = skill_selection.KNOWN, jp.claim("prefix.skill_selection")
+    entropy = share = total = 0.0
+    for x in itertools.product(range(8), repeat=length):
+        weight = 0.5 if len(set(x)) > length // 2 else 1.0
+        answers = [tuple(plain_solution(task, x)) for task in names]
+        alike = [answers.count(answer) / 4 for answer in answers]
+        entropy -= weight * sum(np.log(alike)) / 4 / length
+        share += weight * max(alike)
+        total += weight
+    predicted = claim.predict(tasks=4, length=length, input_law="published")
+    found = experiments.task_ambiguity(names, length, "published")
+    assert predicted["mixture_loss"] == pytest.approx(entropy / total, rel=1e-12)
+    assert predicted["unselected"] == pytest.approx(share / total, rel=1e-12)
+    assert found["entropy"].mean == pytest.approx(entropy / total, rel=1e-12)
+    assert found["one_answer"].mean == pytest.approx(share / total, rel=1e-12)
+    both = claim.predict(tasks=4, length=np.array([length, 6]), input_law="published")
+    assert both["mixture_loss"][0] == predicted["mixture_loss"]
+
+
 def test_of_several_starts_the_least_training_loss_counts():
     _, plan = skill_selection.plans(4, 1500, (0, 0))
     assert [own[0] for own in plan.runs] == 4 * list(skill_selection.KNOWN)

@@ -18,14 +18,15 @@ from jaxprompt.prefix.training.constant_answer import constant_answer
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
 
 
+@pytest.mark.parametrize("law", ["uniform", "published"])
 @pytest.mark.parametrize(("task", "length"), [("desc", 6), ("double_hist", 4)])
-def test_constant_answers_are_counted_or_drawn(task, length, monkeypatch):
+def test_constant_answers_are_counted_or_drawn(task, length, law, monkeypatch):
     key = jax.random.key(3)
-    counted = experiments.constant_answer_share(task, length, key=key)
+    counted = experiments.constant_answer_share(task, length, key=key, input_law=law)
     assert counted.kind == "exact"
-    assert counted.mean == constant_answer(task, length)
+    assert counted.mean == pytest.approx(constant_answer(task, length, law), rel=1e-14)
     monkeypatch.setattr(experiments, "MAX_COUNTED_INPUTS", 8**length - 8)
-    drawn = experiments.constant_answer_share(task, length, key=key)
+    drawn = experiments.constant_answer_share(task, length, key=key, input_law=law)
     assert drawn.kind == "proportion"
     assert abs(drawn.mean - counted.mean) < 5 * drawn.stderr
 

@@ -1,12 +1,17 @@
-"""The two numbers of docs/prefix.md on published and uniform inputs, each counted in two ways."""
+"""The two numbers of docs/prefix.md on published and uniform inputs, each counted in two ways,
+and the inputs of ten digits that are drawn.
+"""
 
 from __future__ import annotations
 
 from itertools import product
 from math import factorial
 
+import jax
 import numpy as np
 import pytest
+
+from jaxprompt.prefix.training import tasks
 
 
 def blocks(total, most, largest):
@@ -55,3 +60,11 @@ def test_published_inputs_repeat_digits_more_often():
     kept = different[(different <= 5) | (rng.random(len(different)) >= 0.5)]
     stderr = np.sqrt(published * (1 - published) / len(kept))
     assert abs((kept <= 5).mean() - published) < 5 * stderr
+
+
+def test_what_is_drawn_has_that_share():
+    published = 2 * few_digits_share(10, 5) / (1 + few_digits_share(10, 5))
+    for law, expected in (("uniform", few_digits_share(10, 5)), ("published", published)):
+        inputs = np.asarray(tasks.draw_inputs(100_000, 10, key=jax.random.key(5), law=law))
+        few = np.mean([len(set(x)) <= 5 for x in inputs.tolist()])
+        assert abs(few - expected) < 5 * np.sqrt(expected * (1 - expected) / len(inputs))

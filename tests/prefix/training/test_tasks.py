@@ -42,8 +42,57 @@ def test_split_is_disjoint_uniform_and_stable():
     ]
 
 
+def weights_of_all_inputs(length, test):
+    """Every input of one side of the split, and its probability under the published law.
+
+    By following the generator on the whole list: a coin throws an input of many digits away, so it
+    is kept half as often; then the split is looked at.
+    """
+    every = np.array(list(itertools.product(range(8), repeat=length)))
+    side = every[np.asarray(tasks.is_test(every)) == test]
+    kept = np.array([0.5 if len(set(x)) > length // 2 else 1.0 for x in side.tolist()])
+    return side, kept / kept.sum()
+
+
+@pytest.mark.parametrize("length", [3, 4])
+@pytest.mark.parametrize("test", [False, True])
+def test_published_inputs_have_the_law_of_the_generator(length, test):
+    count = 40_000
+    inputs = np.asarray(
+        tasks.draw_inputs(count, length, key=jax.random.key(3), test=test, law="published")
+    )
+    side, chances = weights_of_all_inputs(length, test)
+    drawn = np.bincount(inputs @ 8 ** np.arange(length), minlength=8**length)
+    found, expected = drawn[side @ 8 ** np.arange(length)], count * chances
+    assert found.sum() == count, "an input of the other side of the split"
+    freedom = len(side) - 1
+    statistic = ((found - expected) ** 2 / expected).sum()
+    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+    # The same test tells the uniform law from it.
+    uniform = np.full(len(side), count / len(side))
+    assert ((found - uniform) ** 2 / uniform).sum() - freedom > 5 * np.sqrt(2 * freedom)
+
+
+def test_published_inputs_are_one_endless_list():
+    """Number i does not depend on its neighbours, nor on how often they were drawn."""
+    key = jax.random.key(4)
+    whole = tasks.draw_inputs(500, 10, key=key, law="published")
+    part = tasks.draw_inputs(40, 10, key=key, first=123, law="published")
+    np.testing.assert_array_equal(part, whole[123:163])
+    one = jax.vmap(lambda i: tasks.draw_inputs(1, 10, key=key, first=i, law="published")[0])
+    np.testing.assert_array_equal(one(jnp.arange(30)), whole[:30])
+
+
+def test_many_digits_are_more_than_half():
+    for length in (4, 5):
+        every = np.array(list(itertools.product(range(8), repeat=length)))
+        many = [len(set(x)) > length // 2 for x in every.tolist()]
+        np.testing.assert_array_equal(tasks.many_digits(jnp.asarray(every)), many)
+
+
 @pytest.mark.parametrize(("make", "name"), [
     (lambda: tasks.draw_inputs(3, 11, key=jax.random.key(0)), "length"),
+    (lambda: tasks.draw_inputs(3, 4, key=jax.random.key(0), law="fair"), "law"),
     (lambda: tasks.solve("sort", jnp.arange(3)), "task"),
 ])  # fmt: skip
 def test_bad_settings_are_named(make, name):
