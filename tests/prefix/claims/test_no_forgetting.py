@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import numpy as np
 
@@ -17,12 +19,12 @@ CONFIG = experiments.small_config(3, width=8)
 RECIPE = Recipe(250, 1e-3)
 
 
-def untrained(added, change):
+def untrained(added, change, config=CONFIG):
     """One run of a model as it starts, its own parameters changed by `change`."""
-    base = adaptation.initial_state(CONFIG, key=jax.random.key(0))
-    state = adaptation.replace_base(adaptation.initial_state(CONFIG, added, key=jax.random.key(1)),
+    base = adaptation.initial_state(config, key=jax.random.key(0))
+    state = adaptation.replace_base(adaptation.initial_state(config, added, key=jax.random.key(1)),
                                  jax.tree.map(lambda x: x + change, base))  # fmt: skip
-    plan = Plan(CONFIG, "model", (("asc",),), RECIPE, (0, 0), added)
+    plan = Plan(config, "model", (("asc",),), RECIPE, (0, 0), added)
     return Trained(plan, jax.tree.map(lambda x: np.asarray(x)[None], state), np.zeros((1, 1)))
 
 
@@ -43,3 +45,28 @@ def test_limits_state_their_sides():
     assert isinstance(predicted["old_task_tuned"], AtMost)
     assert isinstance(predicted["old_task_kept"], AtLeast)
     assert predicted["prefix_removed"] == predicted["low_rank_removed"] == 0
+    assert isinstance(predicted["old_task_prefixed"], AtMost)
+    assert isinstance(predicted["old_task_control"], AtLeast)
+
+
+def test_old_and_new_task_share_no_answer_unless_all_digits_are_equal():
+    """So that two accuracies add up to 1 + 8^(1 − n) at most, whatever is on."""
+    for length in (2, 3, 4):
+        every = np.array(list(itertools.product(range(8), repeat=length)), np.int32)
+        up, down = (np.asarray(tasks.solve_all(task, every)) for task in ("asc", "desc"))
+        assert (up == down).all(axis=1).mean() == 8.0 ** (1 - length)
+
+
+def test_removal_forgets_the_prefix_and_keeps_the_dummies():
+    """Without the addition the model is the old one with its dummy tokens, on the same inputs."""
+    padded = experiments.with_dummies(CONFIG, 2)
+    base = untrained(Added(), 0.0, padded)
+    prefixed = untrained(Added(prefix=2), 0.0, padded)
+    digits = tasks.draw_inputs(8, 3, key=jax.random.key(2), test=True)
+    change = no_forgetting.logit_changes(base, prefixed, 0, digits)
+    assert change.removed == 0
+    assert change.present > 0
+    bare = no_forgetting._without_addition(prefixed)
+    assert bare.plan.added == Added()
+    assert bare.plan.config == padded
+    assert "prefix" not in bare.state
