@@ -76,6 +76,8 @@ def read(path: Path, files: Iterable[Path]) -> dict[str, dict[int, Outcome]]:
 def run(files: dict[Path, tuple[jp.Claim, ...]], seeds: int, path: Path) -> None:
     """Every claim under every seed that the file does not hold, seed after seed."""
     known = read(path, files)
+    # Of the files as they were loaded: one that is edited meanwhile is another version.
+    versions = {file: fingerprint(file) for file in files}
     waiting: dict[str, tuple[Path, Iterator[Outcome]]] = {
         claim.id: (
             file,
@@ -90,7 +92,7 @@ def run(files: dict[Path, tuple[jp.Claim, ...]], seeds: int, path: Path) -> None
             if outcome is None:
                 del waiting[id]
                 continue
-            row = {"id": id, "fingerprint": fingerprint(file), **vars(outcome)}
+            row = {"id": id, "fingerprint": versions[file], **vars(outcome)}
             records.append(path, row)
             missed = [n for n, s in outcome.falsifiers.items() if s is not Status.REFUTED]
             if outcome.status is not Status.CONFIRMED or missed:

@@ -312,3 +312,96 @@ def test_the_risk_of_random_features_peaks_where_they_are_as_many_as_samples():
     assert near[np.argmax(risks(1e-5, near))] == pytest.approx(3.0, abs=0.06)
     assert np.argmax(risks(0.01, [1.0, 3.0, 8.0])) == 1
     assert (np.diff(risks(0.1, np.linspace(0.25, 8, 32))) < 0).all()
+
+
+# --- attention that learns ---
+
+
+def test_the_tangent_kernel_by_differences_at_a_large_width():
+    rng = np.random.default_rng(7)
+    width, heads, sharpness = 100, 1000, 1.3
+    x = np.array([[1.0, 0.0], [0.6, 0.8]])
+    queries, keys = rng.normal(size=(2, heads, width, 2))
+    values = rng.normal(size=(heads, 2))
+
+    def outputs(queries, keys, values):  # of every head, for both inputs
+        scores = sharpness * ((queries @ x.T) * (keys @ x.T)).sum(1) / width**0.5
+        weights = np.exp(scores) / (np.exp(scores) + np.exp(-scores))
+        return (2 * weights - 1) * (values @ x.T) / heads**0.5
+
+    total = 0.0
+    # A weight of one head changes its output alone: all heads are differentiated at once.
+    for which, weights in enumerate((queries, keys, values)):
+        for entry in np.ndindex(weights.shape[1:]):
+            moved = [queries.copy(), keys.copy(), values.copy()]
+            moved[which][(slice(None), *entry)] += 1e-5
+            above = outputs(*moved)
+            moved[which][(slice(None), *entry)] -= 2e-5
+            slopes = (above - outputs(*moved)) / 2e-5
+            total += (slopes[:, 0] * slopes[:, 1]).sum()
+    predicted = formula("attention_kernel")(cosine=0.6, sharpness=sharpness)["kernel"]
+    assert total == pytest.approx(predicted, rel=0.15)
+
+
+def test_the_tangent_kernel_by_adaptive_quadrature():
+    beta, cosine = 0.9, 0.8
+
+    def mean(function):
+        density = stats.multivariate_normal(cov=beta**2 * np.array([[1, 0.64], [0.64, 1]])).pdf
+        integrand = lambda a, b: function(a) * function(b) * density((a, b))  # noqa: E731
+        return integrate.dblquad(integrand, -7, 7, -7, 7, epsabs=1e-7)[0]
+
+    slopes = mean(lambda g: np.cosh(g) ** -2)
+    expected = cosine * mean(np.tanh) + 2 * beta**2 * cosine**3 * slopes
+    predicted = formula("attention_kernel")(cosine=cosine, sharpness=beta)["kernel"]
+    assert predicted == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("lean", [-0.5, 0.3, 1.5])
+def test_the_token_of_largest_margin_by_a_quadratic_program(lean):
+    differences = np.array([[1.0, 0.0], [lean, 1.0]])
+    found = optimize.minimize(
+        lambda p: p @ p,
+        np.array([5.0, 5.0]),
+        constraints=optimize.LinearConstraint(differences, lb=1.0),
+        options={"ftol": 1e-12},
+        method="SLSQP",
+    )
+    second = formula("token_selection")(lean=lean)["second"]
+    assert found.x == pytest.approx([1.0, float(second)], abs=1e-5)
+
+
+def test_selection_differs_from_its_direction_by_a_constant_over_the_logarithm():
+    lean, step = -0.5, 4.0
+    differences = np.array([[1.0, 0.0], [lean, 1.0]])
+    p, steps = np.zeros(2), 2**14
+    for _ in range(steps):
+        others = np.exp(-differences @ p)
+        first = 1 / (1 + others.sum())
+        slope = first * others * first  # of the first weight along each difference
+        p = p + step / (1 + np.exp(first)) * slope @ differences
+    shares = np.linalg.solve(differences.T, [1.0, 1 - lean])
+    constant = np.linalg.solve(differences, np.log(step / (1 + np.e) / shares))
+    assert p - np.array([1.0, 1 - lean]) * np.log(steps) == pytest.approx(constant, abs=5e-3)
+
+
+@pytest.mark.parametrize("prompts", [0.5, 1.0, 2.0])
+def test_the_risk_after_quadratically_many_prompts_by_one_large_fit(prompts):
+    rng = np.random.default_rng(8)
+    dim, length = 32, 64
+    n = round(prompts * dim**2)
+
+    def sequences(count):
+        w = rng.normal(size=(count, dim, 1)) / dim**0.5
+        x = rng.normal(size=(count, length, dim))
+        y = (x @ w)[:, :, 0] + 0.3 * rng.normal(size=(count, length))
+        query = rng.normal(size=(count, dim))
+        products = query[:, :, None] * (y[:, :, None] * x).mean(1)[:, None]
+        return dim**0.5 * products.reshape(count, -1), (query * w[:, :, 0]).sum(1)
+
+    z, target = sequences(n)
+    dual = np.linalg.solve(z @ z.T + n * 0.1 * np.eye(n), target + 0.3 * rng.normal(size=n))
+    new, truth = sequences(2000)
+    measured = ((new @ (z.T @ dual) - truth) ** 2).mean()
+    predicted = formula("in_context_diversity")(prompts=prompts, samples=2.0)["risk"]
+    assert measured == pytest.approx(float(predicted), rel=0.15)

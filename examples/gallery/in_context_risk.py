@@ -8,8 +8,10 @@ $\Gamma_n = (1 + \frac1n) \Lambda + \frac{\mathrm{tr} \Lambda + \sigma^2}{n} I$.
 length $N$ finds $A = \Gamma_N^{-1}$, whatever length $M$ it meets then:
 $$R = \mathrm{tr}\, \Lambda (\Gamma_N^{-2} \Lambda \Gamma_M - 2 \Gamma_N^{-1} \Lambda + I).$$
 Easier than the paper: two moments in place of its dynamics: the loss is convex in $A$, so where
-descent ends is its least value. Each model is fitted to 30,000 prompts, and its excess, of order
-16 parameters over 30,000, is far below the tolerance. A trial averages over its query.
+descent ends is its least value. Training and test average over task, noise and query, which are
+Gaussian given the inputs; what is sampled is $S = \frac1n \sum_i x_i x_i^\top$. Away from the
+training length the risk is linear in the error of $A$: 300,000 prompts make that a quarter of the
+check's standard error.
 """
 
 import jax
@@ -29,25 +31,25 @@ def risk(*, trained, length, noise, variances=VARIANCES, noisy=1.0):
     return {"risk": (variances**2 * (ours / theirs - 2) / theirs + variances).sum()}
 
 
-def draw_prompts(key, count, length, noise):
-    """Tasks w, vectors h and queries of prompts."""
-    w, x, error = jax.random.normal(key, (3, count, length + 1, 4))
-    x *= jnp.sqrt(VARIANCES)
-    y = jnp.einsum("cld,cd->cl", x, w[:, 0]) + noise * error[:, :, 0]
-    return w[:, 0], jnp.einsum("cl,cld->cd", y[:, 1:], x[:, 1:]) / length, x[:, 0]
+def draw_moments(key, count, length, noise):
+    """The mean of h wᵀ and of h hᵀ over prompts with these inputs."""
+    x = jax.random.normal(key, (count, length, 4)) * jnp.sqrt(VARIANCES)
+    s = jnp.einsum("cli,clj->cij", x, x) / length
+    rows, first = s.reshape(-1, 4), s.mean(0)
+    return first, rows.T @ rows / count + noise**2 / length * first
 
 
 def train(*, key, trained, noise):
     """The layer with the least mean squared error on many prompts."""
-    w, h, query = map(np.asarray, draw_prompts(key, 30_000, trained, noise))
-    z = (query[:, :, None] * h[:, None]).reshape(len(h), 16)
-    return {"matrix": np.linalg.lstsq(z, (query * w).sum(1))[0].reshape(4, 4)}
+    first, second = draw_moments(key, 300_000, trained, noise)
+    return {"matrix": np.linalg.solve(second, first).T}
 
 
 def experiment(*, key, matrix, length, noise):
-    """The squared error on one new prompt, on average over its query."""
-    w, h, _ = draw_prompts(key, 1, length, noise)
-    return {"risk": VARIANCES @ (matrix @ h[0] - w[0]) ** 2}
+    """The squared error on one new prompt, averaged over all but its inputs."""
+    first, second = draw_moments(key, 1, length, noise)
+    loss = matrix @ second @ matrix.T - 2 * matrix @ first + jnp.eye(4)
+    return {"risk": VARIANCES @ jnp.diag(loss)}
 
 
 CLAIM = jp.Claim(
@@ -70,7 +72,7 @@ CLAIM = jp.Claim(
         jp.Falsifier("longer", "trained at twice the length", trained=20),
     ),
     closed_form=risk,
-    simulation=jp.per_trial(experiment, setup=train, batch=1000),
-    designs={"quick": jp.Design.product(TRAINED, {"length": [5, 10, 40]}, 30_000)},
+    simulation=jp.per_trial(experiment, setup=train, batch=500, dtype="float32"),
+    designs={"quick": jp.Design.product(TRAINED, {"length": [5, 10, 40]}, 5000)},
     figure=jp.Curves(x="length", y="risk", log_x=True),
 )

@@ -67,7 +67,7 @@ CLAIM = jp.Claim(
         jp.Falsifier("penalty", "half the penalty", penalty=0.5),
     ),
     closed_form=risk,
-    simulation=jp.per_trial(experiment, traced=("ridge",)),
+    simulation=jp.per_trial(experiment, traced=("ridge",), dtype="float32"),
     size="dim",
     powers=(1,),
     designs={"quick": jp.Design.product({"samples": 3.0}, GRID, 450)},
