@@ -23,6 +23,7 @@ from jaxprompt.presentation.canvas import SCALE, drawing_width, save_figure
 from jaxprompt.presentation.figure_tables import FigureTables
 from jaxprompt.presentation.files import write_atomically
 from jaxprompt.presentation.html_tables import render_template
+from jaxprompt.presentation.residuals import residuals_by_quantity
 from jaxprompt.presentation.table_files import load_table_rows, save_table
 from jaxprompt.presentation.wording import (
     by_strength_of_evidence,
@@ -378,12 +379,14 @@ def _report_section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
     common = _common_parameters([row["parameters"] for row in entry["rows"]])
     rows = [
         {
-            "side": "two", "trials": 0, "goodness": None, "systematic": None, **row,
+            "side": "two", "trials": 0, "goodness": None, "systematic": None,
+            "exact": not (row["stderr"] or row["predicted_stderr"]), **row,
             "distinct": _without_common(row["parameters"], common),
             "difference": _format_difference(row),
         }
         for row in entry["rows"]
     ]  # fmt: skip
+    residuals = residuals_by_quantity(rows, entry.get("false_alarm"))
     entry = {**entry, "worst": _worst_index(entry)}
     command = ["jaxprompt", "check", entry["id"]]
     if entry.get("origin"):
@@ -400,6 +403,8 @@ def _report_section(folder: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
         "common": common,
         "rows": rows,
         "optional_columns": _optional_columns(rows),
+        "residuals": {name: dict.fromkeys(marks) for name, marks in residuals.items()},
+        "unplaced": len(rows) - sum(map(len, residuals.values())),
         "claim": {"title": "", "source": "", "statement": "", "derivation": "", **card},
         "image": base64.b64encode(png).decode(),
         "size": _shown_size(png) if png else (),
