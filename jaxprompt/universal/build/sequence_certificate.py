@@ -43,7 +43,7 @@ class SequenceCertificate:
     """What is known about a sequence prefix. Errors are lengths of the longest token's error.
 
     Attributes:
-        method: "kernel", "ridge" or "paper".
+        method: "kernel", "sparse", "ridge" or "paper".
         symmetry: the structure in use; ``detected`` ones were seen on samples and prove nothing.
         accuracy: the error that was asked for.
         reached: whether the measured error is within it.

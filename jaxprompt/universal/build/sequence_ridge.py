@@ -20,13 +20,23 @@ from jaxprompt.universal.build.sequence_structure import Structure
 from jaxprompt.universal.build.sequence_target import Domain, token_length
 from jaxprompt.universal.networks.stack import Layer
 
-__all__ = ["ridge_candidate"]
+__all__ = [
+    "Samples",
+    "directions_of_change",
+    "draw_samples",
+    "gathered_tokens",
+    "read_tokens",
+    "ridge_candidate",
+]
 
 SOFTNESS = 0.5
 """λ times the squared distance of neighbouring centres along a direction."""
 
 MOST_VALUES = 480
 """Most values that are fitted together: about a second."""
+
+SELECTED = 200
+"""Sequences of the selection set on which values are fitted and checked too."""
 
 STALLED = 0.6
 """Share of its error that three longer sums must take off, or the fit ends."""
@@ -47,7 +57,7 @@ class _Fit(NamedTuple):
     error: float
 
 
-class _Samples(NamedTuple):
+class Samples(NamedTuple):
     """Read tokens, flat (Q, R m), and what f gives for them (Q, d)."""
 
     z: np.ndarray
@@ -75,7 +85,7 @@ def ridge_candidate(
     return _assembled(problem, structure, fits)
 
 
-def _read_tokens(structure: Structure, position: int) -> list[int]:
+def read_tokens(structure: Structure, position: int) -> list[int]:
     return [q for tokens in structure.classes[position] for q in tokens]
 
 
@@ -86,20 +96,22 @@ def _fit_group(
     problem: SequenceProblem, structure: Structure, position: int, goal: float, budget: int
 ) -> _Fit | None:
     """Values for one group, on as few tokens as do; None if `budget` is too small for any."""
-    read = _read_tokens(structure, position)
+    read = read_tokens(structure, position)
     if not read:
         value = problem.select_values[:1, position]
         one = np.zeros((1, 0))
         return _Fit(one, np.zeros((1, 1)), value[None], np.ones(1), 0.0) if budget else None
     random = np.random.default_rng(problem.seed + 6)
-    check = _draw(problem, position, read, 600, random)
-    basis = _directions_of_change(problem, position, read, random)
+    check = draw_samples(problem, position, read, 600, random, and_selected=True)
+    basis = directions_of_change(problem, position, read, random)
     best, errors = None, []
     for directions, count in _sizes(basis, random):
         unknown = len(directions) * count
         if unknown > min(MOST_VALUES, budget):
             break
-        train = _draw(problem, position, read, max(300, 4 * unknown), random)
+        train = draw_samples(
+            problem, position, read, max(300, 4 * unknown), random, and_selected=True
+        )
         fit = _least_squares_fit(problem, len(read), directions, count, train)
         miss = _sum_of_layers(fit, check.z) - check.values
         fit = fit._replace(error=float(np.linalg.norm(miss, axis=1).max()))
@@ -112,15 +124,20 @@ def _fit_group(
     return best
 
 
-def _draw(
+def draw_samples(
     problem: SequenceProblem, position: int, read: list[int], count: int,
-    random: np.random.Generator,
-) -> _Samples:  # fmt: skip
+    random: np.random.Generator, *, and_selected: bool = False,
+) -> Samples:  # fmt: skip
+    """Random sequences, and some of the selection set: it begins with those that a test missed."""
     x = problem.domain.sample(count, random)
-    return _Samples(x[:, read].reshape(count, -1), problem.f(x)[:, position])
+    values = problem.f(x)
+    if and_selected:
+        x = np.concatenate([x, problem.select[:SELECTED]])
+        values = np.concatenate([values, problem.select_values[:SELECTED]])
+    return Samples(x[:, read].reshape(len(x), -1), values[:, position])
 
 
-def _directions_of_change(
+def directions_of_change(
     problem: SequenceProblem, position: int, read: list[int], random: np.random.Generator
 ) -> np.ndarray:
     """Orthonormal combinations (r, R m) of the numbers read, along which the output changes.
@@ -168,7 +185,7 @@ def _sizes(basis: np.ndarray, random: np.random.Generator) -> list[tuple[np.ndar
 
 
 def _least_squares_fit(
-    problem: SequenceProblem, length: int, directions: np.ndarray, count: int, train: _Samples
+    problem: SequenceProblem, length: int, directions: np.ndarray, count: int, train: Samples
 ) -> _Fit:
     centres, concentrations = _centres_along(problem.domain, length, directions, count)
     empty = np.zeros((len(directions), count, train.values.shape[1]))
@@ -216,33 +233,49 @@ def _sum_of_layers(fit: _Fit, z: np.ndarray) -> np.ndarray:
 # --- the layers ----------------------------------------------------------------------------------
 
 
-def _assembled(
-    problem: SequenceProblem, structure: Structure, fits: list[_Fit]
-) -> SequenceCandidate:
+class Gathered(NamedTuple):
+    """Channels, the layers that gather, and for each group the channels that hold what it reads."""
+
+    at: Channels
+    layers: list[Layer]
+    reads: list[np.ndarray]
+
+
+def gathered_tokens(problem: SequenceProblem, structure: Structure) -> Gathered:
+    """Layers after which each token holds the numbers of all tokens that its output reads."""
     domain = problem.domain
     gathered: dict[int, list[int]] = {}
     own_first: dict[int, bool] = {}
     for group in structure.groups:
-        own = all(_read_tokens(structure, p)[:1] == [p] for p in group)
+        own = all(read_tokens(structure, p)[:1] == [p] for p in group)
         for p in group:
             own_first[p] = own
-            gathered[p] = _read_tokens(structure, p)[1 if own else 0 :]
+            gathered[p] = read_tokens(structure, p)[1 if own else 0 :]
     gathers = max(len(tokens) for tokens in gathered.values())
     at = Channels(domain.dim, domain.length, 0, gathers, domain.dim, problem.out)
     layers: list[Layer] = []
     for index in range(gathers):
         next_tokens = [gathered[p][index : index + 1] for p in range(domain.length)]
         layers.append(gather_layer(at, next_tokens, at.numbers, at.gather(index)))
+    reads: list[np.ndarray] = []
+    for group in structure.groups:
+        blocks = [at.gather(i) for i in range(len(gathered[group[0]]))]
+        blocks = [at.numbers, *blocks] if own_first[group[0]] else blocks
+        reads.append(np.concatenate(blocks) if blocks else np.zeros(0, int))
+    return Gathered(at, layers, reads)
+
+
+def _assembled(
+    problem: SequenceProblem, structure: Structure, fits: list[_Fit]
+) -> SequenceCandidate:
+    domain = problem.domain
+    at, layers, reads_of_groups = gathered_tokens(problem, structure)
     value_norm = 0.0
     for level in range(max(len(fit.directions) for fit in fits)):
         kernels, largest = [], 0.0
-        for group, fit in zip(structure.groups, fits, strict=True):
+        for group, fit, reads in zip(structure.groups, fits, reads_of_groups, strict=True):
             if level >= len(fit.directions):
                 continue
-            first = group[0]
-            blocks = [at.gather(i) for i in range(len(gathered[first]))]
-            blocks = [at.numbers, *blocks] if own_first[first] else blocks
-            reads = np.concatenate(blocks) if blocks else np.zeros(0, int)
             centres = fit.centres[level][:, None] * fit.directions[level]
             everywhere = len(group) == domain.length
             kernels.append(
