@@ -25,6 +25,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.core.pointwise import evaluate_pointwise
 from jaxprompt.errors import ParameterError
@@ -342,6 +343,12 @@ CLAIM = Claim(
         Quantity("sup_error", "largest modulus over the phase", tolerance=1e-9, relative=True),
         Quantity("best_error", "least such supremum over λ", tolerance=1e-9, relative=True),
         Quantity("best_concentration", "the λ that attains it", tolerance=1e-6, relative=True),
+    ),
+    compared=Compared(
+        {"centres": (1, 4096), "degree": (0, 1000), "concentration": (1e-2, 1e9),
+         "phase": (-1000.0, 1000.0)},
+        elsewhere="sums keep their digits; the largest error over phases and the best λ are "
+        "searched for, and compared with denser searches for up to 128 centres",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

@@ -26,6 +26,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
@@ -257,6 +258,10 @@ CLAIM = Claim(
         Quantity("classical", "output of the whole head", tolerance=_rounding_of_outputs),
         Quantity("gate", "share of attention on the prefix", tolerance=_rounding_of_the_gate,
                  symbol="g"),
+    ),
+    compared=Compared(
+        {"concentration": (1e-3, 1e6), "content": (0, 10**6)},
+        elsewhere="scores of size s are rounded by 1e-16 s, and so are the outputs",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

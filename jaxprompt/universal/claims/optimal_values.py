@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from scipy import integrate
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.core.pointwise import evaluate_pointwise
 from jaxprompt.errors import ParameterError
@@ -302,6 +303,11 @@ CLAIM = Claim(
         Quantity("rms_error", "root-mean-square error over the phase", tolerance=1e-12),
         Quantity("value_norm", "largest value |v|, target of modulus 1", tolerance=1e-9,
                  relative=True),
+    ),
+    compared=Compared(
+        {"centres": (8, 256), "concentration": (1.0, 1e4), "degree": (1, 3),
+         "method": METHODS},
+        elsewhere="sums keep their digits; values of length 1e8 and more leave errors of 1e-8",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

@@ -20,6 +20,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.networks import head
@@ -259,6 +260,12 @@ CLAIM = Claim(
         Quantity("paper_scaling", "tokens by the paper's exponent, up to a constant",
                  symbol=r"(L/\varepsilon)^{10+14m+4m^2}",
                  infinite="beyond the largest float64", unmeasured=True),
+    ),
+    compared=Compared(
+        {"sphere_dim": (1, 7), "lipschitz": (1e-3, 1e3), "accuracy": (1e-3, 1e2),
+         "content": (0, 10**6), "sup_norm": (0.0, 1e3)},
+        elsewhere="formulas keep their digits; `sharper_centres` is compared with linear "
+        "programmes for sphere_dim up to 7",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

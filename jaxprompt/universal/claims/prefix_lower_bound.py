@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from scipy import optimize
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.compared import Compared
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.numerics import point_sets
@@ -214,6 +215,10 @@ CLAIM = Claim(
         Quantity("control", "error of the same programme with one token more", tolerance=1e-6,
                  side="two"),
         Quantity("centres", "tokens needed for the accuracy", unmeasured=True),
+    ),
+    compared=Compared(
+        {"lipschitz": (1e-3, 1e3), "centres": (1, 15)},
+        elsewhere="a formula, exact for all numbers of centres",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

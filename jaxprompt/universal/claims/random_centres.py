@@ -23,6 +23,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.comparing import group_by_size
 from jaxprompt.core.parameters import is_traced
 from jaxprompt.errors import ParameterError
@@ -361,6 +362,11 @@ CLAIM = Claim(
     parameters=(SPHERE_DIM, CENTRES, CONCENTRATION),
     quantities=(
         Quantity("mse", "mean squared error for f(x) = x, in units of its variance part", 0.04),
+    ),
+    compared=Compared(
+        {"sphere_dim": (1, 4), "centres": (2000, 10**7), "concentration": (1e-2, 20.0)},
+        elsewhere="Bessel ratios keep their digits; the formula is of first order in R/N, and "
+        "refused beyond R/N = 1/4",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

@@ -23,6 +23,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate
@@ -380,6 +381,11 @@ CLAIM = Claim(
         Quantity("layers", "depth: layers without which the map is another", 1e-9, side="two"),
         Quantity("tokens", "prefix tokens that win some sequence, in the least stack that does",
                  1e-9, side="two"),
+    ),
+    compared=Compared(
+        {"form": FORMS, "resolution": (1, 16), "content": (2, 8)},
+        elsewhere="counts and formulas are exact; the error of polynomials is rounding from degree "
+        "14 on",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from scipy import special
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation
+from jaxprompt.core.compared import Compared
 from jaxprompt.stats import Estimate, exact_estimate
 from jaxprompt.universal.numerics import bessel, kernel_averages
 from jaxprompt.universal.numerics.harmonics import eigenvalue, zonal
@@ -186,6 +187,10 @@ CLAIM = Claim(
                  relative=True, symbol=r"E_{\mathrm{vMF}}[\theta]"),
         Quantity("log_multiplier", "logarithm of the factor", symbol=r"\log\rho_k",
                  unmeasured=True),
+    ),
+    compared=Compared(
+        {"sphere_dim": (1, 401), "degree": (0, 1000), "concentration": (1e-2, 1e7)},
+        elsewhere="digits of the Bessel ratio are lost slowly beyond",
     ),
     falsifiers=FALSIFIERS,
     closed_form=closed_form,
