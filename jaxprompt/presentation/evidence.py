@@ -375,9 +375,9 @@ def draw_fit(
     axis.axhline(0.0, color="#000000", linewidth=1.2, label="theory")
     if tolerance:
         axis.axhspan(-tolerance, tolerance, color="#e8e8e8", zorder=0, label="tolerance")
-    places = {r["x"]: r["size"] for r in points}
-    axis.set_xticks(_apart(sorted(places)))
-    axis.set_xticklabels(["∞" if x == 0 else f"{places[x]:g}" for x in axis.get_xticks()])
+    labels = {r["x"]: "∞" if r["x"] == 0 else f"{r['size']:g}" for r in points} | {0.0: "∞"}
+    ticks = _apart(labels)
+    axis.set_xticks(ticks, [labels[tick] for tick in ticks])
     named = next((p for p in claim.parameters if p.name == claim.size), None)
     size = named.meaning if named else claim.size
     axis.set_xlabel(size)
@@ -385,12 +385,20 @@ def draw_fit(
     return "points: means with 95 % interval; lines: fit of the correction; at ∞ its intercept"
 
 
-def _apart(places: Sequence[float]) -> list[float]:
-    """Places of an axis that are far enough from each other to carry labels, from the right."""
-    reach = max(places) or 1.0
+def _apart(labels: Mapping[float, str]) -> list[float]:
+    """Places of an axis that are far enough from each other to carry their labels.
+
+    Labels are kept from the right, and the one at 0 always.
+    """
+    reach = max(labels) or 1.0
+
+    def room(first: float, second: float) -> float:
+        characters = (len(labels[first]) + len(labels[second])) / 2
+        return reach * max(0.08, 0.02 + 0.024 * characters)
+
     kept: list[float] = []
-    for tick in reversed([p for p in places if p > 0.08 * reach]):
-        if not kept or kept[-1] - tick > 0.08 * reach:
+    for tick in sorted((x for x in labels if x > 0), reverse=True):
+        if tick > room(tick, 0.0) and (not kept or kept[-1] - tick > room(tick, kept[-1])):
             kept.append(tick)
     return [0.0, *reversed(kept)]
 

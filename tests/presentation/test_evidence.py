@@ -1,5 +1,6 @@
 """The picture that belongs to each kind of comparison, and that it can be drawn again."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import jaxprompt as jp
 from jaxprompt.core.figures import complete_figure
 from jaxprompt.core.keys import as_key
 from jaxprompt.errors import ClaimError
-from jaxprompt.presentation import report
+from jaxprompt.presentation import plot, report
 from jaxprompt.presentation.figure_tables import FigureTables, figure_needs_verdict, figure_tables
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -85,6 +86,17 @@ def test_curves_of_a_limit_show_its_extrapolation():
     limits = [row for row in tables.fits if row["role"] == "limit"]
     assert len(limits) == 4, "one limit for each ratio and ridge of the design"
     assert all(row["x"] == 0 for row in limits)
+
+
+def test_labels_of_sizes_do_not_meet():
+    (claim,) = jp.load_claims(EXAMPLES / "gallery" / "token_selection.py")
+    figure = plot.draw(claim, figure_tables(claim, claim.check(), as_key(0)))
+    figure.draw_without_rendering()
+    axis = next(a for a in figure.axes if a.get_title() == "extrapolation")
+    boxes = [label.get_window_extent() for label in axis.get_xticklabels()]
+    assert len(boxes) >= 3
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
 
 
 def test_a_quantity_that_the_claim_lacks_is_refused():
