@@ -58,7 +58,7 @@ def structure_of(cell: Any) -> Structure | None:
     arrays = [np.asarray(leaf) for leaf in leaves]
     if sum(array.nbytes for array in arrays) > LARGEST_CELL:
         return None
-    if any(a.dtype.kind == "i" and a.size and np.abs(a).max() >= 2**31 for a in arrays):
+    if any(a.dtype.kind == "i" and max(map(abs, a.flat), default=0) >= 2**31 for a in arrays):
         return None  # types of 32 bits do not hold it
     weak = tuple(type(leaf) in (int, float) for leaf in leaves)
     return Structure(tree, weak, tuple((a.shape, a.dtype.str) for a in arrays))

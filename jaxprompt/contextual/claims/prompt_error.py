@@ -244,15 +244,12 @@ def _simulate_cells(
         samples = _distinct_samples(dim, params["ratio"])
         ridges = np.atleast_1d(np.asarray(params["ridge"], np.float64))
         batch = _batch(dim, len(samples), ridges.size)
-        small, large = (
-            np.asarray([n for n in samples if (n <= dim) == kind], np.uint32)
-            for kind in (True, False)
-        )
+        small, large, chunks = _sizes(samples, dim)
         cell = (words, setting, small, large, ridges)
         structure = structure_of(cell)
         if batch > 1 and structure is not None:  # a large matrix computes for longer than it starts
-            chunks, dtype = Chunks.for_sizes(samples, dim), _dtype(setting, ridges)
-            groups.setdefault((structure, dim, chunks, batch, dtype), []).append((place, cell))
+            alike = (structure, dim, chunks, batch, _dtype(setting, ridges))
+            groups.setdefault(alike, []).append((place, cell))
     for (structure, dim, chunks, batch, dtype), members in groups.items():
         with jax.enable_x64(True):
             program = _cells_program(structure, dim, chunks, batch, dtype)
@@ -317,16 +314,22 @@ def simulate_trials(
     Call it with 64-bit types enabled. Memory does not grow with `trials` or `samples`; one
     compilation serves all settings, sizes and ridges of equal shape.
     """
-    small = jnp.asarray([n for n in samples if n <= dim], jnp.uint32)
-    large = jnp.asarray([n for n in samples if n > dim], jnp.uint32)
-    chunks = Chunks.for_sizes(samples, dim)
+    small, large, chunks = _sizes(tuple(samples), dim)
     dtype = _dtype(setting, ridges)
     batch = _batch(dim, len(samples), ridges.size)
     block = functools.partial(
-        _trials, setting, dim, small, large, ridges, chunks, batch, dtype, key
-    )
+        _trials, setting, dim, jnp.asarray(small), jnp.asarray(large), ridges, chunks, batch,
+        dtype, key,
+    )  # fmt: skip
     table = map_trials(block, trials, batch=batch, first=first, loops=True)
     return {name: value.astype(np.float64) for name, value in table.items()}
+
+
+@functools.lru_cache(maxsize=256)
+def _sizes(samples: tuple[int, ...], dim: int) -> tuple[np.ndarray, np.ndarray, Chunks]:
+    """Ascending sample sizes up to `dim`, those beyond, and the chunks that serve them."""
+    sizes = np.asarray(samples, np.uint32)
+    return sizes[sizes <= dim], sizes[sizes > dim], Chunks.for_sizes(samples, dim)
 
 
 @functools.partial(jax.jit, static_argnames=("dim", "chunks", "batch", "dtype"))
@@ -385,7 +388,8 @@ def _batch(dim: int, samples: int, ridges: int) -> int:
     """Trials done together by one thread or device: as many as it has room for their matrices,
     and few enough on a CPU that many cores or devices share a usual number of trials."""
     most = 4 if jax.default_backend() == "cpu" else 64
-    return int(np.clip(trial_memory_bytes() // (8 * samples * (1 + ridges) * dim**2), 1, most))
+    fit = trial_memory_bytes() // (8 * samples * (1 + ridges) * dim**2)
+    return max(1, min(fit, most))
 
 
 def _trial(
