@@ -223,6 +223,6 @@ CLAIM = Claim(
              ("what stays when it is removed", "largest change of a logit",
               {"prefix_removed": "prefix", "low_rank_removed": "low-rank factors"})),
         ),
-        "What is added harms the old task while it is on, and can be removed without a trace",
+        "While it is on a prefix harms the old task; removed, it leaves no trace",
     ),
 )  # fmt: skip
