@@ -103,22 +103,23 @@ def table(files: dict[Path, tuple[jp.Claim, ...]], path: Path) -> None:
     """The table, as Markdown."""
     known = read(path, files)
     print(
-        "| claim | kind | lines | seeds | confirmed | refuted | refuted at 0.05 | inconclusive | "
-        "failed | falsifier refuted least | s a seed |\n" + "| --- " * 11 + "|"
+        "| claim | kind | lines | s a seed | verdict at seed 0 | seeds | refuted | "
+        "refuted at 0.05 | inconclusive | failed | falsifiers refuted |\n" + "| --- " * 11 + "|"
     )
     for file, claims in files.items():
         lines = code_lines(file.read_text(encoding="utf-8"))
         for claim in claims:
-            found = Calibration(claim.id, tuple(known.get(claim.id, {}).values()))
-            if not found.outcomes:
+            outcomes = known.get(claim.id, {})
+            if not outcomes:
                 continue
-            least, share = min(found.falsifiers.items(), key=lambda item: item[1].hits)
+            found = Calibration(claim.id, tuple(outcomes.values()))
             seconds = sorted(o.seconds for o in found.outcomes)[len(found.outcomes) // 2]
+            first = outcomes[0].status.value if 0 in outcomes else ""
+            wrong = ", ".join(f"{name} {share.hits}" for name, share in found.falsifiers.items())
             print(
-                f"| `{claim.id}` | {claim.relation.value} | {lines} | {len(found.outcomes)} | "
-                f"{len(found.outcomes) - found.unconfirmed.hits} | {found.refuted.hits} | "
-                f"{found.loose.hits} | {found.inconclusive.hits} | {found.failed.hits} | "
-                f"{least}: {share.hits} | {seconds:.2g} |"
+                f"| `{claim.id}` | {claim.relation.value} | {lines} | {seconds:.2g} | {first} | "
+                f"{len(found.outcomes)} | {found.refuted.hits} | {found.loose.hits} | "
+                f"{found.inconclusive.hits} | {found.failed.hits} | {wrong} |"
             )
 
 
