@@ -309,7 +309,10 @@ CLAIM = Claim(
     designs={
         "quick": Design(Run(length=4, steps=250), trials=2),
         "full": Design(
-            Run(length=6, steps=5000, trials=8), Run(_PUBLISHED_SIZES), trials=2
+            Run(length=6, steps=5000, trials=8),
+            Run(_PUBLISHED_SIZES),
+            Run(length=4, steps=250, **experiments.PUBLISHED_PRETRAINING),
+            trials=2,
         ),
     },
     cost="trained",

@@ -210,7 +210,11 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": Design(Run(length=4, steps=250), trials=2),
-        "full": Design(Run(length=6, steps=5000), trials=8),
+        "full": Design(
+            Run(length=6, steps=5000),
+            Run(length=4, steps=250, trials=2, **experiments.PUBLISHED_PRETRAINING),
+            trials=8,
+        ),
     },
     cost="trained",
     figure=Panels(

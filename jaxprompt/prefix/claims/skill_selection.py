@@ -258,7 +258,12 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": Design(Run(FOUR_DIGITS), trials=2),
-        "full": Design(Run(SIX_DIGITS), Run(_PUBLISHED_MODEL), trials=2),
+        "full": Design(
+            Run(SIX_DIGITS),
+            Run(_PUBLISHED_MODEL),
+            Run(FOUR_DIGITS, **experiments.PUBLISHED_PRETRAINING),
+            trials=2,
+        ),
     },
     cost="trained",
     broadcasts="tasks and length",

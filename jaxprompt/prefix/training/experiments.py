@@ -31,6 +31,7 @@ from jaxprompt.prefix.training.constant_answer import INPUT_LAWS, input_of_commo
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate, proportion_estimate
 
 __all__ = [
+    "PUBLISHED_PRETRAINING",
     "Plan",
     "Tests",
     "Trained",
@@ -58,6 +59,10 @@ MOST_DUMMIES = 64
 
 FORMAT = 2
 """Version of stored files: it grows when a plan changes its meaning; older files are not read."""
+
+
+PUBLISHED_PRETRAINING: dict[str, Any] = {"input_law": "published", "dummies": 1}
+"""The published law of the inputs, and a dummy token for a prefix of one vector."""
 
 
 def pretraining_parameters() -> tuple[Parameter, Parameter]:
