@@ -213,7 +213,11 @@ def prefix_lower_bound(at: Point) -> Numbers:
 
 
 def prefix_rate(at: Point) -> Numbers:
-    """Floors from 1 − cos, and the radius of caps that N times cover the area, by mpmath."""
+    """Floors from 1 − cos, and the radius of caps that N times cover the area, by mpmath.
+
+    On the sphere S² no covering is thinner than by 2N − 4 equal triangles (Fejes Tóth): their
+    angles are πN/(3N − 6), and the centre sees a side under 2π/3.
+    """
     with mp.workdps(30):
         m, count = at["sphere_dim"], at["centres"]
         hull = 1 - mp.cos(mp.mpf(at["covering"]))
@@ -225,6 +229,9 @@ def prefix_rate(at: Point) -> Numbers:
         for _ in range(90):
             middle = (low + high) / 2
             low, high = (middle, high) if share(middle) < mp.mpf(1) / count else (low, middle)
+        if m == 2 and count > 2:
+            half_angle = mp.pi * count / (6 * (count - 2))
+            low = mp.acos(mp.cot(half_angle) / mp.sqrt(3))
         return {
             "hull": (float(hull), 1e-12 * float(hull)),
             "floor": (float(hull), 1e-12 * float(hull)),
