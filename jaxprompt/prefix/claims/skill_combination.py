@@ -203,7 +203,11 @@ CLAIM = Claim(
     designs={
         # Low-rank factors learn the combination within the longer training alone.
         "quick": Design(Run(FOUR_DIGITS), trials=2, partial=True),
-        "full": Design(Run(SIX_DIGITS, low_rank=1), trials=2),
+        "full": Design(
+            Run(SIX_DIGITS, low_rank=1),
+            Run(FOUR_DIGITS, **experiments.PUBLISHED_PRETRAINING),
+            trials=2,
+        ),
     },
     cost="trained",
     figure=Panels(
