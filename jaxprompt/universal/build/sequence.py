@@ -323,9 +323,10 @@ def _improved_layers(
         best = _best_candidate(problem, structure, method, beyond, goal)
         certificate, worst = certify_sequences(problem, best, tests)
         outcomes.append((best, certificate))
-        if certificate.reached or best.error > goal:
+        fitted = best.cells is None
+        if certificate.reached or best.error > (problem.accuracy if fitted else goal):
             break
-        if best.cells is None:  # a fit errs more elsewhere than on the samples it was chosen on
+        if fitted:  # it errs more elsewhere than on the samples that it was chosen on
             goal *= GOAL * problem.accuracy / certificate.measured
         # Sequences that were missed join the selection, for the structure and for the error.
         select = np.concatenate([worst, problem.select])

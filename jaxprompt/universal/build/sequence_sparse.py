@@ -42,8 +42,9 @@ __all__ = ["leja_points", "lower_set", "sparse_candidate", "spread_points"]
 MOST_VALUES = 480
 """Most values that are fitted together."""
 
-STALLED = 0.7
-"""The fit ends where three times as many values leave more than this share of the error."""
+STALLED = 0.8
+"""The fit ends where four times as many values leave more than this share of the error, once there
+are enough for all polynomials of degree 3."""
 
 CONCENTRATIONS = (0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.2, 3.3)
 """λ that are tried, times the squared half side of the domain."""
@@ -192,8 +193,9 @@ def _fit_group(
         # The best λ moves slowly with the number of centres.
         near = range(max(index - 1, 0), min(index + 2, len(CONCENTRATIONS)))
         errors[count] = size_best.error
-        earlier = [error for size, error in errors.items() if 8 <= size <= count / 3]
-        if best.error <= goal or best.error > STALLED * min(earlier, default=math.inf):
+        earlier = min((e for size, e in errors.items() if 8 <= size <= count / 4), default=math.inf)
+        cubic = count >= math.comb(len(box.basis) + 3, 3)
+        if best.error <= goal or (cubic and best.error > STALLED * earlier):
             break
     return best
 
