@@ -53,7 +53,7 @@ SPREADS = (1.0, 1.4, 2.0)
 """How far centres spread, times the domain: those outside make its edges like its middle."""
 
 
-class _Fit(NamedTuple):
+class _SparseFit(NamedTuple):
     """Centres (N, R m), values (N, d), λ, and the largest error on samples."""
 
     centres: np.ndarray
@@ -70,16 +70,16 @@ def sparse_candidate(
     None if none within the budget do, or, where `complete`, those of the least error: then None
     only if there is not a token for each group.
     """
-    fits: list[_Fit] = []
+    fits: list[_SparseFit] = []
     left = problem.budget
     for index, group in enumerate(structure.groups):
         share = left - (len(structure.groups) - index - 1)
-        fit = _fit_group(problem, structure, group[0], goal, share)
+        fit = _fit_sparse_group(problem, structure, group[0], goal, share)
         if fit is None or (fit.error > goal and not complete):
             return None
         fits.append(fit)
         left -= len(fit.centres)
-    return _assembled(problem, structure, fits)
+    return _sparse_layers(problem, structure, fits)
 
 
 # --- where centres lie ---------------------------------------------------------------------------
@@ -168,19 +168,19 @@ class _Box(NamedTuple):
     half: np.ndarray
 
 
-def _fit_group(
+def _fit_sparse_group(
     problem: SequenceProblem, structure: Structure, position: int, goal: float, budget: int
-) -> _Fit | None:
+) -> _SparseFit | None:
     """Values for one group, on as few tokens as do; None if `budget` is too small for any."""
     read = read_tokens(structure, position)
     if budget < 1:
         return None
     if not read:
-        return _Fit(np.zeros((1, 0)), problem.select_values[:1, position], 1.0, 0.0)
+        return _SparseFit(np.zeros((1, 0)), problem.select_values[:1, position], 1.0, 0.0)
     random = np.random.default_rng(problem.seed + 7)
     check = draw_samples(problem, position, read, 800, random, and_selected=True)
     box = _box_of(problem.domain, directions_of_change(problem, position, read, random), len(read))
-    best: _Fit | None = None
+    best: _SparseFit | None = None
     errors: dict[int, float] = {}
     near = range(len(CONCENTRATIONS))
     for count in _counts(len(box.basis), min(MOST_VALUES, budget)):
@@ -213,9 +213,9 @@ def _box_of(domain: Domain, basis: np.ndarray, read: int) -> _Box:
 
 def _best_of_size(
     problem: SequenceProblem, box: _Box, count: int, near: range, train: Samples, check: Samples
-) -> tuple[_Fit, int]:
+) -> tuple[_SparseFit, int]:
     """The fit of the least error with at most `count` centres, and the place of its λ."""
-    best: _Fit | None = None
+    best: _SparseFit | None = None
     place = near[0]
     scale = float(np.square(box.half).mean())
     for layout in _layouts(len(box.basis), count):
@@ -227,7 +227,7 @@ def _best_of_size(
                 miss = _attention(centres, lam, check.z) @ values - check.values
                 error = float(np.linalg.norm(miss, axis=1).max())
                 if best is None or error < best.error:
-                    best, place = _Fit(centres, values, lam, error), index
+                    best, place = _SparseFit(centres, values, lam, error), index
     assert best is not None
     return best, place
 
@@ -268,8 +268,8 @@ def _fitted_values(problem: SequenceProblem, weights: np.ndarray, aim: np.ndarra
 # --- the layers ----------------------------------------------------------------------------------
 
 
-def _assembled(
-    problem: SequenceProblem, structure: Structure, fits: list[_Fit]
+def _sparse_layers(
+    problem: SequenceProblem, structure: Structure, fits: list[_SparseFit]
 ) -> SequenceCandidate:
     at, layers, reads_of_groups = gathered_tokens(problem, structure)
     kernels = [
