@@ -55,8 +55,8 @@ prompt-attention; softmax prompt-attention; a head over frozen self-attention; a
 with its matrix $M$ trained too (full fine-tuning).
 
 1. The accuracy of the first three on fresh sequences never exceeds
-$\max_{w,q}\big(1-\mathrm{error}(w,q)\big)$, a number for each model and data law; from four
-dimensions on, some weights reach it.
+$\sup_{w,q}\big(1-\mathrm{error}(w,q)\big)$, a number for each model and data law; from four
+dimensions on, some weights come as near to it as one likes.
 2. On $n\ge30\,d$ sequences, trained heads and trained softmax prompts come within 0.05 of theirs.
 3. On $n<d^2$ sequences, fewer than $M$ has entries, softmax prompt-attention is not behind full
 fine-tuning, although fine-tuning has the larger class of functions.
@@ -73,13 +73,16 @@ mean products, and $w_\parallel=\langle w,q\rangle/|q|$. Both depend on $(w,q)$ 
 products, so on vectors in four dimensions: $w_\star$, $q_\star$ and two more. Descent on the error
 itself from many starts, in units of the tokens and, where the noise is small, also of the noise,
 finds its least value; for a linear head two numbers are left, and a scan of their plane finds it.
+Where the noise is strong, longer softmax prompts are better without end. In the limit the attention
+falls on the token of the largest score, and given its score
+$\max_tv_t$ the error is explicit too: one integral, which is minimised in the same way.
 The components away from $w_\star$ and $q_\star$ are needed: where one shift is wrong more often
 than not, noise makes it better.
 
 The weights found are tested on sequences drawn token by token, by the models' own outputs: these
 share nothing with the formulas but the weights. That no weights do better rests on the search: for
-the linear head on a grid over all sizes, for the two prompts on descent alone, so that theirs are
-lower bounds of the best accuracy.
+the linear head on a grid over all sizes, for the two prompts on descent alone, whose ends agree
+between random rules to the quadrature's own error. A valley that no start leads to would not show.
 Statement 1 is a bound for every training set. Statements 2 and 3 are findings, tested on the
 designs; that the logistic loss is close to the error is not a theorem, and linear prompt-attention
 under opposed shifts is seen to stay 0.05 below its best. Of self-attention on noisy tokens no
@@ -106,14 +109,14 @@ BEST = {model: f"{model}_best" for model in CEILINGS}
 def closed_form(
     *, tokens: int, relevant: int, signal: Any, context: Any, noise: Any, shifts: Any,
     shift_weights: Any, shifted: bool = True, noise_factor: float = 1.0,
-    linear_reaches: str = "linear", prompt_reaches: str = "prompt",
+    error_factor: float = 1.0, linear_reaches: str = "linear", prompt_reaches: str = "prompt",
 ) -> dict[str, Any]:  # fmt: skip
     """Best accuracy of `linear`, `linear_prompt` and `prompt` with standard errors, and bounds.
 
     It is the accuracy of the best weights (`linear_best` and so on). No formula is known for
     self-attention on noisy tokens: `self_attention` and `fine_tuning` are the trivial bound 1.
     `prompt_lead` is the bound 0. Arrays of `signal`, `context` and `noise` broadcast. Falsifiers
-    change the last four arguments, which the theory has at their defaults: the last two name the
+    change the last five arguments, which the theory has at their defaults: the last two name the
     models whose accuracy linear heads and softmax prompts are said to reach.
     """
     kept_shifts = shifts if shifted else tuple((0.0, 0.0) for _ in shifts)
@@ -126,7 +129,7 @@ def closed_form(
         best: dict[str, Estimate] = {}
         for model in CEILINGS:
             error = quadrature_estimate(least_error(model, setting)[0])
-            best[model] = Estimate(1 - error.mean, error.stderr, error.trials)
+            best[model] = Estimate(1 - error_factor * error.mean, error.stderr, error.trials)
         ceilings = {**best, "linear": best[linear_reaches], "prompt": best[prompt_reaches]}
         of_best_weights = {name: ceilings[model] for model, name in BEST.items()}
         bounds = {"self_attention": 1.0, "fine_tuning": 1.0, "prompt_lead": 0.0}
@@ -143,6 +146,8 @@ FALSIFIERS = (
     ),
     Falsifier("no_shift", "no sequence is shifted", shifted=False),
     Falsifier("more_noise", "1.5 of the noise", noise_factor=1.5),
+    Falsifier("better_weights", "some weights make a tenth fewer errors", error_factor=0.9),
+    Falsifier("worse_weights", "no weights make fewer than 1.1 of the errors", error_factor=1.1),
 )  # fmt: skip
 
 
@@ -461,7 +466,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         elsewhere="`NAME_stderr` states what the quadrature loses; "
-        "a prompt that descent misses is better yet",
+        "errors below 2e-4 are not resolved, and a prompt that no descent leads to is better yet",
     ),
     closed_form=closed_form,
     simulation=simulate,

@@ -6,12 +6,15 @@ lie in two further dimensions, so eight coordinates stand for all heads and prom
 dimension. A rest need not be 0 at the optimum: where one shift is beyond reach and wrong more than
 half of the time, noise helps it. Given the scores each error is explicit
 (`contextual.conditional_error`), and descent on it from many starts finds the least. For a linear
-head two numbers are left, and a scan of their plane finds it.
+head two numbers are left, and a scan of their plane finds it. Where the noise is strong no softmax
+prompt is the best one: the error falls as the prompt grows, to the least error of
+:mod:`jaxprompt.contextual.law.hard_attention`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ from scipy.stats import qmc
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import conditional_error
 from jaxprompt.contextual.law.error_slopes import errors_and_slopes
+from jaxprompt.contextual.law.hard_attention import least_hard_error
 from jaxprompt.contextual.law.margins import (
     Geometry,
     along_and_across,
@@ -32,17 +36,26 @@ from jaxprompt.contextual.law.margins import (
 )  # fmt: skip
 from jaxprompt.contextual.setting import Setting
 
-__all__ = ["CEILINGS", "exact_error", "least_error", "linear_prompt_error"]
+__all__ = ["CEILINGS", "LONGEST", "exact_error", "least_error", "linear_prompt_error"]
 
 CEILINGS = ("linear", "linear_prompt", "prompt")
 """Models whose least error is known."""
 
-_SEARCH_NODES = 128
-_FINAL_NODES = 2048
-_SPREAD = 5  # the logarithm to base 2 of the number of spread starts
-_STEPS = 120
-_RATE = 0.2
-_KEPT_MEAN, _KEPT_SQUARE = 0.9, 0.999  # what Adam keeps of its averages in a step
+_STAGES = ((16, 12, 128), (64, 20, 512), (512, 40, 2048))
+"""Of the search: nodes of each randomised rule that descents use, their longest number of steps,
+and the nodes on which the ends are compared. Where errors are rare few nodes show none, and a long
+descent on them runs away from the valley; so the first ones are short."""
+
+_KEPT = (6, 2, 1)
+"""Ends that each stage leaves to the next one."""
+
+_SPREAD = 4  # the logarithm to base 2 of the number of spread starts
+
+LONGEST = 1e5
+"""Length of a prompt that stands for an endless one, times the noise."""
+
+_LONG = 100.0
+"""The same from which a prompt counts as endless: few sequences have two scores so close."""
 
 
 def linear_prompt_error(
@@ -90,32 +103,49 @@ def exact_error(
 
 
 def _descend(
-    model: str, setting: Setting, starts: Float[np.ndarray, "R 8"],
-    scales: Float[np.ndarray, "R 8"], scalars: Float[np.ndarray, "M N"],
-) -> tuple[Float[np.ndarray, "R 8"], Float[np.ndarray, " R"]]:  # fmt: skip
-    """Each start's end and its error: Adam on the error itself.
+    model: str, setting: Setting, start: Float[np.ndarray, " 8"],
+    scales: Float[np.ndarray, " 8"], scalars: Float[np.ndarray, "M N"], steps: int,
+) -> np.ndarray:  # fmt: skip
+    """The end of a descent of at most so many `steps` from `start`.
 
-    A coordinate is measured in its scale: where the noise is small the error only varies over
+    Of the logarithm of the error, by its derivatives, with the prompt's length as a number of its
+    own. A coordinate is measured in its scale: where the noise is small the error only varies over
     small changes of some coordinates, and is flat elsewhere.
     """
-    units, mean, square = starts, np.zeros_like(starts), np.zeros_like(starts)
-    for step in range(_STEPS):
-        _, slopes = errors_and_slopes(model, setting, units * scales, scalars)
+    units = start / scales
+    sizes = scales * np.repeat([_length(part) for part in np.split(units, 2)], 4)
+
+    def point_of(x: np.ndarray) -> np.ndarray:
+        return x[:8] * sizes * np.repeat([1.0, np.exp(x[8])], 4)
+
+    def logarithm(x: np.ndarray) -> tuple[float, np.ndarray]:
+        point = point_of(x)
+        errors, slopes = errors_and_slopes(model, setting, point[None], scalars)
+        if not np.isfinite(errors[0]):
+            return 1e3, np.zeros(9)
         # A prompt of 0 has no derivative.
-        slopes = np.where(np.isfinite(slopes), slopes, 0.0) * scales
-        mean = _KEPT_MEAN * mean + (1 - _KEPT_MEAN) * slopes
-        square = _KEPT_SQUARE * square + (1 - _KEPT_SQUARE) * slopes**2
-        size = np.sqrt(square / (1 - _KEPT_SQUARE ** (step + 1))) + 1e-8
-        rate = _RATE * (1 + np.cos(np.pi * step / _STEPS)) / 2
-        units = units - rate * mean / (1 - _KEPT_MEAN ** (step + 1)) / size
-    points = units * scales
-    return points, errors_and_slopes(model, setting, points, scalars)[0]
+        slope = np.where(np.isfinite(slopes[0]), slopes[0], 0.0) / max(errors[0], 1e-300)
+        by_length = slope[4:] @ point[4:]
+        return np.log(max(errors[0], 1e-300)), np.append(slope * point_of(_ones(x[8])), by_length)
+
+    end: Any = optimize.minimize(
+        logarithm, np.append(start / sizes, 0.0), jac=True, method="L-BFGS-B",
+        bounds=[(None, None)] * 8 + [(-12.0, 12.0)],
+        options={"maxiter": steps, "ftol": 1e-8, "gtol": 1e-6},
+    )  # fmt: skip
+    point = point_of(end.x)
+    return point / np.repeat([_length(point[:4]), 1.0], 4)
+
+
+def _ones(length: float) -> np.ndarray:
+    return np.append(np.ones(8), length)
 
 
 def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """The least error of `model` over all heads and prompts, and weights that have it; float64.
 
-    The error comes once for each replicate of the law of the scores. The weights are the head's
+    The error comes once for each replicate of the law of the scores. Where it is that of an endless
+    prompt, the weights have one of length :data:`LONGEST` and come near to it. They are the head's
     coordinates along w⋆, q⋆ and two orthogonal directions, then the prompt's. Both are found once
     for equal settings, and read-only.
     """
@@ -227,26 +257,54 @@ def _least(
     model: str, tokens: int, relevant: int, signal: float, context: float, noise: float,
     shifts: tuple[tuple[float, float], ...], shift_weights: tuple[float, ...],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """By descents from many starts on few nodes, from the best ends on more, and from the best of
+    those on still more; ends are compared on more nodes than their descents saw."""
     setting = Setting(
         tokens, relevant, signal, context, noise, 0.0, np.array(shifts), np.array(shift_weights)
     )
     nodes = attention_moments.normal_nodes(setting.irrelevant)
-    few = nodes[0, : _search_nodes(setting.irrelevant)]
+    points, scales = _starts(model, setting)
     with np.errstate(all="ignore"):  # a start may run where the error has no number
-        points, errors = _descend(model, setting, *_starts(model, setting), few)
-    point = points[np.nanargmin(errors)].copy()
-    point[:4] /= np.linalg.norm(point[:4])
-    value = [
-        float(errors_and_slopes(model, setting, point[None], rule[:_FINAL_NODES])[0][0])
-        for rule in nodes
-    ]
-    return _read_only(np.array(value), point)
+        for (few, steps, more), kept in zip(_STAGES, _KEPT, strict=True):
+            scalars = _pooled(nodes, few)
+            ends = [
+                _descend(model, setting, *start, scalars, steps)
+                for start in zip(points, scales, strict=True)
+            ]
+            errors = _errors(model, setting, ends, _pooled(nodes, more))
+            best = np.argsort(errors, kind="stable")[:kept]
+            points = np.stack([ends[i] for i in best])
+            scales = np.repeat([[_length(x) for x in np.split(p, 2)] for p in points], 4, axis=1)
+        point = points[0]
+        errors = np.concatenate(
+            [_errors(model, setting, [point], rule[: _STAGES[-1][-1]]) for rule in nodes]
+        )
+    sizes = setting.signal, setting.context, setting.noise
+    if model == "prompt" and setting.irrelevant and all(sizes):
+        of_long_prompts, head, direction = least_hard_error(setting)
+        # A long prompt that descent found is one of these, with an error that nodes only estimate.
+        if of_long_prompts < errors.mean() or np.linalg.norm(point[4:]) * noise > _LONG:
+            errors = np.full_like(errors, of_long_prompts)
+            point = np.append(head, direction * (LONGEST / noise))
+    return _read_only(errors, point)
 
 
-def _search_nodes(scores: int) -> int:
-    """Nodes of the search: fewer where each holds many scores, whose sums then hardly differ."""
-    halvings = int(np.log2(max(scores / 32, 1)))
-    return max(_SEARCH_NODES >> halvings, 16)
+def _errors(
+    model: str, setting: Setting, points: Sequence[np.ndarray], scalars: Float[np.ndarray, "M N"]
+) -> Float[np.ndarray, " R"]:
+    """Of each point, one after another: all nodes of many would not fit a core's cache."""
+    return np.concatenate([errors_and_slopes(model, setting, p[None], scalars)[0] for p in points])
+
+
+def _length(vector: np.ndarray) -> float:
+    return float(np.linalg.norm(vector)) or 1.0
+
+
+def _pooled(nodes: Float[np.ndarray, "R K N"], each: int) -> Float[np.ndarray, "M N"]:
+    """The first nodes of every rule: fewer where each holds many scores, whose sums then hardly
+    differ."""
+    halvings = int(np.log2(max(nodes.shape[2] / 32, 1)))
+    return nodes[:, : max(each >> halvings, 1)].reshape(-1, nodes.shape[2])
 
 
 _QUIET = 0.25
@@ -254,25 +312,37 @@ _QUIET = 0.25
 
 
 def _starts(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
-    """Starts of the search in units of their scales, and these: spread points, and prompts along
-    the context with the head w⋆; with little noise also spread points whose margins and scores are
-    of the noise's size."""
+    """Starts of the search, and the scales that their coordinates are measured in: spread points
+    with prompts of several lengths, and prompts along the context with the head w⋆; with little
+    noise also spread points whose margins and scores are of the noise's size."""
     uniform = qmc.Sobol(8, scramble=True, rng=np.random.default_rng(8)).random_base2(_SPREAD)
     spread = special.ndtri(np.clip(uniform, 1e-6, 1 - 1e-6))
-    gains = np.array([-1.0, -0.3, 0.0, 0.3, 1.0, 3.0])
-    known = np.zeros((gains.size, 8))
-    known[:, 0], known[:, 5] = 1.0, gains
-    known += 0.05 * spread[: gains.size]  # off the symmetry that a gradient cannot leave
+    spread[:, :4] /= np.linalg.norm(spread[:, :4], axis=1, keepdims=True)
+    spread[:, 4:] /= np.linalg.norm(spread[:, 4:], axis=1, keepdims=True)
+    lengths = np.resize(_LENGTHS if model == "prompt" else [1.0], len(spread))
+    known = np.zeros((len(_KNOWN_GAINS), 8))
+    known[:, 0], known[:, 5] = 1.0, _KNOWN_GAINS
+    known += 0.05 * spread[: len(known)]  # off the symmetry that a gradient cannot leave
     signal, context, noise = (float(x) for x in (setting.signal, setting.context, setting.noise))
     size = 1 / max(noise, 0.1)
-    starts = np.concatenate([spread, known]) * np.array([1.0] * 4 + [size] * 4)
-    scales = np.ones_like(starts)
+    starts = np.concatenate(
+        [spread * np.repeat([np.ones_like(lengths), lengths], 4, axis=0).T, known]
+    )
+    starts *= np.repeat([1.0, size], 4)
+    scales = np.tile(np.repeat([1.0, size], 4), (len(starts), 1))
     if 0 < noise < _QUIET * max(signal, context):
         along = np.array([noise / signal if signal else 1.0, noise / context if context else 1.0])
         head = np.append(along, [1.0, 1.0])
         # A linear prompt's length is free; the scores of a softmax are to be of order 1.
         prompt = head if model == "linear_prompt" else head / noise
-        small = [np.concatenate([h, prompt]) for h in (head, np.ones(4))]
-        starts = np.concatenate([starts, *[spread] * 2])
-        scales = np.concatenate([scales, *(np.tile(each, (len(spread), 1)) for each in small)])
+        for each in (np.append(head, prompt), np.append(np.ones(4), prompt)):
+            starts = np.concatenate([starts, spread * each])
+            scales = np.concatenate([scales, np.tile(each, (len(spread), 1))])
     return starts, scales
+
+
+_LENGTHS = 10.0 ** np.array([-1.0, -0.5, 0.0, 0.5])
+"""Of the prompts at the start of the search, in units of the scores' deviation."""
+
+_KNOWN_GAINS = np.array([-1.0, -0.3, 0.3, 1.0])
+"""The same of prompts along the context, against it and with it."""
