@@ -294,8 +294,9 @@ def best_gain(
     """The gain with the least limiting error at `ratio`, between the ends of the ascending `scan`.
 
     `features` gives the law at a gain, and `coarse_features` on the few nodes of the search; with
-    `ridge` None each gain has its own best ridge. Every valley of the scan is refined. NaN where
-    no error is a number.
+    `ridge` None each gain has its own best ridge. Gains of the scan whose error is not far above
+    the least one are compared on all nodes, and the best of them is refined. NaN where no error is
+    a number.
     """
 
     def coarse(gain: float) -> FeatureLaw:
@@ -311,21 +312,39 @@ def best_gain(
     errors = np.array([error(coarse(float(gain))) for gain in scan])
     if np.isnan(errors).any():
         return float("nan")
-    bordered = np.array([np.inf, *errors, np.inf])
-    valleys = np.flatnonzero((bordered[1:-1] < bordered[:-2]) & (bordered[1:-1] <= bordered[2:]))
-    # The deepest few: the coarse nodes cannot order valleys whose depths are close.
-    valleys = valleys[np.argsort(errors[valleys], kind="stable")][:3]
-    candidates = [_refined(lambda gain: error(coarse(gain)), scan, int(i)) for i in valleys]
-    if len(candidates) == 1:
-        return candidates[0]
 
-    # The coarse quadrature locates each minimum; only the full one can tell which of two nearly
-    # equal minima is lower.
+    # Few nodes cannot tell how deep a valley of rare errors is, nor always where it is: what is
+    # near the least error on them is looked at on all.
     def exact(gain: float) -> float:
         used = best_ridge(features(gain), ratio) if ridge is None else ridge
         return float(ridge_limit(features(gain), ratio, used).error.mean())
 
+    near = errors <= _NEAR * errors.min() + _UNSEEN
+    exactly = np.full(len(scan), np.inf)
+    exactly[near] = [exact(float(gain)) for gain in scan[near]]
+    place = int(np.argmin(exactly))
+    best = _refined(lambda gain: error(coarse(gain)), scan, place)
+    # The refined place is one of the coarse nodes; a parabola through the exact errors is another.
+    sides = slice(max(place - 1, 0), place + 2)
+    candidates = [float(scan[place]), best]
+    if np.isfinite(exactly[sides]).all() and len(exactly[sides]) == 3:
+        candidates.append(_lowest_of_parabola(scan[sides], exactly[sides]))
     return min(candidates, key=exact)
+
+
+_NEAR = 1.25
+"""Errors on few nodes that exceed the least one by no larger factor are computed on all nodes."""
+
+_UNSEEN = 1.5 / (SEARCHED_NODES * SEARCHED_REPLICATES)
+"""What one of few nodes is worth, and half of it: errors as small may differ from 0 by it."""
+
+
+def _lowest_of_parabola(places: np.ndarray, values: np.ndarray) -> float:
+    """Where the parabola through three points has its least value, between the outer two."""
+    bend, slope, _ = np.polyfit(places - places[1], values, 2)
+    return float(
+        np.clip(places[1] - slope / (2 * bend), places[0], places[2]) if bend > 0 else places[1]
+    )
 
 
 def _refined(function: Callable[[float], float], scan: np.ndarray, index: int) -> float:

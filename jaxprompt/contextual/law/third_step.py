@@ -41,13 +41,15 @@ class Attention(NamedTuple):
 
 class ThirdStep(NamedTuple):
     """Errors before and after the step; the new head along w⋆, and its length; and the law of the
-    step's coordinates: mean, and square root of the covariance, for each prompt."""
+    step's coordinates: mean, and square root of the covariance, for each prompt. The last is what
+    the most extreme of a prompt's nodes adds to the variance of D."""
 
     errors: Float[np.ndarray, "M 2"]
     head_signal: Float[np.ndarray, " M"]
     head_norm: Float[np.ndarray, " M"]
     mean: Float[np.ndarray, "M 4"]
     root: Float[np.ndarray, "M 4 4"]
+    largest: Float[np.ndarray, " M"]
 
 
 def third_step(
@@ -94,7 +96,20 @@ def _step_of_chunk(
     after = _mean_error(
         setting, table, step, square, np.einsum("mi,mi->m", step[:, :3], framed) / length
     )
-    return ThirdStep(np.column_stack([before, after]), step[:, 0], np.sqrt(square), mean, root)
+    largest = _largest_share(setting, table, mean[:, 3])
+    return ThirdStep(
+        np.column_stack([before, after]), step[:, 0], np.sqrt(square), mean, root, largest
+    )
+
+
+def _largest_share(
+    setting: Setting, table: Attention, mean: Float[np.ndarray, " M"]
+) -> Float[np.ndarray, " M"]:
+    """The most that one node of the scores adds to the variance of D, of each prompt."""
+    level = np.square(setting.noise) * table.spread - mean[:, None, None, None]
+    np.square(level, out=level)
+    odds = np.asarray(setting.shift_weights) / (2 * level.shape[-1])
+    return np.einsum("mlsk,s->mk", level, odds).max(axis=1)
 
 
 def _token_means(setting: Setting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
