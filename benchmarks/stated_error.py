@@ -205,8 +205,14 @@ RARE = 2e-5
 """Probabilities of a wrong sign below it come from fewer than one in the 65 536 nodes of all rules:
 they are not resolved, and nobody would mind."""
 
-FEW_NODES = {"contextual.token_law_error": 3e-4, "contextual.score_universality": 3e-4}
-"""The same for claims that average over 4096 nodes."""
+FEW_NODES = {
+    "contextual.token_law_error": 3e-4, "contextual.score_universality": 3e-4,
+    "contextual.training": 2e-4,
+}  # fmt: skip
+"""The same for claims that average over 4096 nodes, and for one that finds weights on 8192."""
+
+ACCURACIES = ("linear", "linear_prompt", "prompt")
+"""Quantities that are 1 less a probability of a wrong sign, as are those with `_best` added."""
 
 
 def forget_quadratures() -> None:
@@ -255,7 +261,9 @@ def ratios(
             stated = np.array([each[f"{name}_stderr"] for each in row])
             # Below the rounding of a number there is nothing to state.
             known = np.isfinite(values).all() and (stated > 1e-12 * np.abs(values)).all()
-            if not known or (name.endswith("error") and np.median(values) < rare):
+            errors = 1 - values if name.removesuffix("_best") in ACCURACIES else values
+            is_error = name.endswith("error") or errors is not values
+            if not known or (is_error and np.median(errors) < rare):
                 yield name, math.nan
                 continue
             square = np.square((values - values.mean()) / stated).sum() / (rules - 1)
