@@ -295,15 +295,200 @@ def separation(at: Point, random: np.random.Generator) -> Numbers:
     return {"threshold": (float(threshold), 1e-9), "least_gain": (gain, 1e-9 * (1 + gain))}
 
 
+def sgd_step(at: Point, random: np.random.Generator) -> Numbers:
+    """One step on single sequences in all dimensions, with both gradients written out."""
+    dim = at["dim"]
+    head, prompt = (np.zeros(dim) for _ in range(2))
+    head[:4], prompt[:4] = vectors(at)
+    label, tokens = draw_tokens(at, dim, 40_000, random)
+    weights = special.softmax(tokens @ prompt, axis=1)
+    of_tokens = tokens @ head
+    output = (weights * of_tokens).sum(axis=1)
+    miss = (label - output)[:, None]
+    by_head = np.einsum("nt,ntd->nd", weights, tokens)
+    by_prompt = np.einsum("nt,ntd->nd", weights * (of_tokens - output[:, None]), tokens)
+    moved_head = head + at["head_rate"] / dim * miss * by_head
+    moved_prompt = prompt + at["prompt_rate"] / dim * miss * by_prompt
+    new = {
+        "head_signal": at["signal"] * moved_head[:, 0],
+        "head_context": at["context"] * moved_head[:, 1],
+        "prompt_signal": at["signal"] * moved_prompt[:, 0],
+        "prompt_context": at["context"] * moved_prompt[:, 1],
+        "head_energy": (moved_head**2).sum(axis=1),
+        "prompt_energy": (moved_prompt**2).sum(axis=1),
+        "head_prompt": (moved_head * moved_prompt).sum(axis=1),
+    }
+    lengths = {f"{name}_energy": at[f"{name}_norm"] ** 2 for name in ("head", "prompt")}
+    old = {**at, **lengths}
+    return {f"{name}_change": mean_of(dim * (value - old[name])) for name, value in new.items()}
+
+
+class FewNumbers:
+    """SGD's four numbers by drawn tokens, in a frame along w⋆, q⋆ and what is left of head and
+    prompt: the same tokens at every state, so that a path is smooth."""
+
+    def __init__(self, at: Point, count: int, random: np.random.Generator) -> None:
+        self._at = at
+        self._label, self._tokens = draw_tokens(at, 4, count, random)
+
+    def means(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean gradients of head and prompt, and the energies that noise orthogonal to the frame
+        has in d directions, for a rate of 1."""
+        head, prompt = self._vectors(state)
+        tokens, far = self._tokens, self._at["relevant"]
+        weights = special.softmax(tokens @ prompt, axis=1)
+        of_tokens = tokens @ head
+        output = (weights * of_tokens).sum(axis=1)
+        miss = self._label - output
+        pulls = weights * (of_tokens - output[:, None])
+        gradients = [
+            np.einsum("n,nt,ntd->d", miss, each, tokens) / len(miss) for each in (weights, pulls)
+        ]
+        squares = [(each[:, far:] ** 2).sum(axis=1) for each in (weights, pulls)]
+        noise = [self._at["noise"] ** 2 * np.mean(miss**2 * each) for each in squares]
+        return gradients[0], gradients[1], np.array(noise)
+
+    def _vectors(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        head, prompt = np.zeros(4), np.zeros(4)
+        head[0], prompt[1] = state[0] / self._at["signal"], state[1] / self._at["context"]
+        head[2] = np.sqrt(max(state[2] - head[0] ** 2, 0.0))
+        prompt[3] = np.sqrt(max(state[3] - prompt[1] ** 2, 0.0))
+        return head, prompt
+
+    def drift(self, state: np.ndarray, head_rate: float, prompt_rate: float) -> np.ndarray:
+        """Time derivative of the four numbers along the flow."""
+        by_head, by_prompt, noise = self.means(state)
+        head, prompt = self._vectors(state)
+        return np.array([
+            head_rate * self._at["signal"] * by_head[0],
+            prompt_rate * self._at["context"] * by_prompt[1],
+            2 * head_rate * head @ by_head + head_rate**2 * noise[0],
+            2 * prompt_rate * prompt @ by_prompt + prompt_rate**2 * noise[1],
+        ])  # fmt: skip
+
+    def large_step(self, state: np.ndarray, rates: tuple[float, float], ratio: float) -> np.ndarray:
+        """The four numbers after a step on the mean gradient of d/`ratio` sequences."""
+        by_head, by_prompt, noise = self.means(state)
+        head, prompt = self._vectors(state)
+        # Along the frame's other directions the mean is 0 by symmetry.
+        head = head + rates[0] * by_head * [1, 0, 1, 0]
+        prompt = prompt + rates[1] * by_prompt * [0, 1, 0, 1]
+        energies = np.array([head @ head, prompt @ prompt]) + np.square(rates) * ratio * noise
+        return np.array([head[0] * self._at["signal"], prompt[1] * self._at["context"], *energies])
+
+    def numbers(self, state: np.ndarray) -> tuple[float, ...]:
+        head, prompt = self._vectors(state)
+        weights = special.softmax(self._tokens @ prompt, axis=1)
+        output = (weights * (self._tokens @ head)).sum(axis=1)
+        return *map(float, state), float((self._label * output < 0).mean())
+
+
+FLOW_NUMBERS = ("head_signal", "prompt_context", "head_energy", "prompt_energy", "error")
+
+
+def of_batches(
+    at: Point, random: np.random.Generator, last: Callable[[FewNumbers], np.ndarray]
+) -> Numbers:
+    """Ten independent sets of tokens, whose spread tells the error."""
+    table = []
+    for _ in range(10):
+        drawn = FewNumbers(at, 3000, random)
+        table.append(drawn.numbers(last(drawn)))
+    columns = zip(FLOW_NUMBERS, zip(*table, strict=True), strict=True)
+    return {name: mean_of(np.array(column)) for name, column in columns}
+
+
+def flow(at: Point, random: np.random.Generator, start: list[float], head_rate: float) -> Numbers:
+    """The flow by Runge and Kutta's rule of order 4 with 12 steps."""
+
+    def last(drawn: FewNumbers) -> np.ndarray:
+        state, step = np.array(start), at["time"] / 12
+        for _ in range(12):
+            one = drawn.drift(state, head_rate, at["prompt_rate"])
+            two = drawn.drift(state + step / 2 * one, head_rate, at["prompt_rate"])
+            three = drawn.drift(state + step / 2 * two, head_rate, at["prompt_rate"])
+            four = drawn.drift(state + step * three, head_rate, at["prompt_rate"])
+            state = state + step / 6 * (one + 2 * two + 2 * three + four)
+        return state
+
+    return of_batches(at, random, last)
+
+
+def sgd_flow(at: Point, random: np.random.Generator) -> Numbers:
+    start = [0.0, 0.0, at["head_norm"] ** 2, at["prompt_norm"] ** 2]
+    return flow(at, random, start, at["head_rate"])
+
+
+def prompt_tuning(at: Point, random: np.random.Generator) -> Numbers:
+    start = [at["head_signal"], 0.0, at["head_norm"] ** 2, at["prompt_norm"] ** 2]
+    found = flow(at, random, start, 0.0)
+    return {name: found[name] for name in ("prompt_context", "prompt_energy", "error")}
+
+
+def giant_steps(at: Point, random: np.random.Generator) -> Numbers:
+    rates = at["head_rate"], at["prompt_rate"]
+
+    def last(drawn: FewNumbers) -> np.ndarray:
+        state = np.array([0.0, 0.0, at["head_norm"] ** 2, at["prompt_norm"] ** 2])
+        for _ in range(at["steps"]):
+            state = drawn.large_step(state, rates, at["ratio"])
+        return state
+
+    return of_batches(at, random, last)
+
+
+def two_stage(at: Point, random: np.random.Generator) -> Numbers:
+    """Both steps on drawn tokens, then :func:`stated_limit` over the prompt that they give."""
+    table = []
+    for _ in range(10):
+        drawn = FewNumbers(at, 10_000, random)
+        # The head's step from 0 is towards the mean of the labelled mean tokens.
+        by_head, _, noise = drawn.means(np.zeros(4))
+        along = at["head_rate"] * by_head[0]
+        energy = along**2 + at["head_rate"] ** 2 * at["head_ratio"] * noise[0]
+        state = np.array([along * at["signal"], 0.0, energy, 0.0])
+        _, by_prompt, noise = drawn.means(state)
+        cosine = by_prompt[1] / np.hypot(by_prompt[1], np.sqrt(at["prompt_ratio"] * noise[1]))
+        features = drawn_features_of_prompt(at, cosine, 10_000, random)
+        table.append((stated_limit(at, *features)[0], float(cosine)))
+    columns = zip(("error", "prompt_alignment"), zip(*table, strict=True), strict=True)
+    return {name: mean_of(np.array(column)) for name, column in columns}
+
+
+def drawn_features_of_prompt(
+    at: Point, cosine: float, count: int, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """α and τ² of sequences under a prompt at an angle to q⋆, whose rest is away from w⋆."""
+    shifts = np.asarray(at["shifts"])
+    shift = shifts[random.integers(len(shifts), size=count)]
+    near, length = at["relevant"], at["prompt_norm"]
+    scores = length * at["noise"] * random.normal(size=(count, at["tokens"]))
+    scores[:, near:] -= length * cosine * at["context"] * shift[:, :1]
+    scores[:, :near] = length * cosine * at["context"]
+    weights = special.softmax(scores, axis=1)
+    kept = weights[:, :near].sum(axis=1)
+    alpha = (kept - (1 - kept) * shift[:, 1]) * at["signal"]
+    return alpha, at["noise"] ** 2 * (weights[:, near:] ** 2).sum(axis=1)
+
+
 ORACLES: dict[str, Callable[[Point, np.random.Generator], Numbers]] = {
     "contextual.best_prompt": best_prompt,
     "contextual.conditional_error": conditional_error,
     "contextual.context_gain": context_gain,
     "contextual.first_step": first_step,
+    "contextual.giant_steps": giant_steps,
     "contextual.prompt_error": prompt_error,
     "contextual.prompt_step": prompt_step,
+    "contextual.prompt_tuning": prompt_tuning,
     "contextual.separation": separation,
+    "contextual.sgd_flow": sgd_flow,
+    "contextual.sgd_step": sgd_step,
+    "contextual.two_stage": two_stage,
 }
+
+
+OF_VECTORS = ("contextual.conditional_error", "contextual.sgd_step")
+"""Claims on a head and a prompt, whose products are those of some vectors."""
 
 
 def test_every_stated_range_has_an_oracle():
@@ -316,7 +501,7 @@ def assert_near_oracle(id: str, count: int) -> None:
     claim, random = jp.claim(id), np.random.default_rng(11)
     far = []
     for point in points_of(claim, count):
-        at = with_possible_products(point) if id == "contextual.conditional_error" else point
+        at = with_possible_products(point) if id in OF_VECTORS else point
         given = {**at, "law": "aligned"} if id == "contextual.separation" else at
         predicted = claim.predict(**given)
         for name, (value, stderr) in ORACLES[id](at, random).items():

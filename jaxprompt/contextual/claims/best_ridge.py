@@ -14,7 +14,11 @@ from scipy import interpolate
 from jaxprompt.contextual.law.convex_limit import convex_limit
 from jaxprompt.contextual.law.feature_law import FeatureLaw, coarse_feature_law, feature_law
 from jaxprompt.contextual.law.finite_ridge import at_finite_dim, best_finite_ridge
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.ridge_limit import (
     SEARCHED_NODES,
     SEARCHED_REPLICATES,
@@ -237,6 +241,11 @@ FALSIFIERS = (
     Falsifier("averaged_noise", "every sequence has the average noise", averaged_noise=True),
     Falsifier("half_data", "d/n twice as large", ratio_factor=2.0),
     Falsifier("small_ridge", "a fifth of the best ridge", ridge_factor=0.2),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 48, 1.0/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.0 / 48),
+    ),
 )
 
 

@@ -19,7 +19,7 @@ from jaxprompt.contextual.claims.sgd_flow import (
     limit_of_state,
 )
 from jaxprompt.contextual.law.giant_steps import giant_steps
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise
+from jaxprompt.contextual.law.pointwise import evaluate_pointwise, with_correction
 from jaxprompt.contextual.law.sgd_flow import Rates
 from jaxprompt.contextual.law.sgd_moments import Formula, Loss, constant_state
 from jaxprompt.contextual.parameters import (
@@ -42,7 +42,7 @@ from jaxprompt.contextual.simulation.sgd_chain import (
     run_batches,
 )
 from jaxprompt.contextual.simulation.sgd_paths import errors_of, padded_setting
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
 
@@ -122,6 +122,10 @@ FALSIFIERS = (
     Falsifier("no_drag", "drops what the prompt's noise scores cost the variance", drag=0.0),
     Falsifier("orthogonal_steps", "adds energies as if a step were orthogonal to what is there",
               cross=0.0),
+    Falsifier.after(
+        "first_size", "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.5 / 64),
+    ),
 )  # fmt: skip
 
 
@@ -244,6 +248,16 @@ CLAIM = Claim(
         Quantity("error", "limit of the probability of a wrong sign on a fresh sequence", 0.01),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
+            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            "ratio": (0.2, 2.0), "steps": (1, 4), "head_rate": (0.1, 1.0),
+            "prompt_rate": (0.1, 1.5), "head_norm": (0.05, 0.8), "prompt_norm": (0.05, 0.8),
+        },
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "steps that diverge are refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -20,13 +20,13 @@ from jaxprompt.contextual.claims.sgd_flow import (
     estimates_of,
     limit_of_state,
 )
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise
+from jaxprompt.contextual.law.pointwise import evaluate_pointwise, with_correction
 from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_moments import Formula, Loss
 from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_paths import path_values
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate
@@ -106,6 +106,11 @@ FALSIFIERS = (
     Falsifier("no_feedback", "only the label teaches the prompt", feedback=0.0),
     Falsifier("no_drag", "drops what the prompt's noise scores cost the variance", drag=0.0),
     Falsifier("known_prompt_scores", "the scores have no noise", score_noise=0.0),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.5 / 64),
+    ),
 )
 
 
@@ -206,6 +211,16 @@ CLAIM = Claim(
         Quantity("error", "limit of the probability of a wrong sign on a fresh sequence", 0.01),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
+            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            "time": (0.1, 1.5), "prompt_rate": (0.1, 1.5), "head_signal": (0.05, 0.9),
+            "head_norm": (3.0, 4.0), "prompt_norm": (0.05, 0.8),
+        },
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "paths that diverge, or take more than 200 time steps, are refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

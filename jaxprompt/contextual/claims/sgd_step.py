@@ -26,7 +26,7 @@ from jaxprompt.contextual.simulation.sgd_chain import (
     overlaps_of,
 )
 from jaxprompt.contextual.simulation.sgd_paths import padded_setting
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.stats import Estimate
 
@@ -194,6 +194,23 @@ CLAIM = Claim(
         for name, meaning in _MEANINGS.items()
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "tokens": (2, 12),
+            "relevant": (1, 3),
+            "signal": (0.3, 1.5),
+            "context": (0.3, 1.5),
+            "noise": (0.3, 1.2),
+            "shifts": (-0.5, 1.0),
+            "dim": (6, 24),
+            "head_rate": (0.1, 1.5),
+            "prompt_rate": (0.1, 3.0),
+            "head_norm": (0.1, 1.5),
+            "prompt_norm": (0.1, 1.5),
+        },
+        elsewhere="`NAME_stderr` states what the quadrature loses; exact at every dimension"
+        ", and products that no vectors have are refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={"quick": Design(*_RUNS, trials=163_840), "full": Design(*_RUNS, trials=2_000_000)},

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.law.staged_limit import (
     head_after_step,
@@ -155,6 +159,11 @@ FALSIFIERS = (
     Falsifier("perfect_prompt", "the prompt is q⋆", alignment_power=0.0),
     Falsifier("swapped_batches", "the first two batches exchanged", swapped=True),
     Falsifier("all_samples_for_head", "the head is fitted to all samples", all_for_head=True),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.5 / 64),
+    ),
 )
 
 
@@ -260,6 +269,12 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
+            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            "head_ratio": (0.1, 2.0), "prompt_ratio": (0.1, 2.0), "ratio": (0.1, 0.9),
+            "ridge": (0.01, 1.0), "prompt_norm": (0.3, 2.0), "head_rate": (0.3, 3.0),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "errors below 2e-5 are not resolved",
     ),

@@ -11,7 +11,7 @@ from jaxprompt.contextual.law import attention_moments
 from jaxprompt.core import pointwise
 from jaxprompt.stats import Estimate
 
-__all__ = ["evaluate_pointwise", "quadrature_estimate"]
+__all__ = ["evaluate_pointwise", "quadrature_estimate", "with_correction"]
 
 
 def quadrature_estimate(replicates: np.ndarray) -> Estimate:
@@ -23,6 +23,21 @@ def quadrature_estimate(replicates: np.ndarray) -> Estimate:
         return Estimate(float(replicates.mean()), 0.0, len(replicates))
     mean, stderr = attention_moments.mean_and_stderr(replicates)
     return Estimate(float(mean), float(stderr), len(replicates))
+
+
+def with_correction(
+    right: Mapping[str, Any], *names: str, plus: float = 0.0, times: float = 1.0
+) -> dict[str, Any]:
+    """Limits with `plus` added to the named ones after they are multiplied by `times`.
+
+    Falsifiers of limits use it: they take what is measured at a finite size for the limit.
+    """
+    moved = {name: times * np.asarray(right[name].mean) + plus for name in names}
+    changed = {
+        name: Estimate(mean, right[name].stderr * times, right[name].trials)
+        for name, mean in moved.items()
+    }
+    return {**right, **changed}
 
 
 def evaluate_pointwise(
