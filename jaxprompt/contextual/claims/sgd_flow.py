@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_moments import LOSSES, Formula, Loss, symmetric_error
 from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY, check_trainable
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_chain import LEAST_DIM
 from jaxprompt.contextual.simulation.sgd_paths import path_values, step_counts
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.parameters import REQUIRED, Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, mean_estimate
@@ -142,6 +146,11 @@ FALSIFIERS = (
     Falsifier("no_feedback", "only the label teaches the prompt", feedback=0.0),
     Falsifier("no_drag", "drops what the prompt's noise scores cost the variance", drag=0.0),
     Falsifier("known_prompt_scores", "the scores have no noise", score_noise=0.0),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.5 / 64),
+    ),
 )
 
 
@@ -272,6 +281,23 @@ CLAIM = Claim(
         Quantity("error", "limit of the probability of a wrong sign on a fresh sequence", 0.01),
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        {
+            "tokens": (2, 12),
+            "relevant": (1, 3),
+            "signal": (0.3, 1.5),
+            "context": (0.3, 1.5),
+            "noise": (0.3, 1.2),
+            "shifts": (-0.5, 1.0),
+            "time": (0.1, 1.5),
+            "head_rate": (0.1, 1.0),
+            "prompt_rate": (0.1, 1.5),
+            "head_norm": (0.05, 0.8),
+            "prompt_norm": (0.05, 0.8),
+        },
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "paths that diverge, or take more than 200 time steps, are refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={

@@ -17,7 +17,11 @@ from jaxprompt.contextual.claims.sgd_flow import (
     TWO_SHIFTS,
     check_times,
 )
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_increments import OVERLAPS
 from jaxprompt.contextual.law.sgd_moments import Loss
@@ -25,7 +29,7 @@ from jaxprompt.contextual.law.sgd_spread import SYMMETRIC, SpreadFormula, error_
 from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_paths import path_values
-from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.stats import Estimate
 
 __all__ = ["CLAIM", "closed_form", "simulate"]
@@ -131,6 +135,10 @@ FALSIFIERS = (
     Falsifier("no_residual", "drops the noise along w⋆ and q⋆ that head and prompt leave open",
               residual_noise=0.0),
     Falsifier("orthogonal_start", "starts with all products exactly 0", start=0.0),
+    Falsifier.after(
+        "first_size", "spreads a sixth above the limit, a correction of 10.7/d at d = 64",
+        lambda right, _: with_correction(right, *right, times=7 / 6),
+    ),
 )  # fmt: skip
 
 
@@ -214,6 +222,10 @@ CLAIM = Claim(
         for name, meaning in _MEANINGS.items()
     ),
     falsifiers=FALSIFIERS,
+    compared=Compared(
+        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        "paths that diverge, or take more than 200 time steps, are refused",
+    ),
     closed_form=closed_form,
     simulation=simulate,
     designs={
