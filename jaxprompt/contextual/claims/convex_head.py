@@ -22,7 +22,11 @@ from jaxprompt.contextual.law.convex_limit import (
     varied_convex_limit,
 )
 from jaxprompt.contextual.law.feature_law import feature_law
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
@@ -158,6 +162,11 @@ FALSIFIERS = (
     Falsifier("square_loss", "the square loss's fixed point", solved_loss="square"),
     Falsifier("half_ridge", "halves the ridge", ridge_factor=0.5),
     Falsifier("no_own_noise", "the noise along w⋆ left out of the error", own_noise=0.0),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 24, 0.5/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=0.5 / 24),
+    ),
 )
 
 
