@@ -14,7 +14,11 @@ from jaxprompt.contextual.claims.two_stage import (
     SIMULATED_DIM,
     settle_ratios,
 )
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.same_data_limit import same_data_limit
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
@@ -156,6 +160,11 @@ FALSIFIERS = (
         head_memory=0.0,
         prompt_memory=0.0,
         constraint=0.0,
+    ),
+    Falsifier.after(
+        "first_size",
+        "the error seen at d = 64, 1.3/d above the limit, for the limit",
+        lambda right, _: with_correction(right, "error", plus=1.3 / 64),
     ),
 )
 
