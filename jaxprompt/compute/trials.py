@@ -117,6 +117,7 @@ class TrialSimulation:
         setup: Callable[..., Mapping[str, Any]] | None = None,
         instance: Callable[..., Mapping[str, Any]] | None = None,
         statistics: Mapping[str, Callable[..., Any]] | None = None,
+        draws: bool | None = None,
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch = {batch}: must be an integer ≥ 1")
@@ -126,6 +127,7 @@ class TrialSimulation:
         self._traced = tuple(traced)
         self._batch = batch
         self._x64 = dtype == "float64"
+        self._draws = draws
         self._statistics: dict[str, Callable[..., Any]] = dict(statistics or {})
         self._forget_programs()
         self.__doc__ = trial.__doc__
@@ -242,6 +244,8 @@ class TrialSimulation:
     @property
     def is_deterministic(self) -> bool:
         """Whether a trial draws nothing: it takes no key, and sees nothing that is drawn."""
+        if self._draws is not None:
+            return not self._draws
         functions = [f for f in (self.trial, self.setup) if f is not None]
         return self.instance is None and not any(map(_takes_key, functions))
 
@@ -414,9 +418,10 @@ def trajectory(
     """A simulation along steps: one run from ``init``, read at every time that the design names.
 
     ``init(*, key, **parameters)`` gives a state, ``step(state, *, key, **parameters)`` the next
-    one, and ``read(state, **parameters)`` a dict of numbers. The parameter `time` is a number of
-    steps, or a growing list of them that one run serves: put its name into the claim's `shared`.
-    Another list of as many times compiles nothing again.
+    one, and ``read(state, **parameters)`` a dict of numbers; each names the parameters it takes,
+    and `read` may name the time. The parameter `time` is a number of steps, or a growing list of
+    them that one run serves: put its name into the claim's `shared`. Another list of as many times
+    compiles nothing again. Where neither ``init`` nor ``step`` takes a key the numbers are exact.
     """
 
     def trial(*, key: jax.Array, **parameters: Any) -> dict[str, Any]:
@@ -433,14 +438,16 @@ def trajectory(
                 return jax.tree.map(_with_dtype_of, state, moved)
 
             state = jax.lax.fori_loop(carry[1], until, one_step, carry[0])
-            return (state, until), dict(read(state, **_named(read, others, skip=1)))
+            shown = _named(read, {**others, time: until}, skip=1)
+            return (state, until), dict(read(state, **shown))
 
         _, readings = jax.lax.scan(advance, (state, jnp.int32(0)), times)
         return {n: v if wanted.ndim else v[0] for n, v in readings.items()}
 
     trial.__doc__ = read.__doc__
     trial.__module__ = read.__module__
-    return TrialSimulation(trial, traced=(*traced, time), batch=batch, dtype=dtype)
+    draws = _takes_key(init) or _takes_key(step)
+    return TrialSimulation(trial, traced=(*traced, time), batch=batch, dtype=dtype, draws=draws)
 
 
 def _drawn_names(values: Mapping[str, Any]) -> list[str]:

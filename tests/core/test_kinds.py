@@ -374,6 +374,18 @@ def test_a_trajectory_starts_with_or_without_a_key():
         assert verdict.status == "confirmed"
 
 
+def test_a_trajectory_without_a_key_is_exact_and_may_read_its_time():
+    halving = jp.trajectory(
+        lambda: 1.0,
+        lambda state, *, factor: factor * state,
+        lambda state, *, time: {"p": time * state},
+        traced=("factor",),
+    )
+    estimate = halving(key=jax.random.key(0), trials=3, time=[1, 2, 5], factor=0.5)["p"]
+    assert estimate.kind == "exact"
+    np.testing.assert_array_equal(estimate.mean, [0.5, 0.5, 5 / 32])
+
+
 def test_an_exact_simulation_declares_itself():
     claim = claim_of(
         None, lambda: {"p": 1.0}, R.ASYMPTOTIC, tolerance=1e-3, size="size", powers=(1,),
