@@ -22,6 +22,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config, Trace
@@ -308,6 +309,13 @@ CLAIM = Claim(
         Quantity("own_inputs", "largest deviation in a layer given its own inputs", 1e-11),
         Quantity("first_layer", "the same in layer 1, from the model without prefix", 1e-11),
         Quantity("changed", f"share of models whose layer 2 deviates by more than {CHANGE}", 1e-9),
+    ),
+    compared=Compared(
+        {"content_scores": (-1e6, 1e6), "content_values": (-1e6, 1e6), "prefix_scores": (-1e6, 1e6),
+         "prefix_values": (-1e6, 1e6), "visible": (0, 1), "prefix_visible": (0, 1),
+         "layers": (2, 6)},
+        elsewhere="exact up to rounding: a score of size L leaves some L 1e-16 of a weight; the "
+        "numbers for `layers` are the same at any depth",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

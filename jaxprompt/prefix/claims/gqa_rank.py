@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.stats import Estimate, exact_estimate
@@ -174,6 +175,10 @@ CLAIM = Claim(
         Quantity("parameters", "parameters of the prefix in one layer", 0.0, side="two"),
     ),
     check_parameters=validate,
+    compared=Compared(
+        {"heads": (1, 12), "groups": (1, 12), "head_dim": (1, 16), "prefix": (1, 24)},
+        elsewhere="exact: whole numbers",
+    ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,
     simulation=simulate,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.core.claim import Cell, Claim, Design, Falsifier, Panels, Quantity, Relation, Run
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import REQUIRED, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import head_identity
@@ -176,6 +177,11 @@ CLAIM = Claim(
         Quantity("output", "the head's output (…, v)", rounding_tolerance, symbol=r"t^{pt}"),
         Quantity("log_ratio_change", "largest change of a log-ratio of content weights",
                  rounding_tolerance),
+    ),
+    compared=Compared(
+        {"content_scores": (-1e6, 1e6), "content_values": (-1e6, 1e6), "prefix_scores": (-1e6, 1e6),
+         "prefix_values": (-1e6, 1e6), "visible": (0, 1), "prefix_visible": (0, 1)},
+        elsewhere="exact up to rounding: a score of size L leaves some L 1e-16 of a weight",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

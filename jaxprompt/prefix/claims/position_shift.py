@@ -32,6 +32,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
@@ -413,6 +414,13 @@ CLAIM = Claim(
         Quantity("mean", "mean score of a cached key along the sequence", _mean_tolerance),
         Quantity("variance", "variance of that score along the sequence", _moment_tolerance,
                  relative=True),
+    ),
+    compared=Compared(
+        {"kind": ("rope", "alibi", "t5", "learned", "cached"), "head_dim": (2, 256),
+         "base": (2.0, 1e8), "length": (2, 4096), "prefix": (1, 256), "query": (-1e3, 1e3),
+         "cached_key": (-1e3, 1e3)},
+        elsewhere="all that is allowed is compared; numbers of given vectors keep 1e-15 times the "
+        "farthest position of the sum of |z_f|, or of its square",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -21,6 +21,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import head_identity
@@ -255,6 +256,12 @@ CLAIM = Claim(
         Quantity("prefix_mass", "attention on the prefix in all", head_tolerance,
                  symbol=r"\rho_{prefix}"),
         Quantity("sink_mass", "attention on the sink", head_tolerance, symbol=r"\rho_{sink}"),
+    ),
+    compared=Compared(
+        {"content_scores": (-1e6, 1e6), "content_values": (-1e6, 1e6), "prefix_scores": (-1e6, 1e6),
+         "prefix_values": (-1e6, 1e6), "sink_scores": (-1e6, 1e6), "visible": (0, 1),
+         "prefix_visible": (0, 1)},
+        elsewhere="exact up to rounding: a score of size L leaves some L 1e-16 of a weight",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from jaxprompt.attention import attention_head, visible_positions
 from jaxprompt.compute import random_table
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.attention_layer import normalise_rows
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
@@ -214,6 +215,12 @@ CLAIM = Claim(
                   simulate_only=True),
     ),
     quantities=(Quantity("reach", "content positions that the prefix changes", 0.0),),
+    compared=Compared(
+        {"window": (1, 256), "layers": (1, 32), "tokens": (1, 256), "prefix": (1, 64),
+         "exempt": ("nothing", "prefix", "last layer"),
+         "prefix_at": ("every layer", "first layer")},
+        elsewhere="all that is allowed is compared; counts are exact",
+    ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,
     simulation=simulate,
