@@ -10,13 +10,16 @@ a prediction may be: what its own rounding is worth.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import mpmath as mp
 import numpy as np
 import pytest
+from scipy import optimize
 
 import jaxprompt as jp
 
@@ -457,12 +460,387 @@ def gqa_rank(at: Point) -> Limits:
     }
 
 
+def prefix_subspace(at: Point) -> Limits:
+    random = np.random.default_rng(at["vectors"])
+    heads, width, vectors = at["heads"], at["head_width"], at["vectors"]
+    biases, _, _ = shared_biases(heads, heads, width, vectors, random)
+    single = rank(biases[:, 0])
+    # A spectrum of equal values uses all of its dimensions equally.
+    equal = np.full(single, 1 / single)
+    return {
+        "rank": around(single, 0.0),
+        "joined_rank": around(rank(biases.reshape(len(biases), -1)), 0.0),
+        "effective_rank": around(np.exp(-(equal * np.log(equal)).sum()), 1e-9),
+        "odds_move": around(largest_move_of_odds(width, random), 1e-9),
+        "outside": around(distance_from_hull(width, vectors, random), 1e-12),
+    }
+
+
+def largest_move_of_odds(width: int, random: np.random.Generator) -> float:
+    """Of two keys between random queries, and between two along their difference."""
+    key, other_key = random.normal(size=(2, width))
+    starts, moves = random.normal(size=(2, 50, width))
+    moves[0] = key - other_key
+    shares = []
+    for start, move in zip(starts, moves, strict=True):
+        odds = [
+            float(query @ key - query @ other_key) / math.sqrt(width)
+            for query in (start, start + move)
+        ]
+        limit = math.dist(start, start + move) * math.dist(key, other_key) / math.sqrt(width)
+        shares.append(abs(odds[1] - odds[0]) / limit)
+    return max(shares)
+
+
+def distance_from_hull(width: int, vectors: int, random: np.random.Generator) -> float:
+    """Of a softmax average of values, over its mass, by non-negative least squares."""
+    values, score = random.normal(size=(vectors, width)), random.normal(size=vectors)
+    mass = np.exp(score) / (np.exp(score).sum() + 2.0)
+    point = mass @ values / mass.sum()
+    # A row of ones, heavy, asks for weights that add up to 1.
+    rows = np.vstack([values.T, np.full(vectors, 1e3)])
+    return float(optimize.nnls(rows, np.r_[point, 1e3])[1])
+
+
+def capacity(at: Point) -> Limits:
+    """Ranks of the weights, and of the outputs' derivative, of random keys, queries and values."""
+    width, value_width = at["key_dim"], at["value_dim"]
+    prefix, examples = at["prefix"], at["examples"]
+    random = np.random.default_rng(prefix)
+    query = random.integers(0, 2**15, size=(examples, width))
+    keys = random.integers(0, 2**15, size=(prefix, width))
+    values = random.integers(0, PRIME, size=(prefix, value_width))
+    plain = random.integers(0, PRIME, size=(examples, value_width))
+    content = random.integers(1, PRIME, size=examples)
+    numbers = keys.size + values.size
+
+    weights = weights_on_prefix(query, keys, content)
+    lost = (examples - rank(weights)) * value_width
+    storable = 1.0 if lost == 0 else 0.0 if examples * value_width > numbers else 0.5
+    limits = {"storable": around(storable, 0.0), "codimension": around(lost, 0.0),
+              "residual": around(lost, 0.0)}  # fmt: skip
+    output = (1 - weights.sum(axis=1)[:, None]) % PRIME * plain % PRIME
+    for k in range(prefix):
+        output = (output + weights[:, k, None] * values[k]) % PRIME
+    by_values = np.einsum("ik,vw->ivkw", weights, np.eye(value_width, dtype=np.int64))
+    pull = weights[:, None, :] * ((values.T[None] - output[:, :, None]) % PRIME) % PRIME
+    by_keys = pull[..., None] * query[:, None, None, :] % PRIME
+    rows = examples * value_width
+    derivative = np.concatenate([by_values.reshape(rows, -1), by_keys.reshape(rows, -1)], axis=1)
+    # Where the queries have linear relations the rank is below both counts: a bound, no equality.
+    limits["rank"] = (np.asarray(rank(derivative)), np.asarray(min(derivative.shape)))
+    if examples <= prefix:
+        limits["forgotten_content"] = around(missed_without_content(at, random), 1e-12)
+    if 2 <= examples <= prefix:
+        query[1] = query[0]
+        left = examples - rank(weights_on_prefix(query, keys, content))
+        limits["equal_residual"] = around(left * value_width, 0.0)
+    return limits
+
+
+def weights_on_prefix(query: np.ndarray, keys: np.ndarray, content: np.ndarray) -> np.ndarray:
+    terms = power(GENERATOR, query @ keys.T)
+    total = (terms.sum(axis=1) + content) % PRIME
+    return terms * power(total, np.full(total.shape, PRIME - 2))[:, None] % PRIME
+
+
+def missed_without_content(at: Point, random: np.random.Generator) -> float:
+    """Squared distance from the wanted outputs with V = P⁻¹Y, over what the content adds."""
+    examples = at["examples"]
+    score = random.normal(size=(examples, examples)) * 2
+    plain, wanted = random.normal(size=(2, examples))
+    with mp.workdps(60):
+        mass = [[mp.exp(float(s)) for s in row] for row in score]
+        share = mp.matrix([[m / (mp.fsum(row) + 3) for m in row] for row in mass])
+        values = mp.lu_solve(share, mp.matrix([float(y) for y in wanted]))
+        missed, content = mp.mpf(0), mp.mpf(0)
+        for i in range(examples):
+            left = (1 - mp.fsum(share[i, k] for k in range(examples))) * float(plain[i])
+            given = mp.fsum(share[i, k] * values[k] for k in range(examples)) + left
+            missed += (given - float(wanted[i])) ** 2
+            content += left**2
+        return float(missed / content)
+
+
+# --- soft tokens ---
+
+MOST_TARGETS = 4096
+
+
+def selection_repair(at: Point, random: np.random.Generator) -> Point:
+    """A value to be read, off half way between symbols; or a case; or a precision; never all."""
+    kind = random.integers(3)
+    if kind == 0:
+        size, value = at["vocabulary"], max(at["value"], 0.6 / at["vocabulary"])
+        if abs(size * value % 1 - 0.5) < 1e-3:
+            value += 0.01 / size
+        return {"length": at["length"], "vocabulary": size, "value": min(value, 0.99),
+                "temperature": at["temperature"]}  # fmt: skip
+    if kind == 1:
+        case, outputs, size = at["case"], at["outputs"], min(at["vocabulary"], 6)
+        while number_of_entries(case, size, outputs) * math.log(size) > math.log(MOST_TARGETS):
+            size, outputs = (size - 1, outputs) if size > 2 else (size, outputs - 1)
+        return {"case": case, "vocabulary": size, "outputs": outputs}
+    return {"precision": at["precision"]}
+
+
+def number_of_entries(case: str, size: int, outputs: int) -> int:
+    return {"completion": outputs, "one_to_one": size, "one_to_many": size * outputs,
+            "two_to_one": size * size}[case]  # fmt: skip
+
+
+def token_selection(at: Point) -> Limits:
+    if "precision" in at:
+        return {"largest": around(largest_vocabulary(at["precision"]), 0.0)}
+    if "case" in at:
+        return {"reached": around(targets_read_right(at), 0.0)}
+    length, size = at["length"], at["vocabulary"]
+    with mp.workdps(40):
+        value, root = mp.mpf(at["value"]), mp.sqrt(length)
+
+        def leak(temperature: Any) -> Any:
+            """One token of score β among others of score 0."""
+            return (length - 1) / (mp.exp(temperature / root) + length - 1)
+
+        symbol = nearest_symbol(value, size)
+
+        def right(temperature: Any) -> bool:
+            return nearest_symbol((1 - leak(temperature)) * (1 + value) - 1, size) == symbol
+
+        low, high = mp.mpf(0), mp.mpf(1)
+        while not right(high):
+            high *= 2
+        for _ in range(90):
+            middle = (low + high) / 2
+            low, high = (low, middle) if right(middle) else (middle, high)
+        room = float((size * value - symbol + 0.5) / size)
+        leaked = float(leak(mp.mpf(at["temperature"])))
+    # V v is rounded at its size, and what counts is its distance from half way.
+    rounding = 1e-15 * (1 + at["value"] / room)
+    allowed = float(root) * rounding + 1e-15 * float(high)
+    return {
+        "leakage": around(leaked, 1e-13 * leaked),
+        "least_temperature": around(float(high), allowed),
+    }
+
+
+def nearest_symbol(z: Any, size: int) -> int:
+    """The nearest j/V, half way as the lower one, and 0 below all."""
+    return min(range(size), key=lambda j: (abs(z - mp.mpf(j) / size), j))
+
+
+def targets_read_right(at: Point) -> int:
+    """Every target written into fractions, and read back by the nearest symbol or as digits."""
+    size, read = at["vocabulary"], set()
+    entries = number_of_entries(at["case"], size, at["outputs"])
+    for target in itertools.product(range(size), repeat=entries):
+        if at["case"] == "two_to_one":
+            text = []
+            for row in range(size):
+                digits = target[row::size]  # of all first tokens, one second token each
+                packed = sum(Fraction(d, size ** (k + 1)) for k, d in enumerate(digits))
+                for _ in digits:
+                    packed *= size
+                    text.append(int(packed))
+                    packed -= int(packed)
+            if text == [d for row in range(size) for d in target[row::size]]:
+                read.add(target)
+        else:
+            soft = [Fraction(d, size) for d in target]
+            if all(round(size * v) == d for v, d in zip(soft, target, strict=True)):
+                read.add(tuple(soft))
+    return len(read)
+
+
+def largest_vocabulary(precision: str) -> int:
+    """Up to which V digits, packed with half a unit more, come out of 1 + p in this format."""
+    number, random = np.dtype(precision).type, np.random.default_rng(0)
+    best = 1
+    for size in range(2, 20):
+        cells = size**size
+        words = [0, 1, 2, cells - 1, *(int(random.integers(0, 2**62)) % cells for _ in range(500))]
+        for word in words:
+            carried = Fraction(float(number(1 + Fraction(2 * word + 1, 2 * cells)))) - 1
+            if math.floor(carried * cells) != word:
+                return best
+        best = size
+    return best
+
+
+# --- prompts and suffixes ---
+
+
+def soft_prompt(at: Point) -> Limits:
+    """Content behind vectors in front, against content with their streams as prefixes."""
+    random = np.random.default_rng(at["layers"])
+    layers = plain_layers(at["layers"], random)
+    words = random.normal(size=(5, WIDTH))
+    content, elsewhere = words[np.arange(CONTENT) % 5], random.normal(size=(CONTENT, WIDTH))
+
+    def change(front: np.ndarray, causal: bool = True, first_alone: bool = False) -> float:
+        count = len(front)
+        right, _ = run_plainly(layers, np.concatenate([front, content]), causal=causal)
+        # The streams are those in front of other content.
+        other, _ = run_plainly(layers, np.concatenate([front, elsewhere]), causal=causal)
+        streams = [stream[:count] for stream in other[:-1]]
+        streams = streams[:1] * len(layers) if first_alone else streams
+        given, _ = run_plainly(layers, content, streams, causal)
+        return float(np.abs(given[-1] - right[-1][count:]).max() / np.abs(right[-1]).max())
+
+    soft = random.normal(size=(at["prompt"], WIDTH))
+    hard = words[random.integers(0, 5, size=at["prompt"])]
+    return {
+        "soft": around(change(soft), 1e-12),
+        "hard": around(change(hard), 1e-12),
+        "unmasked": around(float(change(soft, causal=False) > 1.5e-8), 0.0),
+        "first_stream": around(float(change(soft, first_alone=True) > 1.5e-8), 0.0),
+    }
+
+
+def suffix_repair(at: Point, random: np.random.Generator) -> Point:
+    """Some tokens irrelevant; a shift at the threshold, or clearly on one side of it."""
+    relevant, tokens = at["relevant"], max(at["tokens"], at["relevant"] + 1)
+    shift, threshold = at["shift"], relevant / (tokens - relevant)
+    if random.integers(3) == 0 or abs(shift / threshold - 1) < 0.01:
+        shift = float(np.clip(threshold, 0.01, 100.0))
+    elif random.integers(2):
+        shift = float(np.clip(threshold * random.uniform(0.5, 2.0), 0.01, 100.0))
+    return {**at, "relevant": relevant, "tokens": tokens, "shift": shift}
+
+
+def suffix_reads_content(at: Point) -> Limits:
+    relevant, tokens = at["relevant"], at["tokens"]
+    share = Fraction(relevant, tokens)
+    level = share - (1 - share) * Fraction(at["shift"])
+    level = Fraction(0) if abs(level) < share * Fraction(1, 10**14) else level
+    # Mean tokens (y c, c) along signal and context; a scale of each point is no matter of signs.
+    points = [(y, float(c), y) for c in (share, level) for y in (1, -1)]
+    outputs = []
+    for moved in (0.0, at["shift"]):
+        for y in (1, -1):
+            mark = np.array([y, 1.0])
+            rows = np.array([mark] * relevant + [-moved * mark] * (tokens - relevant))
+            score = 60 * rows @ np.array([0.0, 1.0])
+            mass = np.exp(score - 60)
+            outputs.append((y, y * float(mass @ rows[:, 0] / mass.sum())))
+    return {
+        "prefix_accuracy": around(best_by_a_plane(points), 1e-12),
+        "suffix_accuracy": around(np.mean([agrees > 0 for _, agrees in outputs]), 1e-12),
+        **suffix_deviations(at["vectors"]),
+    }
+
+
+def best_by_a_plane(points: list[tuple[int, float, int]]) -> float:
+    """Largest share of the points (y c, c) that an affine function gives their signs y."""
+    for size in range(len(points), 0, -1):
+        for chosen in itertools.combinations(points, size):
+            rows = [[-label * y * c, -label * c, -label] for y, c, label in chosen]
+            solved = optimize.linprog(
+                np.zeros(3), rows, -np.ones(size), bounds=[(None, None)] * 3, method="highs"
+            )
+            if solved.status == 0:
+                return size / len(points)
+    return 0.0
+
+
+def suffix_deviations(vectors: int) -> Limits:
+    """Of random heads, row by row: unmasked order, causal content, and the suffix's formula."""
+    random = np.random.default_rng(vectors)
+    layer = plain_layers(1, random)[0]
+    content, extra = random.normal(size=(CONTENT, WIDTH)), random.normal(size=(vectors, WIDTH))
+    before, after = np.concatenate([extra, content]), np.concatenate([content, extra])
+    unmasked = [
+        attend_plainly(layer, row, before) - attend_plainly(layer, row, after) for row in content
+    ]
+    causal = run_plainly([layer], after)[1][0]
+    alone = run_plainly([layer], content)[1][0]
+    query = normed(extra[0]) @ layer["query"] / math.sqrt(WIDTH)
+    own = float(normed(extra[0]) @ layer["key"] @ query)
+    total = np.exp(normed(content) @ layer["key"] @ query).sum()
+    mass = 1 / (1 + math.exp(math.log(total) - own))
+    formula = (1 - mass) * attend_plainly(layer, extra[0], content)
+    formula = formula + mass * (normed(extra[0]) @ layer["value"])
+    return {
+        "bidirectional": around(np.abs(unmasked).max(), 1e-12),
+        "content": around(np.abs(causal[:CONTENT] - alone).max(), 1e-12),
+        "suffix": around(np.abs(causal[CONTENT] - formula).max(), 1e-12),
+    }
+
+
+# --- trained models: what is counted over all inputs ---
+
+
+@functools.cache
+def every_input(length: int, input_law: str) -> tuple[np.ndarray, np.ndarray]:
+    """All inputs of 0 … 7 (N, n), and whole numbers to which their probabilities are as.
+
+    Under the published law an input with more than n/2 different digits is kept half of the time.
+    """
+    inputs = np.indices((8,) * length).reshape(length, -1).T
+    ordered = np.sort(inputs, axis=1)
+    different = 1 + (np.diff(ordered, axis=1) > 0).sum(axis=1)
+    return inputs, np.where((input_law == "published") & (different > length / 2), 1, 2)
+
+
+def commonest_answer(answers: np.ndarray, weight: np.ndarray) -> float:
+    code = answers @ 16 ** np.arange(answers.shape[1])
+    _, place = np.unique(code, return_inverse=True)
+    # Sums of whole numbers are exact in float64.
+    return float(np.bincount(place, weights=weight).max() / weight.sum())
+
+
+def new_task_limit(at: Point) -> Limits:
+    inputs, weight = every_input(at["length"], at["input_law"])
+    downwards = np.sort(inputs, axis=1)[:, ::-1]
+    return {"constant_answer": around(commonest_answer(downwards, weight), 1e-15)}
+
+
+def skill_combination(at: Point) -> Limits:
+    inputs, weight = every_input(at["length"], at["input_law"])
+    counts = (inputs[:, :, None] == inputs[:, None, :]).sum(axis=2)
+    return {"constant_answer": around(commonest_answer(counts, weight), 1e-15)}
+
+
+def skill_selection(at: Point) -> Limits:
+    """Both orders, and the input with 1, 2, … added: which of them agree, input by input."""
+    inputs, weight = every_input(at["length"], at["input_law"])
+    probability = weight / weight.sum()
+    upwards = np.sort(inputs, axis=1)
+    answers = [upwards, upwards[:, ::-1], *(inputs + k for k in range(1, at["tasks"] - 1))]
+    code = np.stack([answer @ 16 ** np.arange(at["length"]) for answer in answers])
+    # How many of the tasks want each task's answer.
+    together = (code[:, None] == code[None]).sum(axis=1)
+    share = together / at["tasks"]
+    entropy = float((-np.log(share).mean(axis=0) * probability).sum()) / at["length"]
+    one_answer = float((share.max(axis=0) * probability).sum())
+    limits = {"mixture_loss": entropy, "entropy": entropy}
+    limits |= dict.fromkeys(("others", "unselected", "one_answer"), one_answer)
+    return {name: around(number, 1e-13) for name, number in limits.items()}
+
+
+ENCODER_HEADS, ENCODER_WIDTH = 12, 32
+
+
+def real_transformer(at: Point) -> Limits:
+    """A query's arrays; and ranks for twelve heads of width 32, whose biases are independent."""
+    random = np.random.default_rng(at["vectors"])
+    biases, _, _ = shared_biases(1, 1, ENCODER_WIDTH, at["vectors"], random)
+    single = rank(biases[:, 0])
+    bounds = {
+        "rank": around(single, 0.0),
+        "joined_rank": around(ENCODER_HEADS * single, 0.0),
+        "effective_rank": around(single, 1e-9),
+    }
+    return {**head_and_ratios(at), **bounds}
+
+
 # --- the comparison ---
 
 SHAPES: dict[str, Callable[[Point, np.random.Generator], dict[str, tuple[int, ...]]]] = {
     "prefix.bias_identity": head_shapes,
     "prefix.pattern_invariance": head_shapes,
     "prefix.position_shift": vectors_of_cached_keys,
+    "prefix.real_transformer": head_shapes,
     "prefix.sink_identity": head_and_sink_shapes,
 }
 """Shapes of the arrays at a point."""
@@ -470,25 +848,71 @@ SHAPES: dict[str, Callable[[Point, np.random.Generator], dict[str, tuple[int, ..
 REPAIRS: dict[str, Callable[[Point, np.random.Generator], Point]] = {
     "prefix.gqa_rank": gqa_repair,
     "prefix.position_shift": position_shift_repair,
+    "prefix.suffix_reads_content": suffix_repair,
+    "prefix.token_selection": selection_repair,
 }
 """What makes numbers that were drawn one by one fit together."""
 
 MASKS: dict[str, Callable[[Point], Point]] = {
     "prefix.bias_identity": something_seen,
     "prefix.pattern_invariance": content_seen,
+    "prefix.real_transformer": content_seen,
 }
+"""What every query must see."""
 
 ORACLES: dict[str, Callable[[Point], Limits]] = {
     "prefix.bias_identity": head_and_depth,
+    "prefix.capacity": capacity,
     "prefix.gqa_rank": gqa_rank,
+    "prefix.new_task_limit": new_task_limit,
     "prefix.pattern_invariance": head_and_ratios,
     "prefix.position_shift": position_shift,
+    "prefix.prefix_subspace": prefix_subspace,
+    "prefix.real_transformer": real_transformer,
     "prefix.sink_identity": head,
+    "prefix.skill_combination": skill_combination,
+    "prefix.skill_selection": skill_selection,
+    "prefix.soft_prompt": soft_prompt,
+    "prefix.suffix_reads_content": suffix_reads_content,
+    "prefix.token_selection": token_selection,
     "prefix.window_reach": window_reach,
 }
 
-UNSEEN: dict[str, set[str]] = {}
+UNSEEN = {
+    # Of what training finds.
+    "prefix.new_task_limit": {
+        "one vector learns",
+        "ten vectors learn",
+        "nothing learns",
+        "vacuous",
+    },
+    "prefix.real_transformer": {"every layer", "factors keep too", "half more"},
+    "prefix.skill_combination": {"counting learned", "combined wholly", "nothing learns"},
+    "prefix.skill_selection": {"nothing selected"},
+}
 """Falsifiers of what no oracle gives."""
+
+NOT_COMPARED = {
+    # Of training, which no formula takes.
+    "prefix.new_task_limit": {"steps", "width", "dummies"},
+    "prefix.no_forgetting": {"length", "steps", "input_law", "dummies"},
+    "prefix.real_transformer": {"steps", "examples", "layer", "added"},
+    "prefix.skill_combination": {"tasks", "steps", "model", "low_rank", "dummies"},
+    "prefix.skill_selection": {"steps", "model", "dummies"},
+    # Float types of the simulation.
+    "prefix.position_shift": {"precision"},
+    "prefix.window_reach": {"precision"},
+}
+"""Parameters without a range."""
+
+
+def test_every_claim_states_its_ranges_and_has_an_oracle():
+    claims = jp.claims("prefix")
+    assert {claim.id for claim in claims} == {*ORACLES, "prefix.no_forgetting"}
+    for claim in claims:
+        without = {p.name for p in claim.parameters} - set(claim.compared.ranges)
+        assert without == NOT_COMPARED.get(claim.id, set()), claim.id
+        assert claim.compared.elsewhere
 
 
 def disagreements(id: str, count: int) -> tuple[list[str], set[str]]:

@@ -20,6 +20,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate
@@ -308,6 +309,10 @@ CLAIM = Claim(
                  lambda point: 0.25 * point["value_dim"], side="predicted"),
         Quantity("condition", "median condition number of the weights", 0.0, side="two",
                  unmeasured=True),
+    ),
+    compared=Compared(
+        {"key_dim": (1, 32), "value_dim": (1, 8), "prefix": (1, 32), "examples": (1, 40)},
+        elsewhere="exact: whole numbers; where `storable` is 1/2 nothing is claimed",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -24,13 +24,14 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.descend import descend
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
 from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.constant_answer import constant_answer
+from jaxprompt.prefix.training.constant_answer import INPUT_LAWS, constant_answer
 from jaxprompt.prefix.training.experiments import FAILS, LEARNS, Plan, Trained, state_instead
 from jaxprompt.stats import Estimate, exact_estimate
 
@@ -302,6 +303,11 @@ CLAIM = Claim(
                  side="predicted"),
         Quantity("constant_answer", "share that the best constant answer solves",
                  experiments.count_tolerance(1e-3), side="two"),
+    ),
+    compared=Compared(
+        {"length": (2, 6), "input_law": INPUT_LAWS},
+        elsewhere="the constant answer is exact at every length; limits of what training finds are "
+        "no formulas, and stand for the sizes and budgets of the check alone",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

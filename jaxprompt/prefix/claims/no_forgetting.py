@@ -21,6 +21,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import new_task_limit
@@ -204,6 +205,10 @@ CLAIM = Claim(
                  side="predicted"),
         Quantity("old_task_control", "asc with a prefix for asc on, worst seed: at least", 0.05,
                  side="predicted"),
+    ),
+    compared=Compared(
+        elsewhere="no formula: what must be the same bits, and limits of what training finds, "
+        "which stand for the sizes and budgets of the check alone",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

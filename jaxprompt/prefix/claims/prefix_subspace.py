@@ -25,6 +25,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
@@ -333,6 +334,10 @@ CLAIM = Claim(
         Quantity("effective_rank", "dimensions weighted by their use: at most", 1e-9),
         Quantity("odds_move", "move of log-odds as a share of its limit: at most", 1e-9),
         Quantity("outside", "part of a bias outside the hull: at most", 1e-12),
+    ),
+    compared=Compared(
+        {"vectors": (1, 24), "heads": (1, 12), "head_width": (1, 16)},
+        elsewhere="exact: whole numbers and limits; no layer wider than 192 is taken",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -23,6 +23,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.extras import EXTRAS
 from jaxprompt.core.keys import fold_in_parameters
 from jaxprompt.core.parameters import Parameter
@@ -353,6 +354,14 @@ CLAIM = Claim(
                  side="lower"),
         Quantity("low_rank_gain", "factors less the model's own features: at least", 0.2,
                  side="lower"),
+    ),
+    compared=Compared(
+        {"content_scores": (-1e6, 1e6), "content_values": (-1e6, 1e6), "prefix_scores": (-1e6, 1e6),
+         "prefix_values": (-1e6, 1e6), "visible": (0, 1), "prefix_visible": (0, 1),
+         "vectors": (1, 48)},
+        elsewhere="arrays: exact up to rounding, of a score of size L some L 1e-16 of a weight; "
+        "ranks are exact; limits of the encoder's patterns and accuracies are no formulas, and "
+        "stand for the check alone",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

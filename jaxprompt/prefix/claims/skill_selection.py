@@ -21,13 +21,14 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
-from jaxprompt.prefix.training.constant_answer import relative_probability
+from jaxprompt.prefix.training.constant_answer import INPUT_LAWS, relative_probability
 from jaxprompt.prefix.training.experiments import LEARNS, Plan, Trained, state_instead
 from jaxprompt.stats import Estimate
 
@@ -252,6 +253,11 @@ CLAIM = Claim(
                  experiments.COUNT_ROUNDING, relative=True, side="two"),
         Quantity("one_answer", "share of tasks that one answer solves",
                  experiments.COUNT_ROUNDING, relative=True, side="two"),
+    ),
+    compared=Compared(
+        {"tasks": (2, 8), "length": (2, 6), "input_law": INPUT_LAWS},
+        elsewhere="the entropy and the chance of one answer are exact for every number of tasks "
+        "and digits; `selected` is no formula, and stands for what the check trains alone",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -23,6 +23,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
@@ -200,6 +201,10 @@ CLAIM = Claim(
         Quantity("hard", "the same for embeddings of tokens: a prompt", 1e-12),
         Quantity("unmasked", f"share of models that change by {CHANGE:.1e} without a mask", 1e-9),
         Quantity("first_stream", "the same with the first layer's vectors in all layers", 1e-9),
+    ),
+    compared=Compared(
+        {"layers": (2, 8), "prompt": (1, 8)},
+        elsewhere="the same numbers at any depth",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,

@@ -26,6 +26,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import head_identity
@@ -349,6 +350,11 @@ CLAIM = Claim(
                  side="two"),
     ),
     check_parameters=validate,
+    compared=Compared(
+        {"relevant": (1, 49), "tokens": (2, 50), "shift": (0.01, 100.0), "vectors": (1, 16)},
+        elsewhere="exact: a comparison with the threshold, at which a shift within five roundings "
+        "of it counts as being",
+    ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,
     simulation=simulate,

@@ -27,6 +27,7 @@ from jaxprompt.core.claim import (
     Run,
     Verdict,
 )
+from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
@@ -552,6 +553,15 @@ CLAIM = Claim(
                  TEMPERATURE_TOLERANCE, symbol=r"T^\star", side="two"),
         Quantity("reached", "distinct targets that some soft tokens produce", 0.0, side="two"),
         Quantity("largest", "largest vocabulary whose packed maps survive", 0.0, side="two"),
+    ),
+    compared=Compared(
+        {"length": (2, 10**6), "vocabulary": (2, 100), "value": (0.01, 0.99),
+         "temperature": (0.0, 1000.0),
+         "case": ("completion", "one_to_one", "one_to_many", "two_to_one"), "outputs": (1, 6),
+         "precision": ("float32", "float64")},
+        elsewhere="formulas keep their digits, but for a `value` half way between symbols, whose "
+        "distance to there is what is rounded; targets are counted up to 4096, and are exact "
+        "beyond",
     ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,
