@@ -22,6 +22,7 @@ import pytest
 from scipy import optimize
 
 import jaxprompt as jp
+from jaxprompt.errors import JaxpromptError
 
 Point = dict[str, Any]
 Limits = dict[str, tuple[Any, Any]]
@@ -957,3 +958,28 @@ def test_predictions_over_the_stated_ranges(id):
 def test_predictions_at_many_points_of_the_stated_ranges(id):
     far, _ = disagreements(id, DRAWN_SLOWLY)
     assert not far, "\n".join(far)
+
+
+@pytest.mark.parametrize("id", list(ORACLES))
+def test_what_is_not_allowed_is_refused(id):
+    """Just outside of what each parameter with a range allows, and choices that are none."""
+    claim = jp.claim(id)
+    point = next(iter(points_of(claim, 1)))
+    point = MASKS.get(id, lambda point: point)(point)
+    kinds = {p.name: p for p in claim.parameters}
+    for name in claim.compared.ranges:
+        parameter = kinds[name]
+        if parameter.kind == "choice":
+            with pytest.raises(JaxpromptError, match=f"`{name}`"):
+                claim.predict(**{**point, name: "none of them"})
+            continue
+        for end, sign, open_ in ((parameter.low, -1, parameter.open_low),
+                                 (parameter.high, 1, parameter.open_high)):  # fmt: skip
+            if not np.isfinite(end):
+                continue
+            step = 1 if parameter.kind == "integer" else 1e-9 * max(1, abs(end))
+            outside = end if open_ and parameter.kind != "integer" else end + sign * step
+            if parameter.kind == "array":
+                outside = np.full(np.shape(point.get(name, 0.0)), outside)
+            with pytest.raises(JaxpromptError, match=f"`{name}`"):
+                claim.predict(**{**point, name: outside})
