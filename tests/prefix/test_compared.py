@@ -40,6 +40,8 @@ def points_of(claim: jp.Claim, count: int) -> list[Point]:
     points = [drawn_point(claim, random) for _ in range(count)]
     for name, (*choices,) in claim.compared.ranges.items():
         points += [drawn_point(claim, random, {name: end}) for end in choices]
+        for point, end in zip(points[-len(choices) :], choices, strict=True):
+            assert np.any(np.asarray(point[name]) == end), f"{claim.id}: `{name}` is not {end}"
     return points
 
 
@@ -56,13 +58,14 @@ def drawn_point(
                for name in ranges if kinds[name] != "array"}  # fmt: skip
     point = {**numbers, **{name: value for name, value in fixed.items() if name in numbers}}
     repair = REPAIRS.get(claim.id)
-    point = repair(point, random) if repair else point
+    point = repair(point, random, set(fixed)) if repair else point
     shapes = SHAPES[claim.id](point, random) if claim.id in SHAPES else {}
     size = 10 ** random.uniform(-7, 0)
     for name, shape in shapes.items():
         point[name] = array_in(ranges[name], shape, size, random)
         if name in fixed:
             point[name][(0,) * len(shape)] = fixed[name]
+    assert fixed.keys() <= point.keys()
     return point
 
 
@@ -266,14 +269,17 @@ def head_and_depth(at: Point) -> Limits:
 # --- positions ---
 
 
-def position_shift_repair(at: Point, random: np.random.Generator) -> Point:
-    return {**at, "head_dim": at["head_dim"] + at["head_dim"] % 2}
+def position_shift_repair(at: Point, random: np.random.Generator, fixed: set[str]) -> Point:
+    """An even width; and half of the cached keys with vectors that are given."""
+    given = bool(fixed & {"query", "cached_key"})
+    kind = "cached" if given else at["kind"]
+    given = given or (kind == "cached" and bool(random.integers(2)))
+    vectors = {"query": None, "cached_key": None} if given else {}
+    return {**at, "head_dim": at["head_dim"] + at["head_dim"] % 2, "kind": kind, **vectors}
 
 
 def vectors_of_cached_keys(point: Point, random: np.random.Generator) -> dict[str, tuple[int, ...]]:
-    if point["kind"] != "cached" or random.integers(2):
-        return {}
-    return {"query": (point["head_dim"],), "cached_key": (point["head_dim"],)}
+    return {name: (point["head_dim"],) for name in ("query", "cached_key") if name in point}
 
 
 def position_shift(at: Point) -> Limits:
@@ -339,7 +345,8 @@ def change_of_weights(at: Point) -> float:
             score = np.empty(len(places))
             for j, other in enumerate(places):
                 score[j] = score_of(at, query[i], keys[j], place + shift, other + shift, table)
-            mass = np.where(places <= place, np.exp(score - score[places <= place].max()), 0.0)
+            score[places > place] = -np.inf
+            mass = np.exp(score - score.max())
             rows.append(mass / mass.sum())
         patterns.append(np.array(rows))
     return float(np.abs(patterns[1] - patterns[0]).max())
@@ -442,9 +449,9 @@ def shared_biases(
     return biases, weights.sum(axis=2) % PRIME, keys.size + values.size
 
 
-def gqa_repair(at: Point, random: np.random.Generator) -> Point:
-    """As many heads as groups at least, and groups that divide them."""
-    heads = max(at["heads"], at["groups"])
+def gqa_repair(at: Point, random: np.random.Generator, fixed: set[str]) -> Point:
+    """Groups that divide the heads."""
+    heads = at["heads"] if "heads" in fixed else max(at["heads"], at["groups"])
     groups = max(g for g in range(1, at["groups"] + 1) if heads % g == 0)
     return {**at, "heads": heads, "groups": groups}
 
@@ -568,11 +575,22 @@ def missed_without_content(at: Point, random: np.random.Generator) -> float:
 MOST_TARGETS = 4096
 
 
-def selection_repair(at: Point, random: np.random.Generator) -> Point:
+SELECTION_PARTS = (
+    {"length", "vocabulary", "value", "temperature"},
+    {"case", "outputs"},
+    {"precision"},
+)
+"""Parameters that a point has together."""
+
+
+def selection_repair(at: Point, random: np.random.Generator, fixed: set[str]) -> Point:
     """A value to be read, off half way between symbols; or a case; or a precision; never all."""
     kind = random.integers(3)
+    for number, names in enumerate(SELECTION_PARTS):
+        kind = number if fixed & names else kind
     if kind == 0:
-        size, value = at["vocabulary"], max(at["value"], 0.6 / at["vocabulary"])
+        size = 100 if "value" in fixed else at["vocabulary"]
+        value = max(at["value"], 0.6 / size)
         if abs(size * value % 1 - 0.5) < 1e-3:
             value += 0.01 / size
         return {"length": at["length"], "vocabulary": size, "value": min(value, 0.99),
@@ -698,11 +716,16 @@ def soft_prompt(at: Point) -> Limits:
     }
 
 
-def suffix_repair(at: Point, random: np.random.Generator) -> Point:
+def suffix_repair(at: Point, random: np.random.Generator, fixed: set[str]) -> Point:
     """Some tokens irrelevant; a shift at the threshold, or clearly on one side of it."""
-    relevant, tokens = at["relevant"], max(at["tokens"], at["relevant"] + 1)
+    relevant, tokens = at["relevant"], at["tokens"]
+    if "tokens" in fixed:
+        relevant = min(relevant, tokens - 1)
+    tokens = max(tokens, relevant + 1)
     shift, threshold = at["shift"], relevant / (tokens - relevant)
-    if random.integers(3) == 0 or abs(shift / threshold - 1) < 0.01:
+    if "shift" in fixed:
+        pass  # it is far from every threshold
+    elif random.integers(3) == 0 or abs(shift / threshold - 1) < 0.01:
         shift = float(np.clip(threshold, 0.01, 100.0))
     elif random.integers(2):
         shift = float(np.clip(threshold * random.uniform(0.5, 2.0), 0.01, 100.0))
@@ -846,13 +869,13 @@ SHAPES: dict[str, Callable[[Point, np.random.Generator], dict[str, tuple[int, ..
 }
 """Shapes of the arrays at a point."""
 
-REPAIRS: dict[str, Callable[[Point, np.random.Generator], Point]] = {
+REPAIRS: dict[str, Callable[[Point, np.random.Generator, set[str]], Point]] = {
     "prefix.gqa_rank": gqa_repair,
     "prefix.position_shift": position_shift_repair,
     "prefix.suffix_reads_content": suffix_repair,
     "prefix.token_selection": selection_repair,
 }
-"""What makes numbers that were drawn one by one fit together."""
+"""What makes numbers that were drawn one by one fit together, and leaves those at an end there."""
 
 MASKS: dict[str, Callable[[Point], Point]] = {
     "prefix.bias_identity": something_seen,
