@@ -134,50 +134,65 @@ LARGEST_JACOBIAN = 512
 
 
 class Problem(NamedTuple):
-    """M examples with content of their own, wanted outputs, and keys chosen without them."""
+    """M examples with content of their own, wanted outputs, and keys chosen without them.
 
-    queries: np.ndarray
-    content_scores: np.ndarray
-    content_values: np.ndarray
-    wanted: np.ndarray
-    keys: np.ndarray
+    Any axes before these count problems.
+    """
+
+    queries: Float[np.ndarray, "*t M d"]
+    content_scores: Float[np.ndarray, "*t M S"]
+    content_values: Float[np.ndarray, "*t M S v"]
+    wanted: Float[np.ndarray, "*t M v"]
+    keys: Float[np.ndarray, "*t n d"]
 
     def weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weights (M, n) on the prefix and (M, S) on the content, from one softmax."""
-        scores = np.concatenate([self.queries @ self.keys.T, self.content_scores], axis=1)
-        terms = np.exp(scores - scores.max(axis=1, keepdims=True))
-        terms /= terms.sum(axis=1, keepdims=True)
-        return terms[:, : len(self.keys)], terms[:, len(self.keys) :]
+        """Weights (…, M, n) on the prefix and (…, M, S) on the content, from one softmax."""
+        on_keys = self.queries @ np.swapaxes(self.keys, -1, -2)
+        scores = np.concatenate([on_keys, self.content_scores], axis=-1)
+        terms = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        terms /= terms.sum(axis=-1, keepdims=True)
+        n = self.keys.shape[-2]
+        return terms[..., :n], terms[..., n:]
 
     def outputs(self, values: np.ndarray) -> np.ndarray:
-        """The head's outputs (M, d_v), token by token."""
+        """The head's outputs (…, M, d_v), token by token."""
         on_prefix, on_content = self.weights()
-        return on_prefix @ values + np.einsum("is,isv->iv", on_content, self.content_values)
+        return on_prefix @ values + _mean_of_content(on_content, self.content_values)
+
+    def at(self, index: int) -> Problem:
+        """One problem of many."""
+        return Problem(*(array[index] for array in self))
+
+
+def _mean_of_content(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.einsum("...is,...isv->...iv", weights, values)
 
 
 def draw_problem(
-    random: np.random.Generator, key_dim: int, value_dim: int, prefix: int, examples: int
-) -> Problem:
-    queries = random.normal(size=(examples, key_dim))
-    content_keys = random.normal(size=(examples, _CONTENT, key_dim))
+    random: np.random.Generator, key_dim: int, value_dim: int, prefix: int, examples: int,
+    *, count: tuple[int, ...] = (),
+) -> Problem:  # fmt: skip
+    """Independent problems of the shape `count`; one by default."""
+    queries = random.normal(size=(*count, examples, key_dim))
+    content_keys = random.normal(size=(*count, examples, _CONTENT, key_dim))
     scale = SPREAD / np.sqrt(key_dim)
     return Problem(
         queries,
-        scale * np.einsum("id,isd->is", queries, content_keys),
-        random.normal(size=(examples, _CONTENT, value_dim)),
-        random.normal(size=(examples, value_dim)),
-        scale * random.normal(size=(prefix, key_dim)),
+        scale * np.einsum("...id,...isd->...is", queries, content_keys),
+        random.normal(size=(*count, examples, _CONTENT, value_dim)),
+        random.normal(size=(*count, examples, value_dim)),
+        scale * random.normal(size=(*count, prefix, key_dim)),
     )
 
 
 def with_equal_queries(problem: Problem) -> Problem:
-    """The same problem, in which the second query is the first; contents still differ."""
+    """The same problems, in which the second query is the first; contents still differ."""
     queries = problem.queries.copy()
-    queries[1] = queries[0]
+    queries[..., 1, :] = queries[..., 0, :]
     return problem._replace(queries=queries)
 
 
-def _squared_residuals(problem: Problem) -> tuple[float, float, float]:
+def _squared_residuals(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Squared distance from what best values give, and condition number of the weights.
 
     Between them the same distance for the values that forget the content, as a share of the
@@ -185,20 +200,23 @@ def _squared_residuals(problem: Problem) -> tuple[float, float, float]:
     """
     on_prefix, on_content = problem.weights()
     # What the content gives without a prefix, and what of it the prefix leaves.
-    mass = on_content.sum(axis=1, keepdims=True)
-    plain = np.einsum("is,isv->iv", on_content / mass, problem.content_values)
-    kept = (1 - on_prefix.sum(axis=1, keepdims=True)) * plain
+    mass = on_content.sum(axis=-1, keepdims=True)
+    plain = _mean_of_content(on_content / mass, problem.content_values)
+    kept = (1 - on_prefix.sum(axis=-1, keepdims=True)) * plain
+    rounding = np.finfo(np.float64).eps * max(on_prefix.shape[-2:])
+    inverse = np.linalg.pinv(on_prefix, rcond=rounding)
 
-    def missed(target: np.ndarray) -> float:
-        values = np.linalg.lstsq(on_prefix, target, rcond=None)[0]
-        return float(np.square(problem.outputs(values) - problem.wanted).sum())
+    def missed(target: np.ndarray) -> np.ndarray:
+        values = inverse @ target
+        values += inverse @ (target - on_prefix @ values)  # takes back what the inverse rounded
+        return np.square(problem.outputs(values) - problem.wanted).sum(axis=(-2, -1))
 
-    forgotten = missed(problem.wanted) / float(np.square(kept).sum())
-    return missed(problem.wanted - kept), forgotten, float(np.linalg.cond(on_prefix))
+    forgotten = missed(problem.wanted) / np.square(kept).sum(axis=(-2, -1))
+    return missed(problem.wanted - kept), forgotten, np.linalg.cond(on_prefix)
 
 
 def _jacobian_rank(problem: Problem, values: Float[np.ndarray, "n v"]) -> int:
-    """Rank of the derivative of all outputs by all keys and values, at these values."""
+    """Rank of the derivative of one problem's outputs by keys and values, at these values."""
     on_prefix, _ = problem.weights()
     step = values[None] - problem.outputs(values)[:, None]  # (M, n, v)
     examples, width = step.shape[0], step.shape[2]
@@ -206,6 +224,13 @@ def _jacobian_rank(problem: Problem, values: Float[np.ndarray, "n v"]) -> int:
     by_keys = np.einsum("ik,iku,id->iukd", on_prefix, step, problem.queries)
     both = np.concatenate([by_values, by_keys], axis=3)
     return int(np.linalg.matrix_rank(both.reshape(examples * width, -1)))
+
+
+_NUMBERS_AT_ONCE = 2**21
+"""Numbers of the problems that are held together: 16 MB."""
+
+_RANKED = 3
+"""Problems of which a simulation takes ranks: they are equal for almost all."""
 
 
 def simulate(
@@ -225,22 +250,26 @@ def simulate(
         )  # fmt: skip
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel().tolist())
     draw = functools.partial(draw_problem, random, key_dim, value_dim, prefix, examples)
-    problems = [draw() for _ in range(trials)]
-    measured = np.array([_squared_residuals(problem) for problem in problems])
-    residuals, forgotten, conditions = measured.T
-    if examples <= prefix and conditions.max() > MOST_CONDITION:
+    first = draw(count=(_RANKED,))
+    ranks = [
+        _jacobian_rank(first.at(i), random.normal(size=(prefix, value_dim))) for i in range(_RANKED)
+    ]
+    dimensions = np.linalg.matrix_rank(first.weights()[0])
+    together = max(1, _NUMBERS_AT_ONCE // (examples * (_CONTENT + 1) * (key_dim + value_dim)))
+    measured = [
+        _measure(draw(count=(min(together, trials - done),)), pairs=2 <= examples <= prefix)
+        for done in range(0, trials, together)
+    ]
+    residuals, forgotten, conditions, equal = map(np.concatenate, zip(*measured, strict=True))
+    exact = examples <= prefix
+    if exact and conditions.max() > MOST_CONDITION:
         raise NumericalError(
             f"{CLAIM.id}: weights with a condition number of {conditions.max():.0e} at "
             f"key_dim = {key_dim}, prefix = {prefix}; choose a larger key_dim or fewer vectors"
         )
-    ranks = [
-        _jacobian_rank(problem, random.normal(size=(prefix, value_dim))) for problem in problems[:3]
-    ]
-    dimensions = [np.linalg.matrix_rank(problem.weights()[0]) for problem in problems[:3]]
-    exact = examples <= prefix
     estimates = {
         "residual": exact_estimate(residuals.max(), trials) if exact else mean_estimate(residuals),
-        "codimension": exact_estimate(float((examples - max(dimensions)) * value_dim), trials),
+        "codimension": exact_estimate(float((examples - dimensions.max()) * value_dim), trials),
         "rank": exact_estimate(float(max(ranks)), trials),
         "condition": exact_estimate(float(np.median(conditions)), trials),
     }
@@ -252,10 +281,17 @@ def simulate(
     elif examples * value_dim > prefix * (key_dim + value_dim):
         some = max(ranks) == examples * value_dim
         estimates["storable"] = exact_estimate(0.5 if some else 0.0, trials)
-    if 2 <= examples <= prefix:
-        equal = [_squared_residuals(with_equal_queries(p))[0] for p in problems]
+    if equal.size:
         estimates["equal_residual"] = mean_estimate(equal)
     return estimates
+
+
+def _measure(
+    problem: Problem, *, pairs: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """:func:`_squared_residuals`; and the first for equal queries, none without a pair."""
+    equal = _squared_residuals(with_equal_queries(problem))[0] if pairs else np.empty(0)
+    return *_squared_residuals(problem), equal
 
 
 _EXACT = 1e-12
