@@ -119,9 +119,12 @@ class Domain:
         if self.kind == "sphere":
             return self.clipped(random.normal(size=shape))
         x = random.uniform(size=shape)
-        # An eighth of them each: numbers of 0 and 1 alone; a narrow range; a constant sequence.
+        # An eighth of them each: on faces of the domain, where each number is at an end with a
+        # chance that is 1 for half of them; in a narrow range; constant sequences.
         eighth = count // 8
-        x[:eighth] = np.round(x[:eighth])
+        at_end = np.maximum(random.uniform(0, 2, size=(eighth, 1, 1)), 0.25)
+        on_face = random.uniform(size=x[:eighth].shape) < at_end
+        x[:eighth] = np.where(on_face, np.round(x[:eighth]), x[:eighth])
         width = random.uniform(0, 0.2, size=(eighth, 1, 1))
         x[eighth : 2 * eighth] = random.uniform(0, 0.8, size=(eighth, 1, 1)) + width * x[:eighth]
         x = random.permutation(x)
