@@ -16,8 +16,8 @@ from jaxprompt.core.extras import EXTRAS, Extra
 
 __all__ = ["Finding", "device_problem", "examine"]
 
-_CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "matplotlib", "xarray", "zarr", "rich",
-         "jinja2", "latex2mathml", "jaxtyping", "shtab")  # fmt: skip
+_CORE = ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "contourpy", "matplotlib", "xarray",
+         "zarr", "rich", "jinja2", "latex2mathml", "jaxtyping", "shtab")  # fmt: skip
 
 
 class Finding(NamedTuple):

@@ -162,7 +162,11 @@ def test_falsifiers_give_the_same_quantities_and_other_values(claim):
 def differs(claim, falsifier, point, right):
     wrong = claim.evaluate(falsifier.predictor(claim.closed_form), point)
     assert set(wrong) == set(right), falsifier.name
-    return any(np.any(wrong[n] != right[n]) for n in right if not n.endswith("_stderr"))
+    return any(
+        type(wrong[n]) is not type(right[n]) or np.any(wrong[n] != right[n])  # or on another side
+        for n in right
+        if not n.endswith("_stderr")
+    )
 
 
 def points(claim):

@@ -116,9 +116,12 @@ def test_falsifiers_differ_by_what_they_drop():
         "double_noise": 0.2515,
     }  # fmt: skip
     point = CLAIM.validated({**BASE, **SPLIT, **STEPS})
-    for falsifier in CLAIM.falsifiers:
-        wrong = CLAIM.evaluate(falsifier.predictor(two_stage.closed_form), point)
-        assert wrong["error"] == pytest.approx(expected[falsifier.name], abs=4e-4), falsifier.name
+    falsifiers = {falsifier.name: falsifier for falsifier in CLAIM.falsifiers}
+    # That one is about the first dimension, which this point does not have.
+    assert falsifiers.keys() - {"first_size"} == expected.keys()
+    for name, error in expected.items():
+        wrong = CLAIM.evaluate(falsifiers[name].predictor(two_stage.closed_form), point)
+        assert wrong["error"] == pytest.approx(error, abs=4e-4), name
 
 
 def test_whole_numbers_of_samples_are_what_is_predicted():
