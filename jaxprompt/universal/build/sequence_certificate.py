@@ -34,6 +34,9 @@ __all__ = [
 CLIMBERS = 64
 """Sequences from which a worse one is sought."""
 
+SCREENED = 4096
+"""Most sequences, beside those of the test, from which the worst are taken to begin a search."""
+
 STEPS, TRIES = 14, 4
 """Steps of each search, each half as long as the one before when none of its tries is worse."""
 
@@ -183,10 +186,16 @@ def certify_sequences(
         test[: count // 4] = problem.domain.corners(best.cells, count // 4, random)
     target = problem.f(test)
     error = token_length(best.outputs(test) - target)
+
+    def error_of(x: np.ndarray) -> np.ndarray:
+        return token_length(best.outputs(x) - problem.f(x))
+
+    # The search for worse ones begins where the error is large among many more than are reported.
+    more = problem.domain.sample(_screened(best, count), random)
+    start, start_error = np.concatenate([test, more]), np.append(error, error_of(more))
     worst, worst_error = climb_sequences(
-        lambda x: token_length(best.outputs(x) - problem.f(x)), problem.domain, test, error,
-        problem.seed, _climbers(best),
-    )  # fmt: skip
+        error_of, problem.domain, start, start_error, problem.seed, _climbers(best)
+    )
     measured = max(float(error.max()), float(worst_error.max()))
     sup_norm = max(
         problem.sup_norm,
@@ -294,6 +303,12 @@ def _climbers(best: SequenceCandidate) -> int:
     """Searches that are affordable: fewer where a sequence has many scores."""
     scores = best.at.length * (sum(best.tokens) + 1)
     return min(CLIMBERS, max(CLIMBERS // 4, 10**8 // (scores * STEPS * TRIES)))
+
+
+def _screened(best: SequenceCandidate, count: int) -> int:
+    """Sequences beside the test's on which a search may begin: as many as are affordable."""
+    scores = best.at.length * (sum(best.tokens) + 1)
+    return min(SCREENED, max(count, 2 * 10**7 // scores))
 
 
 def climb_sequences(

@@ -351,8 +351,40 @@ def largest_slope(f: Batched, domain: Domain, points: np.ndarray, seed: int) -> 
                     _slope(f(moved) - values, domain.distance(moved, points), rounding, step),
                 )
     other = random.permutation(len(points))
-    apart = domain.distance(points[other], points)
-    return max(largest, _slope(values[other] - values, apart, rounding, 1e-3))
+    pairs = points, points[other], values, values[other]
+    return max(largest, _bisected_slope(f, domain, pairs, rounding))
+
+
+_BISECTIONS = 16
+"""Halvings of a pair of sequences: 5 orders of magnitude."""
+
+
+def _bisected_slope(
+    f: Batched, domain: Domain, pairs: tuple[np.ndarray, ...], rounding: float
+) -> float:
+    """Largest slope between pairs, of which the steeper half is kept again and again.
+
+    One half is as steep as the whole at least, so this ends at a steep place, or at a jump.
+    `pairs` are two sets of sequences (Q, T, m) and their values (Q, T, d).
+    """
+    start, end, at_start, at_end = pairs
+    largest = 0.0
+    for _ in range(_BISECTIONS):
+        apart = domain.distance(start, end)
+        largest = max(largest, _slope(at_end - at_start, apart, rounding, 1e-5))
+        middle = domain.clipped((start + end) / 2)
+        # Opposite points of a circle or sphere have no middle: these pairs stay.
+        lengths = domain.distance(start, middle), domain.distance(middle, end)
+        halves = (lengths[0] < 0.9 * apart) & (lengths[1] < 0.9 * apart)
+        between = f(np.where(halves[:, None, None], middle, start))
+        first = token_length(between - at_start) * lengths[1]
+        later = token_length(at_end - between) * lengths[0]
+        keep_first, keep_later = halves & (first >= later), halves & (first < later)
+        end = np.where(keep_first[:, None, None], middle, end)
+        at_end = np.where(keep_first[:, None, None], between, at_end)
+        start = np.where(keep_later[:, None, None], middle, start)
+        at_start = np.where(keep_later[:, None, None], between, at_start)
+    return largest
 
 
 def _shifted(points: np.ndarray, domain: Domain, token: int, axis: int, step: float) -> np.ndarray:
