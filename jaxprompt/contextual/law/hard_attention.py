@@ -56,8 +56,9 @@ def hard_attention_error(
     The first coordinates are along w⋆ and q⋆. `signs` of a relevant token's margin for the labels
     1 and −1 decide where that margin is 0, as it may be at the least error; by default the head's.
     """
-    own = head[:2] * np.array([float(setting.signal), float(setting.context)])
-    right = np.sign([own[0] + own[1], own[0] - own[1]]) if signs is None else np.asarray(signs)
+    products = head[:2] * np.array([float(setting.signal), float(setting.context)])
+    margins = np.array([products[0] + products[1], products[0] - products[1]])
+    right = np.sign(margins) if signs is None else np.asarray(signs)
     return _error_and_slopes(setting, head, direction, right)[0]
 
 
@@ -72,9 +73,11 @@ def _error_and_slopes(
     shift = np.asarray(setting.shifts, np.float64)[None, :, :, None]
     odds = np.asarray(setting.shift_weights)[:, None] / 2
     sizes = np.array([float(setting.signal), float(setting.context)])
-    own, seen = head[:2] * sizes, unit[:2] * sizes
-    far = -shift[:, :, 1] * own[0] - label * shift[:, :, 0] * own[1]
-    gap = (1 + shift[:, :, 0]) * seen[1] + label * (1 + shift[:, :, 1]) * seen[0]
+    products, prompt_products = head[:2] * sizes, unit[:2] * sizes
+    far = -shift[:, :, 1] * products[0] - label * shift[:, :, 0] * products[1]
+    gap = (1 + shift[:, :, 0]) * prompt_products[1] + label * (
+        1 + shift[:, :, 1]
+    ) * prompt_products[0]
     gap = np.clip(gap / noise, -_FURTHEST, _FURTHEST)
     along = float(head @ unit)
     across = np.sqrt(max(float(head @ head) - along**2, 1e-300))
@@ -91,7 +94,7 @@ def _error_and_slopes(
         missed * np.exp(count * special.log_ndtr(gap))
     ).sum()
     slope = -weights * np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi) / across
-    by_own = np.array([
+    by_products = np.array([
         -(slope * shift[:, :, 1]).sum() / noise, -(slope * label * shift[:, :, 0]).sum() / noise,
     ])  # fmt: skip
     by_across = -(slope * x).sum()
@@ -99,13 +102,13 @@ def _error_and_slopes(
     # At the gap both choices are open, and the error changes by the difference of theirs.
     at_gap = special.ndtr(-(far / noise + label * along * gap) / across)
     by_gap = density(gap) * (missed - odds * at_gap) / noise
-    by_seen = np.array([
+    by_prompt_products = np.array([
         (by_gap * label * (1 + shift[:, :, 1])).sum(), (by_gap * (1 + shift[:, :, 0])).sum(),
     ])  # fmt: skip
     by_head = by_along * unit + by_across * head / across
-    by_head[:2] += by_own * sizes
+    by_head[:2] += by_products * sizes
     by_unit = by_along * head
-    by_unit[:2] += by_seen * sizes
+    by_unit[:2] += by_prompt_products * sizes
     return float(error), by_head, (by_unit - (by_unit @ unit) * unit) / length
 
 
@@ -150,8 +153,8 @@ def _of_free_numbers(
     error, by_head, by_direction = _error_and_slopes(
         setting, *_weights(setting, signs, numbers), signs
     )
-    by_own = by_head[:2] / np.array([float(setting.signal), float(setting.context)])
-    by_roots = signs * numbers[:2] * np.array([by_own.sum(), by_own[0] - by_own[1]])
+    by_products = by_head[:2] / np.array([float(setting.signal), float(setting.context)])
+    by_roots = signs * numbers[:2] * np.array([by_products.sum(), by_products[0] - by_products[1]])
     return error, np.concatenate([by_roots, by_head[2:], by_direction[:3]])
 
 
@@ -161,6 +164,6 @@ def _weights(
     """Head and direction from seven free numbers: the roots of a relevant token's two margins, so
     that they keep their `signs`, the head's two other coordinates, and the direction's three."""
     margins = signs * np.square(numbers[:2])
-    own = np.array([margins.sum(), margins[0] - margins[1]]) / 2
-    own /= np.array([float(setting.signal), float(setting.context)])
-    return np.array([*own, *numbers[2:4]]), np.array([*numbers[4:], 0.0])
+    products = np.array([margins.sum(), margins[0] - margins[1]]) / 2
+    along = products / np.array([float(setting.signal), float(setting.context)])
+    return np.array([*along, *numbers[2:4]]), np.array([*numbers[4:], 0.0])

@@ -322,11 +322,11 @@ def best_gain(
     near = errors <= _NEAR * errors.min() + _UNSEEN
     exactly = np.full(len(scan), np.inf)
     exactly[near] = [exact(float(gain)) for gain in scan[near]]
-    place = int(np.argmin(exactly))
-    best = _refined(lambda gain: error(coarse(gain)), scan, place)
-    # The refined place is one of the coarse nodes; a parabola through the exact errors is another.
-    sides = slice(max(place - 1, 0), place + 2)
-    candidates = [float(scan[place]), best]
+    lowest = int(np.argmin(exactly))
+    best = _refined(lambda gain: error(coarse(gain)), scan, lowest)
+    # The coarse nodes refine it in one way, and a parabola through the exact errors in another.
+    sides = slice(max(lowest - 1, 0), lowest + 2)
+    candidates = [float(scan[lowest]), best]
     if np.isfinite(exactly[sides]).all() and len(exactly[sides]) == 3:
         candidates.append(_lowest_of_parabola(scan[sides], exactly[sides]))
     return min(candidates, key=exact)

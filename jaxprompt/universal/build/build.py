@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxprompt.errors import ParameterError, suggest
+from jaxprompt.errors import ParameterError
+from jaxprompt.universal.build.arguments import ArgumentChecks
 from jaxprompt.universal.build.certificate import (
     Candidate,
     Certificate,
@@ -211,34 +212,17 @@ def _check(
     value_limit: object,
     test_points: object,
 ) -> None:
-    def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
-        if not ok:
-            raise ParameterError(name, value, allowed, remedy, WHERE)
-
-    def whole(value: object, low: int) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            return False
-        return int(value) >= low
-
-    def positive(value: Any) -> bool:
-        return isinstance(value, int | float | np.number) and 0 < float(value) < math.inf
-
-    need(whole(sphere_dim, 1), "sphere_dim", sphere_dim, "an integer ≥ 1",
-         "S^1 is the circle in the plane, S^2 the sphere in space")  # fmt: skip
-    need(
-        positive(accuracy), "accuracy", accuracy, "a finite number > 0", "give the error you accept"
-    )
-    need(whole(budget, sphere_dim + 2), "budget", budget, f"an integer ≥ {sphere_dim + 2}",
-         "fewer tokens do not surround the sphere")  # fmt: skip
-    need(lipschitz is None or positive(lipschitz) or lipschitz == 0, "lipschitz", lipschitz,
-         "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
-    need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
-         "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
-    need(method != "net" or sphere_dim <= 3, "method", method,
-         "another one for sphere_dim > 3", 'nets are certified up to S^3; use "auto"')  # fmt: skip
-    need(whole(content, 0), "content", content, "an integer ≥ 0", "count the content tokens")
-    need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
-    need(whole(test_points, 100), "test_points", test_points, "an integer ≥ 100", "20000 is usual")
+    check = ArgumentChecks(WHERE)
+    check.whole("sphere_dim", sphere_dim, 1,
+                remedy="S^1 is the circle in the plane, S^2 the sphere in space")  # fmt: skip
+    check.goal(accuracy, lipschitz, method, value_limit, METHODS)
+    check.whole("budget", budget, int(sphere_dim) + 2,
+                remedy="fewer tokens do not surround the sphere")  # fmt: skip
+    check.need(method != "net" or sphere_dim <= 3, "method", method,
+               "another one for sphere_dim > 3",
+               'nets are certified up to S^3; use "auto"')  # fmt: skip
+    check.whole("content", content, 0, remedy="count the content tokens")
+    check.whole("test_points", test_points, 100, remedy="20000 is usual")
 
 
 def _on_sphere(name: str, points: Any, n: int) -> np.ndarray:

@@ -6,18 +6,18 @@ on the values of the map, which are in the prefixes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprompt.errors import ParameterError, suggest
+from jaxprompt.errors import ParameterError
 from jaxprompt.universal.build import sequence_kernel as kernel
 from jaxprompt.universal.build import sequence_paper as paper
 from jaxprompt.universal.build import sequence_ridge as ridge
 from jaxprompt.universal.build import sequence_sparse as sparse
+from jaxprompt.universal.build.arguments import ArgumentChecks
 from jaxprompt.universal.build.sequence_certificate import (
     SequenceCandidate,
     SequenceCertificate,
@@ -184,15 +184,15 @@ def build_sequence_prefix(
     _check_arguments(
         length, dim, accuracy, budget, lipschitz, method, domain, value_limit, test_sequences, seed
     )
-    place = Domain(domain, int(length), (2 if domain == "torus" else 1) * int(dim))
+    tokens_domain = Domain(domain, int(length), (2 if domain == "torus" else 1) * int(dim))
     structure = (
         None
         if isinstance(symmetry, str) and symmetry == "auto"
-        else make_structure(symmetry, place.length)
+        else make_structure(symmetry, tokens_domain.length)
     )
-    function, flat = batched_map(f, place)
+    function, flat = batched_map(f, tokens_domain)
     problem = _make_sequence_problem(
-        function, place, float(accuracy), int(budget), lipschitz, value_limit, seed
+        function, tokens_domain, float(accuracy), int(budget), lipschitz, value_limit, seed
     )
     tolerance = _tolerance(problem)
     if structure is not None:
@@ -203,7 +203,7 @@ def build_sequence_prefix(
                 'give another, or "auto"', WHERE,
             )  # fmt: skip
     best, certificate = _search_layers(problem, structure, method, test_sequences)
-    return SequencePrefix(best.layers, best.structure, place, certificate, best, flat)
+    return SequencePrefix(best.layers, best.structure, tokens_domain, certificate, best, flat)
 
 
 # --- input ---------------------------------------------------------------------------------------
@@ -221,46 +221,23 @@ def _check_arguments(
     test_sequences: object,
     seed: object,
 ) -> None:
-    def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
-        if not ok:
-            raise ParameterError(name, value, allowed, remedy, WHERE)
-
-    def whole(value: object, low: int, high: float = math.inf) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            return False
-        return low <= int(value) <= high
-
-    def positive(value: Any) -> bool:
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        return number and 0 < float(value) < math.inf
-
-    need(whole(length, 1, MOST_LENGTH), "length", length, f"an integer from 1 to {MOST_LENGTH}",
-         "cut the sequence")  # fmt: skip
-    need(domain in DOMAINS, "domain", domain, "one of " + ", ".join(DOMAINS),
-         "choose one of those" + suggest(str(domain), DOMAINS))  # fmt: skip
+    check = ArgumentChecks(WHERE)
+    check.whole("length", length, 1, MOST_LENGTH, remedy="cut the sequence")
+    check.choice("domain", domain, DOMAINS)
     if domain != "sphere":
         most = MOST_NUMBERS // int(length) // (2 if domain == "torus" else 1)
-        need(whole(dim, 1, most), "dim", dim,
-             f"an integer from 1 to {most} with {length} tokens", "project the tokens")  # fmt: skip
+        check.whole("dim", dim, 1, most, when=f"with {length} tokens", remedy="project the tokens")
     else:
-        need(whole(dim, 2, 4), "dim", dim, "2, 3 or 4 on spheres",
-             "covering radii are certified up to unit vectors of four numbers")  # fmt: skip
-    need(positive(accuracy), "accuracy", accuracy, "a finite number > 0",
-         "give the error you accept")  # fmt: skip
-    least = int(length) + 1
-    need(whole(budget, least, MOST_BUDGET), "budget", budget,
-         f"an integer from {least} to {MOST_BUDGET}",
-         "every token of the sequence needs one prefix token of its own")  # fmt: skip
-    need(lipschitz is None or positive(lipschitz) or lipschitz == 0, "lipschitz", lipschitz,
-         "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
-    need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
-         "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
-    need(method != "paper" or domain == "cube", "method", method, f"another one on domain {domain}",
-         'binary digits are of numbers in [0, 1]; use "auto"')  # fmt: skip
-    need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
-    need(whole(test_sequences, 100, 100_000), "test_sequences", test_sequences,
-         "an integer from 100 to 100000", "1000 is usual")  # fmt: skip
-    need(whole(seed, 0), "seed", seed, "an integer ≥ 0", "0 is usual")
+        remedy = "covering radii are certified up to unit vectors of four numbers"
+        check.whole("dim", dim, 2, 4, when="on spheres", remedy=remedy)
+    check.goal(accuracy, lipschitz, method, value_limit, METHODS)
+    check.need(method != "paper" or domain == "cube", "method", method,
+               f"another one on domain {domain}",
+               'binary digits are of numbers in [0, 1]; use "auto"')  # fmt: skip
+    check.whole("budget", budget, int(length) + 1, MOST_BUDGET,
+                remedy="every token of the sequence needs one prefix token of its own")  # fmt: skip
+    check.whole("test_sequences", test_sequences, 100, 100_000, remedy="1000 is usual")
+    check.whole("seed", seed, 0, remedy="0 is usual")
 
 
 def _make_sequence_problem(

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxprompt.errors import ParameterError, suggest
+from jaxprompt.errors import ParameterError
 from jaxprompt.universal.build import domains
+from jaxprompt.universal.build.arguments import ArgumentChecks
 from jaxprompt.universal.build.certificate import Certificate
 from jaxprompt.universal.build.sequence_certificate import climb_sequences
 from jaxprompt.universal.build.sequence_target import Domain, largest_slope
@@ -148,34 +149,13 @@ def _check_torus_arguments(
     dim: Any, accuracy: object, budget: Any, lipschitz: object, method: object, content: Any,
     value_limit: object, test_points: Any,
 ) -> None:  # fmt: skip
-    def need(ok: bool, name: str, value: object, allowed: str, remedy: str) -> None:
-        if not ok:
-            raise ParameterError(name, value, allowed, remedy, WHERE)
-
-    def whole(value: object, low: int, high: float = math.inf) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            return False
-        return low <= int(value) <= high
-
-    def positive(value: Any) -> bool:
-        number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        return number and 0 < float(value) < math.inf
-
-    need(whole(dim, 1, MOST_DIM), "dim", dim, f"an integer from 1 to {MOST_DIM}",
-         "grids of more angles have too many centres")  # fmt: skip
-    need(positive(accuracy), "accuracy", accuracy, "a finite number > 0",
-         "give the error you accept")  # fmt: skip
-    need(whole(budget, 3 ** int(dim), 10**6), "budget", budget,
-         f"an integer from {3 ** int(dim)} to 1000000",
-         "a grid has 3 centres an angle at least")  # fmt: skip
-    need(lipschitz is None or positive(lipschitz) or lipschitz == 0, "lipschitz", lipschitz,
-         "a finite number ≥ 0", "leave it out to have it estimated")  # fmt: skip
-    need(method in METHODS, "method", method, "one of " + ", ".join(METHODS),
-         "choose one of those" + suggest(str(method), METHODS))  # fmt: skip
-    need(whole(content, 0), "content", content, "an integer ≥ 0", "count the content tokens")
-    need(positive(value_limit), "value_limit", value_limit, "a finite number > 0", "10 is usual")
-    need(whole(test_points, 100, 10**6), "test_points", test_points,
-         "an integer from 100 to 1000000", "5000 is usual")  # fmt: skip
+    check = ArgumentChecks(WHERE)
+    check.whole("dim", dim, 1, MOST_DIM, remedy="grids of more angles have too many centres")
+    check.goal(accuracy, lipschitz, method, value_limit, METHODS)
+    check.whole("budget", budget, 3 ** int(dim), 10**6,
+                remedy="a grid has 3 centres an angle at least")  # fmt: skip
+    check.whole("content", content, 0, remedy="count the content tokens")
+    check.whole("test_points", test_points, 100, 10**6, remedy="5000 is usual")
 
 
 class _TorusProblem(NamedTuple):

@@ -175,6 +175,13 @@ def test_a_dimension_that_is_not_whole_is_refused():
         build._check(1.5, 0.1, 100, None, "auto", 1, 10.0, 1000)
 
 
+@pytest.mark.parametrize("name", ["accuracy", "lipschitz", "value_limit", "content", "budget"])
+def test_a_truth_value_is_no_number(name):
+    arguments = {"sphere_dim": 1, "accuracy": 0.1, name: True}
+    with pytest.raises(ParameterError, match=rf"`{name}` = True: must be"):
+        build_prefix(lambda x: x[0], **arguments)
+
+
 def test_points_off_the_sphere_are_refused():
     prefix = build_prefix(height, sphere_dim=2, accuracy=0.1, test_points=500)
     with pytest.raises(ParameterError, match="points"):
