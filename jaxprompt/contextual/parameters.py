@@ -15,8 +15,8 @@ from jaxprompt.core.parameters import MAX_EXACT_INTEGER, REQUIRED, Parameter
 from jaxprompt.errors import ParameterError
 
 __all__ = [
-    "CONTEXT", "DATA_LAW", "DIM", "FAMILY", "GAIN", "LAW_NAMES", "NOISE", "RATIO", "RELEVANT",
-    "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "SPARSITY", "TOKENS",
+    "COMPARED_LAW", "CONTEXT", "DATA_LAW", "DIM", "FAMILY", "GAIN", "LAW_NAMES", "NOISE",
+    "RATIO", "RELEVANT", "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "SPARSITY", "TOKENS",
     "check_law", "check_law_and_ratio", "check_trainable", "optional", "required",
     "resolve_ratio", "sample_counts", "to_simulate",
 ]  # fmt: skip
@@ -48,6 +48,12 @@ RIDGE = Parameter("ridge", "real", "ridge strength", "λ", low=0, default=0.0)
 
 DATA_LAW = (TOKENS, RELEVANT, SIGNAL, CONTEXT, NOISE, SHIFTS, SHIFT_WEIGHTS)
 """Parameters of the data's law."""
+
+COMPARED_LAW: dict[str, tuple[float, float]] = {
+    "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
+    "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+}  # fmt: skip
+"""Ranges of the law over which claims on learning are compared with sequences drawn by token."""
 
 FAMILY = (DIM, *DATA_LAW, GAIN, SAMPLES, RATIO, RIDGE)
 """Every parameter of the family's table; a claim accepts the ones it does not need."""

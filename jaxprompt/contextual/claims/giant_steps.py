@@ -23,6 +23,7 @@ from jaxprompt.contextual.law.pointwise import evaluate_pointwise, with_correcti
 from jaxprompt.contextual.law.sgd_flow import Rates
 from jaxprompt.contextual.law.sgd_moments import Formula, Loss, constant_state
 from jaxprompt.contextual.parameters import (
+    COMPARED_LAW,
     DATA_LAW,
     DIM,
     FAMILY,
@@ -250,8 +251,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         {
-            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
-            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            **COMPARED_LAW,
             "ratio": (0.2, 2.0), "steps": (1, 4), "head_rate": (0.1, 1.0),
             "prompt_rate": (0.1, 1.5), "head_norm": (0.05, 0.8), "prompt_norm": (0.05, 0.8),
         },

@@ -23,7 +23,7 @@ from jaxprompt.contextual.claims.sgd_flow import (
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, with_correction
 from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_moments import Formula, Loss
-from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY
+from jaxprompt.contextual.parameters import COMPARED_LAW, DATA_LAW, DIM, FAMILY
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_paths import path_values
 from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
@@ -213,8 +213,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         {
-            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
-            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            **COMPARED_LAW,
             "time": (0.1, 1.5), "prompt_rate": (0.1, 1.5), "head_signal": (0.05, 0.9),
             "head_norm": (3.0, 4.0), "prompt_norm": (0.05, 0.8),
         },

@@ -15,7 +15,7 @@ from jaxprompt.contextual.law.pointwise import (
 )
 from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_moments import LOSSES, Formula, Loss, symmetric_error
-from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY, check_trainable
+from jaxprompt.contextual.parameters import COMPARED_LAW, DATA_LAW, DIM, FAMILY, check_trainable
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_chain import LEAST_DIM
 from jaxprompt.contextual.simulation.sgd_paths import path_values, step_counts
@@ -283,12 +283,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         {
-            "tokens": (2, 12),
-            "relevant": (1, 3),
-            "signal": (0.3, 1.5),
-            "context": (0.3, 1.5),
-            "noise": (0.3, 1.2),
-            "shifts": (-0.5, 1.0),
+            **COMPARED_LAW,
             "time": (0.1, 1.5),
             "head_rate": (0.1, 1.0),
             "prompt_rate": (0.1, 1.5),

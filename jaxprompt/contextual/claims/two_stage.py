@@ -21,6 +21,7 @@ from jaxprompt.contextual.law.staged_limit import (
     prompt_pull,
 )
 from jaxprompt.contextual.parameters import (
+    COMPARED_LAW,
     DATA_LAW,
     FAMILY,
     RATIO,
@@ -270,8 +271,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         {
-            "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5), "context": (0.3, 1.5),
-            "noise": (0.3, 1.2), "shifts": (-0.5, 1.0),
+            **COMPARED_LAW,
             "head_ratio": (0.1, 2.0), "prompt_ratio": (0.1, 2.0), "ratio": (0.1, 0.9),
             "ridge": (0.01, 1.0), "prompt_norm": (0.3, 2.0), "head_rate": (0.3, 3.0),
         },
