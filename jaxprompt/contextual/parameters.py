@@ -16,7 +16,8 @@ from jaxprompt.errors import ParameterError
 
 __all__ = [
     "COMPARED_LAW", "CONTEXT", "DATA_LAW", "DIM", "FAMILY", "GAIN", "LAW_NAMES", "NOISE",
-    "RATIO", "RELEVANT", "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL", "SPARSITY", "TOKENS",
+    "RATIO", "RELEVANT", "RIDGE", "SAMPLES", "SETTING_NAMES", "SHIFTS", "SHIFT_WEIGHTS", "SIGNAL",
+    "SPARSITY", "TOKENS",
     "check_law", "check_law_and_ratio", "check_trainable", "optional", "required",
     "resolve_ratio", "sample_counts", "to_simulate",
 ]  # fmt: skip
