@@ -242,8 +242,8 @@ FALSIFIERS = (
     Falsifier("half_data", "d/n twice as large", ratio_factor=2.0),
     Falsifier("small_ridge", "a fifth of the best ridge", ridge_factor=0.2),
     Falsifier.after(
-        "first_size",
-        "the error seen at d = 48, 1.0/d above the limit, for the limit",
+        "correction_left",
+        "a correction of 1.0/d left in the error, as at d = 48",
         lambda right, _: with_correction(right, "error", plus=1.0 / 48),
     ),
 )

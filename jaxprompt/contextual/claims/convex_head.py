@@ -163,8 +163,8 @@ FALSIFIERS = (
     Falsifier("half_ridge", "halves the ridge", ridge_factor=0.5),
     Falsifier("no_own_noise", "the noise along w⋆ left out of the error", own_noise=0.0),
     Falsifier.after(
-        "first_size",
-        "the error seen at d = 24, 0.5/d above the limit, for the limit",
+        "correction_left",
+        "a correction of 0.5/d left in the error, as at d = 24",
         lambda right, _: with_correction(right, "error", plus=0.5 / 24),
     ),
 )

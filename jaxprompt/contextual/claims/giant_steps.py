@@ -124,7 +124,7 @@ FALSIFIERS = (
     Falsifier("orthogonal_steps", "adds energies as if a step were orthogonal to what is there",
               cross=0.0),
     Falsifier.after(
-        "first_size", "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        "correction_left", "a correction of 1.5/d left in the error, as at d = 64",
         lambda right, _: with_correction(right, "error", plus=1.5 / 64),
     ),
 )  # fmt: skip

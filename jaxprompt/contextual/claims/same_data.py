@@ -162,8 +162,8 @@ FALSIFIERS = (
         constraint=0.0,
     ),
     Falsifier.after(
-        "first_size",
-        "the error seen at d = 64, 1.3/d above the limit, for the limit",
+        "correction_left",
+        "a correction of 1.3/d left in the error, as at d = 64",
         lambda right, _: with_correction(right, "error", plus=1.3 / 64),
     ),
 )

@@ -147,8 +147,8 @@ FALSIFIERS = (
     Falsifier("no_drag", "drops what the prompt's noise scores cost the variance", drag=0.0),
     Falsifier("known_prompt_scores", "the scores have no noise", score_noise=0.0),
     Falsifier.after(
-        "first_size",
-        "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        "correction_left",
+        "a correction of 1.5/d left in the error, as at d = 64",
         lambda right, _: with_correction(right, "error", plus=1.5 / 64),
     ),
 )

@@ -136,7 +136,7 @@ FALSIFIERS = (
               residual_noise=0.0),
     Falsifier("orthogonal_start", "starts with all products exactly 0", start=0.0),
     Falsifier.after(
-        "first_size", "spreads a sixth above the limit, a correction of 10.7/d at d = 64",
+        "correction_left", "a correction of 10.7/d left in the spreads, as at d = 64: a sixth",
         lambda right, _: with_correction(right, *right, times=7 / 6),
     ),
 )  # fmt: skip

@@ -161,8 +161,8 @@ FALSIFIERS = (
     Falsifier("swapped_batches", "the first two batches exchanged", swapped=True),
     Falsifier("all_samples_for_head", "the head is fitted to all samples", all_for_head=True),
     Falsifier.after(
-        "first_size",
-        "the error seen at d = 64, 1.5/d above the limit, for the limit",
+        "correction_left",
+        "a correction of 1.5/d left in the error, as at d = 64",
         lambda right, _: with_correction(right, "error", plus=1.5 / 64),
     ),
 )

@@ -30,7 +30,7 @@ def with_correction(
 ) -> dict[str, Any]:
     """Limits with `plus` added to the named ones after they are multiplied by `times`.
 
-    Falsifiers of limits use it: they take what is measured at a finite size for the limit.
+    Falsifiers of limits use it: they leave in what vanishes as the size grows.
     """
     moved = {name: times * np.asarray(right[name].mean) + plus for name in names}
     changed = {
