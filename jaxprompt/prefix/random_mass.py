@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from jaxprompt.errors import ParameterError
+
 __all__ = ["limiting_prefix_mass", "mean_prefix_mass"]
 
 _SCORE_STEP, _SCORE_REACH = 0.05, 9.0
@@ -40,6 +42,13 @@ _LEVEL_BELOW, _LEVEL_ABOVE = 5.0, 42.0
 """How far the levels reach beyond the scores: F is exp(−e⁵) there, and 1 − 1e-18."""
 
 
+MOST_SPREAD = 5.0
+"""Largest deviation of scores for which the rules below keep 12 digits."""
+
+MOST_SHIFT = 500.0
+"""Largest mean difference of scores, of either sign: the mass is 0 or 1 long before."""
+
+
 def mean_prefix_mass(
     prefix: Any, content: Any, *, shift: Any = 0.0, prefix_spread: Any = 0.0,
     content_spread: Any = 0.0,
@@ -48,10 +57,33 @@ def mean_prefix_mass(
 
     `shift` is the mean of a prefix score less that of a content score, the spreads are standard
     deviations. All arguments broadcast. Derived in the docstring of this module; the error is that
-    of two trapezoidal rules, below 1e-12 for spreads up to 5.
+    of two trapezoidal rules, below 1e-12.
+
+    Raises:
+        ParameterError: numbers of vectors that are not whole, or less than 1 (0 for the content);
+            a shift beyond 500 or a spread beyond 5.
     """
+    _check_range("prefix", prefix, 1, np.inf, whole=True)
+    _check_range("content", content, 0, np.inf, whole=True)
+    _check_range("shift", shift, -MOST_SHIFT, MOST_SHIFT)
+    for name, spread in (("prefix_spread", prefix_spread), ("content_spread", content_spread)):
+        _check_range(name, spread, 0, MOST_SPREAD)
     mean = np.vectorize(_mean_prefix_mass, otypes=[np.float64])
     return mean(prefix, content, shift, prefix_spread, content_spread)
+
+
+def _check_range(name: str, value: Any, low: float, high: float, *, whole: bool = False) -> None:
+    numbers = np.asarray(value, np.float64)
+    inside = (low <= numbers) & (numbers <= high) & np.isfinite(numbers)
+    if whole:
+        inside &= numbers == np.round(numbers)
+    if not inside.all():
+        kind = "whole numbers" if whole else "numbers"
+        allowed = f"{kind} from {low:g} to {high:g}" if np.isfinite(high) else f"{kind} ≥ {low:g}"
+        raise ParameterError(
+            name, numbers[~inside].flat[0], allowed, "sample the softmax elsewhere",
+            "mean_prefix_mass",
+        )  # fmt: skip
 
 
 def _mean_prefix_mass(n: int, tokens: int, shift: float, s: float, r: float) -> float:

@@ -6,6 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 
+from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.random_mass import limiting_prefix_mass, mean_prefix_mass
 
 
@@ -78,3 +79,20 @@ def test_more_of_the_same_and_broadcasting():
     assert found.shape == (4, 2)
     assert (np.diff(found, axis=0) > 0).all()
     assert (np.diff(found, axis=1) < 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("prefix", 0), ("prefix", 1.5), ("content", -1), ("shift", 501.0), ("shift", np.nan),
+     ("prefix_spread", 5.1), ("content_spread", -0.1)],
+)  # fmt: skip
+def test_what_the_rules_cannot_do_is_refused(name, value):
+    with pytest.raises(ParameterError, match=rf"mean_prefix_mass: parameter `{name}` = "):
+        mean_prefix_mass(**{"prefix": 2, "content": 3, name: value})
+
+
+@pytest.mark.parametrize("shift", [-500.0, 500.0])
+def test_ends_of_what_is_allowed(shift):
+    found = mean_prefix_mass(3, 4, shift=shift, prefix_spread=5.0, content_spread=5.0)
+    assert float(found) == pytest.approx(float(shift > 0), abs=1e-12)
+    assert float(mean_prefix_mass(3, 0)) == pytest.approx(1.0, abs=1e-12)
