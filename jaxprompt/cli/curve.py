@@ -25,9 +25,11 @@ CURVE_EXAMPLES = """\
                                              predicted and measured error, as a table
   jaxprompt curve mine.npz --samples 32,128,512 --ridge 0.1 --out curve
                                              and a figure and the numbers in curve/
+  jaxprompt curve mine.npz --samples 128 --intercept --class-shares 0.9,0.1 --label-noise 0.05
+                                             heads with an intercept, rare classes, wrong labels
 
 mine.npz holds `tokens` (sequences, T, d) and `labels` (sequences), and may hold `relevant` (marks
-of tokens) and `prompt` (d numbers): numpy.savez("mine.npz", tokens=…, labels=…)
+of tokens) and `prompt` (d numbers, or rows of d): numpy.savez("mine.npz", tokens=…, labels=…)
 
 exit code: 0 done · 2 wrong usage or bad input"""
 
@@ -41,6 +43,15 @@ def add_curve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="DATA.npz")
     parser.add_argument("--samples", type=_counts, required=True, metavar="N,N,...")
     parser.add_argument("--ridge", type=_number, default=0.05, metavar="λ", help="default: 0.05")
+    parser.add_argument("--intercept", action="store_true", help="give the head one")
+    parser.add_argument(
+        "--class-shares", type=_numbers, metavar="P,P,...",
+        help="shares of the classes, by sorted label; default: those of the file",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label-noise", type=_number, default=0.0, metavar="P",
+        help="share of wrong training labels; default: 0",
+    )  # fmt: skip
     parser.add_argument(
         "--trials", type=_trials, default=40, metavar="N", help="of the measured curve; default: 40"
     )
@@ -64,6 +75,15 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{short(text)} must be a number ≥ 0") from None
 
 
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{short(text)} must be numbers with commas, as 0.9,0.1"
+        ) from None
+
+
 def _trials(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 2 <= int(text[:8]) <= 10**6:
         raise argparse.ArgumentTypeError(f"{short(text)} must be an integer ≥ 2 and ≤ 1000000")
@@ -80,13 +100,21 @@ def print_curve(options: argparse.Namespace) -> int:
         writable(options.out)
     prompt, chosen = _prompt_of(arrays)
     given = (arrays["tokens"], arrays["labels"], prompt, options.samples, options.ridge)
+    training: dict[str, Any] = {
+        "intercept": options.intercept, "class_shares": options.class_shares,
+        "label_noise": options.label_noise,
+    }  # fmt: skip
     with terminal.show_progress("predicted", "steps") as progress:
         curve = predict_curve(
-            *given, relevant=arrays.get("relevant"), seed=options.seed, progress=progress
+            *given,
+            **training,
+            relevant=arrays.get("relevant"),
+            seed=options.seed,
+            progress=progress,
         )
     with terminal.show_progress("measured", "trials") as progress:
         measured, stderr = measure_curve(
-            *given, trials=options.trials, seed=options.seed + 1, progress=progress
+            *given, **training, trials=options.trials, seed=options.seed + 1, progress=progress
         )
     report = _report(options, curve, measured, stderr, chosen)
     if options.out:
@@ -158,6 +186,9 @@ def _report(
         "file": str(options.file),
         "prompt": chosen,
         "ridge": options.ridge,
+        "intercept": options.intercept,
+        "class_shares": options.class_shares,
+        "label_noise": options.label_noise,
         "samples": list(curve.samples),
         **{level: numbers(getattr(curve, level)) for level in _LEVELS},
         "semi_empirical_stderr": numbers(curve.stderr),
@@ -183,7 +214,8 @@ def _print_table(report: dict[str, Any]) -> None:
         for i, n in enumerate(report["samples"])
     ]  # fmt: skip
     columns = ("n", "isotropic", "all moments", "semi-empirical", "measured")
-    print(f"test error of a ridge head, λ = {report['ridge']:g}; {report['prompt']}")
+    head = "a ridge head with an intercept" if report["intercept"] else "a ridge head"
+    print(f"test error of {head}, λ = {report['ridge']:g}; {report['prompt']}")
     terminal.print_table(columns, rows)
     _print_lines(report["assumed"])
 

@@ -50,6 +50,7 @@ def draw_own_curve(report: Mapping[str, Any], folder: Path) -> list[Path]:
         axis.set_xlabel("training sequences n")
         axis.set_ylabel("test error")
         axis.legend()
-        caption = f"ridge {report['ridge']:g}; {report['prompt']}; heads tested on other folds"
+        head = "ridge head with an intercept" if report["intercept"] else "ridge"
+        caption = f"{head} {report['ridge']:g}; {report['prompt']}; heads tested on other folds"
         add_title_and_caption(figure, "Learning curve: predicted and measured", caption)
         return list(save_figure(figure, folder, "curve"))

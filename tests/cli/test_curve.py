@@ -36,6 +36,17 @@ def test_table_files_and_json(data, tmp_path, capsys):
     assert "semi-empirical" in shown
 
 
+def test_heads_with_an_intercept_rare_classes_and_wrong_labels(data, capsys):
+    words = ["curve", str(data), "--samples", "20", "--trials", "4", "--json"]
+    assert main([*words, "--intercept", "--class-shares", "0.8,0.2", "--label-noise", "0.1"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["intercept"] is True
+    assert printed["class_shares"] == [0.8, 0.2]
+    assert printed["label_noise"] == 0.1
+    assert 0 < printed["semi_empirical"][0] < 0.5
+    assert any("0.8, 0.2" in line for line in printed["assumed"])
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -44,6 +55,10 @@ def test_table_files_and_json(data, tmp_path, capsys):
         (["{data}", "--samples", "90"], "samples"),
         (["{data}", "--samples", "10", "--ridge", "-1"], "ridge"),
         (["{data}", "--samples", "10", "--trials", "1"], "trials"),
+        (["{data}", "--samples", "10", "--class-shares", "a,b"], "class-shares"),
+        (["{data}", "--samples", "10", "--class-shares", "0.9,0.2"], "class_shares"),
+        (["{data}", "--samples", "70", "--class-shares", "0.9,0.1"], "samples"),
+        (["{data}", "--samples", "10", "--label-noise", "0.7"], "label_noise"),
         (["{data}"], "--samples"),
     ],
 )

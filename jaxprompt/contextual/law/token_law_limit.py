@@ -82,6 +82,7 @@ def ridge_head_law(
     ridge: float,
     *,
     intercept: bool = False,
+    label_noise: float = 0.0,
     self_noise: float = 1.0,
 ) -> HeadLaw:
     r"""The law of the ridge head on `samples` sequences, on all nodes of `pooled` together.
@@ -98,8 +99,10 @@ def ridge_head_law(
     :math:`E\,\Phi(-\theta\cdot c/\sqrt{a\cdot S+\theta^\top P\theta})`.
 
     An `intercept` is not penalised. Its column of θ, the label, has no direction in R^d; its own
-    equation is solved for it and put into the others. `self_noise` is 1 in the theory: it
-    multiplies what the head's own noise adds to e².
+    equation is solved for it and put into the others. With a share `label_noise` of flipped
+    training labels the target 1 becomes ±1, with mean 1 − 2·`label_noise` in the place of 1 above
+    and a variance that e² gains; errors count against the true labels. `self_noise` is 1 in the
+    theory: it multiplies what the head's own noise adds to e².
 
     Raises:
         NumericalError: no solution of the system was found.
@@ -116,11 +119,12 @@ def ridge_head_law(
     profile = _FreeColumn.of(theta, free, weighted)
     turned = apply(resolvent, basis)
     kernel = basis.T @ turned
-    force = weighted @ theta - profile.slope * (weighted @ free)
+    target = 1 - 2 * label_noise
+    force = target * (weighted @ theta - profile.slope * (weighted @ free))
     mean = turned @ force
     c = kernel @ force
-    start = profile.scale * (weighted @ free) - profile.slope @ c
-    shortfall = 1 - theta @ c - free * start
+    start = target * profile.scale * (weighted @ free) - profile.slope @ c
+    shortfall = target - theta @ c - free * start
 
     # Both θ and the free column move the head; `answer` is how the products and the intercept do.
     columns = np.concatenate([theta, free[:, None]], axis=1)
@@ -138,7 +142,7 @@ def ridge_head_law(
     kept, span = along_mean, np.zeros((columns.shape[1],) * 2)
     for _ in range(_MOST_PASSES):
         own = levels @ kept + np.einsum("ni,ij,nj->n", columns, span, columns)
-        residual = square * (shortfall**2 + self_noise * own)
+        residual = square * (shortfall**2 + 1 - target**2 + self_noise * own)
         factors = residual @ levels
         gamma = (columns * residual[:, None]).T @ columns - np.outer(mean_force, mean_force)
         inner = pull @ gamma @ pull.T

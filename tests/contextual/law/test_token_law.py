@@ -169,17 +169,21 @@ def test_diagonal_covariances_are_those_of_matrices():
         np.testing.assert_allclose(first.mean, second.mean, rtol=1e-7, atol=1e-10)
 
 
-def test_an_intercept_is_that_of_centred_heads():
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_an_intercept_is_that_of_centred_heads(noise):
     """A prompt along the signal makes attention depend on the label; token-level training."""
     law = spectrum_token_law(
         dim=24, **BASE, exponent=0.5, relevant_noise=0.4, common_noise=0.2, token_correlation=0.5,
         shifts=((0.0, 0.0), (0.8, 0.5)), shift_weights=(0.35, 0.65),
     )  # fmt: skip
     prompt, n, ridge = 0.5 * law.context + 0.9 * law.signal, 96, 0.05
-    predicted = ridge_head_law(pooled_law(law, prompt, replicates=2), n, ridge, intercept=True)
+    predicted = ridge_head_law(
+        pooled_law(law, prompt, replicates=2), n, ridge, intercept=True, label_noise=noise
+    )
     rng, starts, errors = np.random.default_rng(4), [], []
     for _ in range(60):
         y, features = drawn_features(law, prompt, n, rng)
+        y = np.where(rng.random(n) < noise, -y, y)
         centred = features - features.mean(axis=0)
         matrix = centred.T @ centred / n + ridge * np.eye(24)
         head = np.linalg.solve(matrix, centred.T @ (y - y.mean()) / n)
