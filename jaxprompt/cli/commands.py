@@ -20,6 +20,7 @@ from jaxprompt.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim, Verdict
+    from jaxprompt.core.dry_run import DryRun, PlannedLine
 
 __all__ = [
     "INTERRUPTED",
@@ -37,6 +38,12 @@ __all__ = [
 
 COSTS = ("short", "", "long", "trained")
 """What claims say of their cost, in the order in which they are checked."""
+
+_COSTS_IN_WORDS = {
+    "short": "; the claim says about five processor seconds",
+    "long": "; the claim says that it is long",
+    "trained": "; the claim says that it trains networks",
+}
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -202,7 +209,7 @@ def _print_plans(options: argparse.Namespace, chosen: Sequence[Claim]) -> int:
     if options.json:
         terminal.print_json({"claims": [plan.to_dict() for plan in plans]})
         return 0
-    for plan in plans:
+    for claim, plan in zip(chosen, plans, strict=True):
         shapes = ", ".join(f"{name} {list(s) or 'number'}" for name, s in plan.shapes.items())
         returned = f"; a trial returns {shapes}" if shapes else ""
         print(f"{plan.id}, {len(plan.runs)} runs{returned}")
@@ -210,7 +217,34 @@ def _print_plans(options: argparse.Namespace, chosen: Sequence[Claim]) -> int:
             predicted = run.note or ", ".join(f"{n} = {v}" for n, v in run.predicted.items())
             held = "" if run.memory is None else f", {run.memory / 2**20:.1f} MiB"
             print(f"  {format_parameters(run.parameters)}: {predicted} ({run.trials} trials{held})")
+        for line in plan.lines:
+            print(f"  {_describe_line(line)}")
+        print(f"  {_describe_seconds(plan, claim.cost)}")
     return 0
+
+
+def _describe_line(line: PlannedLine) -> str:
+    """What a line of the figure shows, in one line."""
+    from jaxprompt.core.json_values import format_parameters
+
+    numbers = [y for y in line.y if y is not None]
+    found = f"{min(numbers):.4g} to {max(numbers):.4g}" if numbers else "no number"
+    where = format_parameters(line.parameters)
+    missing = [f"{x:g}" for x, y in zip(line.x, line.y, strict=True) if y is None]
+    gaps = f"; none at {', '.join(missing)} ({line.note})" if missing else ""
+    return (
+        f"figure, {where or 'one line'}: {line.y_name} is {found} at {len(line.x)} places, "
+        f"{line.x_name} {min(line.x):g} to {max(line.x):g}{gaps}"
+    )
+
+
+def _describe_seconds(plan: DryRun, cost: str) -> str:
+    """The expected time, in one line; where it cannot be counted, what the claim says itself."""
+    if plan.seconds is None:
+        said = _COSTS_IN_WORDS.get(cost, "")
+        return f"expected time: not counted, as no one trial makes the simulation{said}"
+    least = "at least " if any(run.seconds_at_least for run in plan.runs) else "about "
+    return f"expected time: {least}{plan.seconds:.2g} processor seconds with compiling"
 
 
 def _earlier_report(options: argparse.Namespace) -> dict[str, Any] | None:

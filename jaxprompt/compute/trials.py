@@ -21,6 +21,7 @@ from jaxprompt.compute.cells import (
 )
 from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
 from jaxprompt.compute.jax_settings import own_settings
+from jaxprompt.compute.operations import Operations, count_operations
 from jaxprompt.errors import ClaimError, JaxpromptError
 from jaxprompt.stats import Estimate, exact_estimate, jackknife, sample_estimate
 
@@ -258,13 +259,19 @@ class TrialSimulation:
         self, parameters: Mapping[str, Any], key: jax.Array | None
     ) -> tuple[dict[str, Any], _Program]:
         """Arguments that are traced, and the program for those that are not."""
+        free, fixed = self._split(parameters)
+        if self.setup is not None:
+            free |= self.setup(**_named(self.setup, parameters, key, _SETUP_STREAM))
+        return free, self._compiled(tuple((n, v) for n, v in fixed if n not in free))
+
+    def _split(
+        self, parameters: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[tuple[str, Any], ...]]:
+        """Parameters that are traced, and those that are part of the program."""
         # What neither function names is no part of the program: other values share it.
         used = {**_named(self.trial, parameters), **_named(self.instance, parameters)}
         free = {n: v for n, v in used.items() if n in self._traced or _is_array(v)}
-        if self.setup is not None:
-            free |= self.setup(**_named(self.setup, parameters, key, _SETUP_STREAM))
-        fixed = tuple((n, _hashable(v)) for n, v in used.items() if n not in free)
-        return free, self._compiled(fixed)
+        return free, tuple((n, _hashable(v)) for n, v in used.items() if n not in free)
 
     def _compile(self, fixed: tuple[tuple[str, Any], ...]) -> _Program:
         def one(index: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
@@ -294,15 +301,11 @@ class TrialSimulation:
         Raises:
             ClaimError: a parameter that is traced is used as a shape or in a Python condition.
         """
-        free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
-        fixed = {n: v for n, v in parameters.items() if n not in free}
-        key = jax.random.key(0, impl="threefry2x32")
         if self.setup is not None:
             return {}  # a set-up may train: its shapes are known when it has run
+        one, key, free = self._traceable(parameters)
         try:
-            return dict(
-                jax.eval_shape(lambda key, free: self._outputs(key, fixed, free)[0], key, free)
-            )
+            return dict(jax.eval_shape(one, key, free))
         except TypeError as error:  # of which JAX's errors about traced values are some
             if "concrete" not in str(error).lower():
                 raise
@@ -311,6 +314,31 @@ class TrialSimulation:
                 f"claim {where}: a trial uses a traced parameter ({names}) as a shape or in a "
                 f"Python condition: take it out of `traced=` ({str(error).splitlines()[0]})"
             ) from error
+
+    def operations(self, parameters: Mapping[str, Any]) -> Operations | None:
+        """The arithmetic of one trial, found by tracing.
+
+        A set-up that draws nothing is made; None where it draws, since it may train.
+        """
+        if _takes_key(self.setup):
+            return None
+        with own_settings(x64=self._x64):
+            return count_operations(*self._traceable(parameters))
+
+    def program_of(self, parameters: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+        """What names the compiled program of a point: the parameters that are not traced."""
+        return self._split(parameters)[1]
+
+    def _traceable(
+        self, parameters: Mapping[str, Any]
+    ) -> tuple[Callable[..., dict[str, jax.Array]], jax.Array, dict[str, Any]]:
+        """What a trial returns as a function of its key and traced parameters, and those."""
+        free = {n: v for n, v in parameters.items() if n in self._traced or _is_array(v)}
+        if self.setup is not None:
+            free |= self.setup(**_named(self.setup, parameters))
+        fixed = {n: v for n, v in parameters.items() if n not in free}
+        key = jax.random.key(0, impl="threefry2x32")
+        return lambda key, free: self._outputs(key, fixed, free)[0], key, free
 
     def draw_instances(
         self, *, key: jax.Array, trials: int, **parameters: Any

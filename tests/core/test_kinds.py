@@ -354,6 +354,34 @@ def test_a_dry_run_measures_nothing():
     assert [run.trials for run in plan.runs] == [100, 100, 100]
     assert plan.runs[0].memory == 800
     assert plan.to_dict()["quantities"] == ["p"]
+    assert all(run.seconds > 0 for run in plan.runs)
+    assert plan.seconds == pytest.approx(sum(run.seconds for run in plan.runs))
+    assert claim.dry_run(trials=10**9).seconds > 100 * plan.seconds
+
+
+def test_a_dry_run_shows_the_lines_of_the_figure():
+    claim = claim_of(
+        lambda *, key, size: {"p": jax.random.normal(key).mean()},
+        lambda *, size: {"p": 1 / (size - 8.0)},
+        parameters=(jp.Parameter("size", "integer", "size", low=1),),
+        design=over_sizes([4, 16], 100),
+        figure=jp.Curves(x="size", y="p", lines=(4, 8, 16)),
+    )  # fmt: skip
+    (line,) = claim.dry_run().lines
+    assert line.x == (4, 8, 16)
+    assert line.y == (-0.25, None, 0.125)
+    assert "division by zero" in line.note
+
+
+def test_a_dry_run_does_not_time_what_a_set_up_draws():
+    claim = claim_of(
+        lambda *, key, start: {"p": start + jax.random.normal(key)},
+        lambda *, size: {"p": 0.0},
+        parameters=(jp.Parameter("size", "integer", "size", low=1),),
+        design=over_sizes([4], 100),
+        trial_options={"setup": lambda *, key, size: {"start": jax.random.normal(key)}},
+    )
+    assert claim.dry_run().seconds is None
 
 
 # --- trajectories and pairs ---
