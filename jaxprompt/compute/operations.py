@@ -149,7 +149,7 @@ def _jaxprs_within(params: dict[str, Any]) -> list[Any]:
 def _arithmetic(name: str, equation: Any) -> float:
     """The work of one equation that calls no other function."""
     results = sum(_words(variable.aval) for variable in equation.outvars)
-    operand = equation.invars[0].aval if equation.invars else None
+    operand: Any = equation.invars[0].aval if equation.invars else None
     if name in _FREE:
         return 0.0
     if name == "dot_general":
