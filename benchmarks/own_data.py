@@ -29,6 +29,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 
 from jaxprompt.contextual.extensions import own_data
+from jaxprompt.contextual.extensions.own_data_heads import ridge_heads
 from jaxprompt.contextual.extensions.own_data_input import make_pool
 
 SAMPLES = (32, 64, 128, 256, 512, 1024, 2048)
@@ -142,14 +143,14 @@ def prompts(tokens: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measured(tokens: np.ndarray, labels: np.ndarray, prompt: np.ndarray, seed: int) -> np.ndarray:
-    rows = own_data.pool_features(make_pool(tokens, labels, prompt, RIDGE, None))
+    rows = labels[:, None] * own_data.pool_features(make_pool(tokens, labels, prompt, RIDGE, None))
     train, test = rows[:TRAINED], rows[TRAINED:]
     rng, errors = np.random.default_rng(seed), np.empty((ORDERS, len(SAMPLES)))
     for order in range(ORDERS):
         mixed = train[rng.permutation(TRAINED)]
         for place, n in enumerate(SAMPLES):
-            head = own_data.ridge_head(mixed[:n], RIDGE)
-            errors[order, place] = (test @ head < 0).mean()
+            head, _ = ridge_heads(mixed[:n], np.ones((n, 1)), RIDGE)
+            errors[order, place] = (test @ head[:, 0] < 0).mean()
     return errors.mean(axis=0)
 
 

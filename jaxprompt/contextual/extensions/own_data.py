@@ -37,6 +37,7 @@ from jaxprompt.contextual.extensions.own_data_input import (
     Pool,
     check_counts,
     make_pool,
+    refuse_too_large,
     split_folds,
 )
 from jaxprompt.contextual.extensions.own_data_moments import TokenMoments, token_moments
@@ -141,6 +142,7 @@ def predict_curve(
     )  # fmt: skip
     counts = check_counts(samples, pool)
     missing = _why_no_gaussian_levels(pool, gaussian_levels)
+    refuse_too_large(pool, gaussian=missing is None)
     steps = FOLDS * len(counts) + (1 + 2 * len(counts) if missing is None else 0)
     tick = _Ticks(progress or (lambda done, total: None), steps)
 

@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special
 from scipy.stats import qmc
 
+from jaxprompt.contextual.extensions.own_data_input import MOST_PAIRS
 from jaxprompt.contextual.law.token_law import wrong_sign_probability
 
 __all__ = ["EmpiricalHeads", "Targets", "make_targets", "ridge_heads"]
@@ -101,14 +102,10 @@ MOST_WEIGHED_RANK = 600
 """Up to this rank of the features every sequence has a leverage of its own; beyond it, where that
 would take a d × d inverse for each round, all have the mean leverage."""
 
-MOST_PAIRS = 8192
-"""Sequences up to which products between all pairs are held, 512 MiB; beyond it they are not, and
-a pass costs m d² for each pair of targets."""
-
 _ROUNDS = 200
 _SETTLED = 1e-7
 _SHARED_ROUNDS, _SHARED_SETTLED = 12, 1e-4
-"""Where all have the mean leverage it is known to about 1/√(m d), and inverses are dear."""
+"""Where all have the mean leverage it is known to about 1/√(m d), and passes are dear."""
 
 
 class EmpiricalHeads(NamedTuple):
@@ -249,7 +246,8 @@ def _left_out_moments(
     if not (moved.any() or noise.any()):
         return start
     own = np.square(np.einsum("ni,ni->n", turned, rows))[:, None]
-    pairs = np.square(turned @ rows.T) if _pairs_are_cheaper(rows, start) else None
+    pairs = _squared_pairs(turned, rows) if _pairs_are_cheaper(rows, start) else None
+    settled = _SETTLED if len(rows) <= MOST_PAIRS else _SHARED_SETTLED
 
     def spread(factors: np.ndarray) -> np.ndarray:
         whole = _weighted_squares(turned, rows, factors) if pairs is None else pairs @ factors
@@ -260,14 +258,19 @@ def _left_out_moments(
         passed = start + scale * spread(moved * second + noise)
         change = np.abs(passed - second).max()
         second = passed
-        if change <= _SETTLED * np.abs(second).max():
+        if change <= settled * np.abs(second).max():
             return second
     if len(rows) > MOST_PAIRS:
         return second
     # Near n = d without a ridge passes are slow: there the system is solved at once.
-    system = -scale * np.square(turned @ rows.T) * moved[:, 0]
+    system = -scale * _squared_pairs(turned, rows) * moved[:, 0]
     np.fill_diagonal(system, 1.0)
     return np.linalg.solve(system, start + scale * spread(noise))
+
+
+def _squared_pairs(turned: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "N m"]:
+    pairs = turned @ rows.T
+    return np.square(pairs, out=pairs)
 
 
 def _pairs_are_cheaper(rows: np.ndarray, factors: np.ndarray) -> bool:
@@ -281,7 +284,7 @@ def _weighted_squares(
 ) -> Float[np.ndarray, "N P"]:
     """Σ_j (turned_i · rows_j)² factors_j, for each column of factors."""
     if _pairs_are_cheaper(rows, factors):
-        return np.square(turned @ rows.T) @ factors
+        return _squared_pairs(turned, rows) @ factors
     columns = [
         np.einsum("ni,ni->n", turned @ ((rows * column[:, None]).T @ rows), turned)
         for column in factors.T

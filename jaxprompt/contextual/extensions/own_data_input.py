@@ -8,15 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from jaxprompt.compute.memory import available_memory, bytes_in_words
 from jaxprompt.errors import ParameterError
 
-__all__ = ["FOLDS", "Pool", "check_counts", "make_pool", "most_samples", "split_folds"]
+__all__ = [
+    "FOLDS", "MOST_PAIRS", "Pool", "check_counts", "make_pool", "most_samples", "refuse_too_large",
+    "split_folds",
+]  # fmt: skip
 
 _BLOCK_BYTES = 2**26
 """Of tokens in float64 that are held at once."""
 
 FOLDS = 5
 """Parts of the pool for cross-fitting."""
+
+MOST_PAIRS = 8192
+"""Training sequences up to which products between all pairs are held, 512 MiB; beyond it they are
+not, and a pass over them costs m d² for each pair of targets."""
 
 FEWEST = 20
 """Sequences that a pool needs: five folds of four."""
@@ -189,6 +197,34 @@ def _marks(relevant: Any, count: int, length: int) -> Bool[np.ndarray, "N T"] | 
         allowed = f"equally many in every sequence, from 1 to {length - 1}"
         raise ParameterError("relevant", shown, allowed, "mark as many, or leave it out")
     return marks
+
+
+def refuse_too_large(pool: Pool, *, gaussian: bool) -> None:
+    """Refuse a curve that this machine's memory cannot hold; the estimate is a lower bound.
+
+    Raises:
+        ParameterError: it needs more than there is; the line says what would fit.
+    """
+    limit, whose = available_memory()
+    dim = pool.prompts.size
+
+    def needed(sequences: int) -> int:
+        inside = sequences * (FOLDS - 1) // FOLDS
+        rank = min(inside, dim)
+        pairs = inside**2 if inside <= MOST_PAIRS and rank**2 > inside else 0
+        heads = 3 * rank**2 + 2 * inside * rank + dim * rank + pairs
+        moments = 8 * pool.dim**2 if gaussian else 0
+        return _BLOCK_BYTES + 8 * (2 * sequences * dim + max(heads, moments))
+
+    if needed(pool.sequences) <= limit:
+        return
+    fitting = pool.sequences
+    while fitting >= FEWEST and needed(fitting) > limit:
+        fitting = fitting * 9 // 10
+    shown = f"{pool.sequences} sequences with {dim} features"
+    allowed = f"what fits in memory: they need {bytes_in_words(needed(pool.sequences))}, {whose} "
+    remedy = f"give {fitting} sequences" if fitting >= FEWEST else "give features of less dimension"
+    raise ParameterError("tokens", shown, f"{allowed}{bytes_in_words(limit)}", remedy)
 
 
 def split_folds(pool: Pool, rng: np.random.Generator) -> list[Int[np.ndarray, " N"]]:

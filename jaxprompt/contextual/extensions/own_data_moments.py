@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxprompt.contextual.extensions.own_data_input import Pool
-from jaxprompt.contextual.law.token_law import TokenLaw
+from jaxprompt.contextual.law.token_law import Covariance, TokenLaw
 
 __all__ = ["TokenMoments", "token_moments"]
 
@@ -31,17 +31,18 @@ class TokenMoments(NamedTuple):
     context: Float[np.ndarray, " d"]
     behind: Float[np.ndarray, " d"]
     behind_signal: Float[np.ndarray, " d"]
-    irrelevant: Float[np.ndarray, "d d"]
-    near: Float[np.ndarray, "d d"]
-    common: Float[np.ndarray, "d d"]
+    irrelevant: Covariance
+    near: Covariance
+    common: Covariance
     irrelevant_correlation: float
     near_correlation: float
 
     def isotropic(self) -> TokenMoments:
-        """The same with every covariance a multiple of the identity of the same trace."""
+        """The same with every covariance a multiple of the identity of the same trace, held as its
+        diagonal."""
 
         def flat(matrix: np.ndarray) -> np.ndarray:
-            return np.trace(matrix) / len(matrix) * np.eye(len(matrix))
+            return np.full(len(matrix), np.trace(matrix) / len(matrix))
 
         return self._replace(
             irrelevant=flat(self.irrelevant), near=flat(self.near), common=flat(self.common)

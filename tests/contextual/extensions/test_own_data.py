@@ -155,7 +155,8 @@ def test_products_that_are_not_held_are_the_same(monkeypatch):
     law = head_law(rows, kinds, rows, kinds, 0.1, classes=3, noise=0.1)
     held = law.wrong_probabilities(60)
     monkeypatch.setattr(own_data_heads, "MOST_PAIRS", 100)
-    np.testing.assert_allclose(law.wrong_probabilities(60), held, rtol=1e-9)
+    monkeypatch.setattr(own_data_heads, "_SHARED_SETTLED", own_data_heads._SETTLED)
+    np.testing.assert_allclose(law.wrong_probabilities(60), held, rtol=1e-6)
     monkeypatch.setattr(own_data_heads, "MOST_WEIGHED_RANK", 10)
     shared = law.wrong_probabilities(60)
     assert abs(shared.mean() - held.mean()) < 0.01
@@ -264,6 +265,15 @@ def test_labels_may_be_any_two_values_and_blocks_do_not_matter(monkeypatch):
     monkeypatch.setattr("jaxprompt.contextual.extensions.own_data_input._BLOCK_BYTES", 4096)
     second = contextual.predict_curve(tokens, words, np.ones(DIM), [20], 0.1)
     np.testing.assert_allclose(second.semi_empirical, first.semi_empirical, rtol=1e-12)
+
+
+def test_what_memory_cannot_hold_is_refused(monkeypatch):
+    tokens, labels = np.zeros((400, 2, 50)), np.arange(400) % 2
+    module = "jaxprompt.contextual.extensions.own_data_input"
+    monkeypatch.setattr(f"{module}._BLOCK_BYTES", 2**12)
+    monkeypatch.setattr(f"{module}.available_memory", lambda: (10**6, "this machine has"))
+    with pytest.raises(ParameterError, match=r"fits in memory.*give \d+ sequences"):
+        contextual.predict_curve(tokens, labels, np.zeros(50), [10], 0.1)
 
 
 @pytest.mark.parametrize(
