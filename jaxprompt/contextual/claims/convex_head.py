@@ -132,7 +132,7 @@ def closed_form(
             own_noise=own_noise, **numbers,
         )  # fmt: skip
         if not solution.converged:
-            raise ArithmeticError(f"the fixed point at {numbers} left {solution.residual:.1e}")
+            raise ArithmeticError(solution.reason)
         replicates = {**solution.limit._asdict(), "spread": solution.spread}
         estimates = {name: quadrature_estimate(x) for name, x in replicates.items()}
         return {**estimates, "threshold": threshold}

@@ -34,13 +34,15 @@ LOSSES = ("square", "logistic", "hinge")
 
 class Solution(NamedTuple):
     """A fixed point: its limits, V (infinite for a vanishing ridge beyond separability), what it
-    leaves of its equations, and whether it converged. Limits and V have one value for each
-    replicate (:func:`~jaxprompt.contextual.law.ridge_limit.jackknife_replicates`)."""
+    leaves of its equations, whether it is one that the nodes resolve, and why not. Limits and V
+    have one value for each replicate
+    (:func:`~jaxprompt.contextual.law.ridge_limit.jackknife_replicates`)."""
 
     limit: Limit
     spread: np.ndarray
     residual: float
     converged: bool
+    reason: str = ""
 
 
 # --- moments of the force over Z -----------------------------------------------------------------
@@ -48,7 +50,7 @@ class Solution(NamedTuple):
 
 class Moments(NamedTuple):
     r"""Means over Z of :math:`f(\omega) = -\ell'(\mathrm{prox}_{v\ell}(\omega))`, f² and −f′, for
-    :math:`\omega = \mu + sZ`; and the derivatives of each by μ, s and v (first axis)."""
+    :math:`\omega = 1 - g + sZ`; and the derivatives of each by g, s and v (first axis)."""
 
     first: Float[np.ndarray, "*n"]
     second: Float[np.ndarray, "*n"]
@@ -58,43 +60,76 @@ class Moments(NamedTuple):
     slope_by: Float[np.ndarray, "by ..."]
 
 
-def _square_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+def _square_moments(gap: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
     shrink = 1 / (1 + step)
-    gap, zero = 1 - mean, np.zeros_like(mean)
+    zero = np.zeros_like(gap)
     second = (gap**2 + deviation**2) * shrink**2
     return Moments(
         gap * shrink, second, shrink,
-        np.stack([-shrink, zero, -gap * shrink**2]),
-        np.stack([-2 * gap * shrink**2, 2 * deviation * shrink**2, -2 * second * shrink]),
+        np.stack([shrink, zero, -gap * shrink**2]),
+        np.stack([2 * gap * shrink**2, 2 * deviation * shrink**2, -2 * second * shrink]),
         np.stack([zero, zero, -(shrink**2)]),
     )  # fmt: skip
 
 
-def _hinge_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
-    """f is 1 below 1 − v, (1 − ω)/v up to 1, and 0 above."""
-    upper, lower = (1 - mean) / deviation, (1 - step - mean) / deviation
-    low = special.ndtr(lower)
+def _hinge_moments(gap: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+    r"""f is 1 below 1 − v, :math:`t = (1-\omega)/v` up to 1, and 0 above.
+
+    With h = v/s the bend is where :math:`Z = g/s - ht` for t from 0 to 1, of which it takes the
+    integrals :math:`I_k=\int t^k\varphi(Z)\,dt`, :math:`J_k=\int t^kZ\varphi(Z)\,dt` and
+    :math:`K=\int Z^2\varphi(Z)\,dt`.
+    """
+    upper, width = gap / deviation, step / deviation
+    low = special.ndtr(upper - width)
+    integrals = np.zeros((6, *gap.shape))
+    narrow = width < _NARROW
+    near = narrow & (np.abs(upper) < _FAR)  # no others have Z on the bend
+    integrals[:, near] = _narrow_bend(upper[near], width[near])
+    integrals[:, ~narrow] = _wide_bend(upper[~narrow], width[~narrow])
+    i0, i1, i2, j0, j1, k = integrals
+    return Moments(
+        low + width * i1, low + width * i2, i0 / deviation,
+        np.stack([i0, -j0, -i1]) / deviation,
+        np.stack([i1, -j1, -i2]) * 2 / deviation,
+        np.stack([-j0, k - i0, j1]) / deviation / deviation,
+    )  # fmt: skip
+
+
+_NARROW = 0.5
+"""Width of the bend in deviations of Z below which its integrals are summed by six nodes, whose
+error is 1e-16: differences of normal probabilities would lose the digits of a narrow one."""
+
+_FAR = 39.0
+"""Deviations at which a normal density is 0 in float64."""
+
+
+def _narrow_bend(
+    upper: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "6 n"]:
+    total = np.zeros((6, upper.size))
+    for point, share in zip(*np.polynomial.legendre.leggauss(6), strict=True):
+        t = (1 + point) / 2
+        z = upper - width * t
+        mass = share / 2 * _density(z)
+        total += np.stack([mass, t * mass, t * t * mass, z * mass, t * z * mass, z * z * mass])
+    return total
+
+
+def _wide_bend(
+    upper: Float[np.ndarray, " n"], width: Float[np.ndarray, " n"]
+) -> Float[np.ndarray, "6 n"]:
+    lower = upper - width
     # Both tails of a normal have full relative precision on their own side only.
     inside = np.where(
-        lower > 0, special.ndtr(-lower) - special.ndtr(-upper), special.ndtr(upper) - low
+        lower > 0,
+        special.ndtr(-lower) - special.ndtr(-upper),
+        special.ndtr(upper) - special.ndtr(lower),
     )
     at_upper, at_lower = _density(upper), _density(lower)
-    # E[(A − Z) 1], E[(A − Z)² 1] and E[(A − Z) Z 1] on the event lower < Z < A = upper.
-    first = upper * inside - (at_lower - at_upper)
-    square = inside + lower * at_lower - upper * at_upper
-    second = upper**2 * inside - 2 * upper * (at_lower - at_upper) + square
-    crossed = upper * (at_lower - at_upper) - square
-    scale = deviation / step
-    return Moments(
-        low + scale * first, low + scale**2 * second, inside / step,
-        np.stack([-inside, -(at_lower - at_upper), -scale * first]) / step,
-        np.stack([-scale * first, -scale * crossed, -(scale**2) * second]) * 2 / step,
-        np.stack([
-            (at_lower - at_upper) / deviation,
-            (lower * at_lower - upper * at_upper) / deviation,
-            at_lower / deviation - inside / step,
-        ]) / step,
-    )  # fmt: skip
+    i0, j0 = inside / width, (at_lower - at_upper) / width
+    k = (inside + lower * at_lower - upper * at_upper) / width
+    i1, j1 = (upper * i0 - j0) / width, (upper * j0 - k) / width
+    return np.stack([i0, i1, (upper**2 * i0 - 2 * upper * j0 + k) / width**2, j0, j1, k])
 
 
 def _density(x: np.ndarray) -> np.ndarray:
@@ -114,9 +149,9 @@ _LARGEST_TRAPEZOID = 30.0
 """Largest s for the trapezoid rule; beyond it a rule graded towards the two bends of f does."""
 
 
-def _logistic_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
-    shape = mean.shape
-    rows = np.stack([np.ravel(x) for x in np.broadcast_arrays(mean, deviation, step)])
+def _logistic_moments(gap: np.ndarray, deviation: np.ndarray, step: np.ndarray) -> Moments:
+    shape = gap.shape
+    rows = np.stack([np.ravel(x) for x in np.broadcast_arrays(1 - gap, deviation, step)])
     flat, position = np.unique(rows, axis=1, return_inverse=True)  # without gain all are equal
     out = np.empty((12, flat.shape[1]))
     # Sequences of like deviation share a grid.
@@ -129,6 +164,7 @@ def _logistic_moments(mean: np.ndarray, deviation: np.ndarray, step: np.ndarray)
             inputs = flat[0, block], flat[1, block], flat[2, block]
             z, weights = _graded_rule(*inputs) if each < 0 else _trapezoid(int(each))
             out[:, block] = _logistic_means(*inputs, z, weights)
+    out[[3, 6, 9]] *= -1  # by the gap, and not by the mean
     out = out[:, np.ravel(position)].reshape(12, *shape)
     return Moments(out[0], out[1], out[2], out[3:6], out[6:9], out[9:])
 
@@ -225,22 +261,48 @@ Equations = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """What equations leave at a point, (K,), and their Jacobian, (K, K)."""
 
 
-def _regular_means(
-    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw
-) -> Float[np.ndarray, "R 12"]:
-    """Each replicate's E[αf], E[τ²f²] and −E[τ²f′], and their derivatives by the unknowns.
+class _Place(NamedTuple):
+    """The numbers that an unknown stands for: V, ρ, c, and η = c/ρ with its derivatives by the
+    unknown."""
 
-    The unknowns are log V, log ρ and c/ρ, which stay finite or grow slowly where the head's norm
-    diverges.
-    """
-    size, rho, tilt = np.exp(unknown[0]), np.exp(unknown[1]), unknown[2]
-    mean, deviation = f.alpha * (tilt * rho), f.tau * (rho * np.hypot(1, tilt))
-    step = f.tau**2 * size
-    m = _MOMENTS[loss](mean, deviation, step)
+    spread: float
+    rho: float
+    signal: float
+    tilt: float
+    tilt_by: Float[np.ndarray, " 3"]
+
+
+def _place_of(unknown: Float[np.ndarray, " 3"], kink: float | None) -> _Place:
+    """The unknowns are log V, log ρ and η, which stay finite or grow slowly where the head's norm
+    diverges. Given `kink`, the signal S whose margin is 1 at c = 1/S, the third is 1 − Sc: where
+    the hinge's bend lies there, it has digits that c has not."""
+    spread, rho = float(np.exp(unknown[0])), float(np.exp(unknown[1]))
+    if kink is None:
+        tilt = float(unknown[2])
+        return _Place(spread, rho, tilt * rho, tilt, np.array([0.0, 0.0, 1.0]))
+    c = (1 - float(unknown[2])) / kink
+    return _Place(spread, rho, c, c / rho, np.array([0.0, -c, -1 / kink]) / rho)
+
+
+def _regular_means(
+    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw, kink: float | None = None
+) -> Float[np.ndarray, "R 12"]:
+    """Each replicate's E[αf], E[τ²f²] and −E[τ²f′], and their derivatives by the unknowns of
+    :func:`_place_of`."""
+    spread, rho, c, tilt, tilt_by = _place_of(unknown, kink)
+    deviation, step = f.tau * (rho * np.hypot(1, tilt)), f.tau**2 * spread
+    widened = deviation * (tilt / (1 + tilt**2))
+    if kink is None:
+        gap = 1 - f.alpha * c
+        gap_by = (gap - 1, -f.alpha * rho)
+    else:
+        short = f.accurate_shortfall()
+        gap, gap_by = unknown[2] + short * c, (None, f.alpha / kink)
+    m = _MOMENTS[loss](gap, deviation, step)
     by_unknown = (
         (None, None, step),
-        (mean, deviation, None),
-        (f.alpha * rho, deviation * (tilt / (1 + tilt**2)), None),
+        (gap_by[0], deviation + widened * tilt_by[1], None),
+        (gap_by[1], widened * tilt_by[2], None),
     )
     columns = []
     for value, by, factor in (
@@ -257,52 +319,123 @@ def _regular_means(
 
 
 def _regular_equations(
-    unknown: Float[np.ndarray, " 3"], means: Float[np.ndarray, " 12"], ratio: float, ridge: float
-) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
-    """What the fixed point leaves of its three equations, and its Jacobian, from expectations."""
+    unknown: Float[np.ndarray, " 3"], means: Float[np.ndarray, " 12"], ratio: float, ridge: float,
+    kink: float | None = None,
+) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:  # fmt: skip
+    """What the fixed point leaves of its three equations, and its Jacobian, from expectations.
+
+    The second is relative to the length of (η, 1): η may have more digits than a rounding leaves.
+    """
     pull, energy, slope = means.reshape(3, 4)
-    log_v, log_rho, tilt = unknown
+    log_v, log_rho = unknown[:2]
+    place = _place_of(unknown, kink)
     scale = np.exp(log_v - log_rho) / ratio
+    tilted = place.tilt - pull[0] * scale
+    tilted_by = place.tilt_by - pull[1:] * scale + [-pull[0] * scale, pull[0] * scale, 0.0]
+    length = np.hypot(1, place.tilt)
     residuals = np.array([
         log_v + np.log((ridge + slope[0]) / ratio),
-        tilt - pull[0] * scale,
+        tilted / length,
         2 * (log_rho - log_v) - np.log(energy[0] / ratio),
     ])  # fmt: skip
     jacobian = np.stack([
         slope[1:] / (ridge + slope[0]) + [1.0, 0.0, 0.0],
-        -pull[1:] * scale + [-pull[0] * scale, pull[0] * scale, 1.0],
+        (tilted_by - place.tilt_by * (tilted * place.tilt / length**2)) / length,
         -energy[1:] / energy[0] + [-2.0, 2.0, 0.0],
     ])  # fmt: skip
     return residuals, jacobian
 
 
 def _joint_equations(
-    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw, ratio: float, ridge: float
-) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:
+    loss: str, unknown: Float[np.ndarray, " 3"], f: FeatureLaw, ratio: float, ridge: float,
+    kink: float | None = None,
+) -> tuple[Float[np.ndarray, " 3"], Float[np.ndarray, "3 3"]]:  # fmt: skip
     """The three equations on the nodes of all replicates together."""
-    means = _regular_means(loss, unknown, f).mean(axis=0)
-    return _regular_equations(unknown, means, ratio, ridge)
+    means = _regular_means(loss, unknown, f, kink).mean(axis=0)
+    return _regular_equations(unknown, means, ratio, ridge, kink)
+
+
+def _kink_equations(
+    unknown: Float[np.ndarray, " 2"], f: FeatureLaw, ratio: float, ridge: float, kink: float
+) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 2"]]:
+    """The hinge's equations for log V and log ρ, at the c that solves the third.
+
+    A short step in 1 − Sc moves the margins of many sequences past the bend at once, so that
+    Newton's iteration in all three circles it.
+    """
+    full = np.append(unknown, _missing_margin(unknown, f, ratio, ridge, kink))
+    residuals, jacobian = _joint_equations("hinge", full, f, ratio, ridge, kink)
+    place, factor = _place_of(full, kink), np.exp(residuals[0])
+    length = np.hypot(1, place.tilt)
+    tilted, tilted_by = residuals[1] * length, jacobian[1] * length
+    tilted_by = tilted_by + place.tilt_by * (tilted * place.tilt / length**2)
+    # Of what _missing_margin makes 0.
+    by = place.tilt_by * (factor - 1) + place.tilt * factor * jacobian[0] + tilted_by
+    others = jacobian[[0, 2]]
+    return residuals[[0, 2]], others[:, :2] - np.outer(others[:, 2], by[:2] / by[2])
+
+
+def _missing_margin(
+    unknown: Float[np.ndarray, " 2"], f: FeatureLaw, ratio: float, ridge: float, kink: float
+) -> float:
+    r"""1 − Sc at the c where :math:`c(\lambda-E[\tau^2f']) = E[\alpha f]` for given V and ρ.
+
+    The difference of the two is the derivative by c of a convex function, the objective's limit at
+    that V and ρ: so it increases, and the logarithm of the root's distance is bisected.
+    """
+
+    def excess(gap: float) -> float:
+        pull, _, slope = (
+            _regular_means("hinge", np.append(unknown, gap), f, kink).mean(axis=0)[::4].tolist()
+        )
+        return ((1 - gap) / kink * (ridge + slope) - pull) * np.sign(kink)
+
+    sign = np.sign(excess(0.0))
+    if sign == 0:
+        return 0.0
+    near, far = _LOG_NEAR, 0.0
+    while excess(sign * np.exp(far)) * sign > 0 and far < _LOG_FAR:
+        near, far = far, far + 2.0
+    size: Any = optimize.brentq(
+        lambda size: excess(sign * float(np.exp(size))), near, far, xtol=1e-13
+    )
+    return float(sign * np.exp(size))
+
+
+_LOG_NEAR = -100.0
+_LOG_FAR = 100.0
+"""Logarithms of the distances from the kink between which a root is sought."""
 
 
 _CONVERGED = 1e-9
 """What a solved fixed point may leave of its equations."""
 
 
-def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
-    """Newton's iteration, its steps halved until they help; the root and what it leaves."""
+_MOST_EVALUATIONS = 50
+"""Of the equations in one search by Newton's iteration, which needs five where it succeeds at once;
+those that need more than this circle a root, and another way is tried."""
+
+
+def _solve(
+    equations: Equations, start: np.ndarray, logarithms: int = 2
+) -> tuple[np.ndarray, float]:
+    """Newton's iteration, its steps halved until they help; the root and what it leaves.
+
+    No step is long: of the unknowns that are logarithms, which come first, none is more than 2, and
+    of the others none more than twice their size.
+    """
     x = start
     residuals, jacobian = equations(x)
-    worst = _largest_residual(residuals)
-    for _ in range(60):
-        if worst < 1e-13:
+    worst, evaluations = _largest_residual(residuals), 1
+    while worst > 1e-13 and evaluations < _MOST_EVALUATIONS:
+        step = _newton_step(residuals, jacobian)
+        if not np.isfinite(step).all():
             break
-        try:
-            step = np.linalg.solve(jacobian, -residuals)
-        except np.linalg.LinAlgError:
-            break
-        size = min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
+        lengths = np.append(np.ones(logarithms), np.hypot(1, x[logarithms:]))
+        size = min(1.0, 2.0 / max(float((np.abs(step) / lengths).max()), 1e-300))
         for _ in range(12):
             new_left, new_jacobian = equations(x + size * step)
+            evaluations += 1
             if _largest_residual(new_left) < worst:
                 break
             size /= 2
@@ -315,6 +448,13 @@ def _solve(equations: Equations, start: np.ndarray) -> tuple[np.ndarray, float]:
             _largest_residual(new_left),
         )
     return x, worst
+
+
+def _newton_step(residuals: np.ndarray, jacobian: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.solve(jacobian, -residuals)
+    except np.linalg.LinAlgError:
+        return np.full_like(residuals, np.nan)
 
 
 def _largest_residual(residuals: np.ndarray) -> float:
@@ -351,16 +491,19 @@ def varied_convex_limit(
     every, features = features, solved_law(features, loss)
     if ridge == 0 and loss != "square" and ratio >= separability_threshold(features):
         return _max_margin(every, features, ratio, infinite=loss == "logistic", own=own_noise)
-    x, residual = _regular_solution(features, ratio, ridge, loss)
+    features = features._replace(shortfall=features.reference_shortfall())
+    x, residual, kink = _regular_solution(features, ratio, ridge, loss)
+    if not residual < _CONVERGED:
+        return _unsolved(features, residual)
     # One Newton step for each set of replicates: what is left is of second order in the change.
-    means = leave_one_out(_regular_means(loss, x, features))
+    means = leave_one_out(_regular_means(loss, x, features, kink))
     moved = [x]
     for each in means[1:]:
-        residuals, jacobian = _regular_equations(x, each, ratio, ridge)
-        moved.append(x + np.clip(np.linalg.solve(jacobian, -residuals), -1.0, 1.0))
-    log_v, log_rho, tilt = np.array(moved).T
-    spread = jackknife_replicates(np.exp(log_v))
-    return _make_solution(every, spread, tilt, np.exp(log_rho), residual, own_noise)
+        residuals, jacobian = _regular_equations(x, each, ratio, ridge, kink)
+        moved.append(x + np.clip(_newton_step(residuals, jacobian), -1.0, 1.0))
+    places = [_place_of(each, kink) for each in moved]
+    spread, rho, tilt = np.array([[p.spread, p.rho, p.tilt] for p in places]).T
+    return _make_solution(every, jackknife_replicates(spread), tilt, rho, residual, own_noise)
 
 
 def solved_law(features: FeatureLaw, loss: str) -> FeatureLaw:
@@ -373,37 +516,85 @@ _FEWER_NODES = 128
 
 def _regular_solution(
     f: FeatureLaw, ratio: float, ridge: float, loss: str
-) -> tuple[np.ndarray, float]:
-    """Log V, log ρ and c/ρ, and what they leave.
+) -> tuple[np.ndarray, float, float | None]:
+    """The unknown of :func:`_place_of`, what it leaves, and the kink it is relative to, if any.
 
-    A solution on few nodes is the start for all of them.
+    A solution on few nodes is the start for more, and those for all of them.
     """
     with np.errstate(all="ignore"):  # what is not finite counts as a failure
-        x, residual = _followed_solution(f.thinned(_START_NODES), ratio, ridge, loss)
-        if residual < _CONVERGED:
-            x, residual = _solve(lambda x: _joint_equations(loss, x, f, ratio, ridge), x)
+        x, residual, kink = _solution_on_few_nodes(f, ratio, ridge, loss)
+        for nodes in _MORE_NODES:
             if residual < _CONVERGED:
-                return x, residual
-        return _followed_solution(f, ratio, ridge, loss)
+                law = f.thinned(nodes)
+                x, residual = _solve(
+                    lambda x, law=law: _joint_equations(loss, x, law, ratio, ridge, kink), x
+                )
+        return x, residual, kink
+
+
+def _solution_on_few_nodes(
+    f: FeatureLaw, ratio: float, ridge: float, loss: str
+) -> tuple[np.ndarray, float, float | None]:
+    few = f.thinned(_START_NODES)
+    start = _eased_start(few, ratio, ridge)
+    kink = float(f.alpha[0, 0] + f.accurate_shortfall()[0, 0])
+    ways = [None, kink] if abs(start[2]) < _STEEP else [kink, None]
+    x, residual, way = start, np.inf, None
+    for way in ways if kink else [None]:
+        if way is None:
+            x, residual = _solve(lambda x: _joint_equations(loss, x, few, ratio, ridge), start)
+        else:
+            x, residual = _solution_at_kink(loss, few, ratio, ridge, way, start)
+        if residual < _CONVERGED:
+            break
+    else:
+        x, residual = _followed_solution(
+            lambda x, ridge: _joint_equations(loss, x, few, ratio, ridge), few, ratio, ridge
+        )
+    if way is None and kink:
+        missing = 1 - kink * _place_of(x, None).signal
+        if abs(x[2]) > _STEEP or (loss == "hinge" and abs(missing) < _CLOSE):
+            return np.append(x[:2], missing), residual, kink
+    return x, residual, way
+
+
+def _solution_at_kink(
+    loss: str, f: FeatureLaw, ratio: float, ridge: float, kink: float, start: np.ndarray
+) -> tuple[np.ndarray, float]:
+    """In log V, log ρ and 1 − Sc from a `start` in log V, log ρ and c/ρ."""
+    if loss == "hinge":
+        x, residual = _solve(lambda x: _kink_equations(x, f, ratio, ridge, kink), start[:2])
+        return np.append(x, _missing_margin(x, f, ratio, ridge, kink)), residual
+    start = np.append(start[:2], 1 - kink * _place_of(start, None).signal)
+    return _solve(lambda x: _joint_equations(loss, x, f, ratio, ridge, kink), start)
 
 
 _START_NODES = 64
 
+_MORE_NODES = (512, 4096)
+
+_CLOSE = 0.05
+"""Missing margin 1 − Sc below which it is the unknown in place of c/ρ."""
+
+_STEEP = 10.0
+"""The same for c/ρ above it: with little noise a step in ρ is not to move c."""
+
+
+def _eased_start(f: FeatureLaw, ratio: float, ridge: float) -> np.ndarray:
+    """The square loss's solution, at a larger ridge where it would hardly have one."""
+    return _square_start(f, ratio, ridge if ratio < 0.9 else max(ridge, 0.05 * _power(f)))
+
 
 def _followed_solution(
-    f: FeatureLaw, ratio: float, ridge: float, loss: str
-) -> tuple[np.ndarray, float]:
-    """The solution from the square loss's by Newton's iteration or, where that fails, along a path
-    of falling ridges from one that dominates the loss."""
+    equations: Callable[[np.ndarray, float], tuple[np.ndarray, np.ndarray]],
+    f: FeatureLaw, ratio: float, ridge: float,
+) -> tuple[np.ndarray, float]:  # fmt: skip
+    """Along a path of falling ridges from one that dominates the loss."""
 
     def solve(ridge: float, start: np.ndarray) -> tuple[np.ndarray, float]:
-        return _solve(lambda x: _joint_equations(loss, x, f, ratio, ridge), start)
+        return _solve(lambda x: equations(x, ridge), start)
 
-    power = float((f.weights * (f.alpha**2 + f.tau**2)).sum(axis=1).mean())
-    eased = ridge if ratio < 0.9 else max(ridge, 0.05 * power)
-    x, residual = solve(ridge, _square_start(f, ratio, eased))
-    if residual < _CONVERGED:
-        return x, residual
+    power = _power(f)
     high = max(power, 10 * ridge)
     x, residual = solve(high, _square_start(f, ratio, high))
     at, target = np.log(high), np.log(ridge if ridge > 0 else 1e-14 * power)
@@ -417,6 +608,11 @@ def _followed_solution(
         else:
             stride /= 3
     return solve(ridge, x)
+
+
+def _power(f: FeatureLaw) -> float:
+    """The mean square of a feature's coordinate."""
+    return float((f.weights * (f.alpha**2 + f.tau**2)).sum(axis=1).mean())
 
 
 def _square_start(f: FeatureLaw, ratio: float, ridge: float) -> np.ndarray:
@@ -460,10 +656,13 @@ def _hard_means(unknown: Float[np.ndarray, " 2"], f: FeatureLaw) -> Float[np.nda
 def _hard_equations(
     unknown: Float[np.ndarray, " 2"], means: Float[np.ndarray, " 6"], ratio: float
 ) -> tuple[Float[np.ndarray, " 2"], Float[np.ndarray, "2 2"]]:
-    r""":math:`\kappa\eta = E[\alpha x_+/\tau^2]` and :math:`\kappa = E[x_+^2/\tau^2]`."""
+    r""":math:`\kappa\eta = E[\alpha x_+/\tau^2]` and :math:`\kappa = E[x_+^2/\tau^2]`, the first
+    relative to the length of (η, 1)."""
     pull, energy = means.reshape(2, 3)
-    residuals = np.array([unknown[1] - pull[0] / ratio, 1 - energy[0] / ratio])
-    return residuals, np.stack([np.array([0.0, 1.0]) - pull[1:] / ratio, -energy[1:] / ratio])
+    tilt, length = unknown[1], np.hypot(1, unknown[1])
+    residuals = np.array([(tilt - pull[0] / ratio) / length, 1 - energy[0] / ratio])
+    by = np.array([0.0, 1.0]) - pull[1:] / ratio - [0.0, residuals[0] * tilt / length]
+    return residuals, np.stack([by / length, -energy[1:] / ratio])
 
 
 def _max_margin(
@@ -475,54 +674,78 @@ def _max_margin(
         return _hard_equations(x, _hard_means(x, f).mean(axis=0), ratio)
 
     with np.errstate(all="ignore"):
-        x, residual = _solve(equations, _hard_start(f, ratio))
+        x, residual = _solve(equations, _hard_start(f.thinned(64, 4), ratio, signal), logarithms=0)
+    if not residual < _CONVERGED:
+        return _unsolved(f, residual)
     moved = [x]
     for each in leave_one_out(_hard_means(x, f))[1:]:
         residuals, jacobian = _hard_equations(x, each, ratio)
-        moved.append(x + np.linalg.solve(jacobian, -residuals))
+        moved.append(x + _newton_step(residuals, jacobian))
     missing, tilt = np.array(moved).T
+    if not np.abs(tilt - tilt[0]).max() < np.hypot(1, tilt[0]):
+        return _unsolved(f, residual, _RARE)
     inverse = missing + signal * tilt
+    if not inverse[0] > 0:
+        return _unsolved(f, residual, "d/n is too near the threshold of separability")
     # Near the threshold 1/ρ may be 0 without one replicate: ρ is taken as linear in it there.
     close = np.abs(inverse / inverse[0] - 1).max() > 0.5
     rho = (2 - inverse / inverse[0]) / inverse[0] if close else 1 / inverse
     endless = np.full(len(f.alpha), np.inf)
     solved = _make_solution(every, endless, tilt, rho, residual, own)
-    solved = solved._replace(converged=solved.converged and bool(inverse[0] > 0))
     if infinite:
         sign = np.copysign(endless, tilt[0])
         return solved._replace(limit=Limit(solved.limit.error, sign, endless))
     return solved
 
 
-def _hard_start(f: FeatureLaw, ratio: float) -> np.ndarray:
-    r"""Near the solution, on few nodes: for each u the tilt has the least
-    :math:`E[x_+^2/\tau^2]`, and that least value rises from κ⋆ at u = 0 to κ."""
-    few = f.thinned(64, 4)
-    signal = float(f.alpha[0, 0] + f.accurate_shortfall()[0, 0])
-    short = few.accurate_shortfall()
-    weights = few.weights / len(few.weights)
+def _hard_start(f: FeatureLaw, ratio: float, signal: float) -> np.ndarray:
+    r"""The unknowns of :func:`_hard_means` on few nodes, by two bisections.
 
-    def energy(share: float, tilt: float) -> float:
-        stretch = np.hypot(1, tilt)
-        upper = ((share * stretch - signal * tilt) + tilt * short) / (few.tau * stretch)
-        value = (upper**2 + 1) * special.ndtr(upper) + upper * _density(upper)
-        return float((weights * value).sum() * stretch**2)
+    :math:`\kappa = E[x_+^2/\tau^2]` gives u as a concave function of η, and the head's norm is
+    least where :math:`u/\sqrt{1+\eta^2}` is largest, which has one peak.
+    """
 
-    def least(share: float) -> Any:
-        return optimize.minimize_scalar(
-            lambda tilt: energy(share, tilt), bracket=(0.0, 0.5), method="brent", tol=1e-6
+    def energy(missing: float, tilt: float) -> np.ndarray:
+        return _hard_means(np.array([missing, tilt]), f).mean(axis=0)[3:]
+
+    def missing_at(tilt: float) -> float:
+        def excess(missing: float) -> float:
+            return float(np.log(energy(missing, tilt)[0] / ratio))
+
+        sign = 1.0 if excess(0.0) < 0 else -1.0
+        near, far = _LOG_NEAR, 0.0
+        while sign * excess(sign * np.exp(far)) < 0 and far < _LOG_FAR:
+            near, far = far, far + 2.0
+        size: Any = optimize.brentq(
+            lambda size: np.clip(excess(sign * float(np.exp(size))), -800, 800), near, far
         )
+        return sign * float(np.exp(size))
 
-    unit = float(np.sqrt((weights * (few.tau**2 + few.alpha**2)).sum()))
-    low, high = 0.0, unit
-    while least(high).fun < ratio and high < 1e8 * unit:
-        low, high = high, 2 * high
-    for _ in range(12):
-        middle = (low + high) / 2
-        low, high = (middle, high) if least(middle).fun < ratio else (low, middle)
-    share = (low + high) / 2
-    tilt = float(least(share).x)
-    return np.array([share * np.hypot(1, tilt) - signal * tilt, tilt])
+    def slope(tilt: float) -> float:
+        """The sign of the derivative by η of u over the root."""
+        missing = missing_at(tilt)
+        _, by_missing, by_tilt = energy(missing, tilt)
+        return float(signal - by_tilt / by_missing * (1 + tilt**2) - missing * tilt)
+
+    low, high = -1.0, 1.0
+    while slope(high) > 0 and high < 1e12:
+        low, high = high, 4 * high
+    while slope(low) < 0 and low > -1e12:
+        low, high = 4 * low, low
+    tilt: Any = optimize.brentq(slope, low, high, xtol=1e-9)
+    return np.array([missing_at(tilt), tilt])
+
+
+def _unsolved(f: FeatureLaw, residual: float, reason: str = "") -> Solution:
+    unknown = np.full(len(f.alpha), np.nan)
+    reason = reason or f"its equations were solved to {residual:.0e} only"
+    return Solution(Limit(unknown, unknown, unknown), unknown, residual, False, reason)
+
+
+_RARE = (
+    "the max-margin head rests on sequences too rare for the nodes of the quadrature; "
+    "with a ridge > 0 there is a number"
+)
 
 
 def _make_solution(

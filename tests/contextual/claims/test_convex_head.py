@@ -28,7 +28,8 @@ def test_square_loss_is_the_ridge_claim(ratio, ridge):
     found = convex_limit(LAW, ratio, ridge, "square")
     assert found.converged
     for one, two in zip(found.limit, ridge_limit(LAW, ratio, ridge), strict=True):
-        np.testing.assert_allclose(one.mean(), two.mean(), rtol=0, atol=1e-14)
+        # Newton's iteration stops where 1e-13 is left of the equations.
+        np.testing.assert_allclose(one.mean(), two.mean(), rtol=0, atol=1e-13)
         # The jackknife's replicates are found to second order in their small differences.
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-7)
 
@@ -111,7 +112,7 @@ def test_moments_against_quadrature(loss, mean, deviation, step):
         density = lambda z: g(z) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)  # noqa: E731
         return integrate.quad(density, -9, 9, points=[k for k in kinks if abs(k) < 9], limit=200)[0]
 
-    args = (np.array([x]) for x in (mean, deviation, step))
+    args = (np.array([x]) for x in (1 - mean, deviation, step))
     m = [float(x[0]) for x in limits._MOMENTS[loss](*args)[:3]]
     assert m[0] == pytest.approx(average(f), abs=2e-7)
     assert m[1] == pytest.approx(average(lambda z: f(z) ** 2), abs=2e-7)
@@ -120,14 +121,127 @@ def test_moments_against_quadrature(loss, mean, deviation, step):
 
 
 def test_jacobian_against_differences():
-    x, law = np.array([1.0, 0.3, 1.2]), LAW.thinned(limits._FEWER_NODES)
-    for loss in LOSSES:
-        at = lambda y, loss=loss: limits._joint_equations(loss, y, law, 0.5, 0.05)  # noqa: E731
+    law = LAW.thinned(limits._FEWER_NODES)
+    cases = [(loss, None, [1.0, 0.3, 1.2]) for loss in LOSSES]
+    cases += [(loss, 1.0, [1.0, 0.3, 0.2]) for loss in LOSSES]
+    for loss, kink, place in cases:
+        x = np.array(place)
+        at = lambda y, loss=loss, kink=kink: limits._joint_equations(  # noqa: E731
+            loss, y, law, 0.5, 0.05, kink)  # fmt: skip
         jacobian = at(x)[1]
         for i in range(3):
             h = 1e-6 * np.eye(3)[i]
             slope = (at(x + h)[0] - at(x - h)[0]) / 2e-6
             np.testing.assert_allclose(jacobian[:, i], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_jacobian_at_the_kink_against_differences():
+    x, law = np.array([0.3, -0.2]), LAW.thinned(limits._FEWER_NODES)
+    at = lambda y: limits._kink_equations(y, law, 0.5, 0.05, 1.0)  # noqa: E731
+    jacobian = at(x)[1]
+    for i in range(2):
+        h = 1e-6 * np.eye(2)[i]
+        slope = (at(x + h)[0] - at(x - h)[0]) / 2e-6
+        np.testing.assert_allclose(jacobian[:, i], slope, rtol=1e-5, atol=1e-7)
+
+
+def _hinge_means_in_many_digits(gap, deviation, step):
+    """f, f² and −f′ averaged over Z, from the normal's own integrals at 60 digits."""
+    upper, lower = gap / deviation, (gap - step) / deviation
+    below, inside = mpmath.ncdf(lower), mpmath.ncdf(upper) - mpmath.ncdf(lower)
+    fall = mpmath.npdf(lower) - mpmath.npdf(upper)  # E[Z 1] on the bend
+    square = inside + lower * mpmath.npdf(lower) - upper * mpmath.npdf(upper)  # E[Z² 1]
+    scale = deviation / step
+    first = below + scale * (upper * inside - fall)
+    second = below + scale**2 * (upper**2 * inside - 2 * upper * fall + square)
+    return first, second, inside / step
+
+
+@pytest.mark.parametrize("width", [1e-9, 1e-3, 0.49, 0.51, 3.0, 1e3])
+@pytest.mark.parametrize("upper", [-5.0, 0.2, 6.0])
+def test_hinge_moments_of_any_width_in_many_digits(width, upper):
+    deviation = 1e-7
+    gap, step = upper * deviation, width * deviation
+    args = (np.array([x]) for x in (gap, deviation, step))
+    m = [float(x[0]) for x in limits._MOMENTS["hinge"](*args)[:3]]
+    with mpmath.workdps(60):
+        right = _hinge_means_in_many_digits(*map(mpmath.mpf, (gap, deviation, step)))
+    for ours, exact, size in zip(m, right, (1, 1, 1 / deviation), strict=True):
+        assert ours == pytest.approx(float(exact), rel=1e-12, abs=1e-15 * size)
+
+
+NEAR_ITS_KINK = {
+    "tokens": 3, "relevant": 1, "signal": 1.7095646064112782, "context": 2.3755408601377175,
+    "noise": 0.8911923823138891, "gain": 3.198896486542781,
+    "shifts": ((0.0, 0.0), (0.05164979991093155, -0.09374151269943656)),
+    "ratio": 0.17914309014907193, "ridge": 0.24993236400031874,
+}  # fmt: skip
+"""A sharp prompt whose margins lie within 0.0006 of the hinge's bend, on both sides of it."""
+
+
+def _solved_in_many_digits(law, signal, ratio, ridge, near):
+    """V, c and ρ of the hinge from the stated equations on the law's nodes, at 60 digits."""
+    nodes = [
+        [mpmath.mpf(signal) - float(short), mpmath.mpf(float(tau)), mpmath.mpf(float(weight))]
+        for short, tau, weight in zip(
+            *(np.ravel(x) for x in (law.shortfall, law.tau, law.weights)), strict=True
+        )
+    ]
+    total = sum(weight for _, _, weight in nodes)
+
+    def left(log_v, log_rho, c):
+        spread, rho = mpmath.exp(log_v), mpmath.exp(log_rho)
+        root = mpmath.hypot(c, rho)
+        pull = energy = slope = mpmath.mpf(0)
+        for alpha, tau, weight in nodes:
+            step = tau**2 * spread
+            first, second, bend = _hinge_means_in_many_digits(1 - alpha * c, tau * root, step)
+            pull += weight / total * alpha * first
+            energy += weight / total * tau**2 * second
+            slope += weight / total * tau**2 * bend
+        return [
+            spread * (ridge + slope) / ratio - 1,
+            pull * spread / (c * ratio) - 1,
+            energy * spread**2 / (rho**2 * ratio) - 1,
+        ]
+
+    start = [mpmath.log(near[0]), mpmath.log(near[2]), near[1]]
+    log_v, log_rho, c = mpmath.findroot(left, start, tol=1e-40)
+    return mpmath.exp(log_v), c, mpmath.exp(log_rho)
+
+
+def _hinge_cases():
+    """The sharp prompt, and ten points of the accepted range with gains up to 8 and ridges from
+    0.0003 to 7."""
+    yield NEAR_ITS_KINK
+    random = np.random.default_rng(11)
+    for _ in range(10):
+        tokens = int(random.choice([3, 5, 10]))
+        yield {
+            "tokens": tokens, "relevant": int(random.integers(1, tokens // 2 + 1)),
+            "shifts": ((0.0, 0.0), tuple(random.uniform(-0.3, 0.8, 2).tolist())),
+            "gain": float(random.uniform(-0.5, 8.0)),
+            **{n: float(np.exp(random.uniform(-0.7, 0.9))) for n in ("signal", "context")},
+            "noise": float(np.exp(random.uniform(-2.0, 0.5))),
+            "ratio": float(np.exp(random.uniform(-2.5, 1.5))),
+            "ridge": float(np.exp(random.uniform(-8.0, 2.0))),
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("point", list(_hinge_cases()))
+def test_hinge_against_its_equations_in_many_digits(point):
+    """On 32 sequences, so that their sharpest are as narrow as those of all nodes."""
+    point = dict(point)
+    ratio, ridge = point.pop("ratio"), point.pop("ridge")
+    law = feature_law(**point, shift_weights=(0.5, 0.5)).thinned(8, 2)
+    found = convex_limit(law, ratio, ridge, "hinge")
+    assert found.converged
+    limit = found.limit
+    # The jackknife's replicates are found to second order; their mean is that of all nodes.
+    ours = [float(x.mean()) for x in (found.spread, limit.head_signal, limit.head_noise)]
+    with mpmath.workdps(60):
+        right = _solved_in_many_digits(law, point["signal"], ratio, ridge, ours)
+    np.testing.assert_allclose(ours, [float(x) for x in right], rtol=1e-9)
 
 
 def test_hard_jacobian_against_differences():
@@ -146,7 +260,7 @@ def test_hard_jacobian_against_differences():
 )
 def test_logistic_moments_where_the_transition_is_sharp(mean, deviation, step):
     """The force bends within a few units of ω; adaptive quadrature is told where."""
-    args = (np.array([x]) for x in (mean, deviation, step))
+    args = (np.array([x]) for x in (1 - mean, deviation, step))
     m = [float(x[0]) for x in limits._MOMENTS["logistic"](*args)[:3]]
     f = lambda z: convex_definition.proximal_force(  # noqa: E731
         "logistic", np.array([mean + deviation * z]), np.array([step]))[0]  # fmt: skip
@@ -394,6 +508,14 @@ def test_one_stream_serves_every_block(monkeypatch):
     parts = convex_head._learn(setting, 8, 12, "hinge", 0.1, 7, key)
     for one, two in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-12)
+
+
+def test_a_head_of_sequences_that_no_rule_resolves_is_refused_by_that_name():
+    """Without ridge the sharpest of all prompts: only the rarest sequences are not fitted."""
+    point = {**BASE, "tokens": 5, "relevant": 1, "context": 2.15, "noise": 0.36, "gain": 8.9}
+    with pytest.raises(ArithmeticError, match="rests on sequences too rare"):
+        CLAIM.predict(**point, loss="hinge", ratio=0.99, ridge=0.0)
+    assert 0 < CLAIM.predict(**point, loss="hinge", ratio=0.99, ridge=1e-3)["head_noise"] < 1
 
 
 def test_bad_input_is_one_clear_line():
