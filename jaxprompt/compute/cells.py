@@ -82,7 +82,9 @@ def _as_python_number(value: jax.Array) -> jax.Array:
 
 
 def loop_over_rows(
-    batch_of_trials: Callable[[jax.Array, Any], Any], structure: Structure
+    batch_of_trials: Callable[[jax.Array, Any], Any],
+    structure: Structure,
+    compiler_options: dict[str, Any] | None = None,
 ) -> Callable[[np.ndarray, Sequence[np.ndarray]], Any]:
     """A compiled program for :func:`map_cells`, of cells of one structure.
 
@@ -97,7 +99,7 @@ def loop_over_rows(
 
         return map_rows_bit_stable(row, rows)
 
-    return jax.jit(block)
+    return jax.jit(block, compiler_options=compiler_options or None)
 
 
 def map_cells(

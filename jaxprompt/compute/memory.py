@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprompt.compute.devices import block_observer
+from jaxprompt.compute.devices import block_observer, part_of_larger_program
 
 resource: Any
 try:
@@ -170,6 +171,8 @@ def trace_block(
     traced = TrialMemory(_largest_step(jax.make_jaxpr(block)(indices[0]).jaxpr), len(indices))
     if not compile_if(traced):
         return traced
+    if isinstance(block, functools.partial):
+        block = part_of_larger_program(block)
     layout: Any = jax.jit(block).lower(indices[0]).compile().memory_analysis()
     if layout is None:  # a backend that does not say
         return traced

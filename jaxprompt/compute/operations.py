@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxprompt.compute.jax_settings import own_settings
 
-__all__ = ["Operations", "count_operations", "seconds_for"]
+__all__ = ["Operations", "count_operations", "operations_of", "seconds_for"]
 
 
 class Operations(NamedTuple):
@@ -82,7 +82,12 @@ _COMPILED_ANYHOW, _COMPILED_EACH = 2e9, 8e6
 
 def count_operations(function: Callable[..., Any], *arguments: Any) -> Operations:
     """The arithmetic of `function` at these arguments, found by tracing: nothing is computed."""
-    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return operations_of(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def operations_of(jaxpr: Any) -> Operations:
+    """The arithmetic of a traced function."""
+    return sum((_count_equation(equation) for equation in jaxpr.eqns), _NOTHING)
 
 
 def seconds_for(work: Operations, times: int, *, programs: int = 1) -> float:
@@ -115,23 +120,19 @@ def _seconds_an_addition() -> float:
     return min(taken) / counted
 
 
-def _count(jaxpr: Any) -> Operations:
-    return sum((_count_equation(equation) for equation in jaxpr.eqns), _NOTHING)
-
-
 def _count_equation(equation: Any) -> Operations:
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        body = _count(params["jaxpr"].jaxpr)
+        body = operations_of(params["jaxpr"].jaxpr)
         return body._replace(arithmetic=body.arithmetic * params["length"])
     if name == "while":
-        body = _count(params["body_jaxpr"].jaxpr) + _count(params["cond_jaxpr"].jaxpr)
+        body = operations_of(params["body_jaxpr"].jaxpr) + operations_of(params["cond_jaxpr"].jaxpr)
         return body._replace(at_least=True)
     if name == "cond":
-        branches = [_count(branch.jaxpr) for branch in params["branches"]]
+        branches = [operations_of(branch.jaxpr) for branch in params["branches"]]
         largest = max(branches, key=lambda branch: branch.arithmetic)
         return largest._replace(equations=sum(branch.equations for branch in branches))
-    inner = [_count(found) for found in _jaxprs_within(params)]
+    inner = [operations_of(found) for found in _jaxprs_within(params)]
     if inner:
         return sum(inner, _NOTHING)
     return Operations(_arithmetic(name, equation), 1, False)

@@ -19,9 +19,14 @@ from jaxprompt.compute.cells import (
     map_cells,
     structure_of,
 )
-from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
+from jaxprompt.compute.devices import (
+    FAST_COMPILATION,
+    compile_block,
+    map_rows_bit_stable,
+    map_trials,
+)
 from jaxprompt.compute.jax_settings import own_settings
-from jaxprompt.compute.operations import Operations, count_operations
+from jaxprompt.compute.operations import Operations, count_operations, operations_of
 from jaxprompt.errors import ClaimError, JaxpromptError
 from jaxprompt.stats import Estimate, exact_estimate, jackknife, sample_estimate
 
@@ -32,6 +37,9 @@ Dtype = Literal["float32", "float64"]
 
 COMPILED_PROGRAMS = 256
 """Programs that one simulation keeps: one for each combination of parameters that are shapes."""
+
+_SHORT_TRIAL = 1e5
+"""Additions of a trial below which compiling costs more than running, up to some 10⁵ trials."""
 
 _SETUP_STREAM = np.uint32(2**32 - 2)
 """Index of the key that a set-up draws from; no trial has it."""
@@ -61,13 +69,23 @@ class _Program:
     def __init__(self, one: Callable[..., dict[str, jax.Array]], batch: int) -> None:
         self._one = one
         self._batch = batch
-        self._alone: bool | None = None
+        self._traced: Any = None
+        self._block: Callable[..., dict[str, jax.Array]] | None = None
         self._cell_blocks: dict[Structure, Callable[..., Any]] = {}
 
-        def block(indices: jax.Array, key: jax.Array, free: dict[str, Any]) -> dict[str, jax.Array]:
+    def block(
+        self, key: jax.Array, free: dict[str, Any]
+    ) -> functools.partial[dict[str, jax.Array]]:
+        """The compiled trials, at a key and traced parameters: a function of their indices."""
+
+        def trials(
+            indices: jax.Array, key: jax.Array, free: dict[str, Any]
+        ) -> dict[str, jax.Array]:
             return map_rows_bit_stable(lambda row: self._run_batch(row, key, free), indices)
 
-        self.block = jax.jit(block)
+        if self._block is None:
+            self._block = compile_block(trials, self._compiler_options(key, free))
+        return functools.partial(self._block, key=key, free=free)
 
     def _run_batch(
         self, indices: jax.Array, key: jax.Array, free: dict[str, Any]
@@ -84,8 +102,13 @@ class _Program:
             return jax.lax.map(trial, indices)
         return jax.vmap(trial)(indices)
 
-    def cell_block(self, structure: Structure) -> Callable[..., Any]:
-        """The program of :func:`map_cells` for cells of one structure of (key words, `free`)."""
+    def cell_block(
+        self, structure: Structure, key: jax.Array, free: dict[str, Any]
+    ) -> Callable[..., Any]:
+        """The program of :func:`map_cells` for cells of one structure of (key words, `free`).
+
+        `key` and `free` are those of one of the cells.
+        """
 
         def run(indices: jax.Array, cell: tuple[jax.Array, dict[str, Any]]) -> Any:
             words, free = cell
@@ -93,16 +116,24 @@ class _Program:
             return self._run_batch(indices, key, free)
 
         if structure not in self._cell_blocks:
-            self._cell_blocks[structure] = loop_over_rows(run, structure)
+            options = self._compiler_options(key, free)
+            self._cell_blocks[structure] = loop_over_rows(run, structure, options)
         return self._cell_blocks[structure]
 
     def must_run_alone(self, key: jax.Array, free: dict[str, Any]) -> bool:
         """Whether a trial factorises batches of matrices, on a CPU."""
-        if self._alone is None:
-            traced = jax.make_jaxpr(self._one)(np.uint32(0), key, free)
-            ranks = _lapack_ranks(traced.jaxpr)
-            self._alone = jax.default_backend() == "cpu" and any(rank > 2 for rank in ranks)
-        return self._alone
+        ranks = _lapack_ranks(self._trace(key, free))
+        return jax.default_backend() == "cpu" and any(rank > 2 for rank in ranks)
+
+    def _compiler_options(self, key: jax.Array, free: dict[str, Any]) -> dict[str, Any]:
+        """Options that depend on one trial alone, so that their number does not change a bit."""
+        short = operations_of(self._trace(key, free)).arithmetic < _SHORT_TRIAL
+        return FAST_COMPILATION if short and jax.default_backend() == "cpu" else {}
+
+    def _trace(self, key: jax.Array, free: dict[str, Any]) -> Any:
+        if self._traced is None:
+            self._traced = jax.make_jaxpr(self._one)(np.uint32(0), key, free).jaxpr
+        return self._traced
 
 
 class TrialSimulation:
@@ -183,9 +214,10 @@ class TrialSimulation:
                     groups.setdefault((id(program), structure), []).append((place, program, cell))
             for (_, structure), members in groups.items():
                 program, cells = members[0][1], [cell for _, _, cell in members]
-                block = program.cell_block(structure)
+                words, free = cells[0]
+                block = program.cell_block(structure, _key_of(words), free)
                 options: dict[str, Any] = {"batch": self._batch, "first": first}
-                if program.must_run_alone(_key_of(cells[0][0]), cells[0][1]):
+                if program.must_run_alone(_key_of(words), free):
                     with _BATCHED_LAPACK:
                         values = map_cells(block, cells, trials, threads=1, **options)
                 else:
@@ -233,7 +265,7 @@ class TrialSimulation:
         """What each trial returned, and under marked names what it was evaluated on."""
         with own_settings(x64=self._x64):
             free, program = self._program(parameters, key)
-            run = functools.partial(program.block, key=key, free=free)
+            run = program.block(key, free)
             options: dict[str, Any] = {"batch": self._batch, "first": first, "loops": True}
             if program.must_run_alone(key, free):
                 with _BATCHED_LAPACK:
