@@ -1,7 +1,8 @@
 """The constant of the rate: error · N^(2/m) / log N for prefixes of up to 100 000 tokens.
 
-    python benchmarks/prefix_rate_constant.py          measure docs/universal_rate.csv (minutes)
-    python benchmarks/prefix_rate_constant.py --draw   draw docs/universal_rate.png from it
+    python benchmarks/prefix_rate_constant.py   measures prefix_rate_constant.csv beside it (minutes)
+
+``python docs/universal_pictures.py universal_rate`` draws what it holds.
 
 The target is f(x) = x, for which raw values are the centres b, two-term values (1 + m/(2λ)) b and
 deconvolved ones b/ρ₁(λ): one average of the centres under the kernel serves all three. Each is at
@@ -14,13 +15,10 @@ measured away from them and everywhere.
 
 from __future__ import annotations
 
-import argparse
 import csv
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from scipy import special
 from scipy.spatial import KDTree
 
@@ -28,7 +26,7 @@ from jaxprompt.stats import half_width
 from jaxprompt.universal import point_sets
 
 HERE = Path(__file__).resolve().parent
-TABLE = HERE.parent / "docs" / "universal_rate.csv"
+TABLE = HERE / "prefix_rate_constant.csv"
 SIZES = (100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 SETS = 3
 METHODS = ("raw", "two_term", "deconvolution")
@@ -165,51 +163,13 @@ def predicted(m: int, count: np.ndarray) -> np.ndarray:
     return error.min(axis=1)
 
 
-SHOWN = {
-    ("raw", "regular"): ("values f(b)", "#000000", "o"),
-    ("raw", "everywhere"): ("values f(b), at the singular places too", "#D55E00", "^"),
-    ("two_term", "regular"): ("two terms", "#0072B2", "s"),
-    ("deconvolution", "regular"): ("deconvolved, |v| ≤ 10", "#009E73", "v"),
-}
-"""Label, colour and marker of what is drawn."""
+def mean_constants(
+    rows: list[dict[str, str]], m: int, power: int
+) -> tuple[list[float], list[float], list[float]]:
+    """Lengths, means over the prefixes near each, and half widths of their 95 % intervals.
 
-
-def draw() -> None:
-    """Draw the table: the constant above, what better values buy below."""
-    with TABLE.open() as file:
-        rows = list(csv.DictReader(file))
-    figure = Figure(figsize=(9.6, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3, sharex=True)
-    line = np.geomspace(70, 1.5e5, 60)
-    for m, (top, bottom) in enumerate(axes.T, start=1):
-        top.plot(line, predicted(m, line) * line ** (2 / m) / np.log(line), color="k")
-        top.axhline(1 / SHORTEST[m], color="0.5", ls=":")
-        top.set(title=f"m = {m}", ylim=(0, {1: 2.2, 2: 2.2, 3: 1.2}[m]))
-        bottom.set(xlabel="prefix tokens N", yscale="log")
-        for key, (label, colour, marker) in SHOWN.items():
-            chosen = [r for r in rows if int(r["sphere_dim"]) == m]
-            chosen = [r for r in chosen if (r["method"], r["region"]) == key]
-            if m == 1 and key[1] == "everywhere":
-                continue
-            for axis in (top, bottom) if key[0] == "raw" else (bottom,):
-                power = 1 if axis is top else 0
-                axis.errorbar(
-                    *_means(chosen, m, power), fmt=marker, ms=5, mfc="white", capsize=2,
-                    color=colour, label=label if axis is bottom else None,
-                )  # fmt: skip
-        for axis in (top, bottom):
-            axis.set_xscale("log")
-            axis.grid(color="#dddddd", linewidth=0.5)
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("error · N$^{2/m}$ / log N\nline: two-scale law; dots: its limit")
-    axes[1, 0].set_ylabel("largest error, f(x) = x")
-    figure.legend(*axes[1, 1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    figure.savefig(TABLE.with_suffix(".png"), dpi=110)
-
-
-def _means(rows: list[dict[str, str]], m: int, power: int) -> tuple[list[float], ...]:
-    """Lengths, means over the prefixes near each, and half widths of their 95 % intervals."""
+    With `power` 1 the means are of error · N^(2/m) / log N, with 0 of the error.
+    """
     at, mean, half = [], [], []
     for size in sorted({int(r["size"]) for r in rows}):
         group = [r for r in rows if int(r["size"]) == size]
@@ -224,6 +184,4 @@ def _means(rows: list[dict[str, str]], m: int, power: int) -> tuple[list[float],
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--draw", action="store_true", help="draw what the table holds")
-    draw() if parser.parse_args().draw else measure()
+    measure()

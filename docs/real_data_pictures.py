@@ -1,198 +1,123 @@
 """Makes the pictures of docs/real_data.md (needs the extra `data`).
 
-    python docs/real_data_pictures.py [FOLDER] [NAME ...]
+    python docs/real_data_pictures.py [NAME ...]              computes and draws
+    python docs/real_data_pictures.py [NAME ...] --from-data  redraws from NAME.csv
+    python docs/real_data_pictures.py rates                   prints accuracies on validation scenes
 
-Writes real_data_NAME.png for every name below, or those given: `attention`, `theory`,
-`embeddings`, and `accuracy`, which reads the folder `images` that a sweep leaves
-(`jaxprompt sweep examples/images.toml --out images`). The name `rates` prints accuracies on
-validation scenes, by which the rates of `contextual.image_context` were chosen. Everything is
-seeded.
+`real_data_accuracy` reads the folder `images` that a sweep leaves (`jaxprompt sweep
+examples/images.toml --out images`). By what `rates` prints the rates of `contextual.image_context`
+were chosen. Everything is seeded.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from drawing import log_axis, panels
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from drawing import Picture, main, measured
 
 import jaxprompt as jp
 from jaxprompt import stats
-from jaxprompt.contextual.claims.image_context import SMALL_MODELS
 from jaxprompt.contextual.extensions import patch_law
-from jaxprompt.contextual.simulation import image_experiment, vision_transformer
+from jaxprompt.contextual.simulation import image_experiment
 from jaxprompt.contextual.simulation.image_experiment import ARMS, EmbeddedScenes, Task
+from jaxprompt.core.figures import Mark, Panel
 
-COLOURS = {
-    "before": "#777777", "prompt": "#000000", "input_prompt": "#56B4E9", "token": "#E69F00",
-    "tokens": "#009E73", "deep_tokens": "#CC79A7", "head": "#0072B2", "fine_tuning": "#D55E00",
-    "linear": "#0072B2", "linear_prompt": "#009E73", "self_attention": "#CC79A7",
-}  # fmt: skip
-MARKERS = dict(zip(COLOURS, "_o^v<>sDsD^", strict=True))
-LABELS = {
-    "before": "pretrained", "prompt": "prompt, every layer", "input_prompt": "prompt, first layer",
-    "token": "one token beside", "tokens": "four tokens beside",
-    "deep_tokens": "four tokens, every layer", "head": "linear head",
-    "fine_tuning": "full fine-tuning", "linear": "linear", "linear_prompt": "linear prompt",
-    "self_attention": "frozen self-attention",
-}  # fmt: skip
+# --- accuracy against n ---
+
+WAYS = {
+    "prompt": "prompt, every layer (64 parameters)",
+    "input_prompt": "prompt, first layer (32)",
+    "tokens": "four tokens beside (128)",
+    "deep_tokens": "four tokens, every layer (256)",
+    "head": "linear head (330)",
+    "fine_tuning": "full fine-tuning (18 314)",
+}
 
 
-def save(figure: Figure, folder: Path, name: str) -> None:
-    figure.savefig(folder / f"real_data_{name}.png", dpi=120, metadata={"Software": None})
+def accuracy_picture() -> Picture:
+    """Accuracy of every way to adapt the network, among noise."""
+    table = jp.load("images")
+    sizes = tuple(int(n) for n in table["samples"].values)
+    found: dict[str, list[stats.Estimate]] = {}
+    for name in WAYS:
+        cells = [table.sel(kind="partial", samples=n) for n in sizes]
+        found[name] = [
+            stats.Estimate(float(cell[name]), float(cell[f"{name}_stderr"]), 8) for cell in cells
+        ]
+    return picture_of_accuracies(sizes, found)
 
 
-def curve(axis: Axes, xs: Any, found: list[stats.Estimate], name: str, label: str) -> None:
-    bars = [stats.interval(e) for e in found]
-    axis.errorbar(
-        xs, [e.mean for e in found],
-        yerr=[[e.mean - low for e, (low, _) in zip(found, bars, strict=True)],
-              [high - e.mean for e, (_, high) in zip(found, bars, strict=True)]],
-        color=COLOURS[name], marker=MARKERS[name], markerfacecolor="white", markersize=4.5,
-        capsize=2, elinewidth=0.8, linewidth=1, label=label,
+def picture_of_accuracies(
+    sizes: Sequence[int], found: Mapping[str, Sequence[stats.Estimate]]
+) -> Picture:
+    """The picture of these accuracies by way and number of images."""
+    marks: list[Mark] = []
+    for colour, (name, label) in enumerate(WAYS.items()):
+        marks.append(Mark("line", sizes, [float(e.mean) for e in found[name]], colour=colour))
+        marks.append(measured(sizes, found[name], label, colour))
+    return Picture(
+        [Panel(marks, "", "training images, n", "accuracy on test images", log_x=True,
+               y_range=(0.2, 1.0))],
+        "A prompt gains most for its few parameters; fine-tuning gains more",
+        "digits among noise, ten classes; mean of eight pretrained models with 95 % interval; "
+        "lines join points", 3.6,
     )  # fmt: skip
 
 
-# --- accuracy against n --------------------------------------------------------------------------
+# --- the theory's models on frozen embeddings ---
+
+KINDS = {"partial": "one tile among noise", "embedded": "in a photograph"}
 
 
-def draw_accuracy(folder: Path) -> None:
-    """Accuracy of every way to adapt the network, and attention on relevant patches."""
-    table = jp.load("images")
-    sizes = tuple(int(n) for n in table["samples"].values)
-    figure, axes = panels(3, 3.6, 3.4)
-
-    def at(kind: str, n: int, name: str) -> stats.Estimate:
-        cell = table.sel(kind=kind, samples=n)
-        return stats.Estimate(float(cell[name]), float(cell[f"{name}_stderr"]), 8)
-
-    for axis, kind in zip(axes, ("partial", "embedded"), strict=False):
-        for name in ("before", *ARMS):
-            label = LABELS[name]
-            if name != "before":
-                config, arm = Task(kind, "digits").config, ARMS[name]
-                mask = vision_transformer.trainable_mask(config, arm.moves, arm.tokens)
-                label += f" ({int(mask.sum())})"
-            curve(axis, sizes, [at(kind, n, name) for n in sizes], name, label)
-        axis.set_title({"partial": "one tile among noise", "embedded": "in a photograph"}[kind])
-        axis.set_ylim(0.2, 1)
-    for name in ("prompt", "tokens", "deep_tokens", "fine_tuning"):
-        gain = "attention_gain" if name == "prompt" else f"{name}_attention_gain"
-        curve(axes[2], sizes, [at("partial", n, gain) for n in sizes], name, "")
-    axes[2].axhline(0, color="#777777", linewidth=1)
-    axes[2].set_title("attention gained, among noise")
-    axes[0].set_ylabel("accuracy on test images")
-    axes[2].set_ylabel("change of the relevant patches' share")
-    for axis in axes:
-        log_axis(axis, sizes)
-        axis.set_xlabel("training images n")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8,
-                  title="what is tuned (parameters)", title_fontsize=8)  # fmt: skip
-    save(figure, folder, "accuracy")
-
-
-def draw_embeddings(folder: Path) -> None:
-    """The theory's models on frozen embeddings."""
+def embeddings_picture() -> Picture:
+    """How far a softmax prompt leads over fine-tuned self-attention, and where it attends."""
     claim, sizes = jp.claim("contextual.image_context"), (12, 24, 48, 96, 192)
-    figure, axes = panels(3, 3.4, 3.2)
-    for kind, place in (("partial", 0), ("embedded", 1)):
-        found = [
+    found = {
+        kind: [
             claim.simulate(key=1, trials=32, kind=kind, samples=n, level="embeddings", models=8,
                            arms="all")
             for n in sizes
-        ]  # fmt: skip
-        for name in SMALL_MODELS:
-            curve(axes[place], sizes, [f[name] for f in found], name,
-                  {"prompt": "softmax prompt"}.get(name, LABELS[name]))  # fmt: skip
-        print(kind, *(f"n = {n}: lead {f['lead'].mean:.3f} ± {f['lead'].stderr:.3f}, attention "
-                      f"+{f['attention_gain'].mean:.3f} ± {f['attention_gain'].stderr:.3f}"
-                      for n, f in zip(sizes, found, strict=True)), sep="\n  ")  # fmt: skip
-        axes[place].set_ylim(0.5, 1)
-        axes[place].set_title(
-            {"partial": "one tile among noise", "embedded": "in a photograph"}[kind]
-        )
-        style = {"partial": "prompt", "embedded": "input_prompt"}[kind]
-        label = {"partial": "among noise", "embedded": "in a photograph"}[kind]
-        gains = [f["attention_gain"]._replace(mean=0.25 + f["attention_gain"].mean) for f in found]
-        curve(axes[2], sizes, gains, style, label)
-    axes[2].axhline(0.25, color="#777777", linestyle=":", label="uniform")
-    axes[2].set_title("softmax prompt's attention")
-    axes[2].set_ylabel("on relevant patches")
-    axes[2].set_ylim(0, 1)
-    axes[2].legend(frameon=False, fontsize=8)
-    axes[0].set_ylabel("accuracy on test images")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=8)
-    for axis in axes:
-        log_axis(axis, sizes)
-        axis.set_xlabel("training images n")
-    save(figure, folder, "embeddings")
+        ]
+        for kind in KINDS
+    }  # fmt: skip
+    leads = {kind: [f["lead"] for f in row] for kind, row in found.items()}
+    shares = [
+        f["attention_gain"]._replace(mean=0.25 + f["attention_gain"].mean) for f in found["partial"]
+    ]
+    return picture_of_embeddings(sizes, leads, shares)
 
 
-# --- attention maps ------------------------------------------------------------------------------
+def picture_of_embeddings(
+    sizes: Sequence[int],
+    leads: Mapping[str, Sequence[stats.Estimate]],
+    shares: Sequence[stats.Estimate],
+) -> Picture:
+    """The picture of these leads, and of the attention on relevant patches among noise."""
+    lead = [
+        measured(sizes, leads[kind], label, colour)
+        for colour, (kind, label) in enumerate(KINDS.items())
+    ]
+    share = [
+        Mark("level", y=[0.25], label="uniform attention", colour=2),
+        measured(sizes, shares, KINDS["partial"], 0),
+    ]
+    return Picture(
+        [
+            Panel([*lead, Mark("level", y=[0.0], colour=0)], "softmax prompt less fine-tuning",
+                  "training images, n", "difference in accuracy", log_x=True),
+            Panel(share, "attention of the prompt", "training images, n",
+                  "share on relevant patches", log_x=True, y_range=(0.0, 1.0)),
+        ],
+        "On frozen embeddings a softmax prompt leads where images are few",
+        "3 against 8; mean of 32 trials from eight pretrained models, 95 % intervals",
+    )  # fmt: skip
 
 
-def draw_attention(folder: Path) -> None:
-    """Test images, the class token's attention before and after, and a small model's prompt."""
-    figure = Figure(figsize=(9.6, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(4, 8)
-    titles = ("image", "network, before", "prompt tuned", "theory's prompt")
-    shown = None
-    for half, kind in enumerate(("partial", "embedded")):
-        task = Task(kind, "digits")
-        (base,) = image_experiment.pretrain("digits", 400, 1)
-        train = task.scenes("adaptation", 300, jax.random.key(1))
-        arm = ARMS["prompt"]
-        (tuned,) = image_experiment.adapt(task, arm, [base], [train], 150)
-        pair, key = (3, 8), jax.random.key(4)
-        small = image_experiment.embed_scenes(
-            task, base, "adaptation", 48, pair, key=jax.random.key(2)
-        )
-        test = image_experiment.embed_scenes(task, base, "test", 4, pair, key=key)
-        maps = image_experiment.prompt_attention_maps(small, test, key=jax.random.key(3))
-        found = task.scenes("test", 4, key, pair)
-        rows = [found.images]
-        for flat in (base, tuned):
-            seen = vision_transformer.forward(
-                task.config, flat, vision_transformer.prompt_mask(task.config), task.patches(found)
-            )
-            pattern = np.asarray(seen.patterns)[-1].mean(axis=1)[:, 1 + task.config.prompts :]
-            rows.append(pattern / pattern.sum(axis=1, keepdims=True))
-        rows.append(maps)
-        for line, (title, row) in enumerate(zip(titles, rows, strict=True)):
-            for column in range(4):
-                axis = axes[line, 4 * half + column]
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.imshow(found.images[column], cmap="gray", extent=(0, 4, 4, 0))
-                if line:
-                    shown = axis.imshow(
-                        row[column].reshape(4, 4), cmap="inferno", alpha=0.6, vmin=0, vmax=0.3,
-                        extent=(0, 4, 4, 0),
-                    )  # fmt: skip
-                tile = int(np.flatnonzero(found.relevant[column])[0])
-                left, top = 2 * (tile % 2), 2 * (tile // 2)
-                axis.plot(
-                    [left, left + 2, left + 2, left, left], [top, top, top + 2, top + 2, top],
-                    color="#56B4E9", linewidth=1.6, clip_on=False,
-                )  # fmt: skip
-                if not half and not column:
-                    axis.set_ylabel(title, fontsize=9)
-    axes[0, 1].set_title("one tile among noise", fontsize=10, loc="left")
-    axes[0, 5].set_title("in a photograph", fontsize=10, loc="left")
-    figure.colorbar(shown, ax=axes, label="share of the attention on patches", shrink=0.6)
-    save(figure, folder, "attention")
-
-
-# --- theory and measurement ----------------------------------------------------------------------
+# --- theory and measurement ---
 
 SIZES = (8, 16, 24, 32, 48, 96, 200, 500, 1500)
 RIDGE, TRIALS = 0.05, 60
@@ -237,50 +162,49 @@ def ladder(task: Task, white: bool, best: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def draw_theory(folder: Path) -> None:
+def theory_picture() -> Picture:
     """Predicted error beside measured, for embeddings and for Gaussian tokens like them."""
-    figure, axes = panels(4, 2.9, 3.3)
     cases = (
         ("noise, uniform attention", Task("partial", "digits"), False, False),
         ("noise, prompt", Task("partial", "digits"), False, True),
         ("noise, prompt, whitened", Task("partial", "digits"), True, True),
         ("photograph, prompt", Task("embedded", "digits"), False, True),
     )
-    styles = {
-        "isotropic": ("Gaussian tokens, isotropic", "#56B4E9", "^"),
-        "gaussian": ("Gaussian tokens, all moments", "#009E73", "s"),
-        "embeddings": ("embeddings", "#D55E00", "o"),
+    lines = {
+        "closed_form": "closed form, as it is",
+        "with_relevant_noise": "with noise on relevant tokens",
     }
-    for axis, (title, task, white, best) in zip(axes, cases, strict=True):
+    points = {
+        "isotropic": "Gaussian tokens, isotropic",
+        "gaussian": "Gaussian tokens, all moments",
+        "embeddings": "embeddings",
+    }
+    panels: list[Panel] = []
+    for title, task, white, best in cases:
         found = ladder(task, white, best)
         law = found["fitted"]
         print(title, {n: np.round(v, 3) for n, v in law.setting().items()}, "gain",
               round(found["gain"], 3), "cosine", round(law.cosine, 3), "relevant noise",
               round(law.relevant_noise, 3), "anisotropy", round(law.anisotropy, 2))  # fmt: skip
-        axis.plot(SIZES, found["closed_form"], color="#777777", label="closed form, as it is")
-        axis.plot(SIZES, found["with_relevant_noise"], color="#000000", linestyle="--",
-                  label="with noise on relevant tokens")  # fmt: skip
-        for name, (label, colour, marker) in styles.items():
-            errors = found[name]
-            print("  ", name, np.round(errors.mean(axis=0), 3))
-            axis.errorbar(
-                SIZES, errors.mean(axis=0), yerr=2 * errors.std(axis=0) / np.sqrt(TRIALS),
-                color=colour, marker=marker, markerfacecolor="white", markersize=4.5, capsize=2,
-                linestyle="none", label=label,
-            )  # fmt: skip
-        for name in ("closed_form", "with_relevant_noise"):
-            print("  ", name, np.round(found[name], 3))
-        log_axis(axis, (8, 32, 128, 500, 1500))
-        axis.set_xlabel("training images n")
-        axis.set_title(title, fontsize=10)
-        axis.set_ylim(0, 0.5)
-    axes[0].set_ylabel("error of a ridge head, 3 against 8")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    save(figure, folder, "theory")
+        marks = [
+            Mark("line", SIZES, np.asarray(found[name], np.float64), label=label, colour=colour)
+            for colour, (name, label) in enumerate(lines.items())
+        ]
+        for colour, (name, label) in enumerate(points.items(), 2):
+            estimates = [stats.mean_estimate(errors) for errors in np.asarray(found[name]).T]
+            marks.append(measured(SIZES, estimates, label, colour))
+        panels.append(
+            Panel(marks, title, "training images, n", "error, 3 against 8", log_x=True,
+                  y_range=(0.0, 0.5))
+        )  # fmt: skip
+    return Picture(
+        panels,
+        "The closed form is too optimistic on real features; noise on relevant tokens mends most",
+        f"ridge head on frozen embeddings; mean of {TRIALS} training sets with 95 % interval",
+    )
 
 
-# --- rates ---------------------------------------------------------------------------------------
+# --- rates ---
 
 GRID = {"prompt": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1), "head": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
         "fine_tuning": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}  # fmt: skip
@@ -288,7 +212,7 @@ GRID |= dict.fromkeys(("input_prompt",), GRID["prompt"])
 GRID |= dict.fromkeys(("token", "tokens", "deep_tokens"), (3e-2, 1e-1, 3e-1))
 
 
-def print_rates(folder: Path) -> None:
+def print_rates() -> None:
     """Accuracy on validation scenes of each arm at each rate of its grid."""
     task, trials = Task("partial", "digits"), 8
     bases = image_experiment.pretrain("digits", 400, trials)
@@ -311,14 +235,13 @@ def print_rates(folder: Path) -> None:
 
 
 PICTURES = {
-    "attention": draw_attention,
-    "theory": draw_theory,
-    "embeddings": draw_embeddings,
-    "accuracy": draw_accuracy,
-    "rates": print_rates,
+    "real_data_theory": theory_picture,
+    "real_data_embeddings": embeddings_picture,
+    "real_data_accuracy": accuracy_picture,
 }
 
 if __name__ == "__main__":
-    where = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
-    for name in sys.argv[2:] or [n for n in PICTURES if n != "rates"]:
-        PICTURES[name](where)
+    if sys.argv[1:] == ["rates"]:
+        print_rates()
+    else:
+        main(PICTURES, __doc__)

@@ -15,6 +15,7 @@ from jaxprompt.errors import ClaimError, suggest
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
     from jaxprompt.core.designs import Design
+    from jaxprompt.core.parameters import Parameter
 
 __all__ = [
     "Agreement",
@@ -27,6 +28,7 @@ __all__ = [
     "Panels",
     "Regions",
     "complete_figure",
+    "words_of_parameter",
 ]
 
 
@@ -142,9 +144,10 @@ class Mark:
     """One thing that a panel shows, as plain numbers.
 
     `kind` is ``"line"`` or ``"step"`` (theory), ``"points"`` (measured, with the half widths `half`
-    of their intervals), ``"bars"`` (measured, from 0), ``"limit"`` (short lines that bars keep to),
-    ``"band"`` (between `y` and `upper`), ``"level"`` (a horizontal line at `y`), ``"vertical"`` (a
-    vertical line at `x`), or ``"map"`` (`value` at each place (`x`, `y`) of a grid, in colour).
+    of their intervals; below alone, where `upper` are the upper ends), ``"bars"`` (measured, from
+    0), ``"limit"`` (short lines that bars keep to), ``"band"`` (between `y` and `upper`),
+    ``"level"`` (a horizontal line at `y`), ``"vertical"`` (a vertical line at `x`), or ``"map"``
+    (`value` at each place (`x`, `y`) of a grid, in colour).
     `colour` numbers the colour, line style and marker that belong together.
     """
 
@@ -248,8 +251,18 @@ def _fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
     for name, label in ((series, "series_label"), (panel, "panel_label")):
         # A number needs its name beside it; a choice speaks for itself.
         if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
-            changes[label] = f"{name} = {{value}}"
+            changes[label] = f"{words_of_parameter(known[name])} = {{value}}"
     return dataclasses.replace(spec, **changes)
+
+
+def words_of_parameter(parameter: Parameter) -> str:
+    """What a parameter is and its symbol, for a figure's labels: ``token dimension d``."""
+    meaning, symbol = parameter.meaning, parameter.symbol
+    # Long meanings, and those that hold formulas, are for tables.
+    plain = len(meaning) <= 24 and all(c.isalpha() or c == " " for c in meaning)
+    if "_" in symbol or "\\" in symbol:
+        symbol = f"${symbol}$"
+    return f"{meaning if plain else parameter.name.replace('_', ' ')} {symbol}".strip()
 
 
 def _curves_and_panels(claim: Claim, spec: Curves) -> tuple[str, str]:

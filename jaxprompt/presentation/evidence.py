@@ -24,6 +24,7 @@ from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     MARKERS,
     PAGE_WIDTH,
+    add_legend_and_caption,
     add_title_and_caption,
     curve_colour,
     format_value,
@@ -304,12 +305,17 @@ def draw_evidence(
         captions.append(draw_panel(axis, claim, claim.quantity(panel), shown, theory))
         if len(panels) > 1:
             axis.set_title(claim.quantity(panel).meaning)
-        if axis.get_legend_handles_labels()[1]:
-            axis.legend()
     text = "; ".join(dict.fromkeys(captions))
-    add_title_and_caption(
-        figure, spec.title or claim.title, "\n".join([text, spec.caption]).strip()
-    )
+    caption = "\n".join([text, spec.caption]).strip()
+    shown = [dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True)) for axis in axes]
+    if any(list(panel) != list(shown[0]) for panel in shown):
+        # Labels that not all panels have may stand for other styles in each.
+        for axis, panel in zip(axes, shown, strict=True):
+            if panel:
+                axis.legend()
+        add_title_and_caption(figure, spec.title or claim.title, caption)
+    else:
+        add_legend_and_caption(figure, spec.title or claim.title, caption, shown[0])
     return figure
 
 

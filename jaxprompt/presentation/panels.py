@@ -14,7 +14,7 @@ from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     MARKERS,
     PAGE_WIDTH,
-    add_title_and_caption,
+    add_legend_and_caption,
     curve_colour,
     new_figure,
     plain_log_ticks,
@@ -107,15 +107,7 @@ def draw_panels(spec: Panels, panels: Sequence[Panel]) -> Figure:
         _finish_axis(axis, panel)
         handles, labels = axis.get_legend_handles_labels()
         shown |= dict(zip(labels, handles, strict=True))
-    longest = max(map(len, shown), default=1)
-    columns = max(1, min(len(shown), int(width * 16 / (longest + 8))))
-    rows = -(-len(shown) // columns) if shown else 0
-    room = add_title_and_caption(figure, spec.title, spec.caption, rows=rows)
-    if shown:
-        figure.legend(
-            list(shown.values()), list(shown), ncols=columns, borderaxespad=0,
-            loc="lower center", bbox_to_anchor=(0.5, room),
-        )  # fmt: skip
+    add_legend_and_caption(figure, spec.title, spec.caption, shown)
     return figure
 
 
@@ -149,6 +141,9 @@ def _draw_line(axis: Axes, mark: Mark, panel: Panel) -> None:
 
 def _draw_points(axis: Axes, mark: Mark, panel: Panel) -> None:
     half: Any = np.asarray(mark.half) if len(mark.half) else None
+    if len(mark.half) and len(mark.upper):
+        # An interval that is not symmetric has a length of its own above.
+        half = np.stack([half, np.asarray(mark.upper) - np.asarray(mark.y)])
     axis.errorbar(
         mark.x,
         mark.y,

@@ -19,12 +19,15 @@ from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     MARKERS,
     PAGE_WIDTH,
+    add_legend_and_caption,
     add_title_and_caption,
     curve_colour,
     figure_style,
     first_panels,
     format_value,
     half_widths,
+    is_narrow,
+    name_and_value,
     new_figure,
     plain_log_ticks,
     point_style,
@@ -56,7 +59,7 @@ def draw(claim: Claim, tables: FigureTables) -> Figure:
             return draw_evidence(claim, claim.figure, tables.points, tables.lines)
         if isinstance(claim.figure, Agreement):
             drawing = _draw_limits if claim.figure.limits else _draw_agreement
-            return drawing(claim.figure, tables.points)
+            return drawing(claim, claim.figure, tables.points)
         if isinstance(claim.figure, Curves):
             return _draw_curves(claim, claim.figure, tables)
         if isinstance(claim.figure, Regions):
@@ -87,34 +90,33 @@ def _draw_curves(claim: Claim, spec: Curves, tables: FigureTables) -> Figure:
     for axis in first_panels(axes):
         axis.set_ylabel(spec.y_label)
     handles, labels = axes[0].get_legend_handles_labels()
-    caption = _figure_caption(spec, tables.points)
+    caption = _figure_caption(claim, spec, tables.points)
     if fit_axis:
         draw_fit(fit_axis, claim, claim.quantity(spec.y), tables.fits, tables.fit_lines)
         fit_axis.set_title("extrapolation")
         caption += (
             "\nextrapolation: points of the check, the fit of their correction, its limit at ∞"
         )
-    if count == 1:
+    if count == 1 and not is_narrow(figure) and max(map(len, labels)) < 24:
         figure.legend(handles, labels, loc="outside right center")
         add_title_and_caption(figure, spec.title, caption)
     else:
-        columns = max(1, min(len(labels), int(110 / (max(map(len, labels)) + 8))))
-        rows = -(-len(labels) // columns)
-        room = add_title_and_caption(figure, spec.title, caption, rows=rows)
-        figure.legend(
-            handles, labels, ncols=columns, borderaxespad=0,
-            loc="lower center", bbox_to_anchor=(0.5, room),
-        )  # fmt: skip
+        shown = dict(zip(labels, handles, strict=True))
+        add_legend_and_caption(figure, spec.title, caption, shown)
     return figure
 
 
 def _finish_figure(axis: Axes, spec: Curves, title: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_title(title)
     axis.set_xlabel(spec.x_label)
     axis.set_xscale("log" if spec.log_x else "linear")
     axis.set_yscale("log" if spec.log_y else "linear")
     if spec.log_x:
         plain_log_ticks(axis)
+    elif all(float(x).is_integer() for line in axis.lines for x in np.asarray(line.get_xdata())):
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
     if spec.log_y and axis.get_ylim()[1] < 100 * axis.get_ylim()[0]:
         plain_log_ticks(axis, "y")
     if spec.y_range:
@@ -170,7 +172,7 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
         axis.axvline(x, color="#777777", linewidth=1, linestyle=":", label=label)
 
 
-def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
+def _draw_agreement(claim: Claim, spec: Agreement, points: Sequence[Row]) -> Figure:
     noisy = [r for r in points if r["stderr"] > 0]
     figure, (equality_axis, *residual_axes) = new_figure(
         2 if noisy else 1, PAGE_WIDTH if noisy else 4.2, 3.1, share=False
@@ -187,23 +189,25 @@ def _draw_agreement(spec: Agreement, points: Sequence[Row]) -> Figure:
         half = half_widths(quantity_rows)
         x, y = [r["predicted"] for r in quantity_rows], [r["simulated"] for r in quantity_rows]
         equality_axis.errorbar(
-            x, y, yerr=half, label=quantity, capsize=2, zorder=3, **point_style(index)
-        )
+            x, y, yerr=half, label=claim.quantity(quantity).meaning, capsize=2, zorder=3,
+            **point_style(index),
+        )  # fmt: skip
         for axis in residual_axes:
             quantity_rows = [r for r in noisy if r["quantity"] == quantity]
             z = [(r["simulated"] - r["predicted"]) / r["stderr"] for r in quantity_rows]
             axis.plot([r["predicted"] for r in quantity_rows], z, **point_style(index))
     equality_axis.set_xlabel(f"predicted {spec.label}")
     equality_axis.set_ylabel(f"measured {spec.label}")
-    equality_axis.legend(loc="upper left")
     for axis in residual_axes:
         _finish_residuals(axis, f"predicted {spec.label}", noisy)
     what = "bars and shaded band: 95 %" if noisy else "exact values: no sampling error"
-    add_title_and_caption(figure, spec.title, _with_count(points, what))
+    handles, labels = equality_axis.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    add_legend_and_caption(figure, spec.title, _with_count(points, what), shown)
     return figure
 
 
-def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
+def _draw_limits(claim: Claim, spec: Agreement, points: Sequence[Row]) -> Figure:
     """One line for each row, from the top: what was measured, and the limit it must keep to."""
     figure, (axis,) = new_figure(1, PAGE_WIDTH, 0.9 + 0.22 * len(points))
     places = range(len(points))
@@ -221,8 +225,9 @@ def _draw_limits(spec: Agreement, points: Sequence[Row]) -> Figure:
     axis.set_yticks(places, _names_of_rows(points))
     axis.invert_yaxis()
     axis.set_xlabel(spec.label)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    add_title_and_caption(figure, spec.title, _with_count(points, "bars: 95 %"))
+    handles, labels = axis.get_legend_handles_labels()
+    shown = dict(zip(labels, handles, strict=True))
+    add_legend_and_caption(figure, spec.title, _with_count(points, "bars: 95 %"), shown)
     return figure
 
 
@@ -301,7 +306,7 @@ def _finish_residuals(axis: Axes, label: str, noisy: Sequence[Row]) -> None:
     axis.set_ylim(-reach, reach)
 
 
-def _figure_caption(spec: Curves, points: Sequence[Row]) -> str:
+def _figure_caption(claim: Claim, spec: Curves, points: Sequence[Row]) -> str:
     """Sample counts and the parameters that all points share."""
     tables = [json.loads(r["parameters"]) for r in points]
     fixed = {
@@ -316,9 +321,21 @@ def _figure_caption(spec: Curves, points: Sequence[Row]) -> str:
         measured = f"mean of {count} trials with 95 % interval"
     else:
         measured = "exact evaluation"
-    named = ", ".join(f"{name} {format_value(value)}" for name, value in fixed.items())
+    known = {p.name: p for p in (*claim.ignored, *claim.parameters)}
+    named = ", ".join(
+        name_and_value(known.get(name), name, value)
+        for name, value in fixed.items()
+        if not _says_nothing(name, value)
+    )
     text = "; ".join(filter(None, [f"lines: theory; points: {measured}", named]))
     return f"{text}\n{spec.caption}" if spec.caption else text
+
+
+def _says_nothing(name: str, value: Any) -> bool:
+    """Whether these are shifts of nothing, or their equal weights."""
+    if name == "shifts":
+        return not np.any(np.asarray(value, np.float64))
+    return name == "shift_weights" and len(set(np.ravel(value))) == 1
 
 
 def _with_count(points: Sequence[Row], what: str) -> str:

@@ -18,12 +18,14 @@ from jaxprompt.errors import UsageError, suggest
 from jaxprompt.presentation.canvas import (
     LINE_STYLES,
     PAGE_WIDTH,
+    add_legend_and_caption,
     add_title_and_caption,
     curve_colour,
     figure_style,
     first_panels,
     format_value,
     half_widths,
+    is_narrow,
     new_figure,
     plain_log_ticks,
     point_style,
@@ -152,15 +154,12 @@ def _draw_curves(data: xarray.Dataset, quantity: str, layout: _Layout) -> Figure
         _figure_title(data, quantity),
         _figure_caption(data, layout, "lines: theory; points: measured"),
     )
-    if not several:
+    if not several and not is_narrow(figure):
         figure.legend(handles, labels, loc="outside right center")
         add_title_and_caption(figure, title, caption)
-        return figure
-    rows = -(-len(labels) // 5)
-    height = add_title_and_caption(figure, title, caption, rows=rows)
-    figure.legend(
-        handles, labels, ncols=5, borderaxespad=0, loc="lower center", bbox_to_anchor=(0.5, height)
-    )
+    else:
+        shown = dict(zip(labels, handles, strict=True))
+        add_legend_and_caption(figure, title, caption, shown)
     return figure
 
 
