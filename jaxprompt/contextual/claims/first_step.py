@@ -169,7 +169,7 @@ CLAIM = Claim(
                 ("alignment of the head with w⋆", "alignment", {"alignment": ""}),
                 ("energy of the head", "squared norm", {"energy": ""}),
             ),
-            lambda at: f"W = {at['signal']:g}, Q = {at['context']:g}",
+            lambda at: f"signal W = {at['signal']:g}, context Q = {at['context']:g}",
         ),
         "One gradient step: with n/d the head turns to w⋆ and loses its noise",
         "lines: theory at the largest dimension measured; points: the check's, 95 % intervals",

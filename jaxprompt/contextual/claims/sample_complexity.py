@@ -423,8 +423,9 @@ def _panels_over_dims(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
             ]
     x = "token dimension d"
     return [
-        Panel(counts, "samples needed", x, "n", log_x=True, log_y=True),
-        Panel(ratios, "samples needed per dimension", x, "n / d", log_x=True),
+        Panel(counts, "samples needed", x, "samples, n", log_x=True, log_y=True),
+        Panel(ratios, "samples needed per dimension", x, "samples / dimension, n / d",
+              log_x=True),
     ]
 
 

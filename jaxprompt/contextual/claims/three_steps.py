@@ -459,15 +459,12 @@ CLAIM = Claim(
     figure=Panels(
         along_samples(
             (
-                (
-                    "error after the second and third step",
-                    "probability of a wrong sign",
-                    {"error": "", "final_error": ""},
-                ),
+                ("error after two steps", "probability of a wrong sign", {"error": ""}),
+                ("error after three steps", "probability of a wrong sign", {"final_error": ""}),
                 ("alignment of the prompt with q⋆", "alignment", {"prompt_alignment": ""}),
                 ("alignment of the head with w⋆", "alignment", {"head_alignment": ""}),
             ),
-            lambda at: f"T = {at['tokens']}, W = {at['signal']:g}, Q = {at['context']:g}",
+            lambda at: f"{at['tokens']} tokens, W = {at['signal']:g}, Q = {at['context']:g}",
         ),
         "Three gradient steps: alignment and error are functions of n/d",
         "lines: theory at the largest dimension measured; points: the check's, 95 % intervals",
