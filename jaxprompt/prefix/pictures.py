@@ -157,7 +157,11 @@ def bars_against_limits(
                 if level[0] in rows and place == 0:
                     height = rows[level[0]].predicted
                     marks.append(Mark("level", y=[height], label=level[1], colour=3))
-                names = [words[r.quantity] for r in shown]
+                # A bar of height 0 is not seen.
+                names = [
+                    words[r.quantity] + ("" if r.simulated or r.predicted else ": exactly 0")
+                    for r in shown
+                ]
                 shares = all(0 <= r.simulated <= 1 and 0 <= r.predicted <= 1 for r in shown)
                 reach = (0.0, 1.05) if shares else None
                 made.append(Panel(marks, title, y_label=y_label, x_names=names, y_range=reach))

@@ -369,6 +369,6 @@ CLAIM = Claim(
         ),
         title="A prefix of n vectors stores n examples exactly, and no further one",
         y_label="squared distance missed",
-        caption="lines: 0 up to n, then the lower bound (M − n) d_v; keys drawn in advance",
+        caption="lines: 0 up to n, then the lower bound (M − n) $d_v$; keys drawn in advance",
     ),
 )  # fmt: skip

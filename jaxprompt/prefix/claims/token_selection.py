@@ -514,8 +514,11 @@ def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
     ]
     places = range(len(counted))
     reached = [
-        Mark("line", [row.predicted for row in counted], places, label="theory: all of them",
-             colour=4),
+        Mark("line", [row.predicted] * 2, [place - 0.4, place + 0.4], label="theory: all of them",
+             colour=7)
+        for place, row in enumerate(counted)
+    ]  # fmt: skip
+    reached += [
         Mark("points", [row.simulated for row in counted], places, label="reached", colour=3),
     ]  # fmt: skip
     return [

@@ -279,7 +279,7 @@ FIGURE = Curves(
     ),
     x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
     title="Choosing the values: the function's own, or better ones",
-    series="method", panel="centres", panel_label="N = {value}", log_x=True, log_y=True,
+    series="method", series_label="{value} values", panel="centres", panel_label="N = {value}", log_x=True, log_y=True,
     y_range=(1e-17, 3.0),
     caption="points below 1e-15 are rounding",
 )  # fmt: skip

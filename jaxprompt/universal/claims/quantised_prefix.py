@@ -393,7 +393,7 @@ def _panels_of_bits(claim: Claim, verdict: Verdict | None, key: Key[Array, ""]) 
             Mark("points", [_place_of(bits) for bits in formats],
                  [float(change.mean) for change in changes],
                  half=[float(half_width(change.stderr, change.dof)) for change in changes],
-                 label=label, colour=colour + (colour > 0))
+                 label=label.replace("_", " "), colour=colour + (colour > 0))
         )  # fmt: skip
     return [
         Panel(
