@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 
 import jax
@@ -9,7 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxprompt.compute.devices import cores, map_trials, one_by_one_on_cpu
+import jaxprompt as jp
+from jaxprompt.compute import trials as trials_module
+from jaxprompt.compute.devices import (
+    FAST_COMPILATION,
+    compile_block,
+    cores,
+    map_trials,
+    one_by_one_on_cpu,
+    part_of_larger_program,
+)
 
 
 @jax.jit
@@ -69,3 +79,25 @@ def test_factorisations_run_beside_each_other():
 
 def test_at_least_one_core():
     assert cores() >= 1
+
+
+@pytest.mark.parametrize(("limit", "options"), [(0.0, {}), (np.inf, FAST_COMPILATION)])
+def test_trials_below_a_limit_are_compiled_fast(monkeypatch, limit, options):
+    used = []
+    monkeypatch.setattr(trials_module, "_SHORT_TRIAL", limit)
+    monkeypatch.setattr(
+        trials_module, "compile_block", lambda f, o: used.append(o) or compile_block(f, o)
+    )
+    simulation = jp.per_trial(lambda *, key: {"value": jax.random.normal(key)}, batch=4)
+    few = simulation.trial_values(key=jax.random.key(0), trials=3)["value"]
+    many = simulation.trial_values(key=jax.random.key(0), trials=1000)["value"]
+    assert used == [options]
+    np.testing.assert_array_equal(few, many[:3])
+
+
+def test_a_block_with_options_runs_within_another_program():
+    block = functools.partial(compile_block(lambda x, y: x + y, FAST_COMPILATION), y=jnp.ones(3))
+    inner = part_of_larger_program(block)
+    np.testing.assert_array_equal(jax.jit(inner)(jnp.ones(3)), block(jnp.ones(3)))
+    plain = functools.partial(compile_block(lambda x: x, {}))
+    assert part_of_larger_program(plain) is plain
