@@ -46,8 +46,11 @@ _STAGES = ((16, 12, 128), (64, 20, 512), (512, 40, 2048))
 and the nodes on which the ends are compared. Where errors are rare few nodes show none, and a long
 descent on them runs away from the valley; so the first ones are short."""
 
-_KEPT = (6, 2, 1)
-"""Ends that each stage leaves to the next one."""
+_KEPT = (6, 2, 2)
+"""Ends that each stage leaves to the next one, and the last one to the comparison on all nodes."""
+
+_SAME_VALLEY = 0.1
+"""Distance of two ends' products below which they lie in one valley; of others it is about 1."""
 
 _SPREAD = 4  # the logarithm to base 2 of the number of spread starts
 
@@ -144,7 +147,8 @@ def _ones(length: float) -> np.ndarray:
 def least_error(model: str, setting: Setting) -> tuple[np.ndarray, np.ndarray]:
     """The least error of `model` over all heads and prompts, and weights that have it; float64.
 
-    The error comes once for each replicate of the law of the scores. Where it is that of an endless
+    The error comes once for each replicate of the law of the scores, spread more widely where the
+    replicates leave open which of two valleys is the deeper one. Where it is that of an endless
     prompt, the weights have one of length :data:`LONGEST` and come near to it. They are the head's
     coordinates along w⋆, q⋆ and two orthogonal directions, then the prompt's. Both are found once
     for equal settings, and read-only.
@@ -258,7 +262,8 @@ def _least(
     shifts: tuple[tuple[float, float], ...], shift_weights: tuple[float, ...],
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """By descents from many starts on few nodes, from the best ends on more, and from the best of
-    those on still more; ends are compared on more nodes than their descents saw."""
+    those on still more; ends are compared on more nodes than their descents saw. The best of two
+    valleys goes to the end with the best of the others, as few nodes may not tell them apart."""
     setting = Setting(
         tokens, relevant, signal, context, noise, 0.0, np.array(shifts), np.array(shift_weights)
     )
@@ -272,13 +277,13 @@ def _least(
                 for start in zip(points, scales, strict=True)
             ]
             errors = _errors(model, setting, ends, _pooled(nodes, more))
-            best = np.argsort(errors, kind="stable")[:kept]
-            points = np.stack([ends[i] for i in best])
+            points = _best_ends(np.stack(ends), errors, kept)
             scales = np.repeat([[_length(x) for x in np.split(p, 2)] for p in points], 4, axis=1)
-        point = points[0]
-        errors = np.concatenate(
-            [_errors(model, setting, [point], rule[: _STAGES[-1][-1]]) for rule in nodes]
+        by_rule = np.stack(
+            [_errors(model, setting, list(points), r[: _STAGES[-1][-1]]) for r in nodes]
         )
+    errors, best = _least_of_valleys(by_rule.T)
+    point = points[best]
     sizes = setting.signal, setting.context, setting.noise
     if model == "prompt" and setting.irrelevant and all(sizes):
         of_long_prompts, head, direction = least_hard_error(setting)
@@ -287,6 +292,54 @@ def _least(
             errors = np.full_like(errors, of_long_prompts)
             point = np.append(head, direction * (LONGEST / noise))
     return _read_only(errors, point)
+
+
+def _best_ends(
+    ends: Float[np.ndarray, "K 8"], errors: Float[np.ndarray, " K"], kept: int
+) -> Float[np.ndarray, "kept 8"]:
+    """The ends of least error, the last of them from another valley than the first if one is.
+
+    Valleys are told apart by the products of head and prompt along w⋆ and q⋆ and with each other.
+    """
+    order = np.argsort(errors, kind="stable")
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in np.split(ends, 2, 1)]
+    crossed = (units[0][:, :2, None] * units[1][:, None, :2]).reshape(-1, 4)
+    products = np.column_stack([crossed, (units[0] * units[1]).sum(axis=1)])[order]
+    others = order[np.linalg.norm(products - products[0], axis=1) > _SAME_VALLEY]
+    best = order[:kept]
+    if kept > 1 and others.size and not np.isin(best, others).any():
+        best = np.append(best[:-1], others[0])
+    return ends[best]
+
+
+def _least_of_valleys(
+    errors: Float[np.ndarray, "K R"],
+) -> tuple[Float[np.ndarray, " R"], int]:
+    r"""The errors of the valley of least mean, by rule, and its place.
+
+    Another valley may be the deeper one where the rules leave the difference of the two open. So
+    the spread is widened: with a difference D of mean m and standard error s over the rules, the
+    error of the mean gets :math:`E[(-D)_+^2]` for a normal D added to its square.
+    """
+    best = int(np.argmin(errors.mean(axis=1)))
+    chosen, rules = errors[best], errors.shape[1]
+    variance, more = float(chosen.var(ddof=1)) / rules, 0.0
+    for other in np.delete(errors, best, axis=0):
+        gap = other - chosen
+        more = max(more, _mean_square_below(float(gap.mean()), float(gap.std(ddof=1)), rules))
+    if variance == 0:
+        return chosen, best
+    return chosen.mean() + (chosen - chosen.mean()) * np.sqrt(1 + more / variance), best
+
+
+def _mean_square_below(mean: float, deviation: float, count: int) -> float:
+    """E[(−D)₊²] of a normal D with this mean and the deviation of a mean of `count`."""
+    error = deviation / np.sqrt(count)
+    if error == 0:
+        return 0.0
+    place = mean / error
+    density = np.exp(-(place**2) / 2) / np.sqrt(2 * np.pi)
+    return float(error**2 * ((place**2 + 1) * special.ndtr(-place) - place * density))
 
 
 def _errors(

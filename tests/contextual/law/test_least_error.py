@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import special
+from scipy import integrate, special, stats
 
 from jaxprompt import attention
-from jaxprompt.contextual.law.attention_moments import normal_nodes
+from jaxprompt.contextual.law import least_error as law
+from jaxprompt.contextual.law.attention_moments import mean_and_stderr, normal_nodes
 from jaxprompt.contextual.law.least_error import CEILINGS, exact_error, least_error
 from jaxprompt.contextual.setting import Setting
 
@@ -170,3 +171,65 @@ def test_little_noise_leaves_prompts_no_worse_than_explicit_weights(model):
             jnp.asarray(heads), jnp.asarray(prompts)
         )
     assert least_error(model, QUIET)[0].mean() <= np.nanmin(np.asarray(errors)) + 1e-3
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(0.3, 1.0), (-0.2, 2.0), (4.0, 1.0), (0.0, 1e-6)])
+def test_mean_square_of_what_may_lie_below(mean, deviation):
+    error = deviation / 4
+    density = stats.norm(mean, error).pdf
+    exact, _ = integrate.quad(lambda x: x**2 * density(x), mean - 20 * error, 0, epsabs=0)
+    found = law._mean_square_below(mean, deviation, 16)
+    assert found == pytest.approx(exact if mean < 20 * error else 0.0, rel=1e-6)
+
+
+def test_a_valley_that_the_rules_do_not_tell_from_the_best_widens_the_error():
+    random = np.random.default_rng(0)
+    smooth, rough = 4e-4 + 1e-9 * random.normal(size=16), random.normal(size=16)
+    rough = 4e-4 + 1e-5 * (rough - rough.mean()) / rough.std(ddof=1)
+    for gap, least, most in ((1e-7, 1.2e-6, 2.5e-6), (2e-6, 0.5e-6, 2.5e-6), (1e-4, 0, 1e-9)):
+        errors, best = law._least_of_valleys(np.stack([rough + gap, smooth]))
+        mean, stderr = mean_and_stderr(errors)
+        assert best == 1
+        assert mean == pytest.approx(smooth.mean(), rel=1e-12)
+        assert least < stderr < most
+    # The rough one, where it is the lower: its own error is the larger.
+    errors, best = law._least_of_valleys(np.stack([rough - 1e-7, smooth]))
+    assert best == 0
+    assert mean_and_stderr(errors)[1] >= 2.5e-6
+
+
+def test_two_valleys_of_nearly_one_depth():
+    """The head along w⋆ over a prompt along q⋆, and the two exchanged: errors of 0.0004 that
+    differ by less than the first one's quadrature error. What is stated covers both."""
+    setting = Setting.make(
+        tokens=30, relevant=4, signal=2.0565, context=0.7128, noise=0.44345,
+        shifts=((0.0, 0.0), (0.017164, 0.344735)),
+    )  # fmt: skip
+    mean, stderr = mean_and_stderr(least_error("linear_prompt", setting)[0])
+    crossed = np.array([0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0])
+    straight = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0])
+    nodes = normal_nodes(26)
+    with jax.enable_x64(True):
+        rule_error = jax.jit(
+            lambda point, scalars: exact_error(
+                "linear_prompt", setting, point[:4], point[4:], scalars
+            )
+        )
+        smooth, rough = (
+            np.array([float(rule_error(jnp.asarray(point), rule)) for rule in nodes])
+            for point in (crossed, straight)
+        )
+    assert smooth.std(ddof=1) / 4 < 1e-6
+    assert abs(smooth.mean() - rough.mean()) < 3 * rough.std(ddof=1) / 4
+    assert mean < smooth.mean() + 1e-6
+    assert 0.5 < stderr / (rough.std(ddof=1) / 4) < 2
+
+
+def test_the_last_end_kept_is_of_another_valley():
+    one = np.array([1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0])
+    other = np.array([0.0, -1.0, 0.0, 0.0, -3.0, 0.0, 0.0, 0.0])
+    turned = np.array([-1.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
+    ends, errors = np.stack([other, one, turned, one]), np.array([0.4, 0.1, 0.2, 0.3])
+    np.testing.assert_array_equal(law._best_ends(ends, errors, 2), [one, other])
+    np.testing.assert_array_equal(law._best_ends(ends, errors, 1), [one])
+    np.testing.assert_array_equal(law._best_ends(ends[1:], errors[1:], 2), [one, turned])
