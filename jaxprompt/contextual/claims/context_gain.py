@@ -200,7 +200,11 @@ FALSIFIERS = (
     Falsifier("gain", "takes 0.95 of the gain", gain_factor=0.95),
     Falsifier("no_shift_context", "drops δq", shift_context_factor=0.0),
     Falsifier("no_shift_signal", "drops δw", shift_signal_factor=0.0),
-)
+    Falsifier.after(
+        "correction_left", "a correction by −0.6/T of the spread left in it, as at T = 480",
+        lambda right, _: {**right, "spread": right["spread"] * (1 - 0.6 / 480)},
+    ),
+)  # fmt: skip
 
 
 # --- the simulation ---

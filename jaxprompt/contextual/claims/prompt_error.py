@@ -25,7 +25,11 @@ from jaxprompt.compute.devices import map_rows_bit_stable, map_trials, trial_mem
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.finite_ridge import at_finite_dim
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.ridge_limit import best_gain, ridge_limit, varied_ridge_limit
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
@@ -182,6 +186,8 @@ FALSIFIERS = (
     Falsifier("norm_shift", "divides by κ, not κ − 1, beyond κ = 1", norm_shift=0.0),
     Falsifier("half_ridge", "halves the ridge", ridge_factor=0.5),
     Falsifier("weak_gain", "takes 0.95 of the gain", gain_factor=0.95),
+    Falsifier.after("correction_left", "a correction of −0.1/d left in the error, as at d = 32",
+                    lambda right, _: with_correction(right, "error", plus=-0.1 / 32)),
 )  # fmt: skip
 
 

@@ -13,7 +13,11 @@ from scipy import special
 
 from jaxprompt.compute.trials import per_trial
 from jaxprompt.contextual.law.attention_moments import REPLICATES
-from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
+from jaxprompt.contextual.law.pointwise import (
+    evaluate_pointwise,
+    quadrature_estimate,
+    with_correction,
+)
 from jaxprompt.contextual.law.token_law import TokenLaw, pooled_law
 from jaxprompt.contextual.law.token_law_limit import MOST_DIM, ridge_token_errors
 from jaxprompt.contextual.parameters import (
@@ -143,6 +147,8 @@ FALSIFIERS = (
               never_gaussian=True),
     Falsifier("large_ridge", "forty times the ridge", ridge_factor=40.0),
     Falsifier("half_gain", "half of the gain", gain_factor=0.5),
+    Falsifier.after("correction_left", "a correction of 0.15/d left in the error, as at d = 24",
+                    lambda right, _: with_correction(right, "error", plus=0.15 / 24)),
 )  # fmt: skip
 
 
@@ -241,6 +247,12 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            "dim": (4, 32), "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5),
+            "context": (0.3, 1.5), "noise": (0.3, 1.2), "gain": (-0.5, 1.0), "ridge": (0.01, 1.0),
+            "ratio": (0.2, 2.0), "entries": ("gaussian", "signs", "laplace"),
+            "prompt": ("spread", "one"),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "errors below 3e-4 are not resolved, and terms of order 1/n are left out",
     ),
