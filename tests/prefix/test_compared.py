@@ -19,12 +19,12 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 import pytest
+from compared_points import Point, drawn_value, kinds_of, values_outside
 from scipy import optimize
 
 import jaxprompt as jp
 from jaxprompt.errors import JaxpromptError
 
-Point = dict[str, Any]
 Limits = dict[str, tuple[Any, Any]]
 
 DRAWN, DRAWN_SLOWLY = 12, 40
@@ -52,9 +52,9 @@ def drawn_point(
 
     What is `fixed` stays, or is one entry of its array.
     """
-    fixed, kinds = fixed or {}, {p.name: p.kind for p in claim.parameters}
+    fixed, kinds = fixed or {}, kinds_of(claim)
     ranges = claim.compared.ranges
-    numbers = {name: number_at(ranges[name], kinds[name], random)
+    numbers = {name: drawn_value(ranges[name], kinds[name], random)
                for name in ranges if kinds[name] != "array"}  # fmt: skip
     point = {**numbers, **{name: value for name, value in fixed.items() if name in numbers}}
     repair = REPAIRS.get(claim.id)
@@ -67,15 +67,6 @@ def drawn_point(
             point[name][(0,) * len(shape)] = fixed[name]
     assert fixed.keys() <= point.keys()
     return point
-
-
-def number_at(choices: tuple[Any, ...], kind: str, random: np.random.Generator) -> Any:
-    if isinstance(choices[0], str):
-        return choices[random.integers(len(choices))]
-    low, high = choices
-    share = random.uniform()
-    value = low * (high / low) ** share if low > 0 else low + (high - low) * share
-    return round(value) if kind == "integer" else float(np.clip(value, low, high))
 
 
 def array_in(
@@ -996,12 +987,7 @@ def test_what_is_not_allowed_is_refused(id):
             with pytest.raises(JaxpromptError, match=f"`{name}`"):
                 claim.predict(**{**point, name: "none of them"})
             continue
-        for end, sign, open_ in ((parameter.low, -1, parameter.open_low),
-                                 (parameter.high, 1, parameter.open_high)):  # fmt: skip
-            if not np.isfinite(end):
-                continue
-            step = 1 if parameter.kind == "integer" else 1e-9 * max(1, abs(end))
-            outside = end if open_ and parameter.kind != "integer" else end + sign * step
+        for outside in values_outside(parameter):
             if parameter.kind == "array":
                 outside = np.full(np.shape(point.get(name, 0.0)), outside)
             with pytest.raises(JaxpromptError, match=f"`{name}`"):

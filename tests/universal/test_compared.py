@@ -17,13 +17,13 @@ from typing import Any
 import mpmath as mp
 import numpy as np
 import pytest
+from compared_points import Point, points_of, values_outside
 from scipy import fft, optimize
 
 import jaxprompt as jp
 from jaxprompt.errors import JaxpromptError
 from jaxprompt.universal.claims import quantised_prefix
 
-Point = dict[str, Any]
 Numbers = dict[str, tuple[Any, float]]
 
 DRAWN, DRAWN_SLOWLY = 2, 40
@@ -31,34 +31,6 @@ DRAWN, DRAWN_SLOWLY = 2, 40
 
 
 # --- points ---
-
-
-def points_of(claim: jp.Claim, count: int) -> list[Point]:
-    """`count` points in the ranges, and one at each end of each, the others drawn."""
-    random = np.random.default_rng(count)
-    drawn = [drawn_point(claim, random) for _ in range(count)]
-    ends = [
-        {**drawn_point(claim, random), name: value_at(claim, name, end, random)}
-        for name in claim.compared.ranges
-        for end in (0.0, 1.0)
-    ]
-    repair = REPAIRS.get(claim.id, lambda point: point)
-    return [repair(point) for point in (*drawn, *ends)]
-
-
-def drawn_point(claim: jp.Claim, random: np.random.Generator) -> Point:
-    return {name: value_at(claim, name, random.uniform(), random) for name in claim.compared.ranges}
-
-
-def value_at(claim: jp.Claim, name: str, share: float, random: np.random.Generator) -> Any:
-    """A share of the way from the least to the largest, geometrically where both are positive."""
-    choices = claim.compared.ranges[name]
-    if isinstance(choices[0], str):
-        return choices[random.integers(len(choices))]
-    low, high = choices
-    value = low * (high / low) ** share if low > 0 else low + (high - low) * share
-    kind = {p.name: p.kind for p in claim.parameters}[name]
-    return round(value) if kind == "integer" else float(np.clip(value, low, high))
 
 
 def steps_below_keys(at: Point) -> Point:
@@ -78,6 +50,10 @@ def digits_that_are_told_apart(at: Point) -> Point:
 def odd_centres(at: Point) -> Point:
     """Even numbers of centres do no better than the odd ones below them."""
     return {**at, "centres": at["centres"] - 1 + at["centres"] % 2}
+
+
+def unchanged(at: Point) -> Point:
+    return at
 
 
 REPAIRS: dict[str, Callable[[Point], Point]] = {
@@ -410,7 +386,7 @@ def test_every_claim_states_its_ranges_and_has_an_oracle():
 def disagreements(id: str, count: int) -> tuple[list[str], set[str]]:
     """Predictions that are far from the oracle, and the falsifiers that are so somewhere."""
     claim, far, caught = jp.claim(id), [], set()
-    for at in points_of(claim, count):
+    for at in points_of(claim, count, repair=REPAIRS.get(id, unchanged)):
         given = claim.validated(GIVEN.get(id, lambda point: point)(at))
         exact = ORACLES[id](at)
         wrong_names = names_far_from(exact, claim.predict(given))
@@ -461,13 +437,7 @@ def test_what_is_not_allowed_is_refused(claim):
     if claim.id == "universal.kernel_head":
         point = kernel_arrays({"concentration": 1.0, "content": 1})
     for parameter in claim.parameters:
-        if parameter.kind not in ("integer", "real"):
-            continue
-        step = 1 if parameter.kind == "integer" else 1e-9
-        for end, sign, open_ in ((parameter.low, -1, parameter.open_low),
-                                 (parameter.high, 1, parameter.open_high)):  # fmt: skip
-            if np.isfinite(end):
-                value = end if open_ else end + sign * step * max(1, abs(end) * 1e-3)
-                value = round(value) if parameter.kind == "integer" else value
+        if parameter.kind in ("integer", "real"):
+            for value in values_outside(parameter):
                 with pytest.raises(JaxpromptError, match=f"`{parameter.name}`"):
                     claim.predict(**{**point, parameter.name: value})

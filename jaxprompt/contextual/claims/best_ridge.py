@@ -29,6 +29,7 @@ from jaxprompt.contextual.law.ridge_limit import (
     ridge_limit,
 )
 from jaxprompt.contextual.parameters import (
+    COMPARED_LAW,
     DATA_LAW,
     DIM,
     FAMILY,
@@ -448,8 +449,15 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            **COMPARED_LAW,
+            "gain": (-0.5, 1.0),
+            "ratio": (0.2, 3.0),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
-        "a minimum is sought at every scale of the tokens",
+        "a minimum is sought at every scale of the tokens; where the error falls with the gain "
+        "without end, the best gain is the largest that is scanned, and its error was 0.008 above "
+        "the infimum",
     ),
     closed_form=closed_form,
     simulation=simulate,

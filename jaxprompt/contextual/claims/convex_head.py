@@ -28,6 +28,7 @@ from jaxprompt.contextual.law.pointwise import (
     with_correction,
 )
 from jaxprompt.contextual.parameters import (
+    COMPARED_LAW,
     DATA_LAW,
     DIM,
     FAMILY,
@@ -383,6 +384,13 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            **COMPARED_LAW,
+            "gain": (-0.5, 1.0),
+            "ridge": (0.01, 1.0),
+            "ratio": (0.1, 3.0),
+            "loss": LOSSES,
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "errors below 2e-5 are not resolved, and a fixed point that is not reached is refused",
     ),

@@ -361,7 +361,10 @@ CLAIM = Claim(
     ),
     check_parameters=_check_samples,
     quantities=QUANTITIES,
-    compared=Compared(elsewhere="limits are stated for these images alone"),
+    compared=Compared(
+        elsewhere="no formula: limits of what training finds on these images, which stand for the "
+        "sizes and budgets of the check alone"
+    ),
     closed_form=closed_form,
     falsifiers=FALSIFIERS,
     simulation=simulate,

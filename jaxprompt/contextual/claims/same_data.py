@@ -21,6 +21,7 @@ from jaxprompt.contextual.law.pointwise import (
 )
 from jaxprompt.contextual.law.same_data_limit import same_data_limit
 from jaxprompt.contextual.parameters import (
+    COMPARED_LAW,
     DATA_LAW,
     FAMILY,
     RATIO,
@@ -252,6 +253,11 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            **COMPARED_LAW,
+            "ratio": (0.1, 2.0), "ridge": (0.02, 1.0), "prompt_norm": (0.3, 2.0),
+            "head_rate": (0.3, 3.0),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "errors below 2e-5 are not resolved",
     ),

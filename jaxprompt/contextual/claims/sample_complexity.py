@@ -424,8 +424,7 @@ def _panels_over_dims(claim: Claim, verdict: Verdict, key: Any) -> list[Panel]:
     x = "token dimension d"
     return [
         Panel(counts, "samples needed", x, "samples, n", log_x=True, log_y=True),
-        Panel(ratios, "samples needed per dimension", x, "samples / dimension, n / d",
-              log_x=True),
+        Panel(ratios, "samples needed per dimension", x, "samples / dimension, n / d", log_x=True),
     ]
 
 
@@ -456,6 +455,16 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            "tokens": (4, 12),
+            "relevant": (1, 3),
+            "signal": (0.6, 2.0),
+            "context": (0.8, 2.0),
+            "noise": (0.5, 0.8),
+            "shifts": (-0.3, 0.1),
+            "prompt_norm": (1.0, 4.0),
+            "target": (0.15, 0.35),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "a target that is not reached is refused",
     ),

@@ -26,7 +26,7 @@ from jaxprompt.contextual.law.sgd_flow import Rates, flow_path
 from jaxprompt.contextual.law.sgd_increments import OVERLAPS
 from jaxprompt.contextual.law.sgd_moments import Loss
 from jaxprompt.contextual.law.sgd_spread import SYMMETRIC, SpreadFormula, error_slope, spread_path
-from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY
+from jaxprompt.contextual.parameters import COMPARED_LAW, DATA_LAW, DIM, FAMILY
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_paths import path_values
 from jaxprompt.core.claim import Claim, Compared, Curves, Design, Falsifier, Quantity, Relation, Run
@@ -223,7 +223,17 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
-        elsewhere="`NAME_stderr` states what the quadrature loses; "
+        {
+            **COMPARED_LAW,
+            "time": (0.1, 1.0),
+            "head_rate": (0.1, 0.5),
+            "prompt_rate": (0.1, 1.5),
+            "head_norm": (0.05, 0.8),
+            "prompt_norm": (0.2, 0.8),
+            "loss": LOSS.choices,
+        },
+        elsewhere="`NAME_stderr` states what the quadrature loses, but not the time steps: 6 % of "
+        "the spread of |q|² was lost at a rate of 1, W = Q = 1.5 and |q| = 0.05; "
         "paths that diverge, or take more than 200 time steps, are refused",
     ),
     closed_form=closed_form,

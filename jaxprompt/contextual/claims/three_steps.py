@@ -448,6 +448,18 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            "tokens": (2, 12),
+            "relevant": (1, 3),
+            "signal": (0.5, 2.0),
+            "context": (0.5, 2.0),
+            "noise": (0.5, 1.2),
+            "shifts": (-0.3, 0.6),
+            "dim": (6, 24),
+            "samples": (100, 1000),
+            "prompt_norm": (0.5, 3.0),
+            "head_rate": (0.3, 2.0),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "what the law of sums leaves out is of order 1/n²",
     ),

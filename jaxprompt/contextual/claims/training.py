@@ -465,6 +465,14 @@ CLAIM = Claim(
     ),
     falsifiers=FALSIFIERS,
     compared=Compared(
+        {
+            "tokens": (2, 8),
+            "relevant": (1, 2),
+            "signal": (0.5, 1.5),
+            "context": (0.5, 1.5),
+            "noise": (0.4, 1.5),
+            "shifts": (-0.5, 1.5),
+        },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "errors below 2e-4 are not resolved, and a prompt that no descent leads to is better yet",
     ),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.special import ndtr
+from contextual_oracles import unreduced_same_data
 
 from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.contextual.law.ridge_limit import ridge_limit
@@ -62,80 +62,13 @@ def test_the_head_s_energy_is_twice_the_objective_s_slope_in_the_ridge(setting, 
     np.testing.assert_allclose((high - low) / step, middle.head_energy, rtol=1e-6)
 
 
-def unreduced(setting, ratio, ridge, norm, rate, count, rng):
-    """Error, alignment, objective and |ω|² by the conditional law as it stands before any symmetry
-    is used: four directions, both labels, four normals a token, a rank-two term; Monte Carlo."""
-    total, k, irrelevant = setting.tokens, setting.relevant, setting.irrelevant
-    size, context, sigma = setting.signal, setting.context, setting.noise
-    share, nu = k / total, 1 / ratio
-    y = rng.choice([-1.0, 1.0], count)
-    index = rng.choice(len(setting.shift_weights), count, p=setting.shift_weights)
-    dq, dw = setting.shifts[index].T[:, :, None]
-    mean_a = (share - (1 - share) * setting.shifts[:, 1]) @ setting.shift_weights
-    first, s2 = rate * mean_a * size, sigma**2 * (1 - share) / total
-    rest = rate * np.sqrt(s2 / nu)
-    n1, n2, nw, np_ = (rng.standard_normal((count, irrelevant)) for _ in range(4))
-    column = y[:, None]
-    z1, z2 = sigma * n1, sigma * n2
-    zw = rate * sigma**2 / (nu * total) * column / rest + sigma * nw
-    h = -dw * column * first * size + first * z1 + rest * zw
-    own = y * first * size
-    f = (k * own + h.sum(axis=1)) / total
-    c, c_own = (y - f)[:, None] * (h - f[:, None]) / total, (y - f) * (own - f) / total
-    chi = total / irrelevant * np.mean(y * c.sum(axis=1))
-    kept = c - chi * column / total
-    gamma = np.mean(np.square(kept).sum(axis=1))
-    q2 = np.mean(k * c_own * context + (c * (z2 - dq * context)).sum(axis=1))
-    qw, qp = np.mean((c * zw).sum(axis=1)), sigma * np.sqrt(gamma / nu)
-    length = np.sqrt(q2**2 + qw**2 + qp**2)
-    zp = sigma**2 / nu * kept / qp + sigma * np_
-    scores = norm / length * (q2 * (z2 - dq * context) + qw * zw + qp * zp)
-    gap = norm / length * q2 * context
-
-    def attend(scores):
-        weights = np.exp(scores)
-        mass = k * np.exp(gap)
-        whole = mass + weights.sum(axis=1)
-        return weights / whole[:, None], mass / whole
-
-    phi, s = attend(scores)
-    tau2 = sigma**2 * np.square(phi).sum(axis=1)
-    theta = y * np.stack([
-        (s - (1 - s) * dw[:, 0]) * y * size + (phi * z1).sum(axis=1),
-        (s - (1 - s) * dq[:, 0]) * context + (phi * z2).sum(axis=1),
-        (phi * zw).sum(axis=1), (phi * zp).sum(axis=1),
-    ])  # fmt: skip
-    seen = np.stack([(1 - s) / np.sqrt(irrelevant), y * (phi * kept).sum(axis=1) / np.sqrt(gamma)])
-    columns = np.concatenate([np.ones((1, count)), theta, seen])
-
-    def fit(ridge):
-        m = 0.0
-        for _ in range(100):
-            omega = 1 / (1 + tau2 * m)
-            value = ridge * m + 1 - omega.mean() - ratio
-            m -= value / (ridge + (tau2 * omega**2).mean())
-        gram = (columns / (1 + tau2 * m)) @ columns.T / count
-        inner = np.linalg.inv(np.eye(2) - m * sigma**2 * gram[5:, 5:])
-        pairs = gram[:5, :5] + m * sigma**2 * gram[:5, 5:] @ inner @ gram[5:, :5]
-        head = np.linalg.solve(pairs[1:, 1:] + ridge * np.eye(4), pairs[1:, 0])
-        return (pairs[0, 0] - pairs[0, 1:] @ head) / 2, head
-
-    objective, head = fit(ridge)
-    step = 1e-4 * ridge
-    energy = (fit(ridge + step)[0] - fit(ridge - step)[0]) / step
-    phi, s = attend(norm * sigma * n1 - dq * gap)
-    margin = (s - (1 - s) * dw[:, 0]) * size * head[0]
-    error = ndtr(-margin / (sigma * np.sqrt(np.square(phi).sum(axis=1) * energy))).mean()
-    return np.array([error, q2 / length, objective, energy, head[0] * size])
-
-
 @pytest.mark.parametrize(
     ("setting", "arguments"), [(BASE, (0.25, 0.05, 1.0, 1.0)), (SHIFTED, (0.5, 0.05, 1.5, 2.0))]
 )
 def test_the_reduced_law_against_the_unreduced_one(setting, arguments):
     """Twelve runs; their spread is the error, since the law's own numbers are estimated in each."""
     drawn = np.stack([
-        unreduced(setting, *arguments, 60_000, np.random.default_rng([7, seed]))
+        unreduced_same_data(setting, *arguments, 60_000, np.random.default_rng([7, seed]))
         for seed in range(12)
     ])  # fmt: skip
     found = means(same_data_limit(setting, *arguments))
