@@ -112,7 +112,7 @@ def ridge_head_law(
     odds = pooled.weights.reshape(-1) / len(pooled.weights)
     free = pooled.label.reshape(-1) if intercept else np.zeros(len(odds))
     maps, n, basis = pooled.covariances, float(samples), pooled.basis
-    ridge = max(float(ridge), _least_ridge(levels, odds, maps, len(basis)), 1e-200)
+    ridge = max(float(ridge), _least_ridge(theta, levels, odds, basis, maps), 1e-200)
     omega, resolvent = _solve_system(theta, levels, free, odds, basis, maps, n, ridge)
 
     weighted = odds * omega
@@ -151,7 +151,7 @@ def ridge_head_law(
         span = (answer @ gamma @ answer.T + lift @ noise @ lift.T) / n
         settled = (np.abs(new_kept - kept) <= 1e-10 * np.abs(new_kept)).all()
         kept = new_kept
-        if settled:
+        if settled or not (kept < _WITHOUT_BOUND).all():
             break
     variance = levels @ kept + np.einsum("ni,ij,nj->n", columns, span, columns)
     error = odds @ wrong_sign_probability(theta @ c + free * start, np.maximum(variance, 0.0))
@@ -161,6 +161,11 @@ def ridge_head_law(
 _MOST_PASSES = 10_000
 """Passes of the linear system for what the head keeps of the noise: each lessens what is missing by
 a factor, the share of a residual that the head's own noise makes."""
+
+_WITHOUT_BOUND = 1e60
+"""Squared answers of the head's noise, where targets are ±1, from which on the passes are taken to
+have no limit. That share is then 1 or more: n is within what is left out of the number of
+dimensions, and hardly any ridge holds the head. Its answers are noise, and half are wrong."""
 
 
 class _FreeColumn(NamedTuple):
@@ -181,10 +186,13 @@ class _FreeColumn(NamedTuple):
 
 
 def _least_ridge(
-    levels: np.ndarray, odds: np.ndarray, maps: tuple[LinearMap, ...], dim: int
-) -> float:
+    theta: np.ndarray, levels: np.ndarray, odds: np.ndarray, basis: np.ndarray,
+    maps: tuple[LinearMap, ...],
+) -> float:  # fmt: skip
     variance = sum(float(odds @ levels[:, j]) * trace(map) for j, map in enumerate(maps))
-    return _LEAST_RIDGE * variance / dim
+    if not variance > 0:  # all of the noise is along the scores, as in one dimension
+        variance = float(odds @ np.square(theta @ basis.T).sum(axis=1))
+    return _LEAST_RIDGE * variance / len(basis)
 
 
 def _solve_system(

@@ -30,13 +30,22 @@ class DiagonalAndOuter(NamedTuple):
 
 LinearMap = Float[np.ndarray, "d d"] | DiagonalAndOuter
 
+_ROUNDING = 4 * np.finfo(np.float64).eps
+"""Share of a covariance, for each coordinate, that is not told from 0 where a part is removed."""
+
 
 def covariance_map(
     covariance: Float[np.ndarray, "d d"] | Float[np.ndarray, " d"],
     removed: Float[np.ndarray, " d"] | None,
 ) -> LinearMap:
-    """A covariance (a matrix, or its diagonal) less the outer square of `removed`."""
+    """A covariance (a matrix, or its diagonal) less the outer square of `removed`.
+
+    Where nothing but rounding is left, as of a covariance of rank one, the map is 0.
+    """
     matrix = np.asarray(covariance, np.float64)
+    size = float(matrix.sum() if matrix.ndim == 1 else np.trace(matrix))
+    if removed is not None and size - removed @ removed <= len(matrix) * _ROUNDING * size:
+        matrix, removed = np.zeros_like(matrix), None
     if matrix.ndim == 2:
         return matrix if removed is None else matrix - np.outer(removed, removed)
     column = np.zeros((matrix.size, 0)) if removed is None else removed[:, None]

@@ -267,6 +267,31 @@ def test_labels_may_be_any_two_values_and_blocks_do_not_matter(monkeypatch):
     np.testing.assert_allclose(second.semi_empirical, first.semi_empirical, rtol=1e-12)
 
 
+# Powers of two scale without rounding; rounding turns the quadrature's nodes, which moves the
+# Gaussian levels by up to 7e-4.
+@pytest.mark.parametrize("scale", [2.0**-10, 2.0**10])
+@pytest.mark.parametrize("samples", [2, 80])
+def test_corners_of_size_and_number(scale, samples):
+    """One coordinate, one that is constant, no ridge, two samples: a number, in any unit."""
+    tokens, labels = sequences(100)
+    for part in (tokens[..., :1], np.concatenate([tokens, np.ones((100, TOKENS, 1))], axis=-1)):
+        for ridge in (0.0, 0.1):
+            options = {"intercept": True, "label_noise": 0.2, "relevant": MARKS}
+            units = (scale, 1.0)
+            found = [
+                contextual.predict_curve(
+                    unit * part, labels, np.ones(part.shape[-1]) / unit, [samples],
+                    ridge * unit**2, **options,
+                )
+                for unit in units
+            ]  # fmt: skip
+            for level in ("isotropic", "all_moments", "semi_empirical"):
+                scaled, plain = (getattr(x, level) for x in found)
+                assert (plain >= 0).all()
+                assert (plain <= 1).all()
+                np.testing.assert_allclose(scaled, plain, atol=1e-9)
+
+
 def test_what_memory_cannot_hold_is_refused(monkeypatch):
     tokens, labels = np.zeros((400, 2, 50)), np.arange(400) % 2
     module = "jaxprompt.contextual.extensions.own_data_input"

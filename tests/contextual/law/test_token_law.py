@@ -196,6 +196,15 @@ def test_an_intercept_is_that_of_centred_heads(noise):
         assert abs(np.mean(found) - exact) < 4 * error + 0.2 / n
 
 
+def test_a_head_that_nothing_holds_answers_by_chance():
+    """As many samples as dimensions, no ridge: the noise has no bound."""
+    law = spectrum_token_law(dim=3, **BASE, **COLOURED)
+    found = ridge_head_law(
+        pooled_law(law, law.context, replicates=1), 3, 0.0, intercept=True, label_noise=0.3
+    )
+    assert found.error == pytest.approx(0.5, abs=1e-6)
+
+
 def test_maps_are_matrices():
     rng = np.random.default_rng(5)
     diagonals, removed = rng.uniform(0.5, 1.5, (2, 6)), 0.3 * rng.standard_normal((2, 6))
