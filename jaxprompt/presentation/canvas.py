@@ -305,7 +305,7 @@ def fit_texts_to_panels(figure: Figure) -> bool:
 
 def _thin_ticks(axis: Axes) -> bool:
     """Leave out numbers along x that touch their neighbours, and fold names more tightly."""
-    from matplotlib.ticker import FixedFormatter, FixedLocator
+    from matplotlib.ticker import FixedLocator
 
     ticks = [t for t in axis.xaxis.get_major_ticks() if t.label1.get_text()]
     low, high = sorted(axis.get_xlim())
@@ -313,7 +313,7 @@ def _thin_ticks(axis: Axes) -> bool:
     boxes = [t.label1.get_window_extent() for t in ticks]
     if all(second.x0 - first.x1 > 2 for first, second in itertools.pairwise(boxes)):
         return False
-    if isinstance(axis.xaxis.get_major_formatter(), FixedFormatter):
+    if isinstance(axis.xaxis.get_major_locator(), FixedLocator):
         room = axis.get_window_extent().width / len(ticks) * 72 / axis.figure.dpi
         names = [t.label1.get_text() for t in ticks]
         size = float(ticks[0].label1.get_fontsize())

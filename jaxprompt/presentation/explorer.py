@@ -19,8 +19,10 @@ import markupsafe
 import numpy as np
 
 from jaxprompt.core.claim import Claim, Curves
+from jaxprompt.core.figures import words_of_parameter
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import JaxpromptError, UsageError, suggest
+from jaxprompt.presentation.canvas import format_value, half_widths
 from jaxprompt.presentation.html_tables import render_template
 
 __all__ = ["Exploration", "explore", "explorer_page"]
@@ -126,14 +128,16 @@ def explore(
     finite = [v for v in predicted if v is not None]
     log_y = bool(spec and spec.log_y) and min(finite, default=0) > 0
     return Exploration(
-        x={"name": x, "label": _label(numbers[x]), "values": abscissae, "log": log_x},
+        x={"name": x, "label": _x_label(numbers[x], spec), "words": _words(numbers[x]),
+           "values": abscissae, "log": log_x},
         y={"name": y, "label": _y_label(claim, spec, y), "log": log_y},
         sliders=[
             {"name": n, "label": _label(numbers[n]), "values": ranges[n],
              "start": int(np.argmin(np.abs(np.array(ranges[n]) - base[n])))}
             for n in chosen
         ],
-        series={"name": series, "values": [_plain(v) for v in levels]},
+        series={"name": series, "values": [_plain(v) for v in levels],
+                "labels": [_series_label(spec, v) for v in levels]},
         predicted=predicted,
         points=[p for p in measured if x in p["parameters"]],
         fixed={n: _plain(v) for n, v in base.items() if n not in (x, *chosen, series)},
@@ -144,7 +148,11 @@ def explorer_page(claim: Claim, found: Exploration, verdict: Mapping[str, Any] |
     """The page as HTML. `verdict` is an entry of a report, or None where none is stored."""
     # JSON is no HTML: `to_json` itself leaves nothing in it that could end the element.
     data = markupsafe.Markup(found.to_json())
-    values = {"claim": claim.describe(), "data": data, "found": vars(found), "verdict": verdict}
+    known = {p.name: _words(p) for p in claim.parameters}
+    values = {
+        "claim": claim.describe(), "data": data, "found": vars(found), "verdict": verdict,
+        "fixed": {known[name]: value for name, value in found.fixed.items()},
+    }  # fmt: skip
     return render_template("explorer", **values)
 
 
@@ -318,8 +326,6 @@ def _plain(value: Any) -> Any:
 
 
 def _point_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    from jaxprompt.presentation.canvas import half_widths
-
     parameters = row["parameters"]
     named = json.loads(parameters) if isinstance(parameters, str) else dict(parameters)
     return {
@@ -342,6 +348,27 @@ def _y_label(claim: Claim, spec: Curves | None, y: str) -> str:
     return meaning if len(meaning) <= 48 else y.replace("_", " ")
 
 
+def _x_label(parameter: Parameter, spec: Curves | None) -> str:
+    """The figure's words for the horizontal axis, or the parameter's."""
+    if spec and spec.x == parameter.name and "\\" not in spec.x_label:
+        return spec.x_label.replace("$", "")
+    return _label(parameter)
+
+
+def _words(parameter: Parameter) -> str:
+    """What a parameter is and its symbol, without formulas."""
+    words = words_of_parameter(parameter)
+    return words.partition(" $")[0]
+
+
+def _series_label(spec: Curves | None, value: Any) -> str:
+    """The figure's words for a curve."""
+    if spec is None or value is None:
+        return "theory"
+    return spec.series_label.format(value=format_value(value)).replace("$", "")
+
+
 def _label(parameter: Parameter) -> str:
-    symbol = f", {parameter.symbol}" if parameter.symbol.isalpha() else ""
-    return f"{parameter.meaning}{symbol}"
+    symbol, meaning = parameter.symbol, parameter.meaning
+    named = symbol.isalpha() and symbol not in meaning.split()
+    return f"{meaning}, {symbol}" if named else meaning

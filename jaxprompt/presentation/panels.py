@@ -182,7 +182,9 @@ def _middle_of(places: Sequence[float] | np.ndarray) -> tuple[float, float]:
 def _draw_limit(axis: Axes, mark: Mark, panel: Panel) -> None:
     x = np.asarray(mark.x)
     style: dict[str, Any] = {"colors": curve_colour(mark.colour), "label": mark.label or "_"}
-    axis.hlines(mark.y, x - 0.45, x + 0.45, linewidth=2, zorder=4, **style)
+    # Limits from above and below differ in grey too.
+    dashes = LINE_STYLES[mark.colour % 7]
+    axis.hlines(mark.y, x - 0.45, x + 0.45, linewidth=2, linestyles=dashes, zorder=4, **style)
 
 
 def _draw_band(axis: Axes, mark: Mark, panel: Panel) -> None:

@@ -316,7 +316,7 @@ FIGURE = Curves(
           for centres, best in _BEST_FOR_THE_FIGURE.items()
           for share in (0.1, 0.3, 1.0, 2.5, 4.0)), trials=2,
     ),
-    x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
+    x_label="concentration λ", y_label="largest error, target exp(iθ)",
     title="Too smooth or too rough: the best λ",
     series="centres", series_label="N = {value}", log_x=True, log_y=True,
     extra=(ExtraLine("infinite prefix", _infinite_prefix_line),),

@@ -277,9 +277,10 @@ FIGURE = Curves(
         {"degree": 1}, {"centres": (16, 32), "method": METHODS,
                         "concentration": (2.0, 5.0, 12.0, 30.0)}, trials=2,
     ),
-    x_label="concentration λ", y_label="largest error, target $e^{i\\theta}$",
+    x_label="concentration λ", y_label="largest error, target exp(iθ)",
     title="Choosing the values: the function's own, or better ones",
-    series="method", series_label="{value} values", panel="centres", panel_label="N = {value}", log_x=True, log_y=True,
+    series="method", series_label="{value} values",
+    panel="centres", panel_label="N = {value}", log_x=True, log_y=True,
     y_range=(1e-17, 3.0),
     caption="points below 1e-15 are rounding",
 )  # fmt: skip

@@ -386,7 +386,7 @@ FIGURE = Curves(
     design=Design(*_smoothness_runs(_FIGURE_SIZES), trials=2),
     x_label="prefix tokens N", y_label="largest error, L = 1",
     title="Best error against the length of the prefix",
-    series="smoothness", series_label="{value} functions: least (line), found (points)",
+    series="smoothness", series_label="{value} functions",
     panel="sphere_dim", panel_label="sphere of dimension {value}", log_x=True, log_y=True,
     extra=(ExtraLine("theorem: suffices for Lipschitz", _sufficient_error_line),
            ExtraLine("cannot be avoided, keys fixed in advance", _needed_error_line),

@@ -164,7 +164,7 @@ FIGURE = Curves(
     x="concentration", y="defect", lines=tuple(np.geomspace(0.05, 1e4, 61).tolist()),
     design=Design.product({}, {"sphere_dim": (1, 2, 3), "degree": (1, 3, 8),
                                "concentration": (0.1, 1.0, 10.0, 100.0, 1000.0)}, trials=2),
-    x_label="concentration λ", y_label="share that is lost, $1-\\rho_k(\\lambda)$",
+    x_label="concentration λ", y_label="share that is lost, 1 − ρ",
     title="What an infinite prefix takes from a harmonic of degree k",
     series="degree", series_label="k = {value}", panel="sphere_dim",
     panel_label="sphere of dimension {value}", log_x=True, log_y=True,
