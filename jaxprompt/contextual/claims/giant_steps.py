@@ -254,6 +254,7 @@ CLAIM = Claim(
             **COMPARED_LAW,
             "ratio": (0.2, 2.0), "steps": (1, 4), "head_rate": (0.1, 1.0),
             "prompt_rate": (0.1, 1.5), "head_norm": (0.05, 0.8), "prompt_norm": (0.05, 0.8),
+            "loss": LOSS.choices,
         },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "steps that diverge are refused",

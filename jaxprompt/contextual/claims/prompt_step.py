@@ -325,6 +325,7 @@ CLAIM = Claim(
             "tokens": (2, 16), "relevant": (1, 5), "signal": (0.2, 4.0), "context": (0.2, 3.0),
             "noise": (0.2, 2.0), "shifts": (-0.5, 1.5), "dim": (4, 12), "samples": (1, 1000),
             "head_signal": (-0.4, 0.4), "head_context": (-0.4, 0.4), "head_norm": (3.0, 20.0),
+            "prompt_rate": (0.3, 3.0),
         },
         elsewhere="a polynomial, exact at every size, which rounding alone limits",
     ),

@@ -215,7 +215,7 @@ CLAIM = Claim(
         {
             **COMPARED_LAW,
             "time": (0.1, 1.5), "prompt_rate": (0.1, 1.5), "head_signal": (0.05, 0.9),
-            "head_norm": (3.0, 4.0), "prompt_norm": (0.05, 0.8),
+            "head_norm": (3.0, 4.0), "prompt_norm": (0.05, 0.8), "loss": LOSS.choices,
         },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "paths that diverge, or take more than 200 time steps, are refused",

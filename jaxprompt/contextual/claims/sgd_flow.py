@@ -289,6 +289,7 @@ CLAIM = Claim(
             "prompt_rate": (0.1, 1.5),
             "head_norm": (0.05, 0.8),
             "prompt_norm": (0.05, 0.8),
+            "loss": LOSSES,
         },
         elsewhere="`NAME_stderr` states what the quadrature loses; "
         "paths that diverge, or take more than 200 time steps, are refused",

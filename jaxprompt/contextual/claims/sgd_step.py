@@ -202,6 +202,7 @@ CLAIM = Claim(
             "prompt_rate": (0.1, 3.0),
             "head_norm": (0.1, 1.5),
             "prompt_norm": (0.1, 1.5),
+            "loss": LOSS.choices,
         },
         elsewhere="`NAME_stderr` states what the quadrature loses; exact at every dimension"
         ", and products that no vectors have are refused",
