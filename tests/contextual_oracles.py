@@ -73,12 +73,10 @@ def best_ridge(at: Point, random: np.random.Generator) -> Numbers:
         features = scores.features(at, gain)
         return stated_limit({**at, "ridge": ridge}, *features)[0]
 
-    searched, again = (Scores.draw(at, count, random) for count in (4000, 15_000))
+    searched, again = (Scores.draw(at, count, random) for count in (4000, 20_000))
     unit = at["noise"] ** 2
     ridges = unit * np.geomspace(1e-4, 1e4, 17)
-    ridge = lowest(lambda x: error(searched, at["gain"], np.exp(x)), np.log(ridges))
-    near = ridge + np.array([-0.2, 0.0, 0.2])
-    ridge = lowest(lambda x: error(again, at["gain"], np.exp(x)), near)
+    ridge = lowest(lambda x: error(again, at["gain"], np.exp(x)), np.log(ridges))
     far = 1 + np.abs(np.asarray(at["shifts"])[:, 0]).max()
     sharp = 10 + 100 * np.log1p(0.01 * at["noise"] / at["signal"])
     most = max(sharp / (at["noise"] * at["context"]), 6 * far / unit)
