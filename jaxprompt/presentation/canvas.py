@@ -58,6 +58,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SCALE = 2
 """Pixels of a PNG for each hundredth of an inch (`savefig.dpi` of the style over 100)."""
 
+LEAST_SIZE = 5.5
+"""Points of the smallest letters."""
+
 USUAL_TEXT = 21
 """Points of a caption's second line and one row of a legend, for which a figure's height counts."""
 
@@ -137,7 +140,7 @@ def _lay_out_once(figure: Figure) -> None:
         with mpl.rc_context(figure_style()):
             engine.execute(figure)
             # Folded texts take room from the panels, whose labels may then be too long.
-            for _ in range(2):
+            for _ in range(3):
                 if fit_texts_to_panels(figure):
                     engine.execute(figure)
             figure.set_layout_engine(None)
@@ -314,12 +317,17 @@ def _thin_ticks(axis: Axes) -> bool:
     if all(second.x0 - first.x1 > 2 for first, second in itertools.pairwise(boxes)):
         return False
     if isinstance(axis.xaxis.get_major_locator(), FixedLocator):
-        room = axis.get_window_extent().width / len(ticks) * 72 / axis.figure.dpi
+        centres = [(box.x0 + box.x1) / 2 for box in boxes]
+        room = min(b - a for a, b in itertools.pairwise(centres)) * 72 / axis.figure.dpi
         names = [t.label1.get_text() for t in ticks]
         size = float(ticks[0].label1.get_fontsize())
         folded = [fold_text(name.replace("\n", " "), 0.92 * room, size) for name in names]
         if folded == names:
-            return False
+            # Words that are too long by themselves.
+            if size <= LEAST_SIZE:
+                return False
+            axis.tick_params(axis="x", labelsize=LEAST_SIZE)
+            return True
         axis.set_xticks([t.get_loc() for t in ticks], folded)
         return True
     kept: list[float] = []

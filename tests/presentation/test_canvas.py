@@ -1,0 +1,85 @@
+"""What all figures share: texts that fit a column, ticks that do not touch, words for names."""
+
+from __future__ import annotations
+
+import itertools
+
+import matplotlib as mpl
+import pytest
+
+from jaxprompt.core.claim import Mark, Panel, Panels
+from jaxprompt.core.parameters import Parameter
+from jaxprompt.presentation import canvas
+from jaxprompt.presentation.panels import draw_panels
+
+LONG = [
+    "the function's own values, as the paper has them",
+    "two terms",
+    "deconvolved values with the largest of them at most ten",
+    "theory",
+]
+
+
+def drawn_panels(panels, width):
+    spec = Panels(lambda *_: panels, "A title of some length that a column has to fold")
+    with mpl.rc_context(canvas.figure_style()), canvas.drawing_width(width):
+        figure = draw_panels(spec, panels)
+        canvas._lay_out_once(figure)
+    return figure
+
+
+@pytest.mark.parametrize("width", [3.4, 7.0])
+def test_a_legend_is_no_wider_than_its_figure(width):
+    marks = [Mark("line", (1, 2), (k, 1), label=name, colour=k) for k, name in enumerate(LONG)]
+    figure = drawn_panels([Panel(marks, "", "n", "share")], width)
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
+def test_long_words_of_an_axis_are_folded_to_its_length():
+    words = "content positions that a prefix of several vectors changes in the last layer of all"
+    figure = drawn_panels([Panel([Mark("line", (1, 2), (1, 2))], words, words, words)], 3.4)
+    (axis,) = figure.axes
+    for text in (axis.title, axis.xaxis.label, axis.yaxis.label):
+        assert "\n" in text.get_text()
+        assert text.get_text().replace("\n", " ") == words
+        box = text.get_window_extent()
+        assert box.y1 - box.y0 <= figure.bbox.height
+        assert box.x1 - box.x0 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_names_along_an_axis_do_not_touch(count):
+    names = ["noise 300", "photograph 300", "noise 40", "photograph 40"][:count]
+    bars = Panel([Mark("bars", range(count), [0.5] * count)], x_names=names)
+    figure = drawn_panels([bars, bars, bars], 7.0)
+    ticks = figure.axes[0].xaxis.get_major_ticks()
+    boxes = [tick.label1.get_window_extent() for tick in ticks]
+    assert len(boxes) == count
+    assert all(second.x0 > first.x1 for first, second in itertools.pairwise(boxes))
+
+
+def test_limits_from_above_and_below_differ_in_grey():
+    limits = [Mark("limit", [0], [k], label=str(k), colour=k) for k in (1, 2)]
+    figure = drawn_panels([Panel([Mark("bars", [0], [1.5]), *limits], x_names=["one"])], 7.0)
+    dashes = {str(lines.get_linestyle()) for lines in figure.axes[0].collections}
+    assert len(dashes) >= 2
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(10_000, "10000"), (0.70710678, "0.7071"), (1.0, "1"), ([[0.0, 0.5]], "(0, 0.5)"),
+     ("two_term", "two term"), (1e-7, "1e-07")],
+)  # fmt: skip
+def test_values_in_words(value, text):
+    assert canvas.format_value(value) == text
+
+
+def test_parameters_in_words():
+    ridge = Parameter("ridge", "real", "ridge strength", "λ")
+    width = Parameter("head_dim", "integer", "width of a head, even", "d_h")
+    assert canvas.name_and_value(ridge, "ridge", 0.05) == "ridge strength λ = 0.05"
+    assert canvas.name_and_value(width, "head_dim", 8) == "head dim $d_h$ = 8"
+    assert canvas.name_and_value(None, "shift_weights", 1) == "shift weights 1"
