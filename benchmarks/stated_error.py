@@ -263,6 +263,8 @@ def ratios(
             known = np.isfinite(values).all() and (stated > 1e-12 * np.abs(values)).all()
             errors = 1 - values if name.removesuffix("_best") in ACCURACIES else values
             is_error = name.endswith("error") or errors is not values
+            if name == "saving":  # of the error that there is without a ridge
+                errors, is_error = values + np.array([each["error"] for each in row]), True
             if not known or (is_error and np.median(errors) < rare):
                 yield name, math.nan
                 continue
