@@ -63,4 +63,6 @@ OUTSIDE = dataclasses.replace(
     ),
     powers=(1,),
     designs={"quick": jp.Design.product({}, {"dim": DIMS, "spike": [1.8, 2.5, 4.0]}, 300)},
+    # The other claim's figure has the places and the title of its own design.
+    figure=jp.Curves(x="spike", y="largest"),
 )

@@ -159,10 +159,14 @@ def _draw_shared(axis: Axes, rows: Sequence[Row]) -> None:
     ):
         labelled = [r for r in loose if r["label"] == label and r["kind"] != "mark"]
         limit = labelled[0]["kind"] == "theory"
+        # A line of one place alone has no length: a stroke stands for it.
+        stroke = len({r["x"] for r in labelled}) == 1
         axis.plot(
             [r["x"] for r in labelled],
             [r["y"] for r in labelled],
             label=label,
+            marker="_" if stroke else "",
+            markersize=18,
             linewidth=1.5 if limit else 1.0,
             color="#000000" if limit else "#777777",
             linestyle="-" if limit else LINE_STYLES[6 - index % 4],
