@@ -64,7 +64,7 @@ def training_picture() -> Picture:
             zetas, shifts = (fine, 2.5) if number == 0 else (0.2, fine)
             marks += marks_without_noise(fine, ("aligned", "opposed")[number], zetas, shifts)
         panels.append(
-            Panel(marks, title, x_label, "accuracy on fresh sequences" if number % 2 == 0 else "",
+            Panel(marks, title, x_label, "accuracy on fresh sequences",
                   log_x=number == 3, y_range=(0.45, 1.0))
         )  # fmt: skip
     return Picture(
@@ -122,7 +122,7 @@ def attention_picture() -> Picture:
     names = ["1", "", "3", "", "5", "", "7", "", "9", ""]
     panels = [
         Panel([map_of(image[:40])], title, "token (two relevant, then eight others)",
-              "fresh sequence" if title.startswith("before") else "", x_names=names,
+              "fresh sequence", x_names=names,
               value_label="attention", value_range=(0.0, 0.5))
         for image, title in ((before, "before training"), (after, "after"))
     ]  # fmt: skip

@@ -178,13 +178,12 @@ def rate_picture() -> Picture:
             for marks, power in ((above, 1), (below, 0)) if kind[0] == "raw" else ((below, 0),):
                 x, y, half = benchmark.mean_constants(chosen, m, power)
                 marks.append(Mark("points", x, y, half, label=label, colour=colour))
-        first = m == 1
         constants.append(
             Panel(above, f"sphere of dimension {m}", "prefix tokens N",
-                  "error · $N^{2/m}$ / log N" if first else "", log_x=True,
+                  "error · $N^{2/m}$ / log N", log_x=True,
                   y_range=(0.0, 1.2 if m == 3 else 2.3))
         )  # fmt: skip
-        errors.append(Panel(below, "", "prefix tokens N", "largest error" if first else "",
+        errors.append(Panel(below, "", "prefix tokens N", "largest error",
                             log_x=True, log_y=True))  # fmt: skip
     return Picture(
         [*constants, *errors],
