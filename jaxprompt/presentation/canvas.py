@@ -10,6 +10,7 @@ import contextlib
 import functools
 import itertools
 import math
+import re
 import shutil
 import textwrap
 from collections.abc import Generator, Mapping, Sequence
@@ -114,7 +115,8 @@ def save_figure(
     """
     import matplotlib as mpl
 
-    if "pgf" in formats and not any(map(shutil.which, ("xelatex", "lualatex", "pdflatex"))):
+    latex = next(filter(shutil.which, ("xelatex", "lualatex", "pdflatex")), "")
+    if "pgf" in formats and not latex:
         raise UsageError(
             "format pgf measures its texts with LaTeX, which is not on the path: install it, or "
             "choose pdf"
@@ -125,10 +127,32 @@ def save_figure(
     paths: list[Path] = []
     for suffix in formats:
         path = folder / f"{name}.{suffix}"
-        with replacing(path) as part, mpl.rc_context(figure_style()):
-            figure.savefig(part, format=suffix, metadata=FIGURE_FORMATS[suffix])
+        style: dict[Any, Any] = {**figure_style(), **({"pgf.texsystem": latex} if latex else {})}
+        # PGF is a text without metadata.
+        facts = {"metadata": FIGURE_FORMATS[suffix]} if FIGURE_FORMATS[suffix] else {}
+        texts = _texts_for_latex(figure) if suffix == "pgf" else contextlib.nullcontext()
+        with replacing(path) as part, mpl.rc_context(style), texts:
+            figure.savefig(part, format=suffix, **facts)
         paths.append(path)
     return tuple(paths)
+
+
+@contextlib.contextmanager
+def _texts_for_latex(figure: Figure) -> Generator[None]:
+    """Inside, LaTeX prints the characters of the figure's texts that mean something to it."""
+    from matplotlib.text import Text
+
+    texts = [(text, text.get_text()) for text in figure.findobj(Text)]
+    for text, words in texts:
+        # Between dollars stand formulas.
+        parts = words.split("$")
+        parts[::2] = [re.sub("[&#_]", r"\\\g<0>", part) for part in parts[::2]]
+        text.set_text("$".join(parts))
+    try:
+        yield
+    finally:
+        for text, words in texts:
+            text.set_text(words)
 
 
 def _lay_out_once(figure: Figure) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
 
 import matplotlib as mpl
 import pytest
@@ -59,6 +61,31 @@ def test_names_along_an_axis_do_not_touch(count):
     boxes = [tick.label1.get_window_extent() for tick in ticks]
     assert len(boxes) == count
     assert all(second.x0 > first.x1 for first, second in itertools.pairwise(boxes))
+
+
+def latex_finds(*files):
+    """Whether LuaLaTeX is there with these files."""
+    if not all(map(shutil.which, ("lualatex", "kpsewhich"))):
+        return False
+    return all(subprocess.run(["kpsewhich", f], capture_output=True).returncode == 0 for f in files)
+
+
+@pytest.mark.skipif(
+    not latex_finds("pgf.sty", "fontspec.sty", "luaotfload.sty"),
+    reason="LuaLaTeX with pgf, fontspec and luaotfload is not there",
+)
+def test_latex_compiles_a_pgf_figure(tmp_path):
+    marks = [Mark("line", (1, 2), (0.5, 0.6), label="theory, ζ = ½ and 95 %, a_b")]
+    figure = drawn_panels([Panel(marks, "$e^{x}$ & more", "n / d", "share ⟨w, w⋆⟩")], 3.4)
+    (path,) = canvas.save_figure(figure, tmp_path, "figure", ("pgf",))
+    document = "\\documentclass{article}\\usepackage{fontspec,pgf}\\setmainfont{DejaVu Sans}"
+    text = document + "\\begin{document}\\input{" + path.name + "}\\end{document}"
+    (tmp_path / "page.tex").write_text(text, encoding="utf-8")
+    made = subprocess.run(
+        ["lualatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout[-2000:]
 
 
 def test_limits_from_above_and_below_differ_in_grey():
