@@ -590,12 +590,12 @@ def stated_head(pooled: Pooled, count: int, ridge: float) -> dict[str, float]:
         return noise + m @ (theta.T * weights) @ theta @ m.T / number
 
     omega = np.full(number, 0.5)
-    for _ in range(500):
+    for _ in range(5000):
         resolvent = np.linalg.inv(ridge * np.eye(dim) + second_moment(omega))
         leverage = levels @ [np.trace(sigma @ resolvent) for sigma in sigmas]
         leverage += np.einsum("ni,ij,nj->n", theta, m.T @ resolvent @ m, theta)
         moved = 1 / (1 + leverage / count)
-        done = np.abs(moved - omega).max() < 1e-9
+        done = np.abs(moved - omega).max() < 1e-12
         omega = (omega + moved) / 2
         if done:
             break

@@ -248,7 +248,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     compared=Compared(
         {
-            "dim": (8, 32), "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5),
+            "dim": (4, 32), "tokens": (2, 12), "relevant": (1, 3), "signal": (0.3, 1.5),
             "context": (0.3, 1.5), "noise": (0.3, 1.2), "gain": (-0.5, 1.0), "ridge": (0.01, 1.0),
             "ratio": (0.2, 2.0), "entries": ("gaussian", "signs", "laplace"),
             "prompt": ("spread", "one"),

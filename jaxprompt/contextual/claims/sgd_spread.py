@@ -226,15 +226,15 @@ CLAIM = Claim(
         {
             **COMPARED_LAW,
             "time": (0.1, 1.0),
-            "head_rate": (0.1, 0.5),
+            "head_rate": (0.1, 1.0),
             "prompt_rate": (0.1, 1.5),
             "head_norm": (0.05, 0.8),
-            "prompt_norm": (0.2, 0.8),
+            "prompt_norm": (0.05, 0.8),
             "loss": LOSS.choices,
         },
-        elsewhere="`NAME_stderr` states what the quadrature loses, but not the time steps: 6 % of "
-        "the spread of |q|² was lost at a rate of 1, W = Q = 1.5 and |q| = 0.05; "
-        "paths that diverge, or take more than 200 time steps, are refused",
+        elsewhere="`NAME_stderr` states what the quadrature loses, but not the time steps, which "
+        "are halved until they lose less than 0.3 % of a standard deviation; "
+        "paths that diverge, or take too many time steps, are refused",
     ),
     closed_form=closed_form,
     simulation=simulate,

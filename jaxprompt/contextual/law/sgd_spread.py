@@ -9,7 +9,6 @@ four numbers and the other three inner products apart, so J, D and C have two bl
 from __future__ import annotations
 
 import functools
-import itertools
 import threading
 from typing import NamedTuple
 
@@ -37,11 +36,18 @@ _DIFFERENCE = 2e-3
 """Half width of a central difference, in pure numbers: its error is of order 1e-6, and rounding
 leaves 1e-13 of it."""
 
-_LONGEST_STEP = 10.0
-"""Time step, times the speed of the flow: Runge and Kutta's rule is then good to 0.1 %."""
+_LONGEST_STEP = 20.0
+"""Time step, times the speed of the flow, that is tried first."""
 
-_MOST_WORK = 96
-"""Time steps, times shifts, times irrelevant tokens over ``_TOKENS``: under a minute."""
+_STEP_ERROR = 4e-2
+"""How far two half steps of Runge and Kutta's rule may lie from a whole one, in standard deviations
+of the two products; else the step is halved. What the half steps lose is a fifteenth of it."""
+
+_SHORTEST_STEP = 1e-6
+"""Shortest step, as a share of the longest: where even that is too long the flow diverges."""
+
+_MOST_WORK = 48
+"""Longest time steps, times shifts, times irrelevant tokens over ``_TOKENS``: under a minute."""
 
 _TOKENS = 32
 """Irrelevant tokens up to which a step costs about the same."""
@@ -160,11 +166,11 @@ class SpreadPath:
             self._kept[time] = _Rates(slope, *noise)
         return self._kept[time]
 
-    def _steps(self, time: float) -> list[float]:
-        """Equal steps from 0 on, and what is left of the last one.
+    def _longest_step(self, time: float) -> float:
+        """The step that is tried first on the way to `time`.
 
         Raises:
-            NumericalError: they would take too long.
+            NumericalError: the way takes too long.
         """
         longest = _LONGEST_STEP / self._speed
         irrelevant = self._setting.tokens - self._setting.relevant
@@ -175,7 +181,7 @@ class SpreadPath:
                 f"the spread at n/d = {time:.4g} takes too many steps; at these rates, tokens and "
                 f"shifts they reach {furthest:.4g}: lower `time`, `head_rate` or `prompt_rate`"
             )
-        return [*(longest * np.arange(np.ceil(time / longest))), time]
+        return longest
 
     def at(self, time: float, formula: SpreadFormula = THE_SPREAD) -> np.ndarray:
         """C at a time, (replicates, 7, 7), in the order of ``OVERLAPS``; float64.
@@ -187,22 +193,56 @@ class SpreadPath:
         matrix = np.repeat(start[None], REPLICATES, axis=0)
         if time == 0 or self._speed == 0:
             return matrix
+        longest = step = self._longest_step(time)
+        reached = 0.0
+        with self._lock:
+            while reached < time:
+                # Steps end at multiples of themselves, so that other times and formulas share them.
+                end = min(reached + step, time)
+                middle = (reached + end) / 2
+                whole = self._one_step(matrix, reached, end, formula)
+                half = self._one_step(matrix, reached, middle, formula)
+                halves = self._one_step(half, middle, end, formula)
+                if _distance(whole, halves) <= _STEP_ERROR:
+                    matrix, reached = halves, end
+                    grown = 2 * step
+                    if grown <= longest and reached % grown < step / 2:
+                        step = grown
+                elif step <= _SHORTEST_STEP * longest:
+                    raise NumericalError(
+                        f"the spread changes too fast at n/d = {reached:.4g}: lower `time`, "
+                        "`head_rate` or `prompt_rate`"
+                    )
+                else:
+                    step /= 2
+        return matrix
+
+    def _one_step(
+        self, matrix: np.ndarray, first: float, last: float, formula: SpreadFormula
+    ) -> np.ndarray:
+        """C after one step of Runge and Kutta's rule of fourth order."""
+        step = last - first
+        begin, middle, end = map(self._driving, (first, (first + last) / 2, last))
 
         def change(driving: _Rates, matrix: np.ndarray) -> np.ndarray:
             moved = formula.transport * driving.slope @ matrix
             noise = driving.noise + formula.residual_noise * driving.residual
             return moved + np.swapaxes(moved, 1, 2) + noise
 
-        with self._lock:
-            for first, last in itertools.pairwise(self._steps(time)):
-                step = last - first
-                begin, middle, end = map(self._driving, (first, (first + last) / 2, last))
-                one = change(begin, matrix)
-                two = change(middle, matrix + step / 2 * one)
-                three = change(middle, matrix + step / 2 * two)
-                four = change(end, matrix + step * three)
-                matrix = matrix + step / 6 * (one + 2 * two + 2 * three + four)
-        return matrix
+        one = change(begin, matrix)
+        two = change(middle, matrix + step / 2 * one)
+        three = change(middle, matrix + step / 2 * two)
+        four = change(end, matrix + step * three)
+        return matrix + step / 6 * (one + 2 * two + 2 * three + four)
+
+
+def _distance(first: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference of two covariances' means, in standard deviations of both places."""
+    mean = other.mean(axis=0)
+    deviation = np.sqrt(np.maximum(np.diag(mean), 0.0))
+    scale = np.outer(deviation, deviation)
+    difference = np.abs(first.mean(axis=0) - mean)
+    return float(np.divide(difference, scale, out=np.zeros_like(scale), where=scale > 0).max())
 
 
 def error_slope(setting: Setting, state: np.ndarray) -> np.ndarray:

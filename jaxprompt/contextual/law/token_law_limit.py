@@ -48,8 +48,9 @@ _LEAST_RIDGE = 1e-9
 _SOLVED = 1e-9
 """Largest relative residual of the system for m."""
 
-_ROUNDS = 3
-"""Times that m and L are solved for in turn: L is of order 1/n, so that a round gains an order."""
+_ROUNDS, _REMEMBERED = 200, 5
+"""Most times that m and L are solved for in turn, and rounds of which the next L is made. L is of
+order 1/n, so that a round gains an order where sequences are many."""
 
 
 class HeadLaw(NamedTuple):
@@ -225,13 +226,40 @@ def _solve_system(
         return np.array([trace_of_product(maps[j], inverse) / n for j in present])
 
     m = np.array([trace(maps[j]) / (n * ridge) for j in present])
+    moving = theta.any(axis=1)
+    tried, answers = [], []
     for _ in range(_ROUNDS):
         if present:
             m = _fixed_point(traces, m, n, ridge)
-        turned = apply(resolvent(shrinkage(m)), basis)
-        leverage = np.einsum("ni,ij,nj->n", theta, basis.T @ turned / n, theta)
-    omega = shrinkage(m)
-    return omega, resolvent(omega)
+        inverse = resolvent(shrinkage(m))
+        moved = np.einsum("ni,ij,nj->n", theta, basis.T @ apply(inverse, basis) / n, theta)
+        if (np.abs(moved - leverage) <= _SOLVED * (1 + moved)).all():
+            return shrinkage(m), inverse
+        if leverage[moving].all():
+            tried = [*tried[-_REMEMBERED:], np.log(leverage[moving])]
+            answers = [*answers[-_REMEMBERED:], np.log(moved[moving])]
+            leverage = np.zeros_like(moved)
+            leverage[moving] = np.exp(_accelerated(tried, answers))
+        else:
+            leverage = moved
+    raise NumericalError(
+        f"no learned head was found at n = {n:g}, ridge {ridge:g}: raise the ridge or change n"
+    )
+
+
+def _accelerated(tried: list[np.ndarray], answers: list[np.ndarray]) -> np.ndarray:
+    """What to try next for a fixed point: Anderson's mixture of what was tried and came of it."""
+    missed = [b - a for a, b in zip(tried, answers, strict=True)]
+    if len(tried) < 2:
+        return answers[-1]
+    change = np.stack([missed[-1] - x for x in missed[:-1]], axis=1)
+    shares = np.linalg.lstsq(change, missed[-1], rcond=1e-10)[0]
+    mixed = answers[-1] - np.stack([answers[-1] - x for x in answers[:-1]], axis=1) @ shares
+    return mixed if np.abs(mixed - answers[-1]).max() < _LONGEST_LEAP else answers[-1]
+
+
+_LONGEST_LEAP = 5.0
+"""In logarithms, how far a mixture may lie from the last answer."""
 
 
 def _fixed_point(

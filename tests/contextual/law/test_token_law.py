@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from contextual_oracles import Pooled, stated_head
 from scipy import special
 
 import jaxprompt as jp
 from jaxprompt.contextual.law.token_law import TokenLaw, conditional_token_error, pooled_law
 from jaxprompt.contextual.law.token_law_limit import ridge_head_law, ridge_token_errors
 from jaxprompt.contextual.law.token_law_maps import (
+    apply,
     covariance_map,
     product,
     ridge_inverse,
@@ -197,12 +199,37 @@ def test_an_intercept_is_that_of_centred_heads(noise):
 
 
 def test_a_head_that_nothing_holds_answers_by_chance():
-    """As many samples as dimensions, no ridge: the noise has no bound."""
+    """One sequence, an intercept, no ridge: the noise has no bound."""
     law = spectrum_token_law(dim=3, **BASE, **COLOURED)
     found = ridge_head_law(
-        pooled_law(law, law.context, replicates=1), 3, 0.0, intercept=True, label_noise=0.3
+        pooled_law(law, law.context, replicates=1), 1, 0.0, intercept=True, label_noise=0.3
     )
     assert found.error == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(("dim", "samples"), [(3, 3), (3, 1), (3, 40), (4, 3), (24, 24)])
+@pytest.mark.parametrize("ridge", [1e-3, 0.05])
+def test_few_sequences_solve_the_stated_equations(dim, samples, ridge):
+    """By plain iteration of dense matrices, to the end."""
+    law = spectrum_token_law(dim=dim, **BASE, **COLOURED)
+    pooled = pooled_law(law, law.context, replicates=1, nodes=64)
+    dense = [
+        np.stack([apply(m, e[:, None])[:, 0] for e in np.eye(dim)], 1) for m in pooled.covariances
+    ]
+    nodes = Pooled(pooled.coefficients[0], pooled.levels[0], pooled.basis, dense)
+    right = stated_head(nodes, samples, ridge)
+    found = ridge_head_law(pooled, samples, ridge)
+    assert found.error == pytest.approx(right["error"], rel=1e-5)
+    assert found.noise_kept[0] == pytest.approx(right["irrelevant_noise"], rel=1e-5)
+
+
+@pytest.mark.parametrize("dim", [3, 24])
+def test_as_many_sequences_as_dimensions_need_no_ridge(dim):
+    """The law is continuous in the ridge, though plain iteration would take for ever there."""
+    pooled = pooled_law(spectrum_token_law(dim=dim, **BASE, **COLOURED), np.zeros(dim), nodes=64)
+    errors = [ridge_head_law(pooled, dim, ridge).error for ridge in (0.0, 1e-8, 1e-6, 1e-4)]
+    assert np.all(np.diff(errors) < 0)
+    assert errors[0] - errors[1] < 0.05
 
 
 def test_maps_are_matrices():
