@@ -1,6 +1,6 @@
 """The constant of the rate: error · N^(2/m) / log N for prefixes of up to 100 000 tokens.
 
-    python benchmarks/prefix_rate_constant.py   measures prefix_rate_constant.csv beside it (minutes)
+    python benchmarks/prefix_rate_constant.py   measures prefix_rate_constant.csv (minutes)
 
 ``python docs/universal_pictures.py universal_rate`` draws what it holds.
 
