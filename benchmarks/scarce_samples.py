@@ -298,7 +298,7 @@ seeds. *Tolerance.* 0.05 of error, the steps in which the statement speaks.
     check_parameters=refuse_between,
     simulation=jp.per_trial(measure_leads, traced=("samples",), dtype="float32"),
     designs={
-        "quick": jp.Design(jp.Run(samples=20, trials=36), jp.Run(samples=1000, trials=16))
+        "quick": jp.Design(jp.Run(samples=20, trials=80), jp.Run(samples=1000, trials=16))
     },
     figure=jp.Evidence(),
 )  # fmt: skip
