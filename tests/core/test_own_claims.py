@@ -385,7 +385,7 @@ def test_a_figure_is_completed_from_the_claim(toy_claim):
     spec = toy_claim(designs={"quick": design}, figure=Curves(x="level", y="value")).figure
     assert (spec.series, spec.panel, spec.title) == ("size", "", "A toy")
     assert (spec.x_label, spec.y_label, spec.series_label) == (
-        *("the mean", "the mean", "size = {value}"),
+        *("the mean", "the mean", "numbers drawn = {value}"),
     )
     assert spec.lines[0] == 1.0
     assert spec.lines[-1] == 2.0
