@@ -28,6 +28,7 @@ from jaxtyping import Float, Int
 from scipy import special
 
 from jaxprompt.contextual.extensions.own_data_heads import (
+    MOST_WEIGHED_RANK,
     EmpiricalHeads,
     make_targets,
     ridge_heads,
@@ -189,6 +190,12 @@ def _assumptions(pool: Pool, missing: str | None) -> tuple[str, ...]:
         f"semi_empirical: moments from {FOLDS - 1} of {FOLDS} folds, errors on the other; heads "
         "are Gaussian given them",
     ]
+    rank = min(pool.prompts.size, pool.sequences)
+    if rank > MOST_WEIGHED_RANK:
+        lines.append(
+            f"semi_empirical: all sequences have one leverage (rank {rank}, above "
+            f"{MOST_WEIGHED_RANK}), which is too high an error where lengths of features vary much"
+        )
     if pool.shares_given:
         shown = ", ".join(f"{share:.3g}" for share in pool.shares)
         lines.append(f"shares of the classes in training and test: {shown}")
@@ -302,10 +309,10 @@ def measure_curve(
         train = rng.permutation(np.setdiff1d(np.arange(pool.sequences), test))
         weights = _odds(pool, test)
         for place, n in enumerate(counts):
-            part = _training_part(pool, train, n, rng)
-            answers = clean[_exchanged(pool, pool.kinds[part], rng)]
+            drawn = _training_part(pool, train, n, rng)
+            answers = clean[_exchanged(pool, pool.kinds[drawn], rng)]
             heads, start = ridge_heads(
-                features[part], answers, pool.ridge, intercept=pool.intercept
+                features[drawn], answers, pool.ridge, intercept=pool.intercept
             )
             scores = features[test] @ heads + start
             errors[trial, place] = weights @ _wrong_share(scores, pool.kinds[test])

@@ -34,6 +34,7 @@ from scipy.stats import qmc
 
 from jaxprompt.contextual.extensions.own_data_input import MOST_PAIRS
 from jaxprompt.contextual.law.token_law import wrong_sign_probability
+from jaxprompt.errors import NumericalError
 
 __all__ = ["EmpiricalHeads", "Targets", "make_targets", "ridge_heads"]
 
@@ -98,14 +99,20 @@ _TINY = 1e-200
 # --- the law of the heads ---
 
 
-MOST_WEIGHED_RANK = 600
+MOST_WEIGHED_RANK = 768
 """Up to this rank of the features every sequence has a leverage of its own; beyond it, where that
 would take a d × d inverse for each round, all have the mean leverage."""
 
 _ROUNDS = 200
-_SETTLED = 1e-7
+_SETTLED, _SETTLED_OF_MANY, _MANY = 1e-7, 1e-5, 300
+"""Relative changes, and that for features of so high a rank that rounds are dear. Without a ridge
+and with fewer sequences than dimensions every ω is next to 0."""
+
 _SHARED_ROUNDS, _SHARED_SETTLED = 12, 1e-4
 """Where all have the mean leverage it is known to about 1/√(m d), and passes are dear."""
+
+_UNSETTLED = 0.01
+"""Relative change of the last round from which on there is no answer."""
 
 
 class EmpiricalHeads(NamedTuple):
@@ -168,6 +175,11 @@ class EmpiricalHeads(NamedTuple):
         turned = self.rows @ inverse
         start = scale * residual[:, low] * residual[:, high]
         second = _left_out_moments(self.rows, turned, start, noise, moved, scale)
+        if (second[:, low == high] < 0).any():
+            raise NumericalError(
+                f"no curve: {samples} samples are so near to the number of dimensions that the "
+                "equations have no answer; raise the ridge or change n"
+            )
         factors = moved * second + noise
         variance = _weighted_squares(self.fresh @ inverse, self.rows, factors)
         return self._wrong(self.fresh @ heads, variance)
@@ -187,21 +199,26 @@ class EmpiricalHeads(NamedTuple):
     ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "r r"], Float[np.ndarray, " m"]]:
         """ω of every sequence, 𝒬, and every sequence's square in it."""
         omega = np.full(len(self.rows), self._mean_omega(float(share.mean())))
-        own = len(self.values) <= MOST_WEIGHED_RANK
+        rank = len(self.values)
+        singly = rank <= MOST_WEIGHED_RANK
+        settled = _SETTLED if rank <= _MANY else _SETTLED_OF_MANY
         alike = np.ptp(self.odds) == 0 and np.ptp(share) == 0
         inverse, leverage = self._inverse_and_leverages(omega)
-        if not share.any() or (alike and not own):
+        if not share.any() or (alike and not singly):
             return omega, inverse, leverage
-        for _ in range(_ROUNDS if own else _SHARED_ROUNDS):
-            level = leverage if own else np.full_like(leverage, self.odds @ leverage)
+        change = np.inf
+        for _ in range(_ROUNDS if singly else _SHARED_ROUNDS):
+            level = leverage if singly else np.full_like(leverage, self.odds @ leverage)
             fresh = level / np.maximum(1 - self.odds * omega * level, 1e-12)
             moved = 1 / (1 + share * fresh)
-            change = np.abs(moved - omega).max()
+            change = np.abs(moved / omega - 1).max()
             # Half a step: near n = d a whole one overshoots.
             omega = np.sqrt(omega * moved)
             inverse, leverage = self._inverse_and_leverages(omega)
-            if change <= (_SETTLED if own else _SHARED_SETTLED):
+            if change <= (settled if singly else _SHARED_SETTLED):
                 break
+        if not change < _UNSETTLED:
+            raise _unsettled("weights of the sequences", change)
         return omega, inverse, leverage
 
     def _inverse_and_leverages(
@@ -237,6 +254,13 @@ class EmpiricalHeads(NamedTuple):
         return float(np.exp(root))
 
 
+def _unsettled(what: str, change: float) -> NumericalError:
+    return NumericalError(
+        f"no curve: the {what} still change by {change:.1g} of themselves after the last round; "
+        "raise the ridge or change n"
+    )
+
+
 def _left_out_moments(
     rows: np.ndarray, turned: np.ndarray, start: np.ndarray, noise: np.ndarray, moved: np.ndarray,
     scale: np.ndarray,
@@ -253,7 +277,7 @@ def _left_out_moments(
         whole = _weighted_squares(turned, rows, factors) if pairs is None else pairs @ factors
         return whole - own * factors
 
-    second = start
+    second, change = start, np.inf
     for _ in range(_ROUNDS):
         passed = start + scale * spread(moved * second + noise)
         change = np.abs(passed - second).max()
@@ -261,6 +285,8 @@ def _left_out_moments(
         if change <= settled * np.abs(second).max():
             return second
     if len(rows) > MOST_PAIRS:
+        if not change < _UNSETTLED * np.abs(second).max():
+            raise _unsettled("errors of left-out sequences", change / np.abs(second).max())
         return second
     # Near n = d without a ridge passes are slow: there the system is solved at once.
     system = -scale * _squared_pairs(turned, rows) * moved[:, 0]
