@@ -44,6 +44,7 @@ _COSTS_IN_WORDS = {
     "long": "; the claim says that it is long",
     "trained": "; the claim says that it trains networks",
 }
+"""What a dry run makes of them where no time can be counted."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -228,12 +229,12 @@ def _describe_line(line: PlannedLine) -> str:
     from jaxprompt.core.json_values import format_parameters
 
     numbers = [y for y in line.y if y is not None]
-    found = f"{min(numbers):.4g} to {max(numbers):.4g}" if numbers else "no number"
+    levels = f"{min(numbers):.4g} to {max(numbers):.4g}" if numbers else "no number"
     where = format_parameters(line.parameters)
     missing = [f"{x:g}" for x, y in zip(line.x, line.y, strict=True) if y is None]
     gaps = f"; none at {', '.join(missing)} ({line.note})" if missing else ""
     return (
-        f"figure, {where or 'one line'}: {line.y_name} is {found} at {len(line.x)} places, "
+        f"figure, {where or 'one line'}: {line.y_name} is {levels} at {len(line.x)} places, "
         f"{line.x_name} {min(line.x):g} to {max(line.x):g}{gaps}"
     )
 

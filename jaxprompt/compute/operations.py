@@ -132,19 +132,17 @@ def _count_equation(equation: Any) -> Operations:
         branches = [operations_of(branch.jaxpr) for branch in params["branches"]]
         largest = max(branches, key=lambda branch: branch.arithmetic)
         return largest._replace(equations=sum(branch.equations for branch in branches))
-    inner = [operations_of(found) for found in _jaxprs_within(params)]
-    if inner:
-        return sum(inner, _NOTHING)
+    called = _called_function(params)
+    if called is not None:
+        return operations_of(called)
     return Operations(_arithmetic(name, equation), 1, False)
 
 
-def _jaxprs_within(params: dict[str, Any]) -> list[Any]:
-    """The function that an equation such as a jitted call runs; the first, of several versions."""
-    for value in params.values():
-        found = getattr(value, "jaxpr", value)
-        if hasattr(found, "eqns"):
-            return [found]
-    return []
+def _called_function(params: dict[str, Any]) -> Any:
+    """The function that an equation such as a jitted call runs (the first, of several versions of
+    one); None where it calls none."""
+    jaxprs = (getattr(value, "jaxpr", value) for value in params.values())
+    return next((jaxpr for jaxpr in jaxprs if hasattr(jaxpr, "eqns")), None)
 
 
 def _arithmetic(name: str, equation: Any) -> float:

@@ -6,7 +6,7 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -69,8 +69,8 @@ class _Program:
     def __init__(self, one: Callable[..., dict[str, jax.Array]], batch: int) -> None:
         self._one = one
         self._batch = batch
-        self._traced: Any = None
-        self._block: Callable[..., dict[str, jax.Array]] | None = None
+        self._facts: dict[Any, _TrialFacts] = {}
+        self._blocks: dict[bool, Callable[..., dict[str, jax.Array]]] = {}
         self._cell_blocks: dict[Structure, Callable[..., Any]] = {}
 
     def block(
@@ -83,9 +83,11 @@ class _Program:
         ) -> dict[str, jax.Array]:
             return map_rows_bit_stable(lambda row: self._run_batch(row, key, free), indices)
 
-        if self._block is None:
-            self._block = compile_block(trials, self._compiler_options(key, free))
-        return functools.partial(self._block, key=key, free=free)
+        options = self._one_trial(key, free).compiler_options
+        fast = bool(options)
+        if fast not in self._blocks:
+            self._blocks[fast] = compile_block(trials, options)
+        return functools.partial(self._blocks[fast], key=key, free=free)
 
     def _run_batch(
         self, indices: jax.Array, key: jax.Array, free: dict[str, Any]
@@ -116,24 +118,34 @@ class _Program:
             return self._run_batch(indices, key, free)
 
         if structure not in self._cell_blocks:
-            options = self._compiler_options(key, free)
+            options = self._one_trial(key, free).compiler_options
             self._cell_blocks[structure] = loop_over_rows(run, structure, options)
         return self._cell_blocks[structure]
 
     def must_run_alone(self, key: jax.Array, free: dict[str, Any]) -> bool:
         """Whether a trial factorises batches of matrices, on a CPU."""
-        ranks = _lapack_ranks(self._trace(key, free))
-        return jax.default_backend() == "cpu" and any(rank > 2 for rank in ranks)
+        return self._one_trial(key, free).must_run_alone
 
-    def _compiler_options(self, key: jax.Array, free: dict[str, Any]) -> dict[str, Any]:
-        """Options that depend on one trial alone, so that their number does not change a bit."""
-        short = operations_of(self._trace(key, free)).arithmetic < _SHORT_TRIAL
-        return FAST_COMPILATION if short and jax.default_backend() == "cpu" else {}
+    def _one_trial(self, key: jax.Array, free: dict[str, Any]) -> _TrialFacts:
+        """What is known of one trial from its trace, for each set of shapes."""
+        shapes = jax.tree.structure(free), tuple(map(np.shape, jax.tree.leaves(free)))
+        if shapes not in self._facts:
+            jaxpr = jax.make_jaxpr(self._one)(np.uint32(0), key, free).jaxpr
+            on_cpu = jax.default_backend() == "cpu"
+            short = on_cpu and operations_of(jaxpr).arithmetic < _SHORT_TRIAL
+            alone = on_cpu and any(rank > 2 for rank in _lapack_ranks(jaxpr))
+            self._facts[shapes] = _TrialFacts(alone, FAST_COMPILATION if short else {})
+        return self._facts[shapes]
 
-    def _trace(self, key: jax.Array, free: dict[str, Any]) -> Any:
-        if self._traced is None:
-            self._traced = jax.make_jaxpr(self._one)(np.uint32(0), key, free).jaxpr
-        return self._traced
+
+class _TrialFacts(NamedTuple):
+    """Whether a trial factorises batches of matrices on a CPU, and how its program is compiled.
+
+    Both depend on one trial alone, so that the number of trials changes no bit.
+    """
+
+    must_run_alone: bool
+    compiler_options: dict[str, Any]
 
 
 class TrialSimulation:
@@ -335,9 +347,9 @@ class TrialSimulation:
         """
         if self.setup is not None:
             return {}  # a set-up may train: its shapes are known when it has run
-        one, key, free = self._traceable(parameters)
+        trial, key, free = self._traceable(parameters)
         try:
-            return dict(jax.eval_shape(one, key, free))
+            return dict(jax.eval_shape(trial, key, free))
         except TypeError as error:  # of which JAX's errors about traced values are some
             if "concrete" not in str(error).lower():
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from jaxprompt.compute.operations import seconds_for
 from jaxprompt.compute.trials import TrialSimulation
 from jaxprompt.core.checking import choose_design
 from jaxprompt.core.designs import Design, split_into_cells
-from jaxprompt.core.figures import Curves
+from jaxprompt.core.figures import Curves, predicted_line
 from jaxprompt.core.json_values import format_parameters, to_json_values
 from jaxprompt.core.memory import trial_outputs
 from jaxprompt.core.points import Point
@@ -37,7 +38,7 @@ class PlannedRun:
     `note` says why a prediction is missing. `memory` is the number of bytes that the trials'
     numbers (or, where the claim says it, the whole simulation) take; None where that is unknown.
     `seconds` is the processor time expected for the trials, with compiling, right to a factor of
-    about three; None for simulations that ``per_trial`` does not make, or that have a set-up.
+    about three; None for simulations that ``per_trial`` does not make, and where a set-up draws.
     `seconds_at_least` says that a loop of unknown length was counted once.
     """
 
@@ -166,15 +167,9 @@ def _planned_lines(claim: Claim, design: Design) -> Iterator[PlannedLine]:
 
 
 def _planned_line(claim: Claim, spec: Curves, others: Mapping[str, Any]) -> PlannedLine:
-    ordinates: list[float | None] = []
-    note = ""
-    for x in spec.lines:
-        try:
-            ordinates.append(float(claim.predict(**{**others, spec.x: x})[spec.y]))
-        except NumericalError as error:
-            ordinates.append(None)
-            note = note or str(error)
-    return PlannedLine(others, spec.x, spec.y, spec.lines, tuple(ordinates), note)
+    values, reason = predicted_line(claim, spec, others)
+    ordinates = tuple(None if math.isnan(value) else value for value in values)
+    return PlannedLine(others, spec.x, spec.y, spec.lines, ordinates, reason)
 
 
 def _bytes_of_run(claim: Claim, point: Point, trials: int) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxprompt.core.json_values import canonical
-from jaxprompt.errors import ClaimError, suggest
+from jaxprompt.errors import ClaimError, NumericalError, suggest
 
 if TYPE_CHECKING:
     from jaxprompt.core.claim import Claim
@@ -28,6 +30,7 @@ __all__ = [
     "Panels",
     "Regions",
     "complete_figure",
+    "predicted_line",
     "words_of_parameter",
 ]
 
@@ -253,6 +256,29 @@ def _fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
         if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
             changes[label] = f"{words_of_parameter(known[name])} = {{value}}"
     return dataclasses.replace(spec, **changes)
+
+
+def predicted_line(
+    claim: Claim, spec: Curves, others: Mapping[str, Any]
+) -> tuple[list[float], str]:
+    """Closed form along `spec.lines` at one set of the other parameters, in one call where the
+    claim says that it takes arrays. NaN, and the first reason, where there is no number."""
+    kinds = {p.name: p.kind for p in claim.parameters}
+    if claim.broadcasts and kinds[spec.x] == "real":
+        places = np.asarray(spec.lines, dtype=np.float64)
+        with contextlib.suppress(NumericalError):  # at one place: each by itself then
+            values = np.asarray(claim.predict(**{**others, spec.x: places})[spec.y])
+            if values.shape == places.shape:
+                return [float(v) for v in values], ""
+    ordinates: list[float] = []
+    reason = ""
+    for x in spec.lines:
+        try:
+            ordinates.append(float(claim.predict(**{**others, spec.x: x})[spec.y]))
+        except NumericalError as error:
+            ordinates.append(math.nan)
+            reason = reason or str(error)
+    return ordinates, reason
 
 
 def words_of_parameter(parameter: Parameter) -> str:

@@ -6,6 +6,7 @@ Tables are made here, stored by :mod:`jaxprompt.presentation.table_files` and dr
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,8 +24,10 @@ from jaxprompt.core.claim import (
     Regions,
     Verdict,
 )
+from jaxprompt.core.figures import predicted_line
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.relation import Relation
+from jaxprompt.errors import NumericalError
 from jaxprompt.presentation.evidence import evidence_tables, fit_tables
 from jaxprompt.presentation.panels import panels_to_tables
 from jaxprompt.presentation.wording import count_trials
@@ -145,7 +148,7 @@ def _regions_tables(claim: Claim, spec: Regions, verdict: Verdict) -> tuple[list
         ]
         grid = np.meshgrid(spec.x_lines, spec.y_lines)
         others = {n: v for n, v in cells[0].parameters.items() if n not in (spec.x, spec.y)}
-        values = _predicted_map(claim, spec, others, *grid)[quantity]
+        values = _predicted_map(claim, spec, others, *grid, quantity)
         lines += [{"panel": panel, **place} for place in _contours(spec, values)]
     return points, lines
 
@@ -160,16 +163,20 @@ def _contours(spec: Regions, values: np.ndarray) -> Iterator[Row]:
 
 
 def _predicted_map(
-    claim: Claim, spec: Regions, others: Mapping[str, Any], x: np.ndarray, y: np.ndarray
-) -> Mapping[str, np.ndarray]:
-    """Closed form on a grid; in one call where the claim says that it takes arrays."""
+    claim: Claim, spec: Regions, others: Mapping[str, Any], x: np.ndarray, y: np.ndarray,
+    quantity: str,
+) -> np.ndarray:  # fmt: skip
+    """Closed form on a grid, NaN where it has no number; in one call where the claim says that it
+    takes arrays."""
     if claim.broadcasts:
-        return claim.predict(**{**others, spec.x: x, spec.y: y})
-    pairs = zip(x.ravel().tolist(), y.ravel().tolist(), strict=True)
-    numbers = [claim.predict(**{**others, spec.x: a, spec.y: b}) for a, b in pairs]
-    return {
-        name: np.array([float(n[name]) for n in numbers]).reshape(x.shape) for name in numbers[0]
-    }
+        with contextlib.suppress(NumericalError):  # at one place: each by itself then
+            return np.asarray(claim.predict(**{**others, spec.x: x, spec.y: y})[quantity])
+    values = np.full(x.shape, np.nan)
+    for place in np.ndindex(*x.shape):
+        with contextlib.suppress(NumericalError):
+            at = {**others, spec.x: float(x[place]), spec.y: float(y[place])}
+            values[place] = float(claim.predict(**at)[quantity])
+    return values
 
 
 def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:
@@ -190,17 +197,6 @@ def _measured_points(spec: Curves, cells: list[Cell]) -> list[Row]:
     return rows
 
 
-def _predicted_line(claim: Claim, spec: Curves, others: Row) -> list[float]:
-    """Closed form along `spec.lines`; in one call where the claim says that it takes arrays."""
-    kinds = {p.name: p.kind for p in claim.parameters}
-    if claim.broadcasts and kinds[spec.x] == "real":
-        places = np.asarray(spec.lines, dtype=np.float64)
-        values = np.asarray(claim.predict(**{**others, spec.x: places})[spec.y])
-        if values.shape == places.shape:
-            return [float(v) for v in values]
-    return [float(claim.predict(**{**others, spec.x: x})[spec.y]) for x in spec.lines]
-
-
 def _curve_lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]:
     """Closed form along `spec.lines` for each curve; marks and extra lines once for each panel."""
     drawn: set[str] = set()
@@ -215,7 +211,7 @@ def _curve_lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]
         headings = {"panel": panel, "label": label}
         if not limit:
             headings["series"] = cell.parameters[spec.series]
-        for x, y in zip(spec.lines, _predicted_line(claim, spec, others), strict=True):
+        for x, y in zip(spec.lines, predicted_line(claim, spec, others)[0], strict=True):
             yield {**headings, "kind": "theory", "x": float(x), "y": y}
         marks = claim.predict(**{**others, spec.x: spec.lines[0]}) if spec.marks else {}
         for quantity, text in spec.marks.items():

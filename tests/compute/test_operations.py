@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxprompt.compute import operations
 from jaxprompt.compute.operations import count_operations, seconds_for
 
 MATRIX, VECTOR = jnp.ones((20, 30), jnp.float32), jnp.ones(1000, jnp.float32)
@@ -78,8 +79,10 @@ def test_draws_cost_more_than_additions():
     assert arithmetic(draw(4000)) == pytest.approx(2 * arithmetic(draw(2000)), rel=0.01)
 
 
-def test_seconds_grow_with_calls_and_programs():
+def test_seconds_grow_with_calls_and_programs(monkeypatch):
+    monkeypatch.setattr(operations, "_seconds_an_addition", lambda: 1e-9)
     work = count_operations(lambda x: x + x, VECTOR)
     running = seconds_for(work, 10**6, programs=0)
+    assert running == pytest.approx(1000 * 10**6 * 1e-9)
     assert running == pytest.approx(10 * seconds_for(work, 10**5, programs=0))
-    assert seconds_for(work, 10**6, programs=2) > seconds_for(work, 10**6) > running > 0
+    assert seconds_for(work, 10**6, programs=2) > seconds_for(work, 10**6) > running

@@ -192,6 +192,28 @@ def test_points_are_measured_at_the_design(curves):
     assert points == tables_of(curves).points
 
 
+def nowhere_at_two(*, level, **unused):
+    return {"value": level * (level - 2.0) / (level - 2.0)}
+
+
+def test_where_the_closed_form_has_no_number_a_line_has_a_gap(toy_claim, tmp_path):
+    design = Design.product({}, {"level": [1.0, 4.0], "size": [8]}, 12)
+    figure = Curves(x="level", y="value", design=design, lines=(1.0, 2.0, 3.0))
+    claim = toy_claim(closed_form=nowhere_at_two, figure=figure)
+    tables = tables_of(claim)
+    np.testing.assert_array_equal([row["y"] for row in tables.lines], [1.0, np.nan, 3.0])
+    assert save_figure(plot.draw(claim, tables), tmp_path, "gap", ("png",))
+
+
+def test_where_the_closed_form_has_no_number_a_plane_has_a_hole(regions, toy_claim):
+    verdict = regions.check()
+    whole = figure_tables(regions, verdict, as_key(0)).lines
+    holed = toy_claim(closed_form=nowhere_at_two, designs=regions.designs, figure=regions.figure)
+    lines = figure_tables(holed, verdict, as_key(0)).lines
+    assert whole
+    assert len(lines) < len(whole)
+
+
 def test_labels_and_legend(curves):
     figure = plot.draw(curves, tables_of(curves))
     (axis,) = figure.axes
