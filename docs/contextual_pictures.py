@@ -34,6 +34,9 @@ LABELS = {
 BASE: dict[str, Any] = {
     "tokens": 5, "relevant": 1, "signal": 1.0, "context": 1.2, "noise": 0.8, "ridge": 1e-3,
 }  # fmt: skip
+TEN_TOKENS: dict[str, Any] = {
+    "tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0,
+}  # fmt: skip
 MILD = {**BASE, "shifts": ((0.0, 0.0), (0.5, 0.3))}
 
 
@@ -65,7 +68,7 @@ def training_picture() -> Picture:
             marks += marks_without_noise(fine, ("aligned", "opposed")[number], zetas, shifts)
         panels.append(
             Panel(marks, title, x_label, "accuracy on fresh sequences",
-                  log_x=number == 3, y_range=(0.45, 1.0))
+                  log_x=number == 3, y_range=(0.45, 1.03))
         )  # fmt: skip
     return Picture(
         panels,
@@ -151,15 +154,8 @@ def map_of(image: np.ndarray) -> Mark:
 def best_picture() -> Picture:
     """The best ridge at gain 1, and the best gain, against d/n."""
     claim = jp.claim("contextual.best_ridge")
-    base: dict[str, Any] = {
-        "tokens": 10,
-        "relevant": 2,
-        "signal": 1.0,
-        "context": 1.5,
-        "noise": 1.0,
-    }
     ratios = np.geomspace(0.15, 4.0, 61)
-    found = [claim.predict(**base, gain=1.0, ratio=float(r)) for r in ratios]
+    found = [claim.predict(**TEN_TOKENS, gain=1.0, ratio=float(r)) for r in ratios]
     ridges = np.array([float(f["best_ridge"]) for f in found])
     finite = ridges < 0.99 * ridges.max()
     x_label = "dimension / samples, d / n"
@@ -209,14 +205,7 @@ def breakdown_picture() -> Picture:
 
 def margin_picture() -> Picture:
     """Share of separable training sets around the threshold; error of the max-margin head."""
-    base: dict[str, Any] = {
-        "tokens": 10,
-        "relevant": 2,
-        "signal": 1.0,
-        "context": 1.5,
-        "noise": 1.0,
-        "gain": 1.0,
-    }
+    base = {**TEN_TOKENS, "gain": 1.0}
     setting, claim = Setting.make(**base), jp.claim("contextual.convex_head")
     threshold = float(claim.predict(**base, loss="hinge", ratio=2.0, ridge=0.1)["threshold"])
     ratios = threshold * np.array([0.5, 0.7, 0.85, 1.0, 1.15, 1.3, 1.6])
