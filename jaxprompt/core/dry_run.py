@@ -14,7 +14,7 @@ from jaxprompt.compute.operations import seconds_for
 from jaxprompt.compute.trials import TrialSimulation
 from jaxprompt.core.checking import choose_design
 from jaxprompt.core.designs import Design, split_into_cells
-from jaxprompt.core.figures import Curves, predicted_line
+from jaxprompt.core.figures import Curves, parameters_of_line, predicted_line
 from jaxprompt.core.json_values import format_parameters, to_json_values
 from jaxprompt.core.memory import trial_outputs
 from jaxprompt.core.points import Point
@@ -160,7 +160,7 @@ def _planned_lines(claim: Claim, design: Design) -> Iterator[PlannedLine]:
     drawn: set[str] = set()
     for run in (spec.design or design).runs:
         for cell in split_into_cells(claim.point(dict(run)), {}, claim.shared):
-            others = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
+            others = parameters_of_line(claim, spec, cell.parameters)
             if format_parameters(others) not in drawn:
                 drawn.add(format_parameters(others))
                 yield _planned_line(claim, spec, others)

@@ -30,6 +30,7 @@ __all__ = [
     "Panels",
     "Regions",
     "complete_figure",
+    "parameters_of_line",
     "predicted_line",
     "words_of_parameter",
 ]
@@ -256,6 +257,14 @@ def _fill_curve_defaults(claim: Claim, spec: Curves) -> Curves:
         if name and known[name].kind != "choice" and getattr(spec, label) == "{value}":
             changes[label] = f"{words_of_parameter(known[name])} = {{value}}"
     return dataclasses.replace(spec, **changes)
+
+
+def parameters_of_line(claim: Claim, spec: Curves, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """What the curve through a point depends on: all but the abscissa, and but the size where the
+    closed form is its limit."""
+    needed = {p.name for p in claim.parameters if p.is_required and not p.simulate_only}
+    left_out = {spec.x, claim.size} - (needed - {spec.x})
+    return {name: value for name, value in parameters.items() if name not in left_out}
 
 
 def predicted_line(

@@ -168,6 +168,16 @@ def _lay_out_once(figure: Figure) -> None:
                 if fit_texts_to_panels(figure):
                     engine.execute(figure)
             figure.set_layout_engine(None)
+            _round_positions(figure)
+
+
+def _round_positions(figure: Figure) -> None:
+    """Panels stand at whole millionths: the solver that places them orders its unknowns by their
+    addresses, so the last digits, from which SVG takes names, differ from one drawing to the next.
+    """
+    for axis in figure.axes:
+        left, bottom, width, height = axis.get_position(original=True).bounds
+        axis.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
 
 
 def _require_formulas(figure: Figure) -> None:

@@ -24,7 +24,7 @@ from jaxprompt.core.claim import (
     Regions,
     Verdict,
 )
-from jaxprompt.core.figures import predicted_line
+from jaxprompt.core.figures import parameters_of_line, predicted_line
 from jaxprompt.core.json_values import canonical
 from jaxprompt.core.relation import Relation
 from jaxprompt.errors import NumericalError
@@ -202,7 +202,7 @@ def _curve_lines(claim: Claim, spec: Curves, cells: list[Cell]) -> Iterator[Row]
     drawn: set[str] = set()
     limit = spec.series in ("", claim.size)  # one line serves the whole panel
     for cell in cells:
-        others = {n: v for n, v in cell.parameters.items() if n not in (spec.x, claim.size)}
+        others = parameters_of_line(claim, spec, cell.parameters)
         if canonical(others) in drawn:
             continue
         drawn.add(canonical(others))

@@ -15,7 +15,7 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.cli import main
-from jaxprompt.core.claim import Agreement, Curves, Design, Falsifier, Relation
+from jaxprompt.core.claim import Agreement, Curves, Design, ExtraLine, Falsifier, Relation
 from jaxprompt.presentation.wording import describe_row
 from jaxprompt.stats import Estimate
 
@@ -449,18 +449,13 @@ def test_a_damaged_report_of_an_earlier_run_is_replaced_with_a_note(toys, run, t
 
 
 def failing_figure(toy_claim, **changes):
-    """A claim whose closed form fails at an abscissa of its figure, not at those of its check."""
+    """A claim whose check is sound, and whose figure has a reference line that fails."""
 
-    def closed_form(*, level, **unused):
-        if level > 2.5:
-            raise ZeroDivisionError("infinite there")
-        return {"value": level}
+    def reference(x, **unused):
+        raise ZeroDivisionError("infinite there")
 
-    return toy_claim(
-        closed_form=closed_form,
-        figure=Curves(x="level", y="value", lines=(1.0, 3.0), title="T", x_label="x", y_label="y"),
-        **changes,
-    )
+    figure = Curves(x="level", y="value", lines=(1.0, 3.0), extra=(ExtraLine("other", reference),))
+    return toy_claim(figure=figure, **changes)
 
 
 def test_a_figure_that_fails_is_a_warning(toy_claim, toy_registry, run, tmp_path):

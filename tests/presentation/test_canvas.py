@@ -110,3 +110,29 @@ def test_parameters_in_words():
     assert canvas.name_and_value(ridge, "ridge", 0.05) == "ridge strength λ = 0.05"
     assert canvas.name_and_value(width, "head_dim", 8) == "head dim $d_h$ = 8"
     assert canvas.name_and_value(None, "shift_weights", 1) == "shift weights 1"
+
+
+def test_the_last_digits_of_a_layout_do_not_reach_the_file(tmp_path, monkeypatch):
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    place = ConstrainedLayoutEngine.execute
+    steps = itertools.count()
+
+    def place_a_little_off(engine, figure):
+        place(engine, figure)
+        shift = 1e-15 * next(steps)
+        for axis in figure.axes:
+            box = axis.get_position(original=True)
+            axis._set_position(box.translated(shift, -shift))
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", place_a_little_off)
+    marks = [Mark("line", (1, 2), (1, 2), label="theory")]
+    spec = Panels(lambda *_: [], "A title")
+    files = []
+    for name in "ab":
+        with mpl.rc_context(canvas.figure_style()):
+            figure = draw_panels(spec, [Panel(marks, "", "n", "share")] * 2)
+            canvas.save_figure(figure, tmp_path, name)
+        files.append([(tmp_path / f"{name}.{kind}").read_bytes() for kind in ("png", "svg")])
+    assert next(steps) > 1, "the layout was shifted between the two drawings"
+    assert files[0] == files[1]

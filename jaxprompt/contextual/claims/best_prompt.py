@@ -23,10 +23,11 @@ from jaxprompt.contextual.parameters import (
     to_simulate,
 )
 from jaxprompt.core.claim import (
-    Agreement,
     Claim,
     Compared,
+    Curves,
     Design,
+    ExtraLine,
     Falsifier,
     Quantity,
     Relation,
@@ -205,6 +206,25 @@ def _at_tokens(*tokens: int) -> list[Run]:
     return [Run(law, tokens=count) for law in (_TENTH, _SHIFTED) for count in tokens]
 
 
+def _gain_along_context(x: float, **parameters: Any) -> float:
+    """Beside the best prompt: the best of those along q⋆."""
+    return float(CLAIM.predict(exponent=x, **parameters)["along_snr_gain"])
+
+
+FIGURE = Curves(
+    x="exponent",
+    y="best_snr_gain",
+    design=Design.product(
+        _TENTH, {"exponent": [0.0, 0.4, 0.8, 1.2, 1.6], "tokens": [240, 960]}, trials=64
+    ),
+    lines=tuple(np.linspace(0.0, 1.8, 19)),
+    title="The best prompt whitens the context, and gains what a prompt along it cannot",
+    x_label="how fast the eigenvalues of the tokens fall, power $p$",
+    y_label="SNR² / SNR² of uniform attention",
+    limit_label="best prompt, ½ Σ⁻¹q⋆: limit",
+    extra=(ExtraLine("best gain along q⋆: limit", _gain_along_context),),
+)
+
 CLAIM = Claim(
     id="contextual.best_prompt",
     title="The best prompt under any covariance",
@@ -242,5 +262,5 @@ CLAIM = Claim(
     size="tokens",
     powers=(1,),
     broadcasts="every number but sparsity",
-    figure=Agreement(title="The best prompt under any covariance", label="gains in SNR²"),
+    figure=FIGURE,
 )  # fmt: skip

@@ -36,9 +36,9 @@ from jaxprompt.contextual.parameters import (
     sample_counts,
 )
 from jaxprompt.core.claim import (
-    Agreement,
     Claim,
     Compared,
+    Curves,
     Design,
     Falsifier,
     Quantity,
@@ -229,6 +229,30 @@ def _laws_design(trials_by_dim: dict[int, int]) -> Design:
     return Design(*runs, trials=max(trials_by_dim.values()))
 
 
+FIGURE = Curves(
+    x="ratio",
+    y="error",
+    design=Design.product(
+        {**_USUAL, "dim": 48},
+        {
+            "prompt": ["spread", "one"],
+            "entries": ["gaussian", "signs", "laplace"],
+            "ratio": [0.4, 1.5],
+        },
+        trials=200,
+    ),
+    lines=tuple(np.geomspace(0.2, 2.5, 8)),
+    title="Of the tokens' law only the scores' matters",
+    x_label="dimension / samples, $d / n$",
+    series="entries",
+    series_label="{value} entries",
+    panel="prompt",
+    panel_label="coordinates of the prompt: {value}",
+    log_x=True,
+    caption="over many coordinates scores are Gaussian whatever the entries are; "
+    "over one they are not",
+)
+
 CLAIM = Claim(
     id="contextual.score_universality",
     title="Of the tokens' law only the scores' matters",
@@ -265,5 +289,5 @@ CLAIM = Claim(
     size="dim",
     powers=(1,),
     broadcasts="dim, ratio, gain, ridge and every number of the law",
-    figure=Agreement(title="Of the tokens' law only the scores' matters", label="error"),
+    figure=FIGURE,
 )  # fmt: skip

@@ -45,8 +45,8 @@ from jaxprompt.contextual.simulation.token_law_features import (
 from jaxprompt.core.claim import (
     Claim,
     Compared,
+    Curves,
     Design,
-    Evidence,
     Falsifier,
     Quantity,
     Relation,
@@ -273,6 +273,22 @@ def _two_laws_design(trials_by_dim: dict[int, int]) -> Design:
     return Design(*runs, trials=max(trials_by_dim.values()))
 
 
+FIGURE = Curves(
+    x="ratio",
+    y="error",
+    design=Design.product(
+        {**_COLOURED, "gain": 0.8, "ridge": 0.02, "dim": 32},
+        {"exponent": [0.0, 0.8, 1.6], "ratio": [0.25, 0.7, 2.0]},
+        trials=200,
+    ),
+    lines=tuple(np.geomspace(0.2, 2.5, 8)),
+    title="Test error over a prompt, for tokens of any covariance",
+    x_label="dimension / samples, $d / n$",
+    series="exponent",
+    series_label="eigenvalues falling as $i^{{-{value}}}$",
+    log_x=True,
+)
+
 CLAIM = Claim(
     id="contextual.token_law_error",
     title="Test error over a prompt under any token law",
@@ -315,5 +331,5 @@ CLAIM = Claim(
     size="dim",
     powers=(1,),
     broadcasts="dim, ratio, gain, ridge and every number of the law",
-    figure=Evidence(title="Any token law: the difference, extrapolated"),
+    figure=FIGURE,
 )  # fmt: skip
