@@ -219,7 +219,7 @@ FIGURE = Curves(
     ),
     lines=tuple(np.linspace(0.0, 1.8, 19)),
     title="The best prompt whitens the context, and gains what a prompt along it cannot",
-    x_label="how fast the eigenvalues of the tokens fall, power $p$",
+    x_label="power $p$ of the eigenvalues' fall",
     y_label="SNR² / SNR² of uniform attention",
     limit_label="best prompt, ½ Σ⁻¹q⋆: limit",
     extra=(ExtraLine("best gain along q⋆: limit", _gain_along_context),),

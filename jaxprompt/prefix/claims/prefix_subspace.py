@@ -354,6 +354,6 @@ CLAIM = Claim(
     figure=Panels(
         _panels,
         "The bias of a prefix has no more dimensions than vectors, or than the head is wide",
-        "left: two random heads of width 8; right: largest ranks of the check's random layers",
+        "singular values: two random heads of width 8; dimensions: the check's random layers",
     ),
 )  # fmt: skip

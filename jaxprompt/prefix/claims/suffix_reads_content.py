@@ -375,6 +375,6 @@ CLAIM = Claim(
     figure=Panels(
         _panels,
         "Beyond the threshold no prefix separates the labels; one suffix token does",
-        "noise-free sequences; left: every design point of the check",
+        "noise-free sequences; best accuracy: every design point of the check",
     ),
 )  # fmt: skip
