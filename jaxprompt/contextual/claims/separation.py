@@ -129,7 +129,19 @@ def closed_form(
     On the boundary of a region an output is 0 whatever the parameters, which counts one half.
     Falsifiers change the last five arguments, which the theory has at their defaults.
     """
-    zeta, delta, norm = jnp.broadcast_arrays(*(jnp.asarray(x) for x in (sparsity, shift, context)))
+    return _reachable(
+        *map(jnp.asarray, (sparsity, shift, context)),
+        law, linear_power, prompt_power, threshold_over, with_intercept, gain_power,
+    )  # fmt: skip
+
+
+# One compiled call: dispatched alone, each of its many small steps would be compiled alone.
+@functools.partial(jax.jit, static_argnums=range(3, 9))
+def _reachable(
+    sparsity: Array, shift: Array, context: Array, law: str, linear_power: int, prompt_power: int,
+    threshold_over: str, with_intercept: float, gain_power: int,
+) -> dict[str, Array]:  # fmt: skip
+    zeta, delta, norm = jnp.broadcast_arrays(sparsity, shift, context)
     one = jnp.ones_like(zeta, dtype=jnp.result_type(float))
     if threshold_over == "limits":
         threshold = jnp.maximum(zeta, 1 - zeta)
