@@ -4,6 +4,8 @@ processes of one run share what they compile."""
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import os
 import shutil
 import tempfile
@@ -15,7 +17,8 @@ os.environ.setdefault("JAXPROMPT_CACHE", "")
 # workers, which inherit this folder, and the programs that tests start.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxprompt-tests-")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    # All are kept: the small ones, of single operations, are many.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 # Before anything imports the package: shapes and types in its signatures become checks.
@@ -33,14 +36,33 @@ import jax
 import numpy as np
 import pytest
 
+GROWTH = 2**28
+"""Bytes by which a process may grow before what it compiled since is forgotten too."""
 
-@pytest.fixture(scope="module", autouse=True)
+kept_bytes = 0
+"""What the process held after it last forgot."""
+
+
+@pytest.fixture(autouse=True)
 def release_programs():
-    """After a module, a process that has grown forgets what it compiled."""
-    yield
-    from jaxprompt.compute.programs import forget_programs
+    """After a test, a process that has grown forgets what it compiled, and gives the memory back.
 
-    forget_programs()
+    Modules of many programs grow by a gigabyte, so their end would be late.
+    """
+    global kept_bytes
+    yield
+    from jaxprompt.compute.programs import ENOUGH, forget_programs, resident_bytes
+
+    # Only what has grown since: else every test above the limit would compile all its programs.
+    if resident_bytes() > kept_bytes + GROWTH and forget_programs(ENOUGH - GROWTH):
+        give_memory_back()
+        kept_bytes = resident_bytes()
+
+
+def give_memory_back():
+    """Freed memory stays with the process until the C library is asked (glibc has the call)."""
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

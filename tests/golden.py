@@ -49,12 +49,12 @@ def first_point(claim: Claim) -> dict:
     return run
 
 
-def numbers(claim: Claim, simulated: dict | None = None) -> Numbers:
-    """Predicted values, and means and standard errors of a simulation (made unless given)."""
+def numbers(claim: Claim, simulated: dict | None = None, predicted: dict | None = None) -> Numbers:
+    """Predicted values, and means and standard errors of a simulation (both made unless given)."""
     point = first_point(claim)
     made = simulated or claim.simulate(key=KEY, trials=TRIALS, **point)
     found = {
-        "predicted": claim.predict(**point),
+        "predicted": predicted or claim.predict(**point),
         "mean": {name: estimate.mean for name, estimate in made.items()},
         "stderr": {name: estimate.stderr for name, estimate in made.items()},
     }

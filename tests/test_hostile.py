@@ -68,6 +68,7 @@ DEAR = {
     *("contextual.context_gain", "contextual.separation", "universal.random_centres"),
     *("universal.sphere_limit", "universal.kernel_head", "contextual.sgd_flow"),
     *("contextual.sgd_spread", "contextual.prompt_tuning", "contextual.giant_steps"),
+    *("contextual.score_universality", "contextual.token_law_error"),
 }
 """Claims whose prediction takes a quadrature, a search or seconds to compile; their ends are tried
 in the slow tests."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,14 @@ MODEL = {
     "tokens": 8, "relevant": 2, "signal": 1.2, "context": 1.0, "noise": 1.0,
     "shifts": ((0.0, 0.0), (0.5, 0.3)), "shift_weights": (0.4, 0.6),
 }  # fmt: skip
+# One compiled program for each shape, where every operation alone would be one.
+step_of = jax.jit(gradient_steps.prompt_step)
 HEADS = np.array([[0.3, 0.1, 0.4], [1.2, 0.0, 0.0], [-0.7, 0.9, 2.0], [0.0, 0.0, 1.0]])
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def drawn_batch(setting, dim, samples, key):
+    return gradient_steps.sample_batch(setting, dim, samples, key=key)
 
 
 def predict(head, model=MODEL, **rest):
@@ -63,9 +72,9 @@ def test_moments_against_brute_force():
 def test_autodiff_equals_the_covariance_formula():
     """At q = 0 minus the gradient is the mean of (y − w·x̄) C w."""
     setting = Setting.make(**MODEL)
-    batch = gradient_steps.sample_batch(setting, 5, 9, key=jax.random.key(0))
+    batch = drawn_batch(setting, 5, 9, jax.random.key(0))
     head = jnp.array([0.3, -0.2, 0.5, 0.1, 0.0], jnp.float32)
-    step = gradient_steps.prompt_step(head, jnp.zeros(5, jnp.float32), batch)
+    step = step_of(head, jnp.zeros(5, jnp.float32), batch)
     x, y = np.asarray(batch.tokens, np.float64), np.asarray(batch.labels, np.float64)
     c = np.stack([np.cov(t.T, bias=True) for t in x])
     w = np.asarray(head, np.float64)
@@ -130,12 +139,12 @@ def test_sign_of_the_step_along_the_context(model):
     assert along(turn) == pytest.approx(0.0, abs=1e-12 * abs(along(2 * turn)))
     slope = sum(p * (1 + a) * (1 + b) for (a, b), p in
                 zip(model["shifts"], model["shift_weights"], strict=True))  # fmt: skip
-    batch = gradient_steps.sample_batch(setting, 4, 400_000, key=jax.random.key(3))
+    batch = drawn_batch(setting, 4, 400_000, jax.random.key(3))
     for share in (-0.6, 0.4, 1.7):
         sign = np.sign(slope * share * turn * (1 - share))
         assert np.sign(along(share * turn)) == sign
         head = jnp.zeros(4, jnp.float32).at[0].set(share * turn / model["signal"])
-        step = gradient_steps.prompt_step(head, jnp.zeros(4, jnp.float32), batch)
+        step = step_of(head, jnp.zeros(4, jnp.float32), batch)
         assert np.sign(step[1]) == sign, share
 
 

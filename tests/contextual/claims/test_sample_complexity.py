@@ -151,6 +151,21 @@ def test_confirmed_and_falsifiers_refuted(all_refuted_by_simulation):
     all_refuted_by_simulation(CLAIM, verdict)
 
 
+def test_a_search_in_a_curve_without_scatter_is_refused(monkeypatch):
+    """Trials that all err equally leave no standard error, whatever the search finds."""
+
+    def trials_(setting, dim, *, samples, prompt_norm, trials, key):
+        error = 0.3 * (dim / samples) ** 0.7 * np.ones(trials)
+        return {"final_error": error, **dict.fromkeys(MEANS, error)}
+
+    monkeypatch.setattr(sample_complexity, "_trials", trials_)
+    setting = Setting.make(**{n: v for n, v in BASE.items() if n not in ("target", "prompt_norm")})
+    key = sample_complexity.jax.random.key(0)
+    with pytest.raises(ArithmeticError, match="the error does not vary"):
+        sample_complexity._crossing(setting, 500, 500.0, 0.03, 2.5, 32, key)
+
+
+@pytest.mark.slow
 def test_a_search_without_scatter_is_refused():
     """Tokens without noise leave no error to search in."""
     point = {n: v for n, v in CLAIM.designs["quick"].runs[0].items() if n != "trials"}

@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from quick_cases import mostly_slow
 from scipy import special
 
 from jaxprompt.contextual.claims.token_law_error import CLAIM, _make_arrays
@@ -41,16 +42,25 @@ def test_features_have_the_law_of_tokens():
     assert abs(one.mean() - two.mean()) < 4.5 * np.sqrt((one.var() + two.var()) / count)
 
 
-def test_samples_and_ratio_are_one_point():
-    by_ratio = CLAIM.predict(**{**POINT, "dim": 24, "ratio": 0.5})
-    given = {n: v for n, v in POINT.items() if n != "ratio"}
-    assert CLAIM.predict(**{**given, "dim": 24, "samples": 48}) == by_ratio
+SMALL = {**POINT, "dim": 24, "ratio": 0.5}
 
 
-def test_more_noise_of_each_kind_is_more_error():
-    base = CLAIM.predict(**{**POINT, "dim": 24})["error"]
-    for name in ("relevant_noise", "common_noise", "noise"):
-        assert CLAIM.predict(**{**POINT, "dim": 24, name: 1.3 * POINT[name]})["error"] > base, name
+@pytest.fixture(scope="module")
+def at_small_size():
+    return CLAIM.predict(**SMALL)
+
+
+def test_samples_and_ratio_are_one_point(at_small_size):
+    given = {n: v for n, v in SMALL.items() if n != "ratio"}
+    assert CLAIM.predict(**given, samples=48) == at_small_size
+
+
+@pytest.mark.parametrize(
+    "name", mostly_slow(["common_noise", "relevant_noise", "noise"], "common_noise".__eq__)
+)
+def test_more_noise_of_each_kind_is_more_error(name, at_small_size):
+    noisier = CLAIM.predict(**{**SMALL, name: 1.3 * SMALL[name]})
+    assert noisier["error"] > at_small_size["error"]
 
 
 def test_refusals_name_the_parameter():
