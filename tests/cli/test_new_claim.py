@@ -5,14 +5,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick_cases import mostly_slow
 
 import jaxprompt as jp
 from jaxprompt.cli.main import main
 from jaxprompt.cli.new_claim import KINDS, claim_file_text
 from jaxprompt.stats import Status
 
+QUICK = ("mean", "law", "trajectory")
+"""Kinds whose file is checked in about a second."""
 
-@pytest.mark.parametrize("kind", list(KINDS))
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, QUICK.__contains__))
 def test_a_new_file_is_confirmed_and_its_falsifiers_refuted(kind, tmp_path):
     path = tmp_path / f"my_{kind}.py"
     assert main(["new", str(path), "--kind", kind]) == 0

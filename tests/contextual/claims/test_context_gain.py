@@ -33,6 +33,7 @@ def test_reference_simulation():
     assert abs(scale * found.mean - 91.58) < 3 * scale * found.stderr + 0.02  # its own 1/T
 
 
+@pytest.mark.slow
 def test_the_law_of_squares_stops_at_half_the_gain_of_the_law_of_sums():
     """Below √(2 log T)/(2σQ) the formula holds, and better with more tokens; beyond it does not."""
     off = {}

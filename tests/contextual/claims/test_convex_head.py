@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+from quick_cases import slow_case, some_slow
 from scipy import integrate, optimize, special
 
 from jaxprompt.contextual.claims import convex_head
@@ -64,12 +65,12 @@ def test_proximal_forces_against_root_finding(loss):
 @pytest.mark.parametrize(
     "point",
     [
-        {"loss": "hinge", "gain": 20.0, "ratio": 0.8, "ridge": 0.05},
         {"loss": "hinge", "ratio": 1.5, "ridge": 0.0},
         {"loss": "logistic", "ratio": 0.05, "ridge": 1e-6},
-        {"loss": "logistic", "ratio": 20.0, "ridge": 1e-6},
         {"loss": "square", "ratio": 1.5, "ridge": 0.0},
-        {"loss": "square", "noise": 5.0, "ratio": 0.05, "ridge": 1e4},
+        slow_case({"loss": "hinge", "gain": 20.0, "ratio": 0.8, "ridge": 0.05}),
+        slow_case({"loss": "logistic", "ratio": 20.0, "ridge": 1e-6}),
+        slow_case({"loss": "square", "noise": 5.0, "ratio": 0.05, "ridge": 1e4}),
     ],
 )
 def test_a_prediction_stays_under_its_own_equations(point):
@@ -228,7 +229,7 @@ def _hinge_cases():
         }  # fmt: skip
 
 
-@pytest.mark.parametrize("point", list(_hinge_cases()))
+@pytest.mark.parametrize("point", some_slow(list(_hinge_cases()), first=4))
 def test_hinge_against_its_equations_in_many_digits(point):
     """On 32 sequences, so that their sharpest are as narrow as those of all nodes."""
     point = dict(point)
@@ -310,7 +311,9 @@ def definition_by_quadrature(loss, ratio, ridge, spread, c, rho):
 
 
 @pytest.mark.parametrize("loss", ["logistic", "hinge"])
-@pytest.mark.parametrize(("factor", "ridge"), [(0.9, 0.0), (0.95, 0.0), (0.99, 0.0), (1.01, 1e-5)])
+@pytest.mark.parametrize(
+    ("factor", "ridge"), some_slow([(0.99, 0.0), (1.01, 1e-5), (0.9, 0.0), (0.95, 0.0)], first=2)
+)
 def test_near_the_threshold_the_stated_equations_hold(loss, factor, ridge):
     found = CLAIM.predict(**ONE_LEVEL, loss=loss, ratio=factor * 0.2702678264877157, ridge=ridge)
     assert found["threshold"] == pytest.approx(0.2702678264877157, rel=1e-9)
@@ -340,7 +343,7 @@ def test_values_near_the_threshold(changes, expected):
         assert found[name] == pytest.approx(value, rel=3e-6), name
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 30.0, 1e3])
+@pytest.mark.parametrize("scale", some_slow([1e-3, 0.1, 30.0, 1e3], first=1))
 @pytest.mark.parametrize(
     "case",
     [
@@ -436,8 +439,11 @@ def test_threshold_against_linear_programs():
         assert (found.status == 0) is expected
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("shape", [(40, 12), (12, 20)])
+@pytest.mark.parametrize(
+    ("loss", "shape"),
+    some_slow([("logistic", (40, 12)), ("hinge", (40, 12)), ("square", (12, 20)),
+               ("square", (40, 12)), ("logistic", (12, 20)), ("hinge", (12, 20))], first=3),
+)  # fmt: skip
 def test_solver_against_scipy(loss, shape):
     rows = np.random.default_rng(3).normal(size=shape) + np.eye(shape[1])[0]
     ridge = 0.1
@@ -459,14 +465,15 @@ def test_solver_against_scipy(loss, shape):
         assert value(np.asarray(head)) - float(gap) <= best + 1e-12
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", some_slow(["hinge", "square", "logistic"], first=1))
 def test_rows_of_zeros_change_nothing(loss):
     """Sample sizes are filled up with zeros to share a compilation."""
     rows = np.random.default_rng(4).normal(size=(14, 6)) + np.eye(6)[0]
     filled = np.concatenate([rows, np.zeros((4, 6))])
     with jax.enable_x64(True):
-        plain, _ = convex_heads(jnp.asarray(rows), 0.3, loss)
-        head, gap = convex_heads(jnp.asarray(filled), 0.3, loss, 14)
+        solve = jax.jit(convex_heads, static_argnums=2)
+        plain, _ = solve(jnp.asarray(rows), 0.3, loss)
+        head, gap = solve(jnp.asarray(filled), 0.3, loss, 14)
     assert float(gap) <= GAP
     # A gap g leaves an error of at most √(2g/λ).
     np.testing.assert_allclose(head, plain, atol=2 * np.sqrt(2 * GAP / 0.3))
@@ -480,11 +487,13 @@ def test_max_margin_against_scipy():
         options={"ftol": 1e-14, "maxiter": 500},
     )  # fmt: skip
     with jax.enable_x64(True):
-        head, gap = max_margin_head(jnp.asarray(rows))
-        filled = jnp.asarray(np.concatenate([rows, np.zeros((3, 12))]))
-        again, _ = max_margin_head(filled, 9)
-        crossed = jnp.asarray(np.concatenate([rows, -rows[:1]]))
-        impossible = max_margin_head(crossed)[1]
+        solve = jax.jit(max_margin_head)
+        head, gap = solve(jnp.asarray(rows))
+        filled = np.concatenate([rows, np.zeros((3, 12))])
+        again, _ = solve(jnp.asarray(filled), 9)
+        # Filled up to the shape of the one above, which is compiled already.
+        crossed = np.concatenate([rows, -rows[:1], np.zeros((2, 12))])
+        impossible = solve(jnp.asarray(crossed), 10)[1]
     assert found.success
     assert abs(float(gap)) <= GAP
     np.testing.assert_allclose(head, found.x, atol=1e-4)

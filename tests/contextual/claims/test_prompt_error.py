@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import stats as sps
 from scipy.stats import qmc
 
@@ -89,7 +90,7 @@ def clear_nodes():
         cached.cache_clear()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 30.0, 1e3])
+@pytest.mark.parametrize("scale", some_slow([1e-3, 0.1, 30.0, 1e3], first=1))
 @pytest.mark.parametrize(("ratio", "ridge"), [(0.7, 0.0), (0.7, 0.05), (1.6, 0.0), (1.6, 2.0)])
 def test_scaling_the_tokens_scales_the_head(scale, ratio, ridge):
     """(W, Q, σ, γ, λ) → (sW, sQ, sσ, γ/s², λs²) leaves the error, and divides the head by s."""
@@ -288,7 +289,9 @@ def slow_trial(rng, dim, n, ridge, *, gain, shifts, odds, fresh):
     return (np.sign(features @ head) != y).mean(), head[0], np.linalg.norm(head[1:])
 
 
-@pytest.mark.parametrize(("samples", "ridge"), [(16, 0.05), (40, 0.0), (12, 0.0)])
+@pytest.mark.parametrize(
+    ("samples", "ridge"), some_slow([(16, 0.05), (40, 0.0), (12, 0.0)], first=1)
+)
 def test_simulation_against_token_level_numpy(samples, ridge):
     dim, shifts, odds = 20, ((0.0, 0.0), (0.5, 0.3)), (0.4, 0.6)
     rng = np.random.default_rng([samples, int(100 * ridge)])
@@ -359,7 +362,7 @@ def test_one_compilation_for_each_shape():
     assert simulate(ridge=1e-5) == 2
 
 
-@pytest.mark.parametrize("ratio", [[0.3, 0.6], [1.5, 3.0]])
+@pytest.mark.parametrize("ratio", some_slow([[1.5, 3.0], [0.3, 0.6]], first=1))
 def test_sizes_on_one_side_of_the_dimension(ratio):
     found = CLAIM.simulate(key=0, trials=3, **BASE, gain=1.0, dim=8, ratio=ratio, ridge=0.1)
     assert np.shape(found["error"].mean) == np.shape(ratio)

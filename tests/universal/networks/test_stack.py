@@ -11,6 +11,12 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.universal.networks import stack
 
 
+@pytest.fixture(autouse=True)
+def few_scores_at_once(monkeypatch):
+    """Smaller blocks, for less memory; no number depends on them."""
+    monkeypatch.setattr(stack, "SCORES_AT_ONCE", 2**22)
+
+
 def sort_rows(x):
     return np.sort(x, axis=1)
 
@@ -35,6 +41,8 @@ ACCEPTED = [
 ]
 EXTREME = [(2, 1), *((length, stack.MOST_CANTOR_DIGITS // length) for length in range(2, 9))]
 """The least, and for each length the most digits, whose scores are the hardest to tell apart."""
+LONG = [(6, 2), (7, 2), (8, 2)]
+"""Of these the layers themselves run in the slow test alone."""
 each_accepted = pytest.mark.parametrize(
     ("length", "digits"), mostly_slow(ACCEPTED, EXTREME.__contains__)
 )
@@ -95,7 +103,10 @@ def test_no_cell_is_mistaken_for_another(length, digits):
             assert (scores[0] - scores[1]).min() >= stack.HARD / 2 - rounding
 
 
-@each_accepted
+@pytest.mark.parametrize(
+    ("length", "digits"),
+    mostly_slow(ACCEPTED, lambda case: case in EXTREME and case not in LONG),
+)
 def test_layers_return_the_middle_of_every_cell(length, digits):
     """And each has a token of its own. Of many cells the first, the last and some at random: the
     largest codes have the largest scores."""
