@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from quick_cases import some_slow
 
 import jaxprompt
 from jaxprompt.cli import commands, main, terminal
@@ -65,7 +66,10 @@ def run(arguments, redirections="", **variables):
 
 @pytest.mark.parametrize(
     ("redirections", "code"),
-    [("2>&-", 0), (">&-", 0), ("<&- >&- 2>&-", 0), ("2>/dev/full", 0), (">/dev/full", 2)],
+    some_slow(
+        [("<&- >&- 2>&-", 0), (">/dev/full", 2), ("2>&-", 0), (">&-", 0), ("2>/dev/full", 0)],
+        first=2,
+    ),
 )
 def test_streams_that_are_closed_or_full(redirections, code):
     done = run("list", redirections)
@@ -76,12 +80,14 @@ def test_streams_that_are_closed_or_full(redirections, code):
         assert "standard output cannot be written (No space left on device)" in done.stderr
 
 
-@pytest.mark.parametrize("redirections", ["2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("redirections", some_slow(["2>/dev/full", "2>&-"], first=1))
 def test_errors_keep_their_code_where_they_cannot_be_told(redirections):
     assert run("show nothing", redirections).returncode == 2
 
 
-@pytest.mark.parametrize("words", ["show contextual.prompt_error", "completion bash"])
+@pytest.mark.parametrize(
+    "words", some_slow(["show contextual.prompt_error", "completion bash"], first=1)
+)
 def test_a_reader_that_has_gone_is_no_defect(words):
     done = run(words, "| head -n 1; exit ${PIPESTATUS[0]}")
     assert done.returncode in (0, 141), "0 where the reader went after everything was written"
@@ -105,11 +111,15 @@ def test_lost_messages_end_nothing():
 # --- platforms and defects ---
 
 
-@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
 @pytest.mark.parametrize(
-    ("words", "code"), [("check universal.sphere_limit", 2), ("doctor --json", 3)]
-)
-def test_a_platform_that_is_not_there(platform, words, code):
+    ("words", "code", "platform"),
+    some_slow(
+        [("check universal.sphere_limit", 2, "cuda"), ("doctor --json", 3, "nonsense"),
+         ("check universal.sphere_limit", 2, "nonsense"), ("doctor --json", 3, "cuda")],
+        first=2,
+    ),
+)  # fmt: skip
+def test_a_platform_that_is_not_there(words, code, platform):
     if platform == "cuda" and any(name.startswith("jax_cuda") for name in sys.modules):
         pytest.skip("this installation has cuda")
     done = run(words, JAX_PLATFORMS=platform)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import integrate
 from scipy import stats as sps
 
@@ -111,7 +112,8 @@ def test_predict_broadcasts():
     assert (np.diff(found["error"], axis=1) > 0).all(), "more noise, more errors"
 
 
-def test_predict_under_jit_and_vmap():
+@pytest.mark.parametrize("batched", some_slow([True, False], first=1))
+def test_predict_under_jit_and_vmap(batched):
     point = {n: v for n, v in POINTS[0].items() if n != "head_norm"}
 
     def error(norm):
@@ -119,8 +121,12 @@ def test_predict_under_jit_and_vmap():
 
     norms = jnp.array([1.3, 2.0])
     expected = CLAIM.predict(**point, head_norm=np.array([1.3, 2.0]))["error"]
-    np.testing.assert_allclose(jax.jit(error)(norms[0]), expected[0], rtol=1e-4)
-    np.testing.assert_allclose(jax.jit(jax.vmap(error))(norms), expected, rtol=1e-4)
+    # Each compilation of the quadrature takes a second: under jit alone it is a slow test.
+    if batched:
+        found = jax.jit(jax.vmap(error))(norms)
+    else:
+        found = np.stack([jax.jit(error)(norm) for norm in norms])
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 @pytest.mark.usefixtures("x64")
