@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from quick_cases import mostly_slow
 
 import jaxprompt as jp
 from jaxprompt.core import registry
@@ -25,7 +26,11 @@ def forget(monkeypatch):
     monkeypatch.setattr(registry, "_user_claims", {})
 
 
-@each_kind
+QUICK = ("correlated_sum", "order_statistics", "polya_urn", "random_walk", "wigner_surmise")
+"""Examples that are checked in less than a second."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(KINDS, QUICK.__contains__))
 def test_an_example_is_confirmed_and_its_variants_refuted(name):
     (claim,) = jp.load_claims(ROOT / "examples" / f"{name}.py")
     verdict = claim.check()

@@ -319,6 +319,17 @@ def test_simulation_against_token_level_numpy(samples, ridge):
         assert abs(z) < 4.2, f"{name}: {fast[name].mean:.4f}, token by token {z:+.1f} s.e. away"
 
 
+def test_an_entry_does_not_depend_on_those_beside_it():
+    one, other = (
+        CLAIM.simulate(key=1, trials=6, **{**SMALL, "ratio": [0.5, beside]}) for beside in (2, 4)
+    )
+    for name, estimate in one.items():
+        # The same rows, summed in other chunks.
+        np.testing.assert_allclose(other[name].mean[0], estimate.mean[0], rtol=1e-5)
+        assert other[name].mean[1] != estimate.mean[1]
+
+
+@pytest.mark.slow
 def test_grids_share_a_stream_and_keep_each_entry():
     point = {**BASE, "gain": 1.0, "dim": 24}
     # With a ridge: systems without one are solved in float64, which takes longer to compile.
@@ -331,7 +342,8 @@ def test_grids_share_a_stream_and_keep_each_entry():
 
 
 def test_simulation_serves_repeated_sample_sizes():
-    point = {**SMALL, "ratio": [2.0, 2.01, 0.5]}
+    # As many as there are sizes elsewhere, so that it is compiled already.
+    point = {**SMALL, "ratio": [2.0, 2.01]}
     found = CLAIM.simulate(key=1, trials=3, **point)
     assert found["error"].mean[0] == found["error"].mean[1]
 
@@ -369,6 +381,7 @@ def test_sizes_on_one_side_of_the_dimension(ratio):
     assert np.isfinite(found["error"].mean).all()
 
 
+@pytest.mark.slow  # by default in core/test_claims.py, by the number of trials
 def test_batches_keep_every_trial(monkeypatch):
     trials = 7
     whole = CLAIM.simulate(key=4, trials=trials, **SMALL)["error"]

@@ -34,6 +34,15 @@ def test_simulated_times_and_start():
     found = flow.simulate(**FLOW, time=[0.0, 0.5], dim=20, key=1, trials=16)
     assert found["head_energy"].mean[0] == pytest.approx(0.04)
     assert found["error"].mean.shape == (2,)
+    # Of the same shape, so that it is compiled already.
+    swapped = flow.simulate(**FLOW, time=[0.5, 0.0], dim=20, key=1, trials=16)
+    for name, estimate in swapped.items():
+        assert estimate.mean[0] == found[name].mean[1], name
+
+
+@pytest.mark.slow
+def test_simulated_lists_of_times_give_the_numbers_of_single_ones():
+    found = flow.simulate(**FLOW, time=[0.0, 0.5], dim=20, key=1, trials=16)
     single = flow.simulate(**FLOW, time=0.5, dim=20, key=1, trials=16)
     for name, estimate in single.items():
         assert estimate.mean == found[name].mean[1], name
