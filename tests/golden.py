@@ -58,10 +58,11 @@ def numbers(claim: Claim, simulated: dict | None = None, predicted: dict | None 
         "mean": {name: estimate.mean for name, estimate in made.items()},
         "stderr": {name: estimate.stderr for name, estimate in made.items()},
     }
-    return {
-        kind: {n: np.ravel(np.asarray(value, np.float64)).tolist() for n, value in own.items()}
-        for kind, own in found.items()
-    }
+    return {kind: as_lists(own) for kind, own in found.items()}
+
+
+def as_lists(values: dict) -> dict[str, list[float]]:
+    return {n: np.ravel(np.asarray(value, np.float64)).tolist() for n, value in values.items()}
 
 
 def differences(found: Numbers, expected: Numbers) -> dict[str, float]:

@@ -15,6 +15,7 @@ import golden
 import jax
 import numpy as np
 import pytest
+from quick_cases import mostly_slow
 
 import jaxprompt
 import jaxprompt as jp
@@ -34,10 +35,23 @@ def measured(claim, *marks):
     return pytest.param(claim, marks=marks, id=claim.id)
 
 
+LONG_SIMULATIONS = {
+    "contextual.giant_steps",
+    "contextual.prompt_tuning",
+    "contextual.sample_complexity",
+    "contextual.separation",
+    "prefix.soft_prompt",
+}
+"""Claims whose simulation takes about five seconds to compile: it runs in the slow tests, and those
+of `contextual.sgd_flow` and of the claims' own modules by default."""
+
 # By the scope all tests of a claim's simulation follow each other, while its programs are there.
 each_simulation = pytest.mark.parametrize(
     "claim",
-    [measured(c, *[pytest.mark.slow] * (c.id in golden.TRAINED)) for c in CLAIMS],
+    [
+        measured(c, *[pytest.mark.slow] * (c.id in {*golden.TRAINED, *LONG_SIMULATIONS}))
+        for c in CLAIMS
+    ],
     scope="module",
 )
 
@@ -234,13 +248,24 @@ def test_simulate_gives_estimates_of_quantities(claim, simulated):
         assert estimate.trials >= 2
 
 
-@pytest.mark.parametrize("id", json.loads(golden.TABLE.read_text()))
+STORED = json.loads(golden.TABLE.read_text())
+
+
+@pytest.mark.parametrize("id", mostly_slow(STORED, lambda id: id not in LONG_SIMULATIONS))
 def test_numbers_are_those_of_other_machines(id, simulated, predictions):
     """Closed forms and simulations give what is stored, up to the documented tolerances."""
-    expected = json.loads(golden.TABLE.read_text())[id]
     claim = jp.claim(id)
-    made = golden.numbers(claim, simulated(claim), predictions.get(id))
-    found = golden.differences(made, expected)
+    assert_stored(id, golden.numbers(claim, simulated(claim), predictions.get(id)))
+
+
+@pytest.mark.parametrize("id", sorted(LONG_SIMULATIONS & set(STORED)))
+def test_predictions_are_those_of_other_machines(id, predictions):
+    predicted = predictions.get(id) or jp.claim(id).predict(**golden.first_point(jp.claim(id)))
+    assert_stored(id, {"predicted": golden.as_lists(predicted)})
+
+
+def assert_stored(id, made):
+    found = golden.differences(made, STORED[id])
     allowed = {"predicted": golden.PREDICTED, "mean": golden.SIMULATED, "stderr": golden.SIMULATED}
     wrong = {
         kind: f"{d:.1e} > {allowed[kind]:.0e}" for kind, d in found.items() if d > allowed[kind]
@@ -249,8 +274,7 @@ def test_numbers_are_those_of_other_machines(id, simulated, predictions):
 
 
 def test_the_stored_table_has_every_claim_that_is_not_trained():
-    stored = set(json.loads(golden.TABLE.read_text()))
-    assert stored == {c.id for c in CLAIMS if c.id not in golden.TRAINED and c.extra is None}
+    assert set(STORED) == {c.id for c in CLAIMS if c.id not in golden.TRAINED and c.extra is None}
 
 
 @each_simulation
