@@ -317,9 +317,8 @@ for trial in (plain, batches):
 """
 
 
-@pytest.mark.parametrize(
-    "runs", [1, pytest.param(20, marks=pytest.mark.slow)], ids=["once", "twenty times"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [1, 20], ids=["once", "twenty times"])
 def test_batched_factorisations_never_wait_for_each_other(runs):
     # A hang ends as an error here; the wait is many times what a run takes.
     for _ in range(runs):

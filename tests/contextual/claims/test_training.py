@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import optimize
 
 from jaxprompt import stats
@@ -117,7 +118,10 @@ def test_more_trials_keep_the_sequences_of_the_first(of_best_weights):
     assert hits[4] == of_best_weights["linear_best"].mean * of_best_weights["linear_best"].trials
 
 
-def test_wrong_formulas_are_refuted_by_the_best_weights_alone(of_best_weights):
+@pytest.mark.parametrize(
+    "falsifier", some_slow(CLAIM.falsifiers, first=1), ids=[f.name for f in CLAIM.falsifiers]
+)
+def test_wrong_formulas_are_refuted_by_the_best_weights_alone(of_best_weights, falsifier):
     """At a size of which statements 2 and 3 say nothing."""
     cell = Cell({**OPPOSED, "samples": 60}, {**of_best_weights})
 
@@ -127,9 +131,7 @@ def test_wrong_formulas_are_refuted_by_the_best_weights_alone(of_best_weights):
         return stats.combine_statuses(row.verdict for row in stats.decide(rows, 1e-3))
 
     assert status() != "refuted"
-    assert {f.name: status(f) for f in CLAIM.falsifiers} == {
-        f.name: "refuted" for f in CLAIM.falsifiers
-    }
+    assert status(falsifier) == "refuted"
 
 
 def test_the_best_weights_are_found_once():
@@ -146,6 +148,7 @@ def test_no_prompt_is_left_at_a_poor_start():
     assert found.min() > 0.88, f"accuracies {found}: one of them is far behind"
 
 
+@pytest.mark.slow
 def test_predictions_broadcast():
     noises = np.array([0.8, 1.2])
     both = CLAIM.predict(**{**POINT, "noise": noises})

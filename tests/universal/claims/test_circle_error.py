@@ -3,6 +3,7 @@
 import mpmath
 import numpy as np
 import pytest
+from quick_cases import slow_case, some_slow
 
 import jaxprompt as jp
 from jaxprompt.errors import ParameterError
@@ -61,12 +62,9 @@ def supremum(count, lam, k):
         (8, 65.0, 1),  # both sides of λ = N², where the sum over aliases is left
         (8, 63.0, 1),
         (2, 1e4, 1),
-        (3, 50.0, 200),
-        (16, 1e4, 40),
-        (16, 2e3, 7),
         (5, 0.01, 2),
-        (64, 300.0, 5),
         (1, 7.0, 3),
+        *map(slow_case, [(3, 50.0, 200), (16, 1e4, 40), (16, 2e3, 7), (64, 300.0, 5)]),
     ],
 )
 def test_supremum_and_the_heads_own_against_an_oracle(count, lam, k):
@@ -87,7 +85,7 @@ def test_no_supremum_passes_the_nearest_centres(count):
         assert found <= 2 * np.sin(np.pi / (2 * count)) * (1 + 1e-12)
 
 
-@pytest.mark.parametrize(("count", "k"), [(64, 20), (9, 4), (3, 1), (256, 50)])
+@pytest.mark.parametrize(("count", "k"), some_slow([(9, 4), (3, 1), (64, 20), (256, 50)], first=2))
 def test_best_concentration_wherever_it_is(count, k):
     """λ*/N² was sought in a window that shrank with k, and left it for k above N/4."""
     best = jp.claim(CLAIM).predict(centres=count, degree=k)

@@ -54,6 +54,7 @@ def test_a_stack_that_is_larger_than_it_must_be_is_not_counted():
     assert built.tokens == (0, 2 * 4**2)
 
 
+@pytest.mark.slow
 def test_counts_of_more_cells_than_are_tried():
     """Tokens of 17³ cells are counted on a share of them."""
     claim = jp.claim("universal.sequence_map")
