@@ -613,6 +613,11 @@ def test_as_a_module():
     assert good.returncode == 0
     assert "contextual.prompt_error" in good.stdout
     assert good.stderr == ""
+
+
+@pytest.mark.slow
+def test_an_error_as_a_module():
+    command = [sys.executable, "-m", "jaxprompt"]
     bad = subprocess.run([*command, "show", "nothing"], capture_output=True, text=True, timeout=600)
     assert bad.returncode == 2
     assert_one_line(bad.stderr)

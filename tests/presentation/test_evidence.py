@@ -78,6 +78,7 @@ def test_the_line_of_a_rate_has_the_slope_of_the_row():
     np.testing.assert_allclose(np.diff(y) / np.diff(x), row.simulated, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_curves_of_a_limit_show_its_extrapolation():
     claim = example("ridge_risk")
     assert figure_needs_verdict(claim)

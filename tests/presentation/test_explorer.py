@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from quick_cases import mostly_slow
 
 import jaxprompt as jp
 from jaxprompt.errors import UsageError
@@ -14,7 +15,7 @@ from jaxprompt.presentation.explorer import explore, explorer_page
 IDS = ("universal.sphere_limit", "contextual.context_gain", "prefix.token_selection")
 
 
-@pytest.fixture(scope="module", params=IDS)
+@pytest.fixture(scope="module", params=mostly_slow(IDS, lambda id: "context_gain" not in id))
 def explored(request):
     claim = jp.claim(request.param)
     return claim, explore(claim)
