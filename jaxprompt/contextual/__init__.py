@@ -2,7 +2,7 @@
 
 `claims` holds a module for each claim, `law` the theory's parts that several of them use,
 `simulation` what they are compared with. `extensions` goes beyond the setting: it is documented
-and tested, but no claim rests on it.
+and tested, and one claim alone is of it, `contextual.image_context` of the curves of `own_data`.
 
 For models and data of your own:
 

@@ -10,8 +10,10 @@ from jaxprompt.stats import Row, Status
 
 SHOWN = {
     "contextual.training": ("linear", "linear_prompt", "prompt", "prompt_lead"),
-    "contextual.image_context": ("lead", "prompt_gain", "attention_gain"),
-}
+    "contextual.image_context": (
+        "lead", "prompt_gain", "attention_gain", "best_off", "isotropic_excess",
+    ),
+}  # fmt: skip
 
 
 def rows_of(claim, profile):

@@ -8,7 +8,7 @@ given to the small models of `contextual.training`. Needs the extra ``data``.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,8 +24,8 @@ from jaxprompt.contextual.simulation.vision_transformer import Config, Run
 
 __all__ = [
     "ARMS", "FEW", "LARGEST_SET", "TESTED", "TILES", "Arm", "EmbeddedScenes", "Evaluation",
-    "Task", "adapt", "embed_scenes", "evaluate", "pretrain", "prompt_attention_maps",
-    "relevant_patches", "small_model_numbers",
+    "Task", "adapt", "embed_scenes", "evaluate", "map_on_host", "pretrain",
+    "prompt_attention_maps", "relevant_patches", "small_model_numbers",
 ]  # fmt: skip
 
 TILES = 2
@@ -262,11 +262,19 @@ def small_model_numbers(
                 numbers["attention_gain"] = gain.mean()
         return {name: np.asarray(x) for name, x in numbers.items()}
 
+    return map_on_host(numbers_of, len(keys))
+
+
+def map_on_host(
+    numbers_of: Callable[[int], Mapping[str, float | np.ndarray]], trials: int
+) -> dict[str, Float[np.ndarray, " trials"]]:
+    """Named numbers of every trial, each made on the host; trials are shared out among cores."""
+
     def block(indices: np.ndarray) -> dict[str, np.ndarray]:
-        rows = [numbers_of(min(int(index), len(keys) - 1)) for index in indices.ravel()]
+        rows = [numbers_of(min(int(index), trials - 1)) for index in indices.ravel()]
         return {name: np.stack([row[name] for row in rows])[:, None] for name in rows[0]}
 
-    return map_trials(block, len(keys))
+    return map_trials(block, trials)
 
 
 def prompt_attention_maps(
