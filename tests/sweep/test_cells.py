@@ -135,6 +135,7 @@ def test_a_cell_that_cannot_be_simulated_says_so_alone():
     assert "not a number" in next(outcome for outcome in outcomes if isinstance(outcome, str))
 
 
+@pytest.mark.slow  # by default in test_sweep.py, of fewer cells
 def test_prompt_error_has_the_bits_of_simulate(tmp_path):
     fixed = {"tokens": 4, "relevant": 1, "signal": 1.0, "context": 1.0, "noise": 1.0, "dim": 6}
     shared = {"ridge": [0.05, 0.5], "ratio": [0.5, 2.0]}
