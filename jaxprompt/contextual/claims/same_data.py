@@ -265,7 +265,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         "quick": _reuse_design(
-            (_FOURFOLD, _SHARP_PROMPT), {64: 560, 128: 1088, 256: 64, 512: 192}
+            (_FOURFOLD, _SHARP_PROMPT), {64: 560, 128: 1216, 256: 64, 512: 224}
         ),
         "full": _reuse_design(
             (_FOURFOLD, _SHARP_PROMPT, _AS_MANY), {96: 6000, 160: 8000, 256: 2000, 512: 2000}

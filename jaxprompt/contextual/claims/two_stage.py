@@ -281,7 +281,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _staged_design((_LONG_HEAD, _UNIT_RATE), {64: 192, 128: 448, 256: 64, 512: 128}),
+        "quick": _staged_design((_LONG_HEAD, _UNIT_RATE), {64: 192, 128: 448, 256: 64, 512: 144}),
         "full": _staged_design(
             (_LONG_HEAD, _UNIT_RATE, _INTERPOLATING), {96: 3000, 160: 5000, 256: 1000, 512: 1200}
         ),

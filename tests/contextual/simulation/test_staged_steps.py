@@ -5,8 +5,10 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation import staged_steps
 from jaxprompt.contextual.simulation.staged_steps import fit_on_fresh_batches, fit_on_one_batch
 from jaxprompt.contextual.simulation.staged_trials import staged_trials
 
@@ -136,3 +138,28 @@ def test_the_error_of_a_trial_is_that_of_fresh_tokens():
     weights /= weights.sum(axis=1, keepdims=True)
     wrong = labels * ((weights[:, :, None] * tokens).sum(axis=1) @ head) < 0
     assert wrong.mean() == pytest.approx(found, abs=4 * np.sqrt(0.25 / 200_000) + 0.002)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (401, 999)])
+def test_drawn_normals_are_independent_and_normal(shape):
+    drawn = np.full(shape, np.nan, np.float32)
+    staged_steps._draw_normals(drawn, np.random.default_rng(7))
+    assert np.isfinite(drawn).all()
+    flat = drawn.ravel().astype(np.float64)
+    if flat.size < 100:
+        return
+    assert stats.kstest(flat, stats.norm.cdf).pvalue > 1e-3
+    # Both numbers of a pair come from one radius and one angle.
+    half = (flat.size + 1) // 2
+    first, second = flat[: flat.size - half], flat[half:]
+    for f in (lambda x: x, np.square, np.abs):
+        assert stats.pearsonr(f(first), f(second)).pvalue > 1e-3
+    assert stats.kstest(first**2 + second**2, stats.chi2(2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("features", [(3, 5), (70, 2000), (0, 4)])
+def test_blocks_hold_every_row_once(features):
+    matrix = np.zeros(features, np.float32)
+    for rows in staged_steps._blocks_of_rows(matrix):
+        rows += 1
+    assert (matrix == 1).all()
