@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import integrate, special, stats
 
 from jaxprompt import attention
@@ -63,7 +64,7 @@ def test_linear_prompt_error_is_that_of_the_attention_model():
         )
 
 
-@pytest.mark.parametrize("setting", [MILD, ALIGNED], ids=["mild", "aligned"])
+@pytest.mark.parametrize("setting", some_slow([MILD, ALIGNED], first=1), ids=["mild", "aligned"])
 @pytest.mark.parametrize("model", CEILINGS)
 def test_no_random_weights_do_better(model, setting):
     """Three thousand heads and prompts in four dimensions, of all sizes."""
@@ -157,7 +158,7 @@ def test_the_least_error_does_not_depend_on_the_unit_of_the_tokens(model, scale)
     np.testing.assert_allclose(point[4:] * scale, plain[4:], rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("model", ["linear_prompt", "prompt"])
+@pytest.mark.parametrize("model", some_slow(["linear_prompt", "prompt"], first=1))
 def test_little_noise_leaves_prompts_no_worse_than_explicit_weights(model):
     """Some thousand weights with coordinates of every size, small and large."""
     rng = np.random.default_rng(8)

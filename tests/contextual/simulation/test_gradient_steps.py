@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,12 @@ SETTING = Setting.make(
     shifts=((0.0, 0.0), (0.5, 0.3)), shift_weights=(0.4, 0.6),
 )  # fmt: skip
 DIM, SAMPLES, NORM, TRIALS = 9, 30, 2.0, 2500
+
+
+# One compiled program, where every operation alone would be one.
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def many_sequences(setting, dim, count, key):
+    return gradient_steps.sample_batch(setting, dim, count, key=key)
 
 
 def draw_lengths(dim, trials, seed):
@@ -106,7 +114,7 @@ def test_terms_equal_those_of_tokens(step):
         2: lambda one: gradient_steps.prompt_step(vector, zero, one),
         3: lambda one: gradient_steps.head_step(zero, vector, one),
     }[step]
-    batch = gradient_steps.sample_batch(SETTING, dim, count, key=jax.random.key(7))
+    batch = many_sequences(SETTING, dim, count, jax.random.key(7))
     single = jax.tree.map(lambda a: a[:, None], batch)
     rows = np.asarray(jax.jit(jax.vmap(gradient))(single), np.float64)
     key, length = jax.random.key(8), jnp.float32(1)
