@@ -77,7 +77,7 @@ DEAR = {
 """At most so many mutants of claims whose predictions take seconds to compile or to evaluate."""
 
 DESIGNS: dict[str, dict[str, Any]] = {
-    "contextual.image_context": {"runs": (0, 1, 2), "changes": {"steps": 100}},
+    "contextual.image_context": {"runs": (0, 1, 2, 4, 5), "changes": {"steps": 100}},
     "prefix.bias_identity": {"options": {"draws": 500}},
     "prefix.pattern_invariance": {"options": {"draws": 500}},
     "prefix.real_transformer": {"changes": {"steps": 16, "examples": 128}},
@@ -87,9 +87,13 @@ would be compared with thousands of draws, or training takes long: fewer of them
 
 CONVENTIONS = {
     ("contextual.image_context", "ATTENTION"): "by how much attention is to rise",
+    ("contextual.image_context", "BEST_GAIN"): "how much the best prompt is to save",
     ("contextual.image_context", "GAIN"): "by how much accuracy is to rise",
+    ("contextual.image_context", "ISOTROPIC"): "how much too high counts as wrong",
     ("contextual.image_context", "LEAD"): "by how much fine-tuning is to be ahead",
+    ("contextual.image_context", "OTHERS"): "how far off the curve counts as wrong",
     ("contextual.image_context", "SMALL_LEAD"): "by how much prompts are to be ahead",
+    ("contextual.image_context", "WITHIN"): "how near counts as right",
     ("contextual.training", "0.0"): "*not behind* is a lead of at least 0",
     ("prefix.new_task_limit", "LEARNS"): "from what accuracy a task counts as learned",
     ("prefix.new_task_limit", "FAILS"): "up to what accuracy it counts as not learned",
