@@ -224,8 +224,9 @@ def test_an_edited_simulation_that_gives_the_same_numbers_goes_on(toy, toy_claim
     assert_same(grown.dataset, sweeps.run(job, tmp_path / "fresh").dataset)
 
 
-def test_comments_and_another_process_change_no_fingerprint(tmp_path):
-    """Bytes of the code, not of the file; and no address or order of a set in it."""
+@pytest.mark.slow
+def test_another_process_changes_no_fingerprint():
+    """No address or order of a set is in it."""
     text = (
         "import jaxprompt as jp\n"
         "from jaxprompt.core.fingerprint import fingerprint_claim\n"
@@ -248,6 +249,10 @@ def test_comments_and_another_process_change_no_fingerprint(tmp_path):
         for seed in ("1", "2")
     }
     assert len(found) == 1
+
+
+def test_comments_change_no_fingerprint(tmp_path):
+    """Bytes of the code, not of the file."""
     files = {}
     for name, line in (
         ("plain", ""),
@@ -278,6 +283,7 @@ def test_results_that_no_memory_holds_are_refused_before_a_folder_is_made(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_cell_that_no_memory_holds_is_refused_and_says_what_fits(tmp_path):
     fixed = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
     fixed |= {"ridge": 0.05, "ratio": 0.5}

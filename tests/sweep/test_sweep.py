@@ -39,6 +39,12 @@ ridge = [0.05, 0.02]
 """
 
 
+# The noise is no shape, so that all cells are one compiled program.
+OF_ONE_SHAPE = TOML.replace("noise = 1.0\n", "").replace(
+    "dim = [8, 12]", "dim = [8]\nnoise = [1.0, 1.2]"
+)
+
+
 def toy_sweep(**changes):
     fields = {
         "claim": "contextual.toy",
@@ -73,14 +79,14 @@ def finished(tmp_path_factory):
     """A real sweep, run once."""
     folder = tmp_path_factory.mktemp("sweep")
     out = folder / "out"
-    result = sweeps.run(Sweep.from_toml(write(folder)), out)
+    result = sweeps.run(Sweep.from_toml(write(folder, OF_ONE_SHAPE)), out)
     return result, out
 
 
 def test_dimensions_are_the_grid_in_file_order(finished):
     data = jp.load(finished[1])
-    assert list(data.sizes.items()) == [("dim", 2), ("ratio", 2), ("ridge", 2)]
-    assert data["dim"].values.tolist() == [8, 12]
+    assert list(data.sizes.items()) == [("dim", 1), ("noise", 2), ("ratio", 2), ("ridge", 2)]
+    assert data["noise"].values.tolist() == [1.0, 1.2]
     assert data["ridge"].values.tolist() == [0.05, 0.02]
 
 
@@ -89,7 +95,7 @@ def test_variables_and_attributes(finished):
     for quantity in ("error", "head_signal", "head_noise"):
         for suffix in ("_predicted", "", "_stderr"):
             values = data[quantity + suffix]
-            assert values.dims == ("dim", "ratio", "ridge")
+            assert values.dims == ("dim", "noise", "ratio", "ridge")
             assert values.dtype == np.float64
             assert np.isfinite(values).all()
     assert set(np.unique(data["status"])) <= {"confirmed", "refuted", "inconclusive", "failed"}
@@ -111,17 +117,15 @@ def test_the_store_returns_what_the_run_returned(finished):
 def test_cells_equal_direct_calls(finished):
     data = jp.load(finished[1])
     claim = jp.claim("contextual.prompt_error")
-    fixed = json.loads(data.attrs["config_fixed"])
+    fixed = {**json.loads(data.attrs["config_fixed"]), "dim": 8, "noise": 1.2}
     for ratio in (0.5, 2.0):
         for ridge in (0.05, 0.02):
-            found = claim.predict(**fixed, dim=12, ratio=ratio, ridge=ridge)
-            cell = data.sel(dim=12, ratio=ratio, ridge=ridge)
+            found = claim.predict(**fixed, ratio=ratio, ridge=ridge)
+            cell = data.sel(dim=8, noise=1.2, ratio=ratio, ridge=ridge)
             assert float(cell["error_predicted"]) == found["error"]
-    key = fold_in_parameters(as_key(3), {**fixed, "dim": 12})
-    direct = claim.simulate(
-        key=key, trials=4, **fixed, dim=12, ratio=[0.5, 2.0], ridge=[0.05, 0.02]
-    )
-    measured = data.sel(dim=12)["error"].transpose("ridge", "ratio").values
+    key = fold_in_parameters(as_key(3), fixed)
+    direct = claim.simulate(key=key, trials=4, **fixed, ratio=[0.5, 2.0], ridge=[0.05, 0.02])
+    measured = data.sel(dim=8, noise=1.2)["error"].transpose("ridge", "ratio").values
     np.testing.assert_array_equal(measured, direct["error"].mean)
 
 
@@ -253,7 +257,7 @@ def test_an_interrupted_sweep_resumes_to_the_same_bits(toy, tmp_path, count):
 
 
 def test_an_interrupted_real_sweep_resumes_to_the_same_bits(finished, tmp_path):
-    job = Sweep.from_toml(write(tmp_path))
+    job = Sweep.from_toml(write(tmp_path, OF_ONE_SHAPE))
     with pytest.raises(KeyboardInterrupt):
         sweeps.run(job, tmp_path / "out", progress=Stop(4))
     assert_same(sweeps.run(job, tmp_path / "out", resume=True).dataset, finished[0].dataset)
@@ -338,7 +342,7 @@ def test_worker_processes_give_the_same_bits(finished, tmp_path):
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        job = Sweep.from_toml(write(tmp_path))
+        job = Sweep.from_toml(write(tmp_path, OF_ONE_SHAPE))
         result = sweeps.run(job, tmp_path / "out", executor=pool)
     assert_same(result.dataset, finished[0].dataset)
 
