@@ -152,6 +152,7 @@ def test_shares():
     assert Calibration("contextual.toy", ()).sound
 
 
+@pytest.mark.slow
 def test_a_claim_keeps_its_rates():
     """One run of a claim that some hundredths of a second check, once it is compiled."""
     claim = reduced(jp.claim("contextual.first_step"), trials=0.01, runs=(4,))

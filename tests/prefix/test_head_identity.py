@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quick_cases import some_slow
 
 import jaxprompt as jp
 from jaxprompt.attention import prefixed_head
@@ -132,7 +133,7 @@ def test_tolerance_without_a_measured_layer_and_of_numbers_that_are_not_finite()
     assert rounding_tolerance(point, np.array([np.inf, 2.0])) == 2 * one
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("dtype", some_slow(["bfloat16", "float16", "float32"], first=1))
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_layers_in_short_formats_keep_the_identity(dtype, scale):
     """Within the tolerance, which is not idle: the deviation is more than a hundredth of it."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick_cases import mostly_slow
 
 import jaxprompt as jp
 from jaxprompt.core.figures import complete_figure
@@ -31,7 +32,7 @@ def example(name: str) -> jp.Claim:
     return claim
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=mostly_slow(KINDS, "determinant_lemma".__ne__))
 def drawn(request):
     """A claim of each kind, its verdict with few trials, and the tables of its figure."""
     claim = example(request.param)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_cases import slow_case
 from rates import rate_at_most
 from scipy import stats as sps
 
@@ -74,7 +75,7 @@ def test_intervals():
 
 @pytest.mark.parametrize(
     ("statistic", "truth"),
-    [(np.median, 0.0), (lambda x: np.quantile(x, 0.9), 1.2815516), (np.var, 1.0),
+    [(np.median, 0.0), slow_case((lambda x: np.quantile(x, 0.9), 1.2815516)), (np.var, 1.0),
      (lambda x: math.log(np.exp(x).mean()), 0.5)],
     ids=["median", "quantile", "variance", "log mean"],
 )  # fmt: skip

@@ -130,6 +130,7 @@ def test_predict_under_jit_and_vmap(batched):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_the_function_differentiates():
     s = setting_of(POINTS[1])
     g = Geometry(*(POINTS[1][n] for n in NAMES))

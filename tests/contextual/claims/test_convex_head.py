@@ -501,6 +501,7 @@ def test_max_margin_against_scipy():
     assert np.isinf(impossible)
 
 
+@pytest.mark.slow
 def test_separability_is_needed_without_ridge():
     point = {**BASE, "loss": "hinge", "ridge": 0.0, "dim": 24}
     assert CLAIM.simulate(key=0, trials=2, **point, ratio=2.0)["error"].mean < 0.3

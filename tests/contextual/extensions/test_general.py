@@ -84,6 +84,7 @@ def test_two_classes_are_the_two_labels():
     assert -0.008 < values.mean() - float(exact) < 4 * values.std() / np.sqrt(8)
 
 
+@pytest.mark.slow
 def test_more_classes_are_harder_and_beat_guessing():
     plain = Setting.make(tokens=6, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=0.8)
     key = jax.random.key(2)

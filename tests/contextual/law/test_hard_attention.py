@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import integrate, optimize, stats
 
 from jaxprompt.contextual.law.hard_attention import hard_attention_error, least_hard_error
@@ -63,7 +64,7 @@ def test_the_error_against_an_adaptive_quadrature(tokens):
     assert hard_attention_error(setting, HEAD, DIRECTION) == pytest.approx(total, rel=1e-7)
 
 
-@pytest.mark.parametrize("setting", [NOISY, THREE], ids=["noisy", "three"])
+@pytest.mark.parametrize("setting", some_slow([THREE, NOISY], first=1), ids=["three", "noisy"])
 def test_no_head_and_direction_found_by_evolution_do_better(setting):
     """Of all heads and directions, by angles and another search."""
     least, head, direction = least_hard_error(setting)
@@ -81,7 +82,7 @@ def test_no_head_and_direction_found_by_evolution_do_better(setting):
     assert hard_attention_error(setting, head, direction) == pytest.approx(least, abs=1e-3)
 
 
-@pytest.mark.parametrize("setting", [NOISY, THREE], ids=["noisy", "three"])
+@pytest.mark.parametrize("setting", some_slow([NOISY, THREE], first=1), ids=["noisy", "three"])
 def test_strong_noise_wants_endless_prompts(setting):
     """Shorter prompts were once taken for the best ones, with 0.034 and 0.003 more errors."""
     errors, point = least_error("prompt", setting)

@@ -24,6 +24,7 @@ TWO_SHIFTS = Setting.make(
 RATES = Rates(1.0, 2.0)
 
 
+@pytest.mark.slow
 def test_spread_from_orthogonal_starts():
     """Another program predicted these from a plain rule of nodes, good to 2 %, and found standard
     deviations within 4 % of them at d = 200."""

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import slow_case, some_slow
 
 from jaxprompt.contextual.simulation import ridge_heads as module
 from jaxprompt.contextual.simulation.ridge_heads import Chunks, ridge_path
@@ -44,7 +45,7 @@ def expected(n, ridge):
 @pytest.mark.parametrize(
     "samples", [(5,), (12,), (13,), (400,), (3, 8, 11), (20, 50, 333), (4, 12, 13, 100, 400)]
 )
-@pytest.mark.parametrize("chunks", [(7, 3), (64, 64), (512, 32)])
+@pytest.mark.parametrize("chunks", [(7, 3), *map(slow_case, [((64, 64),), ((512, 32),)])])
 def test_against_direct_solutions(samples, chunks):
     ridges = (0.0, 1e-3, 0.5)
     found = path(samples, ridges, chunks)
@@ -58,7 +59,7 @@ def test_against_direct_solutions(samples, chunks):
             )
 
 
-@pytest.mark.parametrize("block", [4, 5, 11])
+@pytest.mark.parametrize("block", some_slow([5, 4, 11], first=1))
 def test_sums_of_outer_products_in_blocks(block, monkeypatch):
     """Wide sums are made below the diagonal only: in blocks that divide d, and that do not."""
     monkeypatch.setattr(module, "_BLOCK", block)

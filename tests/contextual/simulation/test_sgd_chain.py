@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import stats as sps
 
 from jaxprompt.contextual.law.sgd_increments import OVERLAPS
@@ -93,6 +94,7 @@ def as_rows(values):
     return np.stack([np.asarray(values[name]) for name in OVERLAPS], axis=-1)
 
 
+@pytest.mark.slow
 def test_paths_of_forty_dimensions():
     """Means and covariances of all seven products after 1, 20 and 40 steps."""
     dim, rates, times = 40, (1.5, 3.0), (1, 20, 40)
@@ -130,7 +132,7 @@ def test_paths_of_forty_dimensions():
         assert covariances < 4.5, (time, covariances)
 
 
-@pytest.mark.parametrize(("dim", "loss"), [(6, "square"), (12, "logistic")])
+@pytest.mark.parametrize(("dim", "loss"), some_slow([(6, "square"), (12, "logistic")], first=1))
 def test_one_step(dim, loss):
     rng, rates, rows = np.random.default_rng(dim), (1.5, 3.0), 30_000
     head, prompt = (np.repeat(v[None], rows, axis=0) for v in vectors_with_products(dim))
@@ -154,6 +156,7 @@ def test_one_step(dim, loss):
     assert covariances < 4.5
 
 
+@pytest.mark.slow
 def test_steps_on_batches():
     """Two steps of 20 sequences each, from a fixed length in random directions."""
     dim, samples, rates, rows = 12, 20, (1.5, 3.0), 2000

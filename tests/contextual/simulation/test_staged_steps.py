@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import stats
 
 from jaxprompt.contextual.setting import Setting
@@ -80,7 +81,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("setting", "dim", "samples", "ridge", "norm", "rate"), CASES)
-@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("same", some_slow([True, False], first=1))
 def test_exact_law_against_tokens(setting, dim, samples, ridge, norm, rate, same):
     trials = 800
     if not same:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 from jaxprompt.contextual.simulation import vision_transformer
 from jaxprompt.contextual.simulation.vision_transformer import Config, Run
@@ -77,7 +78,9 @@ def model():
     return flat, rng.standard_normal((5, 4, 3)).astype(np.float32)
 
 
-@pytest.mark.parametrize(("prompts", "deep"), [(0, False), (1, False), (2, True)])
+@pytest.mark.parametrize(
+    ("prompts", "deep"), some_slow([(2, True), (0, False), (1, False)], first=1)
+)
 def test_forward_against_numpy(model, prompts, deep):
     flat, pictures = model
     seen = vision_transformer.forward(
@@ -113,6 +116,7 @@ def test_patches_in_the_order_of_reading():
     assert vision_transformer.patches(image, 2)[0, :4].tolist() == expected
 
 
+@pytest.mark.slow
 def test_only_the_chosen_parameters_move(model):
     flat, _ = model
     rng = np.random.default_rng(1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxprompt as jp
 from jaxprompt.core.claim import AtLeast, AtMost
@@ -44,6 +45,7 @@ def test_the_bias_of_one_vector_is_what_its_layer_adds():
     np.testing.assert_allclose(added, mass * bias, atol=1e-4 * float(jnp.abs(bias).max()))
 
 
+@pytest.mark.slow
 def test_the_relaxation_is_below_the_model_itself():
     """Mass 0 everywhere is the model without prefix, and belongs to what is searched."""
     state = sharp_state(Added(), jax.random.key(1))

@@ -30,6 +30,7 @@ def test_bad_arrays_are_named(change, name):
         CLAIM.predict(**{**SINGLE, **change})
 
 
+@pytest.mark.slow
 def test_a_wrong_layer_is_refuted(monkeypatch):
     """The check can fail: a layer that leaks 1 % of its mass is caught."""
     real = head_identity.draw_layer

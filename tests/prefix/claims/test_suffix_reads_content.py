@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 import jaxprompt as jp
 from jaxprompt.attention import prompt_attention
@@ -55,7 +56,7 @@ def separable_points(relevant, tokens, shift):
     return 1.0 if shifted > 0 else 0.75
 
 
-@pytest.mark.parametrize("vectors", [1, 5])
+@pytest.mark.parametrize("vectors", some_slow([1, 5], first=1))
 @pytest.mark.parametrize(
     ("relevant", "tokens", "shift"),
     [(5, 10, Fraction(1)), (1, 2, Fraction(1)), (1, 3, Fraction(1, 2)), (3, 10, Fraction(3, 7)),

@@ -161,6 +161,7 @@ def test_a_soft_prompt_has_no_dummies_in_front():
         adaptation.logits(config, added, sharp_state(config, added), jnp.array([[1, 5, 2, 1, 2]]))
 
 
+@pytest.mark.slow
 def test_greedy_decoding_and_one_pass_agree_with_dummies():
     for added in (Added(), Added(prefix=2)):
         config = sizes(2)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 from jaxprompt.universal import build_sequence_prefix
 
@@ -151,7 +152,7 @@ def check_certificate(seed):
     return problems, note, found
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", some_slow([1, 2, 4, 0, 3, 5], first=3))
 def test_certificates_of_random_maps_hold(seed):
     problems, note, found = check_certificate(seed)
     assert not problems, (note, found)
