@@ -86,7 +86,8 @@ def test_a_compiled_block_says_what_it_holds():
     matrix = 4 * side**2
     assert traced.blocks == 2
     assert traced.at_least == 3 * matrix
-    assert 2 * matrix <= traced.compiled <= 6 * matrix
+    # How many matrices are alive at once is the compiler's: two with jaxlib 0.10, one with 0.12.
+    assert matrix <= traced.compiled <= 6 * matrix
 
 
 def test_a_simulation_that_refuses_its_parameters_needs_nothing():
