@@ -36,14 +36,18 @@ def measured(claim, *marks):
 
 
 LONG_SIMULATIONS = {
+    "contextual.convex_head",
+    "contextual.first_step",
     "contextual.giant_steps",
     "contextual.prompt_tuning",
     "contextual.sample_complexity",
     "contextual.separation",
+    "contextual.sgd_flow",
+    "contextual.token_law_error",
     "prefix.soft_prompt",
 }
-"""Claims whose simulation takes about five seconds to compile: it runs in the slow tests, and those
-of `contextual.sgd_flow` and of the claims' own modules by default."""
+"""Claims whose simulation takes two to five seconds to compile. It runs in the slow tests; by
+default those of `contextual.sgd_step` and `contextual.prompt_error` do, and the claims' own."""
 
 # By the scope all tests of a claim's simulation follow each other, while its programs are there.
 each_simulation = pytest.mark.parametrize(
@@ -172,12 +176,15 @@ def test_predict_gives_declared_quantities(claim, predictions):
 
 
 LONG_PREDICTIONS = {
+    "contextual.best_ridge",
+    "contextual.conditional_error",
+    "contextual.context_gain",
     "contextual.score_universality",
     "contextual.token_law_error",
     "contextual.training",
     "universal.circle_error",
 }
-"""Claims whose prediction takes about a second, and that of each falsifier as long."""
+"""Claims of which it takes two seconds and more to predict by the theory and each falsifier."""
 
 
 @pytest.mark.parametrize(

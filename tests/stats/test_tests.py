@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quick_cases import some_slow
 from rates import CHECKS, LEVEL, estimates, rate_at_least, rate_at_most
 from scipy import stats as sps
 
@@ -17,7 +18,7 @@ from jaxprompt.stats import Comparison, Estimate, Status
 
 
 @pytest.mark.parametrize("trials", [3, 64])
-@pytest.mark.parametrize("common", [0.0, 0.8, 1.0])
+@pytest.mark.parametrize("common", some_slow([0.8, 0.0, 1.0], first=1))
 def test_false_alarms_of_means(trials, common):
     rng = np.random.default_rng([trials, int(10 * common)])
     hits = 0
@@ -47,7 +48,7 @@ def test_false_alarms_with_a_prediction_error():
     rate_at_most(hits, CHECKS, LEVEL, "false alarms with a noisy prediction")
 
 
-@pytest.mark.parametrize("trials", [6, 32])
+@pytest.mark.parametrize("trials", some_slow([6, 32], first=1))
 def test_power_at_the_stated_discrepancy(trials):
     rng = np.random.default_rng(trials)
     rows_of_a_check, hits = 4, 0

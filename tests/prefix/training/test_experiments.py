@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from quick_cases import some_slow
 
 from jaxprompt.core.claim import AtLeast, AtMost
 from jaxprompt.networks.transformer import Added, Config
@@ -18,7 +19,7 @@ from jaxprompt.prefix.training.constant_answer import constant_answer
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
 
 
-@pytest.mark.parametrize("law", ["uniform", "published"])
+@pytest.mark.parametrize("law", some_slow(["published", "uniform"], first=1))
 @pytest.mark.parametrize(("task", "length"), [("desc", 6), ("double_hist", 4)])
 def test_constant_answers_are_counted_or_drawn(task, length, law, monkeypatch):
     key = jax.random.key(3)
@@ -45,6 +46,7 @@ def test_a_falsifier_states_only_what_the_theory_predicts():
     assert isinstance(wrong["right"], AtLeast)
 
 
+@pytest.mark.slow
 def test_the_other_content_of_a_soft_prompt_is_other(monkeypatch):
     """Also where all tokens are one: with equal content nothing changes, mask or not."""
     ones = lambda key, shape, low, high: jnp.ones(shape, jnp.int32)  # noqa: E731
