@@ -322,7 +322,10 @@ class TrialSimulation:
             outputs, drawn = self._outputs(jax.random.fold_in(key, index), dict(fixed), free)
             return outputs | {_DRAWN + name: value for name, value in drawn.items()}
 
-        return _Program(one, self._batch)
+        # Jitted, since a jitted function is traced once for each set of shapes: to choose how it
+        # runs and to build the loops around it, a trial is looked at five times. Inlined, the
+        # program is that of the bare function.
+        return _Program(jax.jit(one, inline=True), self._batch)
 
     def _outputs(
         self, key: jax.Array, fixed: Mapping[str, Any], free: Mapping[str, Any]

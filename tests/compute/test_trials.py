@@ -101,3 +101,22 @@ def test_a_block_with_options_runs_within_another_program():
     np.testing.assert_array_equal(jax.jit(inner)(jnp.ones(3)), block(jnp.ones(3)))
     plain = functools.partial(compile_block(lambda x: x, {}))
     assert part_of_larger_program(plain) is plain
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_trial_is_traced_once_for_all_points(batch):
+    traced = []
+
+    @jp.per_trial(batch=batch, traced=("scale",))
+    def simulate(*, key, scale):
+        traced.append(scale)
+        return {"x": scale * jax.random.normal(key)}
+
+    first = simulate(key=jax.random.key(0), trials=9, scale=1.0)
+    second = simulate(key=jax.random.key(0), trials=30, scale=2.0)
+    assert len(traced) == 1
+    with jax.enable_x64(True):
+        keys = [jax.random.fold_in(jax.random.key(0), index) for index in range(30)]
+        values = [float(jax.random.normal(key)) for key in keys]
+    assert first["x"].mean == pytest.approx(np.mean(values[:9]), abs=1e-6)
+    assert second["x"].mean == pytest.approx(2 * np.mean(values), abs=1e-6)

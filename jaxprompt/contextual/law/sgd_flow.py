@@ -39,6 +39,9 @@ MOST_STEPS = 200
 """Time steps of a path: seconds. A path at rest takes one in about 50 over its speed, so this
 reaches n/d = 1000 at rates of 1 and 2 in the settings of the designs."""
 
+_MOST_KEPT = 256
+"""States between time steps that a path keeps."""
+
 
 class Rates(NamedTuple):
     """Learning rates of head and prompt, times d."""
@@ -102,6 +105,7 @@ class FlowPath:
         self._times, self._states = [0.0], [start]
         self._slope = derivative(start)
         self._step = 0.1 / speed if speed else np.inf
+        self._between: dict[float, np.ndarray] = {}
         self._lock = threading.Lock()
 
     def at(self, time: float) -> np.ndarray:
@@ -122,7 +126,13 @@ class FlowPath:
         start, ahead = self._states[place], time - self._times[place]
         if ahead == 0 or self._step == np.inf:
             return start
-        return self._try_step(start, self._derivative(start), ahead)[0]
+        # A check asks for the same limit at every size, and a last step costs as much as any other.
+        if time in self._between:
+            return self._between[time]
+        state = self._try_step(start, self._derivative(start), ahead)[0]
+        if len(self._between) < _MOST_KEPT:
+            self._between[time] = state
+        return state
 
     def _try_step(
         self, state: np.ndarray, slope: np.ndarray, step: float
