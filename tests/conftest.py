@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import sys
 import tempfile
 
 # Trained parameters stay in memory: a test neither reads nor leaves files in the user's cache.
@@ -54,9 +55,20 @@ def release_programs():
     from jaxprompt.compute.programs import ENOUGH, forget_programs, resident_bytes
 
     # Only what has grown since: else every test above the limit would compile all its programs.
-    if resident_bytes() > kept_bytes + GROWTH and forget_programs(ENOUGH - GROWTH):
+    if resident_bytes() > kept_bytes + GROWTH and resident_bytes() > ENOUGH - GROWTH:
+        forget_laws()
+        forget_programs(above=0)
         give_memory_back()
         kept_bytes = resident_bytes()
+
+
+def forget_laws():
+    """Empty the caches of the contextual laws, which hold the arrays of hundreds of points."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith(("jaxprompt.contextual.law", "jaxprompt.contextual.claims")):
+            for item in list(vars(module).values()):
+                if callable(clear := getattr(item, "cache_clear", None)):
+                    clear()
 
 
 def give_memory_back():
