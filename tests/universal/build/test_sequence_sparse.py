@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from quick_cases import mostly_slow, some_slow
 
 from jaxprompt.universal import build_sequence_prefix
 from jaxprompt.universal.build.sequence_sparse import leja_points, lower_set, spread_points
@@ -127,7 +128,11 @@ def test_layers_as_plain_attention(name):
         np.testing.assert_allclose(prefix(x)[:, 0], np.array(tokens)[:, -1], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", MAPS)
+LONG = ("cosines", "bell", "attention")
+"""Maps for which the other methods take seconds."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(MAPS, lambda name: name not in LONG))
 def test_fewer_tokens_than_other_methods_and_auto_takes_them(name):
     f = MAPS[name]
     used = {}
@@ -146,6 +151,7 @@ def test_fewer_tokens_than_other_methods_and_auto_takes_them(name):
     assert used["auto"] == used["sparse"]
 
 
+@pytest.mark.slow
 def test_a_map_that_is_not_smooth_is_left_to_the_kernel():
     prefix = build_sequence_prefix(
         lambda x: np.sort(x, axis=-2), length=4, dim=1, accuracy=0.1, test_sequences=200
@@ -165,7 +171,7 @@ def test_a_budget_that_does_not_suffice_is_said():
     assert note.required_tokens > 40
 
 
-@pytest.mark.parametrize("domain", ["sphere", "torus"])
+@pytest.mark.parametrize("domain", some_slow(["sphere", "torus"], first=1))
 def test_on_other_domains(domain):
     def f(x):
         first = x[..., 0] if domain == "sphere" else np.cos(x[..., 0])
