@@ -37,80 +37,106 @@ def of_batches(evaluate: Callable[[], Mapping[str, float]], count: int = BATCHES
 
 
 class Scores(NamedTuple):
-    """Scores of irrelevant tokens in units of γ, without shift, and the shift of each sequence."""
+    """Scores of irrelevant tokens in units of their deviation, without shift, and the shifts.
+
+    Shifts are balanced, and largest scores stratified: under a sharp prompt the limit hangs on the
+    share of sequences in which one is ahead of the relevant tokens'.
+    """
 
     normals: np.ndarray
     shifts: np.ndarray
 
     @classmethod
     def draw(cls, at: Point, count: int, random: np.random.Generator) -> Scores:
-        shifts = np.asarray(at["shifts"])
-        normals = random.normal(size=(count, at["tokens"] - at["relevant"]))
-        return cls(normals, shifts[random.integers(len(shifts), size=count)])
+        shifts, others = np.asarray(at["shifts"]), at["tokens"] - at["relevant"]
+        strata = (random.permutation(count) + random.uniform(size=count)) / count
+        share = strata ** (1 / others)  # below the largest score, of which Φ^others is the law
+        below = share[:, None] * random.uniform(size=(count, others - 1))
+        normals = special.ndtri(np.column_stack([share, below]))
+        return cls(normals, shifts[np.arange(count) % len(shifts)])
 
-    def features(self, at: Point, gain: float) -> tuple[np.ndarray, np.ndarray]:
-        """Signal α and τ² of each sequence."""
+    def features(self, at: Point, gain: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Signal α, what it lacks of W, and τ² of each sequence."""
         near = gain * at["context"] ** 2
-        far = gain * at["context"] * at["noise"] * self.normals - near * self.shifts[:, :1]
+        far = abs(gain) * at["context"] * at["noise"] * self.normals - near * self.shifts[:, :1]
         top = np.maximum(far.max(axis=1), near)[:, None]
         terms = np.exp(far - top)
         mass = at["relevant"] * np.exp(near - top[:, 0])
         total = mass + terms.sum(axis=1)
-        attention = mass / total
-        alpha = (attention - (1 - attention) * self.shifts[:, 1]) * at["signal"]
-        return alpha, at["noise"] ** 2 * (terms**2).sum(axis=1) / total**2
+        missed = terms.sum(axis=1) / total
+        short = missed * (1 + self.shifts[:, 1]) * at["signal"]
+        tau2 = at["noise"] ** 2 * (terms**2).sum(axis=1) / total**2
+        return (mass / total - missed * self.shifts[:, 1]) * at["signal"], short, tau2
+
+    def error(self, at: Point, gain: float, ridge: float) -> float:
+        """The stated limit on these sequences, with 1 − αc from what α lacks of W: under a sharp
+        prompt and a small ridge both are next to 0."""
+        alpha, short, tau2 = self.features(at, gain)
+        if ridge == 0 and at["ratio"] > 1:
+            return stated_limit({**at, "ridge": 0.0}, alpha, tau2)[0]
+
+        def excess(log_m: float) -> float:
+            m = np.exp(log_m)
+            return ridge * m + np.mean(tau2 * m / (1 + tau2 * m)) - at["ratio"]
+
+        m = np.exp(optimize.brentq(excess, -60, 690))
+        omega = 1 / (1 + tau2 * m)
+        divisor = ridge + np.mean(omega * (alpha**2 + tau2))
+        c = np.mean(omega * alpha) / divisor
+        lack = (ridge + np.mean(omega * (tau2 - alpha * short))) / divisor + short * c
+        noise = np.mean(tau2 * omega**2 * (lack**2 + tau2 * c**2))
+        rho = np.sqrt(m * noise / (ridge + np.mean(tau2 * omega**2)))
+        margin = alpha * c / np.sqrt(np.maximum(tau2, 1e-300)) / np.hypot(c, rho)
+        return float(special.ndtr(-margin).mean())
 
 
 def best_ridge(at: Point, random: np.random.Generator) -> Numbers:
     """The stated limit, minimised on one set of sequences and evaluated there on others.
 
     At a minimum the error does not see to first order that the place was found on other sequences.
-    Gains go as far as the claim says that it looks: where the error falls without end, its best
-    gain is the largest of them.
+    A gain under which the largest score alone counts stands for an endless one, and the least ridge
+    for none: below it squares of noise levels underflow.
     """
-
-    def error(scores: Scores, gain: float, ridge: float) -> float:
-        features = scores.features(at, gain)
-        return stated_limit({**at, "ridge": ridge}, *features)[0]
-
-    searched, again = (Scores.draw(at, count, random) for count in (4000, 20_000))
     unit = at["noise"] ** 2
-    ridges = unit * np.geomspace(1e-4, 1e4, 17)
-    ridge = lowest(lambda x: error(again, at["gain"], np.exp(x)), np.log(ridges))
-    far = 1 + np.abs(np.asarray(at["shifts"])[:, 0]).max()
-    sharp = 10 + 100 * np.log1p(0.01 * at["noise"] / at["signal"])
-    most = max(sharp / (at["noise"] * at["context"]), 6 * far / unit)
-    sizes = most * np.geomspace(1e-3, 1, 14)
-    few = Scores.draw(at, 1500, random)
-    starts = [(gain, np.log(r)) for gain in (*-sizes, *sizes) for r in ridges[2:14:2]]
-    gain, log_ridge = min(starts, key=lambda x: error(few, x[0], np.exp(x[1])))
-    for scores in (searched, again):
-        start = gain
-        lengths = (0.3, min(3.0, most / abs(start)))
+    ridges = np.log(unit * np.append(10.0 ** np.arange(-130, -10, 10), np.geomspace(1e-8, 1e4, 25)))
+    again = Scores.draw(at, 20_000, random)
+    ridge = lowest(lambda x: again.error(at, at["gain"], np.exp(x)), ridges)
+    most = 1 / (at["noise"] * at["context"])
+    sizes = most * np.append(np.geomspace(0.02, 1000, 20), 1e5)
+    few = Scores.draw(at, 1000, random)
+    starts = [(gain, r) for gain in (*-sizes, *sizes) for r in ridges[::3]]
+    gain, log_ridge = min(starts, key=lambda x: few.error(at, x[0], np.exp(x[1])))
+    for scores in (Scores.draw(at, 4000, random), again):
+        start, reach = gain, max(4.0, 0.3 * abs(log_ridge - np.log(unit)))
+        between = max(log_ridge - reach, ridges[0]), log_ridge + reach
         factor, log_ridge = optimize.minimize(
-            lambda x, s=scores, g=start: error(s, x[0] * g, np.exp(x[1])), (1.0, log_ridge),
-            method="Nelder-Mead", bounds=(lengths, (log_ridge - 4, log_ridge + 4)),
+            lambda x, s=scores, g=start: s.error(at, x[0] * g, np.exp(x[1])), (1.0, log_ridge),
+            method="Nelder-Mead", bounds=((0.3, 3.0), between),
             options={"xatol": 1e-3, "fatol": 1e-8, "maxfev": 50},
         ).x  # fmt: skip
         gain *= factor
 
     def evaluate() -> dict[str, float]:
         scores = Scores.draw(at, 10_000, random)
-        least = error(scores, at["gain"], np.exp(ridge))
+        least = scores.error(at, at["gain"], np.exp(ridge))
         return {
             "error": least,
-            "saving": error(scores, at["gain"], 0.0) - least,
-            "best_gain_error": error(scores, gain, np.exp(log_ridge)),
+            "saving": scores.error(at, at["gain"], 0.0) - least,
+            "best_gain_error": scores.error(at, gain, np.exp(log_ridge)),
         }
 
-    return of_batches(evaluate)
+    numbers = of_batches(evaluate)
+    saving, stderr = numbers["saving"]
+    # The least ridge leaves rounding where none is best.
+    return {**numbers, "saving": (saving, float(np.hypot(stderr, 1e-11)))}
 
 
 def lowest(function: Callable[[float], float], scan: np.ndarray) -> float:
-    """The place of a minimum near the best of evenly spaced places."""
-    start, step = scan[np.argmin([function(x) for x in scan])], scan[1] - scan[0]
+    """The place of a minimum between the neighbours of the best of ascending places."""
+    best = int(np.argmin([function(x) for x in scan]))
+    ends = scan[max(best - 1, 0)], scan[min(best + 1, len(scan) - 1)]
     found = optimize.minimize_scalar(
-        function, bounds=(start - step, start + step), method="bounded", options={"xatol": 1e-3}
+        function, bounds=ends, method="bounded", options={"xatol": 1e-3}
     )
     return float(found.x)
 
@@ -146,7 +172,7 @@ class ConvexEquations:
 
     def __init__(self, at: Point, count: int, random: np.random.Generator) -> None:
         self._loss, self._ratio, self._ridge = at["loss"], at["ratio"], at["ridge"]
-        alpha, tau2 = Scores.draw(at, count, random).features(at, at["gain"])
+        alpha, _, tau2 = Scores.draw(at, count, random).features(at, at["gain"])
         self.alpha, self.tau = alpha, np.sqrt(tau2)
         strata = (np.arange(8)[:, None] + random.uniform(size=count)) / 8
         self._normals = special.ndtri(strata)

@@ -2,6 +2,7 @@ r"""Limits of a ridge head over pooled features, at any ratio and ridge, and the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -181,20 +182,49 @@ def resolvent(
     ridge: float,
     start: Float[np.ndarray, " R"] | None = None,
 ) -> np.ndarray:
-    """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate.
+    """Root m of λm + E[τ²m/(1+τ²m)] = κ for each replicate."""
 
-    The left side is increasing and concave in m, so Newton's iteration from 0 rises to the root
-    without passing it, and from any other `start` it does so after one step.
-    """
-    m = np.zeros(tau2.shape[0]) if start is None else start
-    for _ in range(200):
+    def excess(m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         omega = 1 / (1 + tau2 * m[:, None])
         value = ridge * m + (weights * (1 - omega)).sum(axis=1) - ratio
-        step = -value / (ridge + (weights * tau2 * omega**2).sum(axis=1))
-        m = np.maximum(m + step, 0.0)
-        if (np.abs(step) <= 4e-16 * m).all():
+        return value, ridge + (weights * tau2 * omega**2).sum(axis=1)
+
+    return _root(excess, ratio, np.zeros(tau2.shape[0]) if start is None else start)
+
+
+def _root(
+    excess: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], ratio: float, m: np.ndarray,
+    precision: float = 4e-16,
+) -> np.ndarray:  # fmt: skip
+    """Roots of increasing concave functions that have −`ratio` at 0, from a start for each.
+
+    `excess` gives values and slopes. Newton's iteration in m never passes the root from below, but
+    is slow there where τ² is spread over many decades, as under a sharp prompt: the functions are
+    nearly straight in log m then, and steps in it are taken. From above the iteration in m lands
+    below the root at once. What leaves the known bounds is put between them. Steps end at a share
+    `precision` of m, or where values are within half of it of 0: at the finest that is rounding.
+    """
+    low, high = np.zeros_like(m), np.full_like(m, np.inf)
+    for _ in range(200):
+        value, slope = excess(m)
+        low, high = np.where(value < 0, m, low), np.where(value > 0, m, high)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a step too far has no slope left
+            step = -value / slope
+        settled = (np.abs(step) <= precision * m) | (np.abs(value) <= precision / 2 * ratio)
+        if settled.all():
             break
+        share = np.divide(step, m, out=np.zeros_like(m), where=m > 0)
+        jump = m * np.exp(np.minimum(share, _LONGEST_JUMP))
+        moved = np.where((value > 0) | (m == 0), m + step, jump)
+        between = np.sqrt(np.maximum(low, high * 1e-12)) * np.sqrt(high)
+        moved = np.where((moved > low) & (moved < high), moved, between)
+        m = np.where(settled, m, moved)
     return m
+
+
+_LONGEST_JUMP = 40.0
+"""Logarithm of the largest factor that m grows by in a step: where τ² is nearly exhausted, only λm
+is left, and the line in log m says little."""
 
 
 # --- searches ------------------------------------------------------------------------------------
@@ -203,7 +233,15 @@ LARGEST_RIDGE = 1e4
 """Times E[α² + τ²], stands for an infinite ridge, whose head is the mean row."""
 
 _LEAST_RIDGE = 1e-6
-"""Times E[τ²], the least positive ridge that a search tries."""
+"""The least ridge that a search tries, times E[τ²] or, where it is smaller, times the τ² that a
+share d/n of all features exceed: under a sharp prompt the others are next to noise-free, and lower
+ridges still tell them apart."""
+
+_LEAST_NOISE = 1e-130
+"""Times E[τ²], the least τ² that counts for that: of smaller ones the squares underflow."""
+
+_MOST_RIDGES = 100
+"""Ridges of the first scan, which are further apart where the range is long."""
 
 SEARCHED_NODES, SEARCHED_REPLICATES = 256, 2
 """Nodes on which a minimum is sought: it is flat, so its place needs few."""
@@ -225,14 +263,13 @@ def _errors_at_ridges(
     weights = weights / f.weights.shape[0]
     if not tau2.any():
         return np.full(ridges.shape, ridge_limit(f, ratio, 1.0).error.mean())
-    m = np.zeros(len(ridges))
-    for _ in range(100):
+
+    def excess(m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         omega = 1 / (1 + m[:, None] * tau2)
         value = ridges * m + 1 - omega @ weights - ratio
-        step = -value / (ridges + np.square(omega) @ (weights * tau2))
-        m = m + step
-        if (np.abs(step) <= 1e-13 * m).all():
-            break
+        return value, ridges + np.square(omega) @ (weights * tau2)
+
+    m = _root(excess, ratio, np.zeros(len(ridges)), precision=1e-13)
     omega = 1 / (1 + m[:, None] * tau2)
     c = omega @ (weights * alpha) / (ridges + omega @ (weights * (alpha**2 + tau2)))
     short = f.reference_shortfall().reshape(-1)
@@ -247,12 +284,16 @@ def _errors_at_ridges(
     return special.ndtr(-share[:, None] * (alpha / np.sqrt(tau2))) @ weights
 
 
-def _ridge_range(f: FeatureLaw) -> tuple[float, float]:
+def _ridge_range(f: FeatureLaw, ratio: float) -> tuple[float, float]:
     """The least and the largest ridge to search: they scale as the features' squares do."""
     noise = float((f.weights * f.tau**2).sum(axis=1).mean())
     power = noise + float((f.weights * f.alpha**2).sum(axis=1).mean())
-    low = _LEAST_RIDGE * (noise or power)
-    return low or _LEAST_RIDGE, LARGEST_RIDGE * (power or 1.0)
+    tau2, weights = (f.tau**2).reshape(-1), f.weights.reshape(-1) / f.weights.shape[0]
+    falling = np.argsort(-tau2)
+    beyond = np.searchsorted(np.cumsum(weights[falling]), min(ratio, 1.0) * (1 - 1e-9))
+    exceeded = float(tau2[falling[min(int(beyond), len(tau2) - 1)]])
+    low = _LEAST_RIDGE * min(noise, max(exceeded, _LEAST_NOISE * noise))
+    return low or _LEAST_RIDGE * (power or 1.0), LARGEST_RIDGE * (power or 1.0)
 
 
 def best_ridge(features: FeatureLaw, ratio: float) -> float:
@@ -267,10 +308,10 @@ def best_ridge(features: FeatureLaw, ratio: float) -> float:
 
 def _best_ridge(f: FeatureLaw, ratio: float, spacing: float = 0.7) -> tuple[float, float]:
     """Place and value of the least error over the ridges, on the given nodes."""
-    low, high = np.log(_ridge_range(f))
+    low, high = np.log(_ridge_range(f, ratio))
     if not np.isfinite(high - low):
         return float("nan"), float("nan")
-    grid = np.linspace(low, high, int((high - low) / spacing) + 2)
+    grid = np.linspace(low, high, min(int((high - low) / spacing) + 2, _MOST_RIDGES))
     best = value = float("nan")
     for _ in range(3):
         errors = _errors_at_ridges(f, ratio, np.exp(grid))
@@ -361,9 +402,10 @@ def _refined(function: Callable[[float], float], scan: np.ndarray, index: int) -
 def refined_optimum(limit_at: Callable[[float], Limit], place: float, step: float) -> Optimum:
     """The minimum near `place` of a limiting error on all nodes, by differences of fourth order.
 
-    Its standard error comes from the replicates of the error's slope there, over the curvature.
-    Where no curvature stands out of their noise, or the minimum is not that near, the place stays
-    and has no standard error (0): it is an end of the search, or every place near is as good.
+    Its standard error comes from the replicates of the error's slope there, over the curvature. It
+    is 0, for none, where no curvature stands out of their noise: every place near is as good. Where
+    there is no curvature at all, as at an end of the search, or the minimum is not that near, the
+    place stays. A move that raises the error beyond doubt is not made, and counts as an error.
     """
     start = limit_at(place)
     moved, noise = place, 0.0
@@ -372,9 +414,20 @@ def refined_optimum(limit_at: Callable[[float], Limit], place: float, step: floa
             limit_at(moved + shift * step).error for shift in (-1, -0.5, 0, 0.5, 1)
         )
         slope = (8 * (high - low) - (highest - lowest)) / 6
-        bend = float((16 * (high + low) - highest - lowest - 30 * middle).mean()) / 3
+        bends = (16 * (high + low) - highest - lowest - 30 * middle) / 3
+        bend = float(bends.mean())
         if not bend > 0 or abs(slope.mean()) > bend:
             return Optimum(place, 0.0, start)
         moved -= step * float(slope.mean()) / bend
-        noise = step * float(slope.std(ddof=1)) / bend / np.sqrt(len(slope))
-    return Optimum(moved, noise, limit_at(moved))
+        told = _above_noise(bends)
+        noise = step * float(slope.std(ddof=1)) / bend / np.sqrt(len(slope)) if told else 0.0
+    end = limit_at(moved)
+    if _above_noise(end.error - start.error):
+        return Optimum(place, float(np.hypot(noise, moved - place)), start)
+    return Optimum(moved, noise, end)
+
+
+def _above_noise(values: Float[np.ndarray, " R"]) -> bool:
+    """Whether the mean over replicates is above 0 by three standard errors. A curvature that is not
+    may be that of a few rare sequences: the valley's place is no better known than its depth."""
+    return float(values.mean()) > 3 * float(values.std(ddof=1)) / math.sqrt(len(values))

@@ -8,9 +8,12 @@ from scipy import optimize, special
 
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import (
+    Limit,
     expected_at,
     jackknife_replicates,
     leave_one_out,
+    refined_optimum,
+    resolvent,
     ridge_limit,
     sign_error_means,
 )
@@ -126,3 +129,49 @@ def test_shortfalls_keep_their_digits():
     np.testing.assert_allclose(reference - reference.mean(), quiet.alpha.mean() - quiet.alpha,
                                atol=1e-15)  # fmt: skip
     assert np.abs(reference).max() < 1e-4 * quiet.accurate_shortfall().max()
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.3, 0.97, 1.01, 1.3, 4.0])
+@pytest.mark.parametrize("ridge", [1e-130, 1e-20, 1e-3, 1e3])
+@pytest.mark.parametrize("decades", [2.0, 30.0, 120.0])
+def test_the_resolvent_over_many_decades_of_noise(ratio, ridge, decades):
+    """Against bisection in log m; Newton's iteration in m alone took some ten steps a decade."""
+    random = np.random.default_rng(3)
+    tau2 = 10.0 ** -random.uniform(0, decades, (1, 400))
+    weights = random.dirichlet(np.ones(400), 1)
+
+    def excess(log_m: float) -> float:
+        m = np.exp(log_m)
+        return ridge * m + float((weights * (tau2 * m / (1 + tau2 * m))).sum()) - ratio
+
+    expected = optimize.brentq(excess, -30, 690, xtol=1e-13)
+    for start in (None, np.array([1e-3]), np.array([np.exp(expected + 20)])):
+        found = float(resolvent(tau2, weights, ratio, ridge, start=start)[0])
+        # What a sum of about `ratio` loses to rounding moves log m by so much.
+        slope = (excess(expected + 1e-4) - excess(expected - 1e-4)) / 2e-4
+        assert abs(np.log(found) - expected) < 1e-11 + 2e-15 * ratio / slope
+
+
+def limits_along(noise_of_bend: float, deep: float = 1.0):
+    """Errors with a valley at 0.3 whose curvature differs between replicates by `noise_of_bend`."""
+    shares = np.random.default_rng(5).normal(size=16)
+    bends, places = 1 + noise_of_bend * shares, 0.3 + 0.01 * np.roll(shares, 3)
+
+    def limit_at(place: float) -> Limit:
+        error = deep * (0.1 + bends * (place - places) ** 2 / 2)
+        return Limit(error, error, error)
+
+    return limit_at, float((bends * places).mean() / bends.mean())
+
+
+@pytest.mark.parametrize("deep", [1.0, 1e-17])
+def test_a_place_and_its_error_are_those_of_the_valley(deep):
+    limit_at, lowest = limits_along(0.1, deep)
+    found = refined_optimum(limit_at, 0.25, 0.1)
+    assert found.place == pytest.approx(lowest, rel=1e-6)
+    assert 0.5 < found.stderr / (0.01 / 4) < 2
+
+
+def test_a_place_of_which_no_curvature_is_sure_has_no_error():
+    limit_at, _ = limits_along(4.0)
+    assert refined_optimum(limit_at, 0.25, 0.1).stderr == 0
