@@ -3,6 +3,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import optimize, special
 
 from jaxprompt.contextual.claims import best_ridge
@@ -63,6 +64,7 @@ def test_a_gain_at_which_the_error_is_no_number_is_no_best_gain(monkeypatch):
         CLAIM.predict(**{**BASE, "noise": 0.77}, gain=1.0, ratio=0.5)
 
 
+@pytest.mark.slow
 def test_noise_far_above_the_signal_has_a_best_gain():
     """The head is right where the softmax leaves all noise out, which needs sharp weights; once
     refused as no number."""
@@ -159,7 +161,7 @@ def test_the_best_gain_against_random_sequences():
     assert 0 < found["best_gain_stderr"] < 1e-3
 
 
-@pytest.mark.parametrize("scale", [1e-3, 0.3, 30.0, 1e3])
+@pytest.mark.parametrize("scale", some_slow([1e-3, 0.3, 30.0, 1e3], first=1))
 @pytest.mark.parametrize("shifts", [((0.0, 0.0),), ((-3.0, 0.0), (0.0, 0.2))])
 def test_scaling_the_tokens_scales_the_best_places(scale, shifts):
     """(W, Q, σ, γ) → (sW, sQ, sσ, γ/s²): errors stay, the best gain and ridge follow."""
