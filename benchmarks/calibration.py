@@ -75,9 +75,9 @@ REDUCED = {
     "contextual.sgd_spread": Reduction(),
     "contextual.sgd_step": Reduction(),
     "contextual.three_steps": Reduction(0.8, (0, 5)),
-    "contextual.token_law_error": Reduction(0.7),
-    "contextual.best_prompt": Reduction(),
-    "contextual.score_universality": Reduction(),
+    "contextual.token_law_error": Reduction(0.5),
+    "contextual.best_prompt": Reduction(0.6),
+    "contextual.score_universality": Reduction(0.5),
     "contextual.two_stage": Reduction(0.9),
     "prefix.soft_prompt": Reduction(0.1),
     "prefix.suffix_reads_content": Reduction(),
@@ -106,7 +106,7 @@ REDUCED = {
     "prefix.skill_selection": Reduction(),
     "prefix.skill_combination": Reduction(changes={"steps": 2250}),
     "contextual.training": Reduction(runs=(1, 2)),
-    "contextual.image_context": Reduction(runs=(0, 1, 2), changes={"steps": 100}),
+    "contextual.image_context": Reduction(runs=(0, 1, 2, 4, 5), changes={"steps": 100}),
     "prefix.real_transformer": Reduction(changes={"steps": 4, "examples": 48}),
 }
 
