@@ -249,7 +249,18 @@ def error_slope(setting: Setting, state: np.ndarray) -> np.ndarray:
     """Derivative of the error in the four numbers of a symmetric state: (4, replicates)."""
     unit = unit_of_energy(setting)
     slope = np.zeros_like(state)
-    for place, step in enumerate(_DIFFERENCE * np.array([1.0, 1.0, 1 / unit, 1 / unit])):
+    # A short head or prompt has small products, and the error changes over sizes of theirs.
+    lengths = np.sqrt(np.maximum(state[2:], 1e-12 / unit))
+    sizes = np.array(
+        [
+            lengths[0] * setting.signal,
+            lengths[1] * setting.context,
+            lengths[0] ** 2,
+            lengths[1] ** 2,
+        ]
+    )
+    steps = np.minimum(_DIFFERENCE * np.array([1.0, 1.0, 1 / unit, 1 / unit])[:, None], sizes / 50)
+    for place, step in enumerate(steps):
         moved = [state.copy(), state.copy()]
         if place >= 2:
             for one in moved:

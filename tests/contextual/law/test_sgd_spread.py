@@ -110,3 +110,16 @@ def test_nothing_moves_without_rates():
     expected = start_covariance(TWO_SHIFTS, 0.25, 0.04)
     np.testing.assert_allclose(path.at(3.0)[0], expected, rtol=1e-14)
     assert len(OVERLAPS) == 7
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.06, 1.0])
+def test_the_slope_of_the_error_at_short_heads(size):
+    """The error does not change with a head's length: by Euler's rule its slopes cancel. The steps
+    of the differences once were longer than a short head."""
+    setting = Setting.make(tokens=3, relevant=1, signal=0.4, context=0.5, noise=0.3)
+    state = np.array([[0.25 * size * 0.4], [0.05], [size**2], [0.3]])
+    signal, _, energy, _ = error_slope(setting, np.repeat(state, 16, axis=1))[:, 0]
+    assert signal < 0 < energy
+    assert signal * state[0, 0] + 2 * energy * state[2, 0] == pytest.approx(
+        0, abs=2e-3 * abs(signal * state[0, 0])
+    )
