@@ -61,8 +61,8 @@ REDUCED = {
     # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
     # has one that tells.
     "contextual.best_ridge": Reduction(0.6, changes={"ratio": [0.5, 2.0]}),
-    "contextual.conditional_error": Reduction(0.5, (1, 4)),
-    "contextual.context_gain": Reduction(0.25, (3, 4, 5, 6, 7, 8)),
+    "contextual.conditional_error": Reduction(runs=(1, 4)),
+    "contextual.context_gain": Reduction(runs=(3, 4, 5, 6, 7, 8)),
     "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
     "contextual.prompt_error": Reduction(0.7, (9, 10, 11), changes={"ratio": [0.5, 2.0]}),
@@ -74,7 +74,7 @@ REDUCED = {
     "contextual.sgd_flow": Reduction(),
     "contextual.sgd_spread": Reduction(),
     "contextual.sgd_step": Reduction(),
-    "contextual.three_steps": Reduction(0.8, (0, 5)),
+    "contextual.three_steps": Reduction(runs=(0, 5)),
     "contextual.token_law_error": Reduction(0.5),
     "contextual.best_prompt": Reduction(0.6),
     "contextual.score_universality": Reduction(0.5),
