@@ -48,7 +48,9 @@ def jackknife_replicates(values: Float[np.ndarray, " J"]) -> Float[np.ndarray, "
     """
     whole, without = values[0], values[1:]
     if not np.isfinite(values).all():
-        return np.full(len(without), whole)
+        # Infinite, as the noise at κ = 1 without ridge. A number that some replicate does not have
+        # is none: nothing would say how far it is off.
+        return np.full(len(without), np.nan if np.isfinite(whole) else whole)
     return whole + (len(without) - 1) * (without.mean() - without)
 
 
@@ -108,7 +110,11 @@ def varied_ridge_limit(
     # c/√(c² + ρ²), whatever the size of the two.
     share = c / np.hypot(c, np.sqrt(rho2))
     error = expected_at(lambda x: sign_error_means(f, x), share)[:, 0]
-    return Limit(*(jackknife_replicates(x) for x in (error, c, np.sqrt(rho2))))
+    rho = np.sqrt(rho2)
+    least = float(tau2.min())
+    if least < _LEAST_NOISE * float(tau2.max()) and float(np.max(size)) * least > _SEEN:
+        rho = np.full_like(rho, np.nan)
+    return Limit(*(jackknife_replicates(x) for x in (error, c, rho)))
 
 
 def _weighted_means(weights: np.ndarray, functions: list[np.ndarray]) -> Float[np.ndarray, "R K"]:
@@ -239,6 +245,10 @@ ridges still tell them apart."""
 
 _LEAST_NOISE = 1e-130
 """Times E[τ²], the least τ² that counts for that: of smaller ones the squares underflow."""
+
+_SEEN = 1e-9
+"""From which τ²m on a feature next to noise-free matters. Where float64 holds such τ² only as its
+least number, as under a very sharp prompt without ridge, the head's noise is not known."""
 
 _MOST_RIDGES = 100
 """Ridges of the first scan, which are further apart where the range is long."""

@@ -18,7 +18,7 @@ from jaxprompt.contextual.law import feature_law as law_of_features
 from jaxprompt.contextual.law.feature_law import FeatureLaw, feature_law
 from jaxprompt.contextual.law.ridge_limit import best_gain, best_ridge, resolvent, ridge_limit
 from jaxprompt.contextual.simulation.ridge_heads import Chunks
-from jaxprompt.errors import ParameterError
+from jaxprompt.errors import NumericalError, ParameterError
 
 CLAIM = jp.claim("contextual.prompt_error")
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0}
@@ -417,3 +417,16 @@ def test_padding_the_shifts_changes_nothing():
     )
     for name, estimate in one.items():
         assert np.array_equal(estimate.mean, padded[name].mean), name
+
+
+@pytest.mark.parametrize("gain", [1e3, 1e5])
+def test_noise_that_float64_cannot_hold_is_refused(gain):
+    """Without ridge the head fits features whose noise is below the least numbers. Its own was
+    given as 0, with an error of 0."""
+    sharp = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": gain}
+    claim = jp.claim("contextual.prompt_error")
+    with pytest.raises(NumericalError, match="head_noise"):
+        claim.predict(**sharp, ratio=0.5, ridge=0.0)
+    for ratio, ridge in ((0.1, 0.0), (1.5, 0.0), (0.5, 1e-12)):
+        predicted = claim.predict(**sharp, ratio=ratio, ridge=ridge)
+        assert predicted["head_noise_stderr"] > 0, (ratio, ridge)
