@@ -176,8 +176,8 @@ def _round_positions(figure: Figure) -> None:
     addresses, so the last digits, from which SVG takes names, differ from one drawing to the next.
     """
     for axis in figure.axes:
-        left, bottom, width, height = axis.get_position(original=True).bounds
-        axis.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
+        left, bottom, width, height = np.round(axis.get_position(original=True).bounds, 6).tolist()
+        axis.set_position((left, bottom, width, height))
 
 
 def _require_formulas(figure: Figure) -> None:

@@ -321,13 +321,13 @@ def _excess(
     """
     ratio, trials = above.mean() / below.mean(), len(above)
     values = (above - ratio * below) / below.mean()
-    own = np.arange(trials) % models
-    counts = np.bincount(own, minlength=models)
+    model = np.arange(trials) % models
+    counts = np.bincount(model, minlength=models)
     if trials < 2 * models:  # too few to know a model's mean by: all scatter about one
-        own, counts = np.zeros(trials, int), np.array([trials])
-    left = values - (np.bincount(own, values) / counts)[own]
+        model, counts = np.zeros(trials, int), np.array([trials])
+    deviations = values - (np.bincount(model, values) / counts)[model]
     dof = trials - len(counts)
-    stderr = np.sqrt(np.square(left).sum() / dof / trials)
+    stderr = np.sqrt(np.square(deviations).sum() / dof / trials)
     return Estimate(float(ratio - 1), float(stderr), trials, kind="sampled", dof=dof)
 
 

@@ -396,10 +396,23 @@ def _missing_margin(
     near, far = _LOG_NEAR, 0.0
     while excess(sign * np.exp(far)) * sign > 0 and far < _LOG_FAR:
         near, far = far, far + 2.0
-    size: Any = optimize.brentq(
-        lambda size: excess(sign * float(np.exp(size))), near, far, xtol=1e-13
-    )
+    size = _root_between(lambda size: excess(sign * float(np.exp(size))), near, far, xtol=1e-13)
     return float(sign * np.exp(size))
+
+
+def _root_between(
+    function: Callable[[float], float], low: float, high: float, **options: float
+) -> float:
+    """SciPy's root of a function in an interval.
+
+    Raises:
+        ArithmeticError: the ends have one sign, as where float64 cannot hold the terms.
+    """
+    try:
+        root: Any = optimize.brentq(function, low, high, **options)
+    except ValueError as error:
+        raise ArithmeticError("its equations have no root that float64 could hold") from error
+    return float(root)
 
 
 _LOG_NEAR = -100.0
@@ -716,8 +729,8 @@ def _hard_start(f: FeatureLaw, ratio: float, signal: float) -> np.ndarray:
         near, far = _LOG_NEAR, 0.0
         while sign * excess(sign * np.exp(far)) < 0 and far < _LOG_FAR:
             near, far = far, far + 2.0
-        size: Any = optimize.brentq(
-            lambda size: np.clip(excess(sign * float(np.exp(size))), -800, 800), near, far
+        size = _root_between(
+            lambda size: float(np.clip(excess(sign * float(np.exp(size))), -800, 800)), near, far
         )
         return sign * float(np.exp(size))
 
@@ -732,7 +745,7 @@ def _hard_start(f: FeatureLaw, ratio: float, signal: float) -> np.ndarray:
         low, high = high, 4 * high
     while slope(low) < 0 and low > -1e12:
         low, high = 4 * low, low
-    tilt: Any = optimize.brentq(slope, low, high, xtol=1e-9)
+    tilt = _root_between(slope, low, high, xtol=1e-9)
     return np.array([missing_at(tilt), tilt])
 
 

@@ -112,7 +112,7 @@ def varied_ridge_limit(
     error = expected_at(lambda x: sign_error_means(f, x), share)[:, 0]
     rho = np.sqrt(rho2)
     least = float(tau2.min())
-    if least < _LEAST_NOISE * float(tau2.max()) and float(np.max(size)) * least > _SEEN:
+    if least < _LEAST_NOISE * float(tau2.max()) and float(np.max(size)) * least > _FITTED:
         rho = np.full_like(rho, np.nan)
     return Limit(*(jackknife_replicates(x) for x in (error, c, rho)))
 
@@ -246,9 +246,10 @@ ridges still tell them apart."""
 _LEAST_NOISE = 1e-130
 """Times E[τ²], the least τ² that counts for that: of smaller ones the squares underflow."""
 
-_SEEN = 1e-9
-"""From which τ²m on a feature next to noise-free matters. Where float64 holds such τ² only as its
-least number, as under a very sharp prompt without ridge, the head's noise is not known."""
+_FITTED = 1e-9
+"""From which τ²m on a feature next to noise-free matters to the head. Where float64 holds such τ²
+only as its least number, as under a very sharp prompt without ridge, the head's noise is not known.
+"""
 
 _MOST_RIDGES = 100
 """Ridges of the first scan, which are further apart where the range is long."""
@@ -429,8 +430,9 @@ def refined_optimum(limit_at: Callable[[float], Limit], place: float, step: floa
         if not bend > 0 or abs(slope.mean()) > bend:
             return Optimum(place, 0.0, start)
         moved -= step * float(slope.mean()) / bend
-        told = _above_noise(bends)
-        noise = step * float(slope.std(ddof=1)) / bend / np.sqrt(len(slope)) if told else 0.0
+        noise = 0.0
+        if _above_noise(bends):
+            noise = step * float(slope.std(ddof=1)) / bend / np.sqrt(len(slope))
     end = limit_at(moved)
     if _above_noise(end.error - start.error):
         return Optimum(place, float(np.hypot(noise, moved - place)), start)

@@ -19,6 +19,7 @@ from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
+from jaxprompt.errors import NumericalError
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
 LAW = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
@@ -535,6 +536,15 @@ def test_bad_input_is_one_clear_line():
         CLAIM.simulate(key=0, trials=2, **BASE, loss="logistic", ratio=0.5, ridge=0.0, dim=8)
     with pytest.raises(ValueError, match="`noise`"):
         CLAIM.predict(**{**BASE, "noise": 0.0}, loss="hinge", ratio=0.5)
+
+
+@pytest.mark.parametrize(("loss", "ridge"), [("hinge", 0.05), ("hinge", 0.0), ("logistic", 0.0)])
+def test_a_prompt_too_sharp_for_float64_is_refused(loss, ridge):
+    """The search for a root said that both ends had one sign, as a defect of ours."""
+    sharp = {**BASE, "gain": 1e5}
+    with pytest.raises(NumericalError, match=f"convex_head.*{loss}.*less extreme"):
+        CLAIM.predict(**sharp, loss=loss, ratio=0.5, ridge=ridge)
+    assert CLAIM.predict(**sharp, loss="logistic", ratio=0.5, ridge=0.05)["error_stderr"] > 0
 
 
 @pytest.mark.slow
