@@ -401,15 +401,15 @@ def _missing_margin(
 
 
 def _root_between(
-    function: Callable[[float], float], low: float, high: float, **options: float
+    function: Callable[[float], float], low: float, high: float, xtol: float = 2e-12
 ) -> float:
-    """SciPy's root of a function in an interval.
+    """SciPy's root of a function in an interval, to `xtol`.
 
     Raises:
         ArithmeticError: the ends have one sign, as where float64 cannot hold the terms.
     """
     try:
-        root: Any = optimize.brentq(function, low, high, **options)
+        root: Any = optimize.brentq(function, low, high, xtol=xtol)
     except ValueError as error:
         raise ArithmeticError("its equations have no root that float64 could hold") from error
     return float(root)
