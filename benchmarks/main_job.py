@@ -20,6 +20,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 os.environ["JAXPROMPT_CACHE"] = ""
 
+from jaxprompt.compute.compiler_flags import compile_quickly
+
+compile_quickly()  # as `jaxprompt check` does
+
 import jax
 import numpy as np
 

@@ -33,6 +33,12 @@ if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
     names += ("universal",)
     install_import_hook([f"jaxprompt.{name}" for name in names], checker)
 
+# As the commands do, which compile in processes of their own.
+if "jax" not in sys.modules:
+    from jaxprompt.compute.compiler_flags import compile_quickly
+
+    compile_quickly()
+
 import jax
 import numpy as np
 import pytest

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxprompt.cli import audit, commands, curve, explore, new_claim, paper, terminal
-from jaxprompt.compute import cache_folder
+from jaxprompt.compute import cache_folder, compiler_flags
 from jaxprompt.errors import JaxpromptError, UsageError, short, suggest
 
 __all__ = ["main", "make_parser"]
@@ -141,6 +141,7 @@ def _run(argv: Sequence[str] | None) -> int:
         if options.no_cache:
             os.environ[cache_folder.CACHE_FOLDER_VARIABLE] = ""
         cache_folder.enable_compilation_cache()
+        compiler_flags.compile_quickly()
     commands.load_claim_files(getattr(options, "claims", ()))
     return options.run(options)
 

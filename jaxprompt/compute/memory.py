@@ -168,11 +168,11 @@ def trace_block(
 
     The program is compiled too if `compile_if` asks for it, which is given the lower bound.
     """
+    if isinstance(block, functools.partial):
+        block = part_of_larger_program(block)
     traced = TrialMemory(_largest_step(jax.make_jaxpr(block)(indices[0]).jaxpr), len(indices))
     if not compile_if(traced):
         return traced
-    if isinstance(block, functools.partial):
-        block = part_of_larger_program(block)
     layout: Any = jax.jit(block).lower(indices[0]).compile().memory_analysis()
     if layout is None:  # a backend that does not say
         return traced

@@ -18,10 +18,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32, Integer, Key, UInt32
 
-__all__ = ["normals", "uniforms", "words"]
+from jaxprompt.compute.threefry import hash_words
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = np.uint32(0x1BD11BDA)
+__all__ = ["normals", "uniforms", "words"]
 
 
 def words(
@@ -32,7 +31,7 @@ def words(
     `key` is a Threefry key, the default of ``jax.random.key``; rows are counted modulo 2³².
     """
     low, high = jax.random.key_data(key)
-    return _threefry(low, high, *_counters(first_row, rows, columns))
+    return hash_words(low, high, *_counters(first_row, rows, columns))
 
 
 def uniforms(
@@ -65,23 +64,10 @@ def _paired(key: Array, first_row: int | Array, rows: int, columns: int) -> Arra
     row, column = _counters(first_row, rows, columns)
     second = column >= half
     low, high = jax.random.key_data(key)
-    words = _threefry(low, high, row, jnp.where(second, column - jnp.uint32(half), column))
+    words = hash_words(low, high, row, jnp.where(second, column - jnp.uint32(half), column))
     return jnp.where(second, words[1], words[0])
 
 
 def _unit(bits: Array) -> Array:
     # 23 bits, so that the midpoint 2⁻²⁴ is representable up to the last step below 1.
     return (bits >> jnp.uint32(9)).astype(jnp.float32) * jnp.float32(2**-23) + jnp.float32(2**-24)
-
-
-def _threefry(low: Array, high: Array, x0: Array, x1: Array) -> tuple[Array, Array]:
-    schedule = (low, high, low ^ high ^ _PARITY)
-    x0, x1 = x0 + schedule[0], x1 + schedule[1]
-    for group in range(5):
-        for distance in _ROTATIONS[group % 2]:
-            x0 = x0 + x1
-            x1 = (x1 << np.uint32(distance)) | (x1 >> np.uint32(32 - distance))
-            x1 = x0 ^ x1
-        x0 = x0 + schedule[(group + 1) % 3]
-        x1 = x1 + schedule[(group + 2) % 3] + np.uint32(group + 1)
-    return x0, x1

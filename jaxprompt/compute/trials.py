@@ -19,6 +19,7 @@ from jaxprompt.compute.cells import (
     map_cells,
     structure_of,
 )
+from jaxprompt.compute.compiler_flags import thorough_options
 from jaxprompt.compute.devices import (
     FAST_COMPILATION,
     compile_block,
@@ -27,6 +28,7 @@ from jaxprompt.compute.devices import (
 )
 from jaxprompt.compute.jax_settings import own_settings
 from jaxprompt.compute.operations import Operations, count_operations, operations_of
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.errors import ClaimError, JaxpromptError
 from jaxprompt.stats import Estimate, exact_estimate, jackknife, sample_estimate
 
@@ -70,7 +72,7 @@ class _Program:
         self._one = one
         self._batch = batch
         self._facts: dict[Any, _TrialFacts] = {}
-        self._blocks: dict[bool, Callable[..., dict[str, jax.Array]]] = {}
+        self._blocks: dict[Any, Callable[..., dict[str, jax.Array]]] = {}
         self._cell_blocks: dict[Structure, Callable[..., Any]] = {}
 
     def block(
@@ -84,15 +86,17 @@ class _Program:
             return map_rows_bit_stable(lambda row: self._run_batch(row, key, free), indices)
 
         options = self._one_trial(key, free).compiler_options
-        fast = bool(options)
-        if fast not in self._blocks:
-            self._blocks[fast] = compile_block(trials, options)
-        return functools.partial(self._blocks[fast], key=key, free=free)
+        chosen = tuple(options.items())
+        if chosen not in self._blocks:
+            self._blocks[chosen] = compile_block(trials, options)
+        return functools.partial(self._blocks[chosen], key=key, free=free)
 
     def _run_batch(
         self, indices: jax.Array, key: jax.Array, free: dict[str, Any]
     ) -> dict[str, jax.Array]:
         """What a batch of trials returns, in arrays (batch, …)."""
+        if self._one_trial(key, free).takes_unrolled_key:
+            key = unrolled(key)
 
         def trial(index: jax.Array) -> dict[str, jax.Array]:
             return self._one(index, key, free)
@@ -130,22 +134,40 @@ class _Program:
         """What is known of one trial from its trace, for each set of shapes."""
         shapes = jax.tree.structure(free), tuple(map(np.shape, jax.tree.leaves(free)))
         if shapes not in self._facts:
-            jaxpr = jax.make_jaxpr(self._one)(np.uint32(0), key, free).jaxpr
+            jaxpr = self._traced_with_unrolled_key(key, free)
+            takes_unrolled = jaxpr is not None
+            if jaxpr is None:
+                jaxpr = jax.make_jaxpr(self._one)(np.uint32(0), key, free).jaxpr
             on_cpu = jax.default_backend() == "cpu"
             short = on_cpu and operations_of(jaxpr).arithmetic < _SHORT_TRIAL
             alone = on_cpu and any(rank > 2 for rank in _lapack_ranks(jaxpr))
-            self._facts[shapes] = _TrialFacts(alone, FAST_COMPILATION if short else {})
+            options = thorough_options() if on_cpu else {}
+            options |= FAST_COMPILATION if short else {}
+            self._facts[shapes] = _TrialFacts(alone, options, takes_unrolled)
         return self._facts[shapes]
+
+    def _traced_with_unrolled_key(self, key: jax.Array, free: dict[str, Any]) -> Any:
+        """One trial traced with such a key; None where it needs a key of JAX's own.
+
+        Poisson laws and programs that join keys refuse another one; gamma laws would be slow.
+        """
+        try:
+            jaxpr = jax.make_jaxpr(self._one)(np.uint32(0), unrolled(key), free).jaxpr
+        except Exception:  # whatever it is: a fault of the trial shows again with JAX's own key
+            return None
+        return None if any(e.primitive.name == "random_gamma" for e in _equations(jaxpr)) else jaxpr
 
 
 class _TrialFacts(NamedTuple):
-    """Whether a trial factorises batches of matrices on a CPU, and how its program is compiled.
+    """Whether a trial factorises batches of matrices on a CPU, how its program is compiled, and
+    whether its key is unrolled.
 
-    Both depend on one trial alone, so that the number of trials changes no bit.
+    All depend on one trial alone, so that the number of trials changes no bit.
     """
 
     must_run_alone: bool
     compiler_options: dict[str, Any]
+    takes_unrolled_key: bool
 
 
 class TrialSimulation:
@@ -628,13 +650,19 @@ def _as_outputs(returned: Any) -> dict[str, jax.Array]:
 
 def _lapack_ranks(program: Any) -> Iterator[int]:
     """Rank of the matrices of each factorisation or solve, anywhere in a traced program."""
-    for equation in program.eqns:
+    for equation in _equations(program):
         if equation.primitive.name in _LAPACK:
             yield max(len(operand.aval.shape) for operand in equation.invars)
+
+
+def _equations(program: Any) -> Iterator[Any]:
+    """Each equation of a traced program and of the programs that it calls."""
+    for equation in program.eqns:
+        yield equation
         for inner in jax.tree.leaves(
             list(equation.params.values()),
             is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr"),
         ):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from _lapack_ranks(inner)
+                yield from _equations(inner)

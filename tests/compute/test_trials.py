@@ -12,6 +12,7 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.compute import trials as trials_module
+from jaxprompt.compute.compiler_flags import thorough_options
 from jaxprompt.compute.devices import (
     FAST_COMPILATION,
     compile_block,
@@ -91,7 +92,7 @@ def test_trials_below_a_limit_are_compiled_fast(monkeypatch, limit, options):
     simulation = jp.per_trial(lambda *, key: {"value": jax.random.normal(key)}, batch=4)
     few = simulation.trial_values(key=jax.random.key(0), trials=3)["value"]
     many = simulation.trial_values(key=jax.random.key(0), trials=1000)["value"]
-    assert used == [options]
+    assert used == [thorough_options() | options]
     np.testing.assert_array_equal(few, many[:3])
 
 

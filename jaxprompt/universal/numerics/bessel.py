@@ -14,12 +14,21 @@ recurrence for the defect and the telescoped difference of series are derived he
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from jaxprompt.compute.namespace import Numbers, namespace_of
+
 __all__ = ["defect", "log_ratio", "ratio"]
+
+_State = TypeVar("_State")
 
 ASYMPTOTIC_TERMS = 24
 """Terms of the large-argument series; at its smallest argument the next one is below 1e-23."""
@@ -31,8 +40,7 @@ START_ERROR_EXPONENT = 40.0
 """The recurrence starts so far up that its starting error is damped by exp(-40)."""
 
 
-@jax.jit  # also when called eagerly: its many small steps would each be dispatched alone
-def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
+def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Numbers, "*_"]:
     r"""Logarithm of :math:`I_{\mathrm{order}+\mathrm{degree}}(x) / I_{\mathrm{order}}(x)`.
 
     Args:
@@ -40,47 +48,56 @@ def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array,
         degree: k ≥ 0, a whole number.
         x: the argument, > 0.
 
-    The three broadcast; the result has the dtype of `x` (float64 under ``jax.enable_x64(True)``,
-    then to about 1e-13 relative for x from 1e-2 to 1e7 and orders up to 200). Works under ``jit``
-    and ``vmap``; differentiable in `x` only (derivatives in `order` and `degree` are taken as 0).
-    Values outside those ranges give NaN.
+    The three broadcast; the result has the dtype of `x`, in float64 it is good to about 1e-13
+    relative for x from 1e-2 to 1e7 and orders up to 200. Numbers are computed by NumPy; works
+    under ``jit`` and ``vmap``, differentiable in `x` only (derivatives in `order` and `degree` are
+    taken as 0). Values outside those ranges give NaN.
     """
-    x = jnp.asarray(x)
+    xp = namespace_of(order, degree, x)
+    x = xp.asarray(x)
     x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
-    order, degree = (jnp.asarray(a).astype(x.dtype) for a in (order, degree))
-    order, degree, x = jnp.broadcast_arrays(order, degree, x)
-    return _log_ratio(order, degree, x)
+    order, degree = (xp.asarray(a).astype(x.dtype) for a in (order, degree))
+    order, degree, x = xp.broadcast_arrays(order, degree, x)
+    if xp is jnp:
+        return _log_ratio(order, degree, x)
+    # Lanes outside the domain, or of the series' dead branch, are replaced at the end.
+    with np.errstate(all="ignore"):
+        total, _ = _sweep(np, *np.atleast_1d(order, degree, x))
+    return total.reshape(x.shape)
 
 
-def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
+def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Numbers, "*_"]:
     """The ratio ρ itself, in [0, 1); arguments, dtype and accuracy as :func:`log_ratio`."""
-    return jnp.exp(log_ratio(order, degree, x))
+    log = log_ratio(order, degree, x)
+    xp = namespace_of(log)
+    return xp.asarray(xp.exp(log))
 
 
-def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Array, "*_"]:
+def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Numbers, "*_"]:
     """1 − ρ with the relative accuracy of ρ itself; arguments as :func:`log_ratio`."""
-    return -jnp.expm1(log_ratio(order, degree, x))
+    log = log_ratio(order, degree, x)
+    xp = namespace_of(log)
+    return xp.asarray(-xp.expm1(log))
 
 
 @jax.custom_jvp
 def _log_ratio(
     order: Float[Array, "*n"], degree: Float[Array, "*n"], x: Float[Array, "*n"]
 ) -> Float[Array, "*n"]:
-    return _sweep(order, degree, x)[0]
+    return _traced_sweep(order, degree, x)[0]
 
 
 @_log_ratio.defjvp
 def _log_ratio_jvp(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    value, slope = _sweep(*primals)
+    value, slope = _traced_sweep(*primals)
     return value, slope * tangents[2]
 
 
-@jax.jit
 def _sweep(
-    order: Float[Array, "*n"], degree: Float[Array, "*n"], x: Float[Array, "*n"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    xp: Any, order: Float[Numbers, "*n"], degree: Float[Numbers, "*n"], x: Float[Numbers, "*n"]
+) -> tuple[Float[Numbers, "*n"], Float[Numbers, "*n"]]:
     """Log-ratio and its derivative in x, by the recurrence run downwards from a safe start.
 
     With r_μ = I_μ/I_{μ−1} and d_μ = 1 − r_μ, one step from μ+1 to μ is
@@ -88,48 +105,63 @@ def _sweep(
         r_μ = 1 / (2μ/x + r_{μ+1}),    d_μ = (2μ/x − d_{μ+1}) r_μ,
 
     in which 2μ/x exceeds d_{μ+1} ≈ (2μ+1)/(2x) comfortably. The derivative follows the same
-    pattern. Lanes for which the large-argument series holds start at their own degree.
+    pattern. Lanes for which the large-argument series holds start at their own degree. `xp` is
+    NumPy or `jax.numpy`.
     """
     top = order + degree
-    series = x >= jnp.maximum(ASYMPTOTIC_FROM, top**2)
-    climb = jnp.where(series, 0.0, jnp.ceil(8 + jnp.sqrt(START_ERROR_EXPONENT * x)))
+    zero = xp.zeros_like(x)
+    series = x >= xp.maximum(ASYMPTOTIC_FROM, top**2)
+    climb = xp.where(series, zero, xp.ceil(8 + xp.sqrt(START_ERROR_EXPONENT * x)))
     first = degree + climb
     state = [
-        jnp.where(series, a, b)
+        xp.where(series, a, b)
         for a, b in zip(
-            _series_start(top, jnp.where(series, x, 1e6)),
-            _bound_start(order + first + 1, x),
+            _series_start(top, xp.where(series, x, x.dtype.type(1e6)), xp),
+            _bound_start(order + first + 1, x, xp),
             strict=True,
         )
     ]
-    zero = jnp.zeros_like(x)
 
-    def step(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         t, r_next, d_next, s_next, total, slope = carry
         mu2 = 2 * (order + t) / x
         r = 1 / (mu2 + r_next)
         d = (mu2 - d_next) * r
         s = r * r * (mu2 / x - s_next)
         live, counted = t <= first, t <= degree
-        log_r = jnp.where(r > 0.5, jnp.log1p(-jnp.minimum(d, 0.75)), jnp.log(r))
+        log_r = xp.where(r > 0.5, xp.log1p(-xp.minimum(d, 0.75)), xp.log(r))
         return (
             t - 1,
-            jnp.where(live, r, r_next),
-            jnp.where(live, d, d_next),
-            jnp.where(live, s, s_next),
-            total + jnp.where(counted, log_r, 0),
-            slope + jnp.where(counted, s / r, 0),
+            xp.where(live, r, r_next),
+            xp.where(live, d, d_next),
+            xp.where(live, s, s_next),
+            total + xp.where(counted, log_r, 0),
+            slope + xp.where(counted, s / r, 0),
         )
 
-    start = (jnp.max(first, initial=0.0), *state, zero, zero)
-    *_, total, slope = jax.lax.while_loop(lambda carry: carry[0] >= 1, step, start)
+    start = (xp.max(first, initial=0.0), *state, zero, zero)
+    *_, total, slope = _repeat(xp, lambda carry: carry[0] >= 1, step, start)
     bad = ~((x > 0) & (order >= 0) & (degree >= 0))
-    return jnp.where(bad, jnp.nan, total), jnp.where(bad, jnp.nan, slope)
+    return xp.where(bad, xp.nan, total), xp.where(bad, xp.nan, slope)
+
+
+_traced_sweep = jax.jit(functools.partial(_sweep, jnp))
+
+
+def _repeat(
+    xp: Any, goes_on: Callable[[_State], Any], step: Callable[[_State], _State], state: _State
+) -> _State:
+    """A while loop, in Python for NumPy."""
+    if xp is jnp:
+        return jax.lax.while_loop(goes_on, step, state)
+    while goes_on(state):
+        state = step(state)
+    return state
 
 
 def _bound_start(
-    mu: Float[Array, "*n"], x: Float[Array, "*n"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]:
+    mu: Float[Numbers, "*n"], x: Float[Numbers, "*n"], xp: Any
+) -> tuple[Float[Numbers, "*n"], Float[Numbers, "*n"], Float[Numbers, "*n"]]:
     """r_μ, 1 − r_μ and dr_μ/dx from Amos's upper bound; the sweep damps its error."""
     low, root = mu - 0.5, jnp.sqrt(x * x + (mu + 0.5) ** 2)
     r = x / (low + root)
@@ -137,16 +169,16 @@ def _bound_start(
 
 
 def _series_start(
-    b: Float[Array, "*n"], x: Float[Array, "*n"]
-) -> tuple[Float[Array, "*n"], Float[Array, "*n"], Float[Array, "*n"]]:
+    b: Float[Numbers, "*n"], x: Float[Numbers, "*n"], xp: Any
+) -> tuple[Float[Numbers, "*n"], Float[Numbers, "*n"], Float[Numbers, "*n"]]:
     r"""r_{b+1}, 1 − r_{b+1} and its derivative from the large-argument series.
 
     With :math:`I_b \propto S_b = \sum_j t_j`, :math:`t_j = t_{j-1}\,
     \frac{-(2b-2j+1)(2b+2j-1)}{8jx}`, the difference telescopes term by term:
     :math:`S_b - S_{b+1} = \sum_{j \ge 1} t_{j-1} (2b+2j-1)/(2x)`.
     """
-    term = jnp.ones_like(x)
-    total, slope = term, jnp.zeros_like(x)
+    term = xp.ones_like(x)
+    total, slope = term, xp.zeros_like(x)
     gap, gap_slope = slope, slope
     for j in range(1, ASYMPTOTIC_TERMS + 1):
         share = term * (2 * b + 2 * j - 1) / (2 * x)
