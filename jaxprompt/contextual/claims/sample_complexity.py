@@ -15,7 +15,6 @@ from scipy import optimize
 from jaxprompt import stats
 from jaxprompt.contextual.claims import first_step, prompt_step
 from jaxprompt.contextual.claims.three_steps import (
-    BLOCK,
     INFINITE,
     MEANS,
     NAMES,
@@ -195,6 +194,9 @@ FALSIFIERS = (
 _OFFSETS = np.array([-0.2, 0.0, 0.2])
 """Logarithms of n around the centre at which the search measures the error."""
 
+FEWEST = 8
+"""Trials that the search has at least."""
+
 
 def simulate(
     *, key: Key[Array, ""], trials: int, target: float, prompt_norm: float, dim: int, **params: Any
@@ -215,7 +217,7 @@ def _crossing(
 ) -> dict[str, Estimate]:  # fmt: skip
     measure = functools.partial(_trials, setting, dim, prompt_norm=prompt_norm)
     search_key, final_key = jax.random.split(key)
-    few, centre = max(trials // 8, BLOCK), math.log(guess)
+    few, centre = max(trials // 8, FEWEST), math.log(guess)
     for attempt in range(24):
         counts = [max(round(x), 2) for x in np.exp(centre + _OFFSETS)]
         attempt_key = jax.random.fold_in(search_key, attempt)

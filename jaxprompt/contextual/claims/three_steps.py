@@ -2,19 +2,17 @@ r"""Claim ``contextual.three_steps``: the test error after head, prompt and head
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import special, stats
 
-from jaxprompt.compute.devices import cores, map_rows_bit_stable, map_trials
+from jaxprompt.compute.devices import map_trials
+from jaxprompt.compute.numpy_normals import generator_of
 from jaxprompt.contextual.claims.first_step import pooled_coefficients
 from jaxprompt.contextual.law import attention_moments
-from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.law.prompt_step_moments import prompt_moments
 from jaxprompt.contextual.law.third_step import ThirdStep, covariance_root, third_step
@@ -28,11 +26,8 @@ from jaxprompt.contextual.parameters import (
 )
 from jaxprompt.contextual.pictures import along_samples
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.evaluation import fresh_scores
-from jaxprompt.contextual.simulation.gradient_steps import (
-    orthogonal_lengths,
-    reduced_steps_and_terms,
-)
+from jaxprompt.contextual.simulation.evaluation import errors_of_trained_heads
+from jaxprompt.contextual.simulation.gradient_steps import reduced_steps, trials_of_a_block
 from jaxprompt.core.claim import (
     Claim,
     Compared,
@@ -306,26 +301,6 @@ FALSIFIERS = (
 
 # --- the simulation ---
 
-BLOCK = 8
-"""Trials of one compiled call on each core, whatever their number, d and n."""
-
-
-def _outcomes(
-    setting: Setting, second: Geometry, third: Geometry, scalars: Float[Array, "M N"]
-) -> Float[Array, " outcome"]:
-    """:data:`_OUTCOMES` of one head and prompt after step 2, and of those after step 3."""
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), second, third)
-    errors = jax.vmap(lambda g: conditional_error(setting, g, scalars))(both)
-    prompt = _cosine(second.prompt_context, second.prompt_norm * setting.context)
-    head = _cosine(third.head_signal, third.head_norm * setting.signal)
-    return jnp.append(errors, jnp.stack([prompt, head]))
-
-
-def _cosine(product: Array | float, norms: Array | float) -> Array:
-    """A scalar product over the product of the norms; 0 where there is no vector."""
-    size = jnp.asarray(norms)
-    return product / jnp.where(size > 0, size, 1.0)
-
 
 def simulate(
     *, key: Key[Array, ""], trials: int, dim: int, samples: int, prompt_norm: float,
@@ -341,46 +316,55 @@ def simulate(
     return {name: mean_estimate(values[:, NAMES.index(name)]) for name in measured}
 
 
+# No function of one trial: trials whose sequences fit into a core's cache are drawn together.
 def simulate_trials(
     setting: Setting, dim: int, samples: int, trials: int, prompt_norm: float,
     *, key: Key[Array, ""], head_rate: float = 1.0,
 ) -> Float[np.ndarray, "trials quantity"]:  # fmt: skip
     """Both errors and alignments, then what its sequences show of the steps' terms, of every trial;
-    one compilation serves every count, d and n, which `contextual.sample_complexity` searches."""
-    args = jnp.uint32(dim), jnp.uint32(samples), jnp.float32(prompt_norm), key
-    threads = min(cores(), -(-trials // BLOCK))
-    together = BLOCK * threads
+    float64. `contextual.sample_complexity` searches with it."""
+    together = trials_of_a_block(setting, samples)
 
-    def block(part: np.ndarray) -> Array:
-        return _simulate(setting, part, *args, head_rate)
+    def block(indices: np.ndarray) -> Any:
+        runs = [
+            reduced_steps(
+                setting, dim, samples, prompt_norm, together,
+                rng=generator_of(key, int(index)), head_rate=head_rate,
+            )
+            for index in np.ravel(indices)
+        ]  # fmt: skip
+        shape = *np.shape(indices), together
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *runs)
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), joined)
 
-    blocks = [
-        map_trials(block, together, threads=threads, first=first, loops=True)
-        for first in range(0, trials, together)
-    ]
-    return np.concatenate(blocks)[:trials].astype(np.float64)
+    parts = map_trials(block, -(-trials // together))
+    steps, terms = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:trials], parts)
+    second, third = steps
+    # Both heads are judged over the new prompt.
+    heads = np.stack(
+        [np.stack([*each[:3], each.head_prompt], axis=1) for each in (second, third)], axis=1
+    )
+    errors = errors_of_trained_heads(setting, heads, np.stack(third[3:6], axis=1), key=key,
+                                     nodes=_nodes_for(samples))  # fmt: skip
+    shown: dict[str, np.ndarray] = {
+        "error": errors[:, 0],
+        "final_error": errors[:, 1],
+        "prompt_alignment": _cosine(second.prompt_context, second.prompt_norm * setting.context),
+        "head_alignment": _cosine(third.head_signal, third.head_norm * setting.signal),
+    }
+    for step, each in enumerate(terms, start=1):
+        shown |= _name_moments(step, *each)
+    return np.stack([shown[name] for name in NAMES], axis=1)
 
 
-@functools.partial(jax.jit, static_argnames="head_rate")
-def _simulate(
-    setting: Setting, indices: Array, dim: Array, samples: Array, prompt_norm: Array, key: Array,
-    head_rate: float,
-) -> Float[Array, "block 1 quantity"]:  # fmt: skip
-    def trial(index: Array) -> Array:
-        trial_key = jax.random.fold_in(key, index)
-        train_key, test_key, length_key = jax.random.split(trial_key, 3)
-        lengths = orthogonal_lengths(dim, key=length_key)
-        steps, terms = reduced_steps_and_terms(
-            setting, samples, prompt_norm, lengths, key=train_key, head_rate=head_rate
-        )
-        scalars = fresh_scores(setting.irrelevant, key=test_key)
-        outcomes = _outcomes(setting, *steps, scalars)
-        shown: dict[str, Array] = {}
-        for step, each in enumerate(terms, start=1):
-            shown |= _name_moments(step, *each)
-        return jnp.concatenate([outcomes, jnp.stack([shown[name] for name in _TERMS])])
+def _nodes_for(samples: int) -> int:
+    """Nodes that average a trial's error: trials differ less from more sequences, and cost more."""
+    return 2 ** int(np.clip(np.rint(np.log2(samples / 8)), 7, 11))
 
-    return map_rows_bit_stable(lambda row: trial(row[0])[None], indices)
+
+def _cosine(product: np.ndarray, norms: np.ndarray) -> np.ndarray:
+    """A scalar product over the product of the norms; 0 where there is no vector."""
+    return product / np.where(norms > 0, norms, 1.0)
 
 
 # --- the design ---
@@ -465,7 +449,7 @@ CLAIM = Claim(
     ),
     closed_form=closed_form,
     simulation=simulate,
-    designs={"quick": Design(*_RUNS, trials=256), "full": Design(*_RUNS, trials=4096)},
+    designs={"quick": Design(*_RUNS, trials=320), "full": Design(*_RUNS, trials=4096)},
     check_parameters=check_trainable,
     broadcasts="dim and samples",
     figure=Panels(

@@ -7,31 +7,30 @@ From head 0 and prompt 0, each step on a fresh batch of n sequences:
 3. head again, from 0, with that prompt: :math:`\hat w_3 = -\nabla_w L(0, \hat q)`.
 
 :func:`token_steps` differentiates the loss of sampled tokens and costs T·d normals a sequence.
-:func:`reduced_steps` has the same law at a cost without d: only the coordinates along
-:math:`w_\star`, :math:`q_\star` and one more direction are drawn token by token; given those, what
-lies orthogonal to them is Gaussian with a known variance, and only its length matters.
+:func:`reduced_steps` has the same law at a cost without d: of a token's noise only the component
+along the head or prompt that the step was given is drawn. Given those, the rest of a step is a
+Gaussian vector with a known variance; its part along :math:`w_\star`, :math:`q_\star` and one more
+direction is drawn once for a batch, and of what is orthogonal only the length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Float32, Key
 
 from jaxprompt.attention import prompt_attention
-from jaxprompt.compute import random_table
+from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals
 from jaxprompt.contextual.law.margins import Geometry
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.sampling import sample_sequence, shift_index
+from jaxprompt.contextual.simulation.sampling import sample_sequence
 
 __all__ = [
-    "Batch", "Steps", "Terms", "head_step", "orthogonal_lengths", "prompt_step", "reduced_steps",
-    "reduced_steps_and_terms", "sample_batch", "square_loss", "token_steps",
+    "Batch", "Steps", "Terms", "head_step", "prompt_step", "reduced_steps", "sample_batch",
+    "square_loss", "token_steps", "trials_of_a_block",
 ]  # fmt: skip
 
 
@@ -100,189 +99,222 @@ def token_steps(
 
 # --- by the exact law ----------------------------------------------------------------------------
 
-CHUNK = 128
-"""Sequences drawn together; the number of sequences itself is not a shape."""
+_ROW_NUMBERS = 8
+"""Numbers beside its scores that are at work for a sequence."""
 
 
-def orthogonal_lengths(dim: int | Array, *, key: Key[Array, ""]) -> Float[Array, " 3"]:
-    """Lengths of what is orthogonal to the coordinates drawn, in each of the three steps.
-
-    Chi variables with d − 2, d − 3 and d − 3 degrees of freedom, in units of the standard
-    deviation of one coordinate: norms of as many normals, so that d is not a shape. They are
-    independent of everything else in :func:`reduced_steps`.
-    """
-    freedom = jnp.asarray(dim, jnp.uint32) - jnp.array([2, 3, 3], jnp.uint32)
-
-    def add(chunk: Array, total: Array) -> Array:
-        first = chunk * np.uint32(CHUNK)
-        kept = first + jnp.arange(CHUNK, dtype=jnp.uint32)[:, None] < freedom
-        squares = jnp.square(random_table.normals(key, first, CHUNK, 3))
-        return total + jnp.where(kept, squares, 0.0).sum(axis=0)
-
-    chunks = (freedom.max() + np.uint32(CHUNK - 1)) // np.uint32(CHUNK)
-    return jnp.sqrt(lax.fori_loop(np.uint32(0), chunks, add, jnp.zeros(3, jnp.float32)))
+def trials_of_a_block(setting: Setting, samples: int) -> int:
+    """Trials that :func:`reduced_steps` best runs together."""
+    return max(1, 4 * NUMBERS_TOGETHER // (samples * (setting.irrelevant + _ROW_NUMBERS)))
 
 
 class Terms(NamedTuple):
-    """One sequence's terms in a step, as its batch shows them: sample means and sample variances.
+    """Every trial's sample means and sample variances of its sequences' terms in a step; float64.
 
     Entries are the coordinates along w⋆, q⋆ and the rest of what the step was given (nothing in
     step 1, the head in step 2, the prompt in step 3), then the variance of an orthogonal
-    coordinate given the sequence's scalars (0 in step 1, where it is the same for all). The
-    variances of fewer than two sequences mean nothing.
+    coordinate given the sequence's scalars (0 in step 1, where it is the same for all). Both are
+    expectations over the noise that is orthogonal to what the step was given, in the coordinates
+    too. The variances of fewer than two sequences mean nothing.
     """
 
-    mean: Float[Array, " 4"]
-    variance: Float[Array, " 4"]
+    mean: Float[np.ndarray, "t 4"]
+    variance: Float[np.ndarray, "t 4"]
 
 
 def reduced_steps(
     setting: Setting,
-    samples: int | Array,
-    prompt_norm: float | Array,
-    lengths: Float[Array, " 3"],
+    dim: int,
+    samples: int,
+    prompt_norm: float,
+    trials: int,
     *,
-    key: Key[Array, ""],
-) -> Steps:
-    """All three steps by their exact law, in float32; neither `samples` nor d is a shape.
-
-    `lengths` comes from :func:`orthogonal_lengths`, through which d enters.
-    """
-    return reduced_steps_and_terms(setting, samples, prompt_norm, lengths, key=key)[0]
-
-
-def reduced_steps_and_terms(
-    setting: Setting,
-    samples: int | Array,
-    prompt_norm: float | Array,
-    lengths: Float[Array, " 3"],
-    *,
-    key: Key[Array, ""],
+    rng: np.random.Generator,
     head_rate: float = 1.0,
 ) -> tuple[Steps, tuple[Terms, Terms, Terms]]:
-    """:func:`reduced_steps`, and the terms whose means the three steps were.
+    """All three steps by their exact law in `trials` trials, and the terms whose means they were.
 
-    `head_rate` multiplies the first head; its terms are those of a step of size 1.
+    Inner products are arrays (trials,) in float64, made of rows in float32. `head_rate` multiplies
+    the first head; its terms are those of a step of size 1. Needs ``dim >= 4``.
     """
-    keys = jax.random.split(key, 3)
-    head, first = _first(setting, samples, lengths[0], keys[0])
+    head, first = _first_heads(setting, dim, samples, trials, rng)
     head = head_rate * head
-    prompt, second = _second(setting, samples, head, lengths[1], keys[1])
-    prompt = prompt * (prompt_norm / jnp.linalg.norm(prompt))
+    prompt, second = _prompts(setting, dim, samples, head, rng)
+    prompt = prompt * (prompt_norm / np.linalg.norm(prompt, axis=1, keepdims=True))
     # Two frames: along w⋆, q⋆, the head's rest and the prompt's rest; then along w⋆, q⋆ and all
     # of the prompt's rest, with the new head's rest as a fourth direction.
-    known = Geometry.of_vectors(setting, jnp.append(head, 0.0), prompt)
-    framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3]), 0.0])
-    last, third = _third(setting, samples, framed, lengths[2], keys[2])
-    return Steps(known, Geometry.of_vectors(setting, last, framed)), (first, second, third)
+    known = _geometry_of_rows(setting, np.pad(head, ((0, 0), (0, 1))), prompt)
+    framed = np.column_stack([prompt[:, :2], np.hypot(prompt[:, 2], prompt[:, 3])])
+    last, third = _last_heads(setting, dim, samples, framed, rng)
+    framed = np.pad(framed, ((0, 0), (0, 1)))
+    return Steps(known, _geometry_of_rows(setting, last, framed)), (first, second, third)
 
 
-def _terms(
-    setting: Setting, samples: int | Array, columns: int, key: Array,
-    row: Callable[[Array, Array, Array, Array], Array],
-) -> Terms:  # fmt: skip
-    """Mean and variance over `samples` sequences of ``row(label, own, other, normals)``.
+def _geometry_of_rows(
+    setting: Setting, heads: Float[np.ndarray, "t 4"], prompts: Float[np.ndarray, "t 4"]
+) -> Geometry:
+    numbers: tuple[Any, ...] = (
+        heads[:, 0] * setting.signal, heads[:, 1] * setting.context,
+        np.linalg.norm(heads, axis=1), prompts[:, 0] * setting.signal,
+        prompts[:, 1] * setting.context, np.linalg.norm(prompts, axis=1),
+        (heads * prompts).sum(axis=1),
+    )  # fmt: skip
+    return Geometry(*numbers)
 
-    `own` and `other` are the relevant and the mean irrelevant token along w⋆ and q⋆, `normals` has
-    `columns` standard normals for each sequence.
+
+class _Kinds:
+    """Sequences of `trials` batches by kind: a kind is a label with a shift.
+
+    `own` is a relevant token and `other` the mean irrelevant one, along w⋆ and q⋆: (kind, 2).
+    Sequences of one kind stand together, which the law of sums allows: what is drawn of a batch is
+    how many there are of each.
     """
-    size = jnp.array([setting.signal, setting.context], jnp.float32)
-    count = jnp.asarray(samples, jnp.uint32)
 
-    def add(chunk: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        first = chunk * np.uint32(CHUNK)
-        uniform = random_table.uniforms(key, first, CHUNK, columns + 2)
-        label = jnp.where(uniform[:, 0] < 0.5, -1.0, 1.0).astype(jnp.float32)
-        shift = jnp.asarray(setting.shifts, jnp.float32)[shift_index(setting, uniform[:, 1])]
-        relevant = jnp.stack([label, jnp.ones_like(label)], axis=1) * size
-        normals = jnp.sqrt(jnp.float32(2)) * lax.erf_inv(2 * uniform[:, 2:] - 1)
-        rows = row(label, relevant, -shift[:, ::-1] * relevant, normals)
-        # Powers are summed about the first row: about 0, rounding would hide a small variance.
-        start = jnp.where(chunk == 0, rows[0], state[0])
-        away = rows - start
-        kept = (first + jnp.arange(CHUNK, dtype=jnp.uint32) < count)[:, None, None]
-        powers = jnp.stack([away, jnp.square(away)], axis=1)
-        return start, state[1] + jnp.where(kept, powers, 0.0).sum(axis=0)
+    def __init__(
+        self, setting: Setting, samples: int, trials: int, rng: np.random.Generator
+    ) -> None:
+        shifts = np.asarray(setting.shifts, np.float64)
+        odds = np.asarray(setting.shift_weights, np.float64)
+        self.label = np.repeat([-1.0, 1.0], len(shifts))
+        size = np.stack([self.label * setting.signal, np.full_like(self.label, setting.context)])
+        self.own = size.T
+        self.other = -np.tile(shifts[:, ::-1], (2, 1)) * self.own
+        self.counts = rng.multinomial(samples, np.tile(odds / odds.sum() / 2, 2), size=trials)
+        self._shape = trials, samples
 
-    state = jnp.zeros(4, jnp.float32), jnp.zeros((2, 4), jnp.float32)
-    chunks = (count + np.uint32(CHUNK - 1)) // np.uint32(CHUNK)
-    start, total = lax.fori_loop(np.uint32(0), chunks, add, state)
-    number = count.astype(jnp.float32)
-    away, square = total / number
-    mean = start + away
-    variance = (square - jnp.square(away)) * (number / (number - 1))
-    # Rows that are equal in exact arithmetic differ by some units in the last place.
-    rounding = jnp.square(16 * jnp.finfo(jnp.float32).eps * mean)
-    return Terms(mean, jnp.where(variance > rounding, variance, 0.0))
+    def rows(self, values: Float[np.ndarray, "*t kind"]) -> Float32[np.ndarray, "t n"]:
+        """A value of each kind (and trial), for each sequence of each trial."""
+        each = np.broadcast_to(values, self.counts.shape).astype(np.float32)
+        return np.repeat(each.reshape(-1), self.counts.reshape(-1)).reshape(self._shape)
 
 
-def _first(
-    setting: Setting, samples: int | Array, length: Array, key: Array
-) -> tuple[Array, Terms]:
-    """Head of step 1 along w⋆, q⋆ and its own rest: uniform attention has Gaussian noise."""
-    share = setting.relevant / setting.tokens
-    level = setting.noise * jnp.sqrt(jnp.float32(setting.irrelevant)) / setting.tokens
-
-    def row(label: Array, relevant: Array, other: Array, normals: Array) -> Array:
-        plane = label[:, None] * (share * relevant + (1 - share) * other) + level * normals
-        return jnp.pad(plane, ((0, 0), (0, 2)))
-
-    terms = _terms(setting, samples, 2, key, row)
-    noise_part = level / jnp.sqrt(jnp.asarray(samples, jnp.float32)) * length
-    return jnp.append(terms.mean[:2], noise_part), terms
-
-
-def _second(
-    setting: Setting, samples: int | Array, head: Array, length: Array, key: Array
-) -> tuple[Array, Terms]:
-    """Prompt of step 2 along w⋆, q⋆, the head's rest, and its own rest."""
-    count = setting.irrelevant
-
-    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
-        noise = setting.noise * normals.reshape(CHUNK, count, 3)
-        irrelevant = jnp.pad(other, ((0, 0), (0, 1)))[:, None] + noise
-        relevant = jnp.pad(own, ((0, 0), (0, 1)))[:, None]
-        relevant = jnp.broadcast_to(relevant, (CHUNK, setting.relevant, 3))
-        tokens = jnp.concatenate([relevant, irrelevant], axis=1)
-        middle = tokens.mean(axis=1)
-        scores = ((tokens - middle[:, None]) * head).sum(axis=2)
-        miss = label - (middle * head).sum(axis=1)
-        plane = miss[:, None] * (scores[:, :, None] * tokens).sum(axis=1) / setting.tokens
-        # Given these coordinates, each orthogonal one is Gaussian with this variance.
-        level = jnp.square(miss) * jnp.square(scores[:, setting.relevant :]).sum(axis=1)
-        return jnp.column_stack([plane, jnp.square(setting.noise / setting.tokens) * level])
-
-    terms = _terms(setting, samples, 3 * count, key, row)
-    return _with_rest(terms, samples, length), terms
+def _first_heads(
+    setting: Setting, dim: int, samples: int, trials: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, "t 3"], Terms]:
+    """Heads of step 1 along w⋆, q⋆ and their own rest: uniform attention has Gaussian noise."""
+    kinds, share = _Kinds(setting, samples, trials, rng), setting.relevant / setting.tokens
+    term = kinds.label[:, None] * (share * kinds.own + (1 - share) * kinds.other)
+    mean = kinds.counts @ term / samples
+    away = np.square(term - mean[:, None]) * kinds.counts[:, :, None]
+    level = setting.irrelevant * np.square(setting.noise / setting.tokens)
+    variance = _beyond_rounding(away.sum(axis=1) / max(samples - 1, 1), mean) + level
+    plane = mean + np.sqrt(level / samples) * rng.standard_normal((trials, 2))
+    remainder = np.sqrt(level / samples * rng.chisquare(dim - 2, trials))
+    nothing = ((0, 0), (0, 2))
+    return np.column_stack([plane, remainder]), Terms(
+        np.pad(mean, nothing), np.pad(variance, nothing)
+    )
 
 
-def _third(
-    setting: Setting, samples: int | Array, prompt: Array, length: Array, key: Array
-) -> tuple[Array, Terms]:
-    """Head of step 3 along w⋆, q⋆, the prompt's rest, and its own rest."""
-    norm = jnp.linalg.norm(prompt)
-    unit = prompt[:3] / norm
+def _prompts(
+    setting: Setting, dim: int, samples: int, heads: Float[np.ndarray, "t 3"],
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
+    """Prompts of step 2 along w⋆, q⋆, the head's rest, and their own rest."""
+    trials, total, relevant = len(heads), setting.tokens, setting.relevant
+    kinds = _Kinds(setting, samples, trials, rng)
+    unit, norm = _unit_rows(heads)
+    # Scores of a relevant and of an irrelevant token without noise, and their mean, for each kind.
+    own, other = heads[:, :2] @ kinds.own.T, heads[:, :2] @ kinds.other.T
+    still = (relevant * own + setting.irrelevant * other) / total
+    normals = _normals_of_rows(setting, trials, samples, rng)
+    size = np.asarray(setting.noise * norm, np.float32)[:, None]
+    moved = normals.sum(axis=0) * (size / total)
+    residual = (kinds.rows(kinds.label - still) - moved) / total
+    # Scores less their mean over the tokens of the sequence.
+    lead = kinds.rows(own - still) - moved
+    centred = size * normals
+    centred += kinds.rows(other - still) - moved
+    pull, along = centred.sum(axis=0), np.einsum("tbn,tbn->bn", centred, normals)
+    along *= setting.noise * residual
+    energy = np.einsum("tbn,tbn->bn", centred, centred)
+    energy *= np.square(setting.noise * residual)
+    pull *= residual
+    lead *= relevant * residual
+    unit32 = unit.astype(np.float32)[:, :, None]
+    rows = [
+        lead * kinds.rows(kinds.own[:, i]) + pull * kinds.rows(kinds.other[:, i])
+        + along * unit32[:, i]
+        for i in (0, 1)
+    ]  # fmt: skip
+    return _mean_step([*rows, along * unit32[:, 2], energy], unit, dim, rng)
 
-    def row(label: Array, own: Array, other: Array, normals: Array) -> Array:
-        scalars, away = normals[:, :-3], normals[:, -3:]
-        relevant = (own * prompt[:2]).sum(axis=1, keepdims=True)
-        relevant = jnp.repeat(relevant, setting.relevant, axis=1)
-        irrelevant = (other * prompt[:2]).sum(axis=1, keepdims=True)
-        irrelevant = irrelevant + setting.noise * norm * scalars
-        weights = jax.nn.softmax(jnp.concatenate([relevant, irrelevant], axis=1), axis=1)
-        share = weights[:, : setting.relevant].sum(axis=1, keepdims=True)
-        weights = weights[:, setting.relevant :]
-        drift = setting.noise * (weights * scalars).sum(axis=1, keepdims=True)
-        energy = jnp.square(setting.noise) * jnp.square(weights).sum(axis=1)
-        away = away - (away * unit).sum(axis=1, keepdims=True) * unit
-        mean = jnp.pad(share * own + (1 - share) * other, ((0, 0), (0, 1))) + drift * unit
-        feature = mean + jnp.sqrt(energy)[:, None] * away
-        return jnp.column_stack([label[:, None] * feature, energy])
 
-    terms = _terms(setting, samples, setting.irrelevant + 3, key, row)
-    return _with_rest(terms, samples, length), terms
+def _last_heads(
+    setting: Setting, dim: int, samples: int, prompts: Float[np.ndarray, "t 3"],
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
+    """Heads of step 3 along w⋆, q⋆, the prompt's rest, and their own rest."""
+    trials = len(prompts)
+    kinds = _Kinds(setting, samples, trials, rng)
+    unit, norm = _unit_rows(prompts)
+    normals = _normals_of_rows(setting, trials, samples, rng)
+    # Scores less that of a relevant token.
+    scores = np.asarray(setting.noise * norm, np.float32)[:, None] * normals
+    scores += kinds.rows(prompts[:, :2] @ (kinds.other - kinds.own).T)
+    peak = scores.max(axis=0, initial=0.0)
+    scores -= peak
+    weights = np.exp(scores, out=scores)
+    share = setting.relevant * np.exp(-peak)
+    total = share + weights.sum(axis=0)
+    share /= total
+    drift = np.einsum("tbn,tbn->bn", weights, normals)
+    drift *= setting.noise / total
+    energy = np.einsum("tbn,tbn->bn", weights, weights)
+    energy *= np.square(setting.noise / total)
+    label = kinds.label
+    drift *= kinds.rows(label)
+    unit32 = unit.astype(np.float32)[:, :, None]
+    rows = [
+        share * kinds.rows(label * (kinds.own - kinds.other)[:, i])
+        + kinds.rows(label * kinds.other[:, i]) + drift * unit32[:, i]
+        for i in (0, 1)
+    ]  # fmt: skip
+    return _mean_step([*rows, drift * unit32[:, 2], energy], unit, dim, rng)
 
 
-def _with_rest(terms: Terms, samples: int | Array, length: Array) -> Array:
-    """A step's coordinates, the last of them along what is orthogonal to the others."""
-    return terms.mean.at[3].set(jnp.sqrt(terms.mean[3] / samples) * length)
+def _unit_rows(vectors: Float[np.ndarray, "t 3"]) -> tuple[np.ndarray, Float[np.ndarray, " t"]]:
+    """Unit vectors and lengths; a zero vector has no direction."""
+    norm = np.linalg.norm(vectors, axis=1)
+    return vectors / np.where(norm > 0, norm, 1.0)[:, None], norm
+
+
+def _normals_of_rows(
+    setting: Setting, trials: int, samples: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "N t n"]:
+    """A standard normal for every irrelevant token: its noise along what the step was given."""
+    normals = np.empty((setting.irrelevant, trials, samples), np.float32)
+    fill_normals(normals, rng)
+    return normals
+
+
+def _mean_step(
+    rows: list[Float32[np.ndarray, "t n"]], unit: Float[np.ndarray, "t 3"], dim: int,
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
+    """Steps along three coordinates and what is orthogonal to them, from the sequences' terms.
+
+    `rows` are the terms' means given their scalars in the three coordinates, then the variance D of
+    their noise in every direction that is orthogonal to `unit`. Of sums of Gaussian vectors with
+    known variances only the sums are drawn.
+    """
+    trials, samples = rows[0].shape
+    mean = np.stack([row.mean(axis=1, dtype=np.float64) for row in rows], axis=1)
+    variance = np.empty_like(mean)
+    for i, row in enumerate(rows):
+        row -= mean[:, i, None].astype(np.float32)
+        variance[:, i] = np.einsum("tn,tn->t", row, row) / max(samples - 1, 1)
+    variance = _beyond_rounding(variance, mean)
+    level = mean[:, 3]
+    variance[:, :3] += level[:, None] * (1 - np.square(unit))
+    fresh = rng.standard_normal((trials, 3))
+    fresh -= unit * (unit * fresh).sum(axis=1, keepdims=True)
+    deviation = np.sqrt(level / samples)
+    coordinates = mean[:, :3] + deviation[:, None] * fresh
+    remainder = deviation * np.sqrt(rng.chisquare(dim - 3, trials))
+    return np.column_stack([coordinates, remainder]), Terms(mean, variance)
+
+
+def _beyond_rounding(variance: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Variances, 0 where rows that are equal in exact arithmetic differ by some last places."""
+    return np.where(variance > np.square(16 * np.finfo(np.float32).eps * mean), variance, 0.0)

@@ -24,13 +24,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy import linalg
 
+from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals
 from jaxprompt.contextual.setting import Setting
 
 __all__ = ["FittedStages", "fit_on_fresh_batches", "fit_on_one_batch"]
-
-
-_NUMBERS_TOGETHER = 2**16
-"""Normals that are drawn and worked on at once: with their scratch they stay in a core's cache."""
 
 
 class FittedStages(NamedTuple):
@@ -135,7 +132,7 @@ def _signed_features(
     features = np.empty((dim, samples), np.float32)
     scale = (setting.noise * np.sqrt(np.square(weights).sum(axis=1))).astype(np.float32)
     for rows in _blocks_of_rows(features):
-        _draw_normals(rows, rng)
+        fill_normals(rows, rng)
         rows *= scale
     plane = attention[:, None] * own + (1 - attention[:, None]) * other
     if norm:  # the noise along the prompt is what the weights are made of
@@ -266,7 +263,7 @@ def _draw_remaining_noise(
     scaled, seen = scaled.astype(np.float32), seen.astype(np.float32)
     start = 0
     for rows in _blocks_of_rows(out):
-        _draw_normals(rows, rng)
+        fill_normals(rows, rng)
         rows *= scale
         along = rows @ scaled.T + fresh[start : start + len(rows)]
         rows -= along @ seen
@@ -274,27 +271,7 @@ def _draw_remaining_noise(
 
 
 def _blocks_of_rows(matrix: Float[np.ndarray, "m n"]) -> Iterator[Float[np.ndarray, "r n"]]:
-    """Views of consecutive rows, of about `_NUMBERS_TOGETHER` numbers each."""
-    height = max(_NUMBERS_TOGETHER // max(matrix.shape[1], 1), 1)
+    """Views of consecutive rows, of about `NUMBERS_TOGETHER` numbers each."""
+    height = max(NUMBERS_TOGETHER // max(matrix.shape[1], 1), 1)
     for start in range(0, len(matrix), height):
         yield matrix[start : start + height]
-
-
-def _draw_normals(out: Float[np.ndarray, "r n"], rng: np.random.Generator) -> None:
-    """Fill contiguous float32 rows with independent standard normals, by Box and Muller's formula.
-
-    That takes half the time of NumPy's own float32 normals. The radius comes from 24 bits, so no
-    number is beyond 5.8, where a normal is once in 10⁸ draws.
-    """
-    flat = out.reshape(-1)
-    half = (flat.size + 1) // 2
-    radius = rng.random(half, np.float32)
-    angle = rng.random(half, np.float32)
-    np.subtract(1, radius, out=radius)  # above 0, so that it has a logarithm
-    np.log(radius, out=radius)
-    radius *= -2
-    np.sqrt(radius, out=radius)
-    angle *= np.float32(2 * np.pi)
-    np.multiply(radius, np.cos(angle), out=flat[:half])
-    np.sin(angle, out=angle)
-    np.multiply(radius[: flat.size - half], angle[: flat.size - half], out=flat[half:])

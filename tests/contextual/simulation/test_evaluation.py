@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
+from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation import evaluation
 from jaxprompt.contextual.simulation.evaluation import (
     NODES,
+    errors_of_trained_heads,
     errors_over_known_prompt,
     fresh_scores,
 )
@@ -64,3 +69,41 @@ def test_errors_over_a_known_prompt_against_drawn_tokens():
         wrong = (label * (pooled @ head) < 0).mean()
         spread = np.hypot(np.sqrt(wrong * (1 - wrong) / count), errors.std(ddof=1) / np.sqrt(20))
         assert abs(errors.mean() - wrong) < 4.5 * spread
+
+
+SHIFTED = Setting.make(
+    tokens=5, relevant=2, signal=1.0, context=1.2, noise=0.8, shifts=[[0.4, 0.2], [-0.1, 0.0]],
+    shift_weights=(0.3, 0.7),
+)  # fmt: skip
+HEADS = np.array([[[0.9, -0.3, 1.3, 0.4], [1.0, 0.5, 2.0, -0.9]], [[0.2, 0.1, 0.7, 0.0]] * 2])
+PROMPTS = np.array([[0.2, 1.3, 1.5], [0.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("relevant", [2, 5], ids=["noisy", "without noise"])
+def test_errors_of_trained_heads_against_the_formula_in_jax(relevant):
+    """Two implementations at the same scores: a prompt with a part along w⋆, and none."""
+    setting = dataclasses.replace(SHIFTED, relevant=relevant)
+    scores = np.random.default_rng(2).normal(size=(2, 50, 5 - relevant))
+    found = evaluation._errors_over_scores(setting, HEADS, PROMPTS, scores)
+    with jax.enable_x64(True):
+        for t, prompt in enumerate(PROMPTS):
+            for h, head in enumerate(HEADS[t]):
+                geometry = Geometry(*head[:3], *prompt, head[3])
+                expected = conditional_error(setting, geometry, jnp.asarray(scores[t]))
+                assert found[t, h] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_errors_of_trained_heads_average_over_fresh_scores():
+    """Many trials of one head, in blocks, each with scores of its own, and with any nodes."""
+    heads, prompts = np.tile(HEADS[:1], (40, 1, 1)), np.tile(PROMPTS[:1], (40, 1))
+    scores = np.random.default_rng(2).normal(size=(1, 200_000, 3))
+    expected = evaluation._errors_over_scores(SHIFTED, HEADS[:1], PROMPTS[:1], scores)[0]
+    for nodes in (16, 128):
+        key = jax.random.key(nodes)
+        found = errors_of_trained_heads(SHIFTED, heads, prompts, key=key, nodes=nodes)
+        assert found.shape == (40, 2)
+        assert len(np.unique(found[:, 0])) == 40
+        error = np.hypot(found.std(axis=0, ddof=1) / np.sqrt(40), 1e-3)
+        assert np.all(np.abs(found.mean(axis=0) - expected) < 4 * error)
+        few = errors_of_trained_heads(SHIFTED, heads[:20], prompts[:20], key=key, nodes=nodes)
+        np.testing.assert_array_equal(few, found[:20])

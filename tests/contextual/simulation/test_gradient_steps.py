@@ -24,11 +24,6 @@ def many_sequences(setting, dim, count, key):
     return gradient_steps.sample_batch(setting, dim, count, key=key)
 
 
-def draw_lengths(dim, trials, seed):
-    keys = jax.random.split(jax.random.key(seed), trials)
-    return jax.jit(jax.vmap(lambda k: gradient_steps.orthogonal_lengths(dim, key=k)))(keys)
-
-
 @pytest.fixture(scope="module")
 def both():
     """Inner products after both prompts' heads: by tokens and autodiff, and by the exact law."""
@@ -39,14 +34,10 @@ def both():
         key = jax.random.fold_in(jax.random.key(0), index)
         return gradient_steps.token_steps(SETTING, DIM, SAMPLES, NORM, key=key)
 
-    lengths = draw_lengths(DIM, TRIALS, 2)
-
-    @jax.jit
-    def reduced(index, length):
-        key = jax.random.fold_in(jax.random.key(1), index)
-        return gradient_steps.reduced_steps(SETTING, SAMPLES, NORM, length, key=key)
-
-    return jax.lax.map(tokens, indices), jax.vmap(reduced)(indices, lengths)
+    reduced, _ = gradient_steps.reduced_steps(
+        SETTING, DIM, SAMPLES, NORM, TRIALS, rng=np.random.default_rng(1)
+    )
+    return jax.lax.map(tokens, indices), reduced
 
 
 @pytest.mark.parametrize("step", ["second", "third"])
@@ -76,22 +67,22 @@ def test_prompt_norm_is_the_given_one(both):
         np.testing.assert_allclose(steps.third.prompt_norm, NORM, rtol=1e-5)
 
 
-def test_samples_beyond_one_chunk_are_averaged_once():
-    """Means over rows do not depend on how they fall into chunks."""
-
-    def row(label, own, other, normals):
-        return jnp.column_stack([label, own, normals[:, 0]])
-
-    at = {
-        n: np.asarray(gradient_steps._terms(SETTING, n, 1, jax.random.key(3), row).mean)
-        for n in (1, gradient_steps.CHUNK, gradient_steps.CHUNK + 1, 3 * gradient_steps.CHUNK)
-    }
-    assert abs(at[1][0]) == 1
-    # One more row than a chunk: the means differ by that row alone.
-    extra = (gradient_steps.CHUNK + 1) * at[gradient_steps.CHUNK + 1] - gradient_steps.CHUNK * at[
-        gradient_steps.CHUNK
-    ]
-    assert abs(extra[0]) == pytest.approx(1, abs=1e-4)
+def test_kinds_are_labels_with_shifts():
+    """Own and mean irrelevant tokens of each kind by hand, their numbers, and their rows."""
+    kinds = gradient_steps._Kinds(SETTING, 50, 4000, np.random.default_rng(5))
+    order = [(y, *shift) for y in (-1.0, 1.0) for shift in SETTING.shifts]
+    np.testing.assert_allclose(kinds.label, [y for y, _, _ in order])
+    np.testing.assert_allclose(kinds.own, [(1.3 * y, 1.1) for y, _, _ in order])
+    other = [(-dw * 1.3 * y, -dq * 1.1) for y, dq, dw in order]
+    np.testing.assert_allclose(kinds.other, other, atol=1e-15)
+    assert np.all(kinds.counts.sum(axis=1) == 50)
+    odds = np.array([0.2, 0.3, 0.2, 0.3])
+    error = np.sqrt(odds * (1 - odds) / (50 * 4000))
+    assert np.all(np.abs(kinds.counts.mean(axis=0) / 50 - odds) < 4.5 * error)
+    rows = kinds.rows(np.arange(4) + 10.0 * np.arange(4000)[:, None])
+    for trial in (0, 3999):
+        counts = np.bincount((rows[trial] - 10 * trial).astype(int), minlength=4)
+        np.testing.assert_array_equal(counts, kinds.counts[trial])
 
 
 def moments(rows):
@@ -117,17 +108,17 @@ def test_terms_equal_those_of_tokens(step):
     batch = many_sequences(SETTING, dim, count, jax.random.key(7))
     single = jax.tree.map(lambda a: a[:, None], batch)
     rows = np.asarray(jax.jit(jax.vmap(gradient))(single), np.float64)
-    key, length = jax.random.key(8), jnp.float32(1)
-    if step == 1:
-        _, terms = gradient_steps._first(SETTING, count, length, key)
-    elif step == 2:
-        _, terms = gradient_steps._second(SETTING, count, vector[:3], length, key)
-    else:
-        _, terms = gradient_steps._third(SETTING, count, vector[:4], length, key)
+    rng = np.random.default_rng(8)
+    _, terms = {
+        1: lambda: gradient_steps._first_heads(SETTING, dim, count, 1, rng),
+        2: lambda: gradient_steps._prompts(SETTING, dim, count, given[None], rng),
+        3: lambda: gradient_steps._last_heads(SETTING, dim, count, given[None], rng),
+    }[step]()
+    terms = gradient_steps.Terms(*(part[0] for part in terms))
     coordinates = 2 if step == 1 else 3
     mean, variance, mean_error, variance_error = moments(rows[:, :coordinates])
     found = [np.asarray(part)[:coordinates] for part in terms]
-    # The reduced terms are as many and fluctuate as much: √2 on each error.
+    # The reduced terms are as many and fluctuate no more: √2 on each error.
     assert np.all(np.abs(found[0] - mean) < 4.5 * np.sqrt(2) * mean_error)
     assert np.all(np.abs(found[1] - variance) < 4.5 * np.sqrt(2) * variance_error)
     if step > 1:  # D is the variance of the last coordinate given the rest: E[x²] = E[D]
@@ -140,21 +131,46 @@ def test_terms_equal_those_of_tokens(step):
 
 def test_rows_that_are_equal_have_no_variance():
     """Equal numbers whose squares' sum is not exact in float32, and numbers that are nearly so."""
-
-    def row(label, own, other, normals):
-        return jnp.column_stack([jnp.full_like(label, 0.1), 1e3 + 1e-1 * label, normals])
-
-    found = gradient_steps._terms(SETTING, 3000, 2, jax.random.key(3), row)
-    mean, variance = (np.asarray(part, np.float64) for part in found)
-    assert variance[0] == 0
-    assert mean[0] == np.float32(0.1)
+    rng = np.random.default_rng(3)
+    label = rng.choice([-1.0, 1.0], (1, 3000))
+    rows = [
+        np.full((1, 3000), 0.1, np.float32),
+        np.asarray(1e3 + 1e-1 * label, np.float32),
+        rng.standard_normal((1, 3000), np.float32),
+        np.zeros((1, 3000), np.float32),
+    ]
+    _, terms = gradient_steps._mean_step(rows, np.eye(3)[:1], 9, rng)
+    mean, variance = terms.mean[0], terms.variance[0]
+    assert variance[0] == variance[3] == 0
+    assert mean[0] == pytest.approx(np.float32(0.1), rel=1e-7)
     assert variance[1] == pytest.approx(1e-2, rel=2e-3), "a small spread far from 0"
-    assert np.all(np.abs(variance[2:] - 1) < 5 * np.sqrt(2 / 3000))
+    assert abs(variance[2] - 1) < 5 * np.sqrt(2 / 3000)
 
 
-def test_lengths_are_chi():
-    for dim in (20, 131, 300):  # within a chunk, one row beyond it, and over several
-        lengths = np.asarray(draw_lengths(dim, 2000, 4))
-        for column, lost in enumerate((2, 3, 3)):
-            assert stats.kstest(lengths[:, column] ** 2, stats.chi2(dim - lost).cdf).pvalue > 1e-4
-        assert np.all(np.abs(np.corrcoef(lengths.T) - np.eye(3)) < 0.1)
+def test_noise_of_a_step_is_gaussian_without_what_it_was_given():
+    """Of sums with variances D the mean is drawn: N(0, E[D]/n) orthogonally to the given unit
+    vector, and a chi variable with d − 3 degrees of freedom for the length of all else."""
+    rng = np.random.default_rng(6)
+    trials, samples, dim = 4000, 7, 20
+    unit = np.tile([0.6, 0.0, 0.8], (trials, 1))
+    level = rng.gamma(2.0, size=(trials, samples)).astype(np.float32)
+    nothing = [np.zeros((trials, samples), np.float32) for _ in range(3)]
+    steps, terms = gradient_steps._mean_step([*nothing, level.copy()], unit, dim, rng)
+    steps = steps / np.sqrt(level.mean(axis=1) / samples)[:, None]
+    assert np.abs(steps[:, :3] @ unit[0]).max() < 1e-6
+    for direction in ([0.0, 1.0, 0.0], [0.8, 0.0, -0.6]):
+        assert stats.kstest(steps[:, :3] @ direction, stats.norm.cdf).pvalue > 1e-4
+    assert stats.kstest(steps[:, 3] ** 2, stats.chi2(dim - 3).cdf).pvalue > 1e-4
+    assert np.all(np.abs(np.corrcoef(steps[:, [0, 1, 3]].T) - np.eye(3)) < 0.07)
+    expected = terms.mean[:, 3, None] * (1 - unit**2)
+    np.testing.assert_allclose(terms.variance[:, :3], expected, rtol=1e-6)
+
+
+def test_length_of_the_first_head_beyond_the_plane_is_chi():
+    heads, _ = gradient_steps._first_heads(SETTING, 20, 30, 4000, np.random.default_rng(4))
+    level = 0.9**2 * 3 / 4**2 / 30
+    assert stats.kstest(heads[:, 2] ** 2 / level, stats.chi2(18).cdf).pvalue > 1e-4
+    assert (
+        abs(np.corrcoef(np.abs(heads[:, :2] - heads[:, :2].mean(axis=0)).T, heads[:, 2])[2, 0])
+        < 0.07
+    )

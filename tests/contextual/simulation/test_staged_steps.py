@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 from quick_cases import some_slow
-from scipy import stats
 
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import staged_steps
@@ -139,23 +138,6 @@ def test_the_error_of_a_trial_is_that_of_fresh_tokens():
     weights /= weights.sum(axis=1, keepdims=True)
     wrong = labels * ((weights[:, :, None] * tokens).sum(axis=1) @ head) < 0
     assert wrong.mean() == pytest.approx(found, abs=4 * np.sqrt(0.25 / 200_000) + 0.002)
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (401, 999)])
-def test_drawn_normals_are_independent_and_normal(shape):
-    drawn = np.full(shape, np.nan, np.float32)
-    staged_steps._draw_normals(drawn, np.random.default_rng(7))
-    assert np.isfinite(drawn).all()
-    flat = drawn.ravel().astype(np.float64)
-    if flat.size < 100:
-        return
-    assert stats.kstest(flat, stats.norm.cdf).pvalue > 1e-3
-    # Both numbers of a pair come from one radius and one angle.
-    half = (flat.size + 1) // 2
-    first, second = flat[: flat.size - half], flat[half:]
-    for f in (lambda x: x, np.square, np.abs):
-        assert stats.pearsonr(f(first), f(second)).pvalue > 1e-3
-    assert stats.kstest(first**2 + second**2, stats.chi2(2).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("features", [(3, 5), (70, 2000), (0, 4)])
