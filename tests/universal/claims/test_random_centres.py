@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 import jaxprompt as jp
 from jaxprompt.core.claim import Cell
@@ -39,6 +39,45 @@ def test_exact_error_against_the_heads(m, count, lam):
         key=3, trials=4000, sphere_dim=m, centres=count, concentration=lam
     )["mse"]
     assert abs(measured.mean - exact_error(m, count, lam)) < 5 * measured.stderr
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 9])
+def test_drawn_products_are_coordinates_of_uniform_points(m):
+    gap = random_centres._draw_gaps(m, (100, 300), np.random.default_rng(m))
+    assert gap.dtype == np.float32
+    points = np.random.default_rng(0).standard_normal((30_000, m + 1))
+    first = points[:, 0] / np.linalg.norm(points, axis=1)
+    assert stats.ks_2samp(1 - gap.ravel(), first).pvalue > 1e-3
+    assert stats.kstest((1 + first) / 2, stats.beta(m / 2, m / 2).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("m", "count", "lam"), [(1, 5, 10.0), (2, 30, 4.0), (3, 1, 2.0), (5, 40, 6.0)]
+)
+def test_squared_errors_against_points_on_the_sphere(m, count, lam):
+    """The head itself, at a random query of every set of random centres."""
+    rng, trials = np.random.default_rng(1), 20_000
+    points = rng.standard_normal((trials, count + 1, m + 1))
+    points /= np.linalg.norm(points, axis=2, keepdims=True)
+    query, centre = points[:, 0], points[:, 1:]
+    weight = np.exp(lam * np.einsum("tnd,td->tn", centre, query))
+    head = np.einsum("tn,tnd->td", weight / weight.sum(axis=1, keepdims=True), centre)
+    drawn = np.square(head - query).sum(axis=1)
+    found = jp.claim(CLAIM).simulate(
+        key=2, trials=trials, sphere_dim=m, centres=count, concentration=lam
+    )["mse"]
+    error = np.hypot(found.stderr, drawn.std() / np.sqrt(trials))
+    assert abs(found.mean - drawn.mean()) < 4 * error
+    assert found.stderr < drawn.std() / np.sqrt(trials) or count == 1
+
+
+def test_sharp_kernels_and_many_centres_are_simulated():
+    """Where every weight but the largest is below the least number, the nearest centre is left."""
+    gap = np.array([[0.5, 0.2, 1.9]], np.float32)
+    found = random_centres._squared_errors(gap, 1e5)[0]
+    assert found == pytest.approx(0.2**2 + 0.2 * 1.8, rel=1e-5)
+    with pytest.raises(ParameterError, match="`centres`"):
+        jp.claim(CLAIM).simulate(key=0, trials=2, sphere_dim=2, centres=10**9, concentration=1.0)
 
 
 @pytest.mark.parametrize(("m", "lam"), [(1, 0.5), (1, 10.0), (2, 10.0), (3, 20.0), (1, 200.0)])
