@@ -6,7 +6,6 @@ when it is written with `jax.numpy` and called outside ``jit``.
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -16,10 +15,10 @@ from jax.core import Tracer
 
 __all__ = ["Numbers", "namespace_of"]
 
-Numbers = jax.Array | np.ndarray
-"""An array of NumPy or of JAX."""
+Numbers = jax.Array | np.ndarray | np.floating
+"""An array of JAX or of NumPy, or the number that NumPy makes of an array without axes."""
 
 
-def namespace_of(*values: Any) -> ModuleType:
+def namespace_of(*values: Any) -> Any:
     """`jax.numpy` if JAX is tracing one of the values, else NumPy."""
     return jnp if any(isinstance(value, Tracer) for value in values) else np

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Key
+from scipy import special
 
+from jaxprompt.compute.namespace import Numbers, namespace_of
 from jaxprompt.core.claim import (
     Claim,
     Design,
@@ -71,7 +73,7 @@ def closed_form(
     *, query: ArrayLike, centres: ArrayLike, values: ArrayLike, concentration: ArrayLike,
     content: ArrayLike = 1, log_weights: ArrayLike | None = None,
     scaled_keys: bool = True, weighted: bool = True, most_content: float = math.inf,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Numbers]:  # fmt: skip
     """Core output (…, d), classical output (…, d) and gate (…) of the head; float64 or as traced.
 
     query (…, n), centres (N, n), values (N, d), log_weights (N). Values (N,) are plain numbers,
@@ -79,14 +81,17 @@ def closed_form(
     broadcast against the leading axes of `query`. Falsifiers change the last three arguments,
     which the theory has at their defaults.
     """
-    score_scale = jnp.asarray(concentration)
+    xp = namespace_of(query, centres, values, concentration, content, log_weights)
+    score_scale = xp.asarray(concentration)
     if not scaled_keys:
         score_scale = score_scale / math.sqrt(np.shape(centres)[1])
     weights = log_weights if weighted else None
     kernel, log_mass = head.core(query, centres, values, score_scale, weights)
-    counted = jnp.minimum(jnp.asarray(content, log_mass.dtype), most_content)
-    gate = jax.nn.sigmoid(log_mass - jnp.log(counted))
-    share = gate if jnp.ndim(values) == 1 else gate[..., None]
+    counted = xp.minimum(xp.asarray(content, log_mass.dtype), most_content)
+    with np.errstate(divide="ignore"):  # no content: the gate is 1
+        log_counted = xp.log(counted)
+    gate = (jax.nn.sigmoid if xp is jnp else special.expit)(log_mass - log_counted)
+    share = gate if np.ndim(values) == 1 else gate[..., None]
     return {"core": kernel, "classical": share * kernel, "gate": gate}
 
 

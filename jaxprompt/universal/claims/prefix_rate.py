@@ -149,7 +149,7 @@ def _repelling_points_on_s3(count: int) -> np.ndarray:
     with jax.enable_x64(True):
 
         def value_and_gradient(flat: np.ndarray) -> tuple[float, np.ndarray]:
-            value, gradient = _energy(jnp.asarray(flat.reshape(count, 4)))
+            value, gradient = _energy(flat.reshape(count, 4))
             return float(value), np.asarray(gradient, np.float64).ravel()
 
         result: Any = optimize.minimize(
@@ -178,10 +178,9 @@ def best_error(centres: np.ndarray) -> tuple[float, float]:
     query = probes(centres, PROBES)
     scale = (2 / m) * math.log(len(centres))
     with jax.enable_x64(True):
-        at, targets = jnp.asarray(centres), jnp.asarray(query)
 
         def error(log_lam: float) -> float:
-            return float(_largest_error(targets, at, math.exp(log_lam)))
+            return float(_largest_error(query, centres, math.exp(log_lam)))
 
         grid = scale + np.arange(-4.0, 1.01, 0.25)
         best = int(np.argmin([error(t) for t in grid]))

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Key
 from scipy import special
 
+from jaxprompt.compute.namespace import Numbers, namespace_of
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation
 from jaxprompt.core.compared import Compared
 from jaxprompt.stats import Estimate, exact_estimate
@@ -50,19 +51,20 @@ degree loses two digits more at angles far below 1: 1e-10, as for the angle itse
 
 def closed_form(
     *, sphere_dim: ArrayLike, degree: ArrayLike, concentration: ArrayLike, order_shift: float = 0.0
-) -> dict[str, Array]:
+) -> dict[str, Numbers]:
     """Multiplier, its defect and logarithm, and the mean angle; the parameters broadcast.
 
     A falsifier changes `order_shift`, which is added to the order ν and which the theory has at 0.
     """
-    m, lam = jnp.asarray(sphere_dim), jnp.asarray(concentration)
+    xp = namespace_of(sphere_dim, degree, concentration, order_shift)
+    m, lam = xp.asarray(sphere_dim), xp.asarray(concentration)
     lam = lam if jnp.issubdtype(lam.dtype, jnp.floating) else lam.astype(float)
     log = bessel.log_ratio((m - 1) / 2 + order_shift, degree, lam)
     return {
-        "multiplier": jnp.exp(log),
-        "defect": -jnp.expm1(log),
+        "multiplier": xp.exp(log),
+        "defect": -xp.expm1(log),
         "log_multiplier": log,
-        "lipschitz_bias": jnp.broadcast_to(kernel_averages.mean_angle(m, lam), log.shape),
+        "lipschitz_bias": xp.broadcast_to(kernel_averages.mean_angle(m, lam), log.shape),
     }
 
 
@@ -73,7 +75,7 @@ def _defect_of_first_order(right: Mapping[str, Any], at: Mapping[str, Any]) -> M
 
 def _mean_chord(right: Mapping[str, Any], at: Mapping[str, Any]) -> Mapping[str, Any]:
     theta, weight, _ = kernel_averages.kernel_quadrature(at["sphere_dim"], at["concentration"])
-    chord = (2 * jnp.sin(theta / 2) * weight).sum(-1) / weight.sum(-1)
+    chord = (2 * namespace_of(theta).sin(theta / 2) * weight).sum(-1) / weight.sum(-1)
     return {**right, "lipschitz_bias": chord}
 
 

@@ -24,6 +24,8 @@ from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float
 from scipy.special import expit
 
+from jaxprompt.compute.namespace import Numbers, namespace_of
+
 __all__ = ["HeadWeights", "apply_blocks", "blocks", "core", "estimate", "worst_case"]
 
 CHUNK_BYTES = 24 * 2**20
@@ -118,7 +120,7 @@ def core(
     values: ArrayLike,
     concentration: ArrayLike,
     log_weights: ArrayLike | None = None,
-) -> tuple[Float[Array, "*_"], Float[Array, "*_"]]:
+) -> tuple[Float[Numbers, "*_"], Float[Numbers, "*_"]]:
     r"""Output of the prefix alone and the log of its total mass, in float64 or as traced.
 
     query (…, n), centres (N, n), values (N, d) or (N,); returns (…, d) or (…,), and (…,):
@@ -127,15 +129,16 @@ def core(
                    {\sum_i \omega_i e^{\lambda\langle x,b_i\rangle}}, \qquad
               \log \sum_i \omega_i e^{\lambda\langle x,b_i\rangle}.
     """
-    query, centres, values = (jnp.asarray(a) for a in (query, centres, values))
-    scores = jnp.asarray(concentration)[..., None] * (query @ centres.T)
+    xp = namespace_of(query, centres, values, concentration, log_weights)
+    held = xp.asarray(values)
+    scores = xp.asarray(concentration)[..., None] * (xp.asarray(query) @ xp.asarray(centres).T)
     if log_weights is not None:
-        scores = scores + jnp.asarray(log_weights)
+        scores = scores + xp.asarray(log_weights)
     peak = scores.max(-1, keepdims=True)
-    weight = jnp.exp(scores - peak)
+    weight = xp.exp(scores - peak)
     mass = weight.sum(-1)
-    total = mass if values.ndim == 1 else mass[..., None]
-    return (weight @ values) / total, jnp.log(mass) + peak[..., 0]
+    total = mass if held.ndim == 1 else mass[..., None]
+    return (weight @ held) / total, xp.log(mass) + peak[..., 0]
 
 
 def estimate(

@@ -64,11 +64,31 @@ class Layer(NamedTuple):
     prefix_keys: np.ndarray
     prefix_values: np.ndarray
 
-    def __call__(self, state: jax.Array) -> jax.Array:
-        """The tokens (T, width) after the layer, by joint softmax over prefix and tokens."""
+    def __call__(self, state: jax.Array, tokens: int | jax.Array | None = None) -> jax.Array:
+        """The tokens (T, width) after the layer, by joint softmax over prefix and tokens.
+
+        With `tokens` only so many of the prefix's rows count; the others fill it up.
+        """
         keys = jnp.concatenate([self.prefix_keys, state @ self.key.T])
         values = jnp.concatenate([self.prefix_values, state @ self.value.T])
-        return state + jax.nn.softmax(state @ self.query.T @ keys.T, axis=-1) @ values
+        scores = state @ self.query.T @ keys.T
+        if tokens is not None:
+            rows = jnp.arange(len(keys))
+            idle = (rows >= tokens) & (rows < len(self.prefix_keys))
+            scores = jnp.where(idle, -jnp.inf, scores)
+        return state + jax.nn.softmax(scores, axis=-1) @ values
+
+    def filled_up(self) -> Layer:
+        """The layer with idle rows, so that layers of like size have one shape, and one program."""
+        rows = _power_of_two(len(self.prefix_keys)) - len(self.prefix_keys)
+        width = _power_of_two(len(self.query)) - len(self.query)
+        return Layer(
+            np.pad(self.query, ((0, width), (0, 0))),
+            np.pad(self.key, ((0, width), (0, 0))),
+            self.value,
+            np.pad(self.prefix_keys, ((0, rows), (0, width))),
+            np.pad(self.prefix_values, ((0, rows), (0, 0))),
+        )
 
 
 class Stack(NamedTuple):
@@ -97,12 +117,14 @@ class Stack(NamedTuple):
         chunk = max(1, min(chunk, SCORES_AT_ONCE // (self.length * longest)))
         parts = []
         with jax.enable_x64(True):
-            layers = jax.tree.map(jnp.asarray, self.layers)
+            layers = [layer.filled_up() for layer in self.layers]
             for start in range(0, len(sequences), chunk):
                 block = sequences[start : start + chunk]
                 full = np.concatenate([block, np.zeros((chunk - len(block), block.shape[1]))])
-                states = np.asarray(_run(layers, jnp.asarray(self.encode(full))))
-                parts.append(states[: len(block), :, self.output])
+                states = self.encode(full)
+                for layer, tokens in zip(layers, self.tokens, strict=True):
+                    states = _after(layer, tokens, states)
+                parts.append(np.asarray(states)[: len(block), :, self.output])
         return np.concatenate(parts)
 
     def _checked(self, sequences: np.ndarray) -> np.ndarray:
@@ -163,13 +185,15 @@ class Stack(NamedTuple):
 
 
 @jax.jit
-def _run(layers: tuple[Layer, ...], states: Float[Array, "B T width"]) -> Float[Array, "B T width"]:
-    def one(state: Float[Array, "T width"]) -> Float[Array, "T width"]:
-        for layer in layers:
-            state = layer(state)
-        return state
+def _after(
+    layer: Layer, tokens: int | Array, states: Float[Array | np.ndarray, "B T width"]
+) -> Float[Array, "B T width"]:
+    return jax.vmap(lambda state: layer(state, tokens))(states)
 
-    return jax.vmap(one)(states)
+
+def _power_of_two(count: int) -> int:
+    """The least power of two that is not below `count`, at least 1."""
+    return 1 << max(0, count - 1).bit_length()
 
 
 class _Channels(NamedTuple):

@@ -54,30 +54,30 @@ def log_ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Number
     taken as 0). Values outside those ranges give NaN.
     """
     xp = namespace_of(order, degree, x)
-    x = xp.asarray(x)
-    x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(float)
-    order, degree = (xp.asarray(a).astype(x.dtype) for a in (order, degree))
-    order, degree, x = xp.broadcast_arrays(order, degree, x)
+    argument = xp.asarray(x)
+    if not jnp.issubdtype(argument.dtype, jnp.floating):
+        argument = argument.astype(float)
+    lanes = xp.broadcast_arrays(
+        *(xp.asarray(a).astype(argument.dtype) for a in (order, degree)), argument
+    )
     if xp is jnp:
-        return _log_ratio(order, degree, x)
+        return _log_ratio(*lanes)
     # Lanes outside the domain, or of the series' dead branch, are replaced at the end.
     with np.errstate(all="ignore"):
-        total, _ = _sweep(np, *np.atleast_1d(order, degree, x))
-    return total.reshape(x.shape)
+        total, _ = _sweep(np, *np.atleast_1d(*lanes))
+    return total.reshape(lanes[-1].shape)
 
 
 def ratio(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Numbers, "*_"]:
     """The ratio ρ itself, in [0, 1); arguments, dtype and accuracy as :func:`log_ratio`."""
     log = log_ratio(order, degree, x)
-    xp = namespace_of(log)
-    return xp.asarray(xp.exp(log))
+    return namespace_of(log).exp(log)
 
 
 def defect(order: ArrayLike, degree: ArrayLike, x: ArrayLike) -> Float[Numbers, "*_"]:
     """1 − ρ with the relative accuracy of ρ itself; arguments as :func:`log_ratio`."""
     log = log_ratio(order, degree, x)
-    xp = namespace_of(log)
-    return xp.asarray(-xp.expm1(log))
+    return -namespace_of(log).expm1(log)
 
 
 @jax.custom_jvp

@@ -24,7 +24,7 @@ QUADRATURE_WIDTHS = 16.0
 """The kernel is integrated over ±16 of its own widths; beyond, it is below 1e-15 of its mass."""
 
 
-def mean_angle(sphere_dim: jax.Array | int, concentration: jax.Array | float) -> Numbers:
+def mean_angle(sphere_dim: ArrayLike, concentration: ArrayLike) -> Numbers:
     r"""Mean angle to the query under the kernel :math:`e^{\lambda\cos\theta}`, in radians.
 
     .. math:: E_{\mathrm{vMF}}[\theta] = \frac{\int_0^\pi \theta\, e^{\lambda\cos\theta}
@@ -34,10 +34,10 @@ def mean_angle(sphere_dim: jax.Array | int, concentration: jax.Array | float) ->
     broadcast; dtype of `concentration`; relative accuracy 1e-13 in float64. Derived here.
     """
     theta, weight, _ = kernel_quadrature(sphere_dim, concentration)
-    return namespace_of(theta).asarray((theta * weight).sum(-1) / weight.sum(-1))
+    return (theta * weight).sum(-1) / weight.sum(-1)
 
 
-def log_mean_exp(sphere_dim: jax.Array | int, concentration: jax.Array | float) -> Numbers:
+def log_mean_exp(sphere_dim: ArrayLike, concentration: ArrayLike) -> Numbers:
     r"""Logarithm of the kernel's average over the sphere.
 
     .. math:: \log M(\lambda) = \log \Gamma(\nu+1)(2/\lambda)^\nu I_\nu(\lambda)
@@ -49,7 +49,7 @@ def log_mean_exp(sphere_dim: jax.Array | int, concentration: jax.Array | float) 
     gammaln = jax.scipy.special.gammaln if xp is jnp else special.gammaln
     m = xp.asarray(sphere_dim, weight.dtype)
     log_norm = 0.5 * math.log(math.pi) + gammaln(m / 2) - gammaln((m + 1) / 2)
-    return xp.asarray(xp.log(weight.sum(-1)) + peak - log_norm)
+    return xp.log(weight.sum(-1)) + peak - log_norm
 
 
 @functools.cache
@@ -77,6 +77,6 @@ def kernel_quadrature(
     exponent = m1[..., None] * xp.log(xp.sin(theta)) - 2 * lam[..., None] * xp.square(
         xp.sin(theta / 2)
     )
-    peak = xp.asarray(exponent.max(-1))
+    peak = exponent.max(-1)
     weight = weights * xp.exp(exponent - peak[..., None]) * ((high - low) / 2)[..., None]
-    return theta, weight, xp.asarray(peak + lam)
+    return theta, weight, peak + lam
