@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from jaxprompt.contextual.parameters import DATA_LAW, FAMILY, GAIN, check_law
 from jaxprompt.core.parameters import check_parameters
 
-__all__ = ["Setting", "make_setting"]
+__all__ = ["Setting"]
 
 
 @jax.tree_util.register_dataclass
@@ -101,8 +101,3 @@ class Setting:
             np.asarray(values["shifts"], dtype=np.float64),
             np.asarray(values["shift_weights"], dtype=np.float64),
         )
-
-
-def make_setting(**parameters: Any) -> dict[str, Setting]:
-    """The set-up of a simulation whose trial takes a `setting`."""
-    return {"setting": Setting.of(parameters)}

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from jaxprompt.compute.trials import per_trial
 from jaxprompt.contextual.parameters import DATA_LAW, DIM, FAMILY, SAMPLES, check_law, required
 from jaxprompt.contextual.pictures import along_samples
-from jaxprompt.contextual.setting import Setting, make_setting
-from jaxprompt.contextual.simulation.gradient_steps import head_step, sample_batch
+from jaxprompt.contextual.setting import Setting
+from jaxprompt.contextual.simulation.gradient_steps import head_step, steps_in_few_coordinates
 from jaxprompt.core.claim import (
     Claim,
     Compared,
@@ -23,6 +21,7 @@ from jaxprompt.core.claim import (
     Relation,
     Run,
 )
+from jaxprompt.stats import Estimate, jackknife, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "pooled_coefficients", "simulate"]
 
@@ -94,15 +93,33 @@ FALSIFIERS = (
 # --- the simulation ---
 
 
-@per_trial(dtype="float32", setup=make_setting)
-def simulate(*, key: Key[Array, ""], setting: Setting, dim: int, samples: int) -> dict[str, Array]:
-    """One gradient step from 0 on sequences drawn token by token, by automatic differentiation."""
-    zero = jnp.zeros(dim, jnp.float32)
-    head = head_step(zero, zero, sample_batch(setting, dim, samples, key=key))
-    return {"signal": head[0], "energy": jnp.square(head).sum()}
+# No function of one trial: sequences of all trials are differentiated together.
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, **params: Any
+) -> dict[str, Estimate]:
+    """One gradient step from 0 by automatic differentiation on sequences drawn token by token.
+
+    In the plane of w⋆ and q⋆: over the noise in the other coordinates the energy is averaged
+    exactly. float32.
+    """
+    signal, energy = simulate_trials(Setting.of(params), dim, samples, trials, key=key)
+    return {
+        "signal": mean_estimate(signal),
+        "energy": mean_estimate(energy),
+        "alignment": jackknife(alignment, signal, energy),
+    }
 
 
-@simulate.statistic
+def simulate_trials(
+    setting: Setting, dim: int, samples: int, trials: int, *, key: Key[Array, ""]
+) -> tuple[Float[np.ndarray, " trials"], Float[np.ndarray, " trials"]]:
+    """The head's component along w⋆ and its energy in every trial; float64."""
+    plane, across = steps_in_few_coordinates(
+        head_step, setting, dim, samples, trials, np.zeros(2), key=key
+    )
+    return plane[:, 0], np.square(plane).sum(axis=1) + across
+
+
 def alignment(signal: np.ndarray, energy: np.ndarray) -> float:
     """E[signal] over the root of E[energy]."""
     return float(signal.mean() / np.sqrt(energy.mean()))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from jaxprompt.compute.trials import per_trial
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
@@ -32,6 +30,7 @@ from jaxprompt.core.claim import (
 )
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = ["CLAIM", "closed_form", "component_along", "simulate", "turning_signal"]
 
@@ -197,10 +196,16 @@ FALSIFIERS = (
 # --- the simulation ---
 
 
-def _make_head(
-    *, dim: int, head_signal: float, head_context: float, head_norm: float, **parameters: Any
-) -> dict[str, Any]:
-    """The set-up of a point: its setting, and a head with the given products, float32.
+# No function of one trial: sequences of all trials are differentiated together.
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, samples: int, head_signal: float,
+    head_context: float, head_norm: float, prompt_rate: float, **params: Any,
+) -> dict[str, Estimate]:  # fmt: skip
+    """One gradient step of the prompt from 0, by automatic differentiation on sequences drawn
+    token by token.
+
+    Along w⋆, q⋆ and the rest of the head: over the noise in the other coordinates the energy is
+    averaged exactly. float32.
 
     Raises:
         ParameterError: `dim` has no room for a direction orthogonal to three special ones.
@@ -210,39 +215,18 @@ def _make_head(
             "dim", dim, "an integer ≥ 4 in a simulation", "raise it: three directions are special",
             CLAIM.id,
         )  # fmt: skip
-    setting = Setting.of(parameters)
-    head = np.zeros(dim)
+    setting = Setting.of(params)
+    head = np.zeros(3)
     head[0] = component_along(head_signal, setting.signal)
     head[1] = component_along(head_context, setting.context)
     head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
-    return {"setting": setting, "head": jnp.asarray(head, jnp.float32)}
-
-
-# Numbers are traced, so that points that differ in them alone share a compilation.
-@per_trial(
-    dtype="float32",
-    setup=_make_head,
-    traced=(
-        "signal",
-        "context",
-        "noise",
-        "shifts",
-        "shift_weights",
-        "head_signal",
-        "head_context",
-        "head_norm",
-    ),
-)
-def simulate(
-    *, key: Key[Array, ""], setting: Setting, head: Array, samples: int, prompt_rate: float
-) -> dict[str, Array]:
-    """One gradient step of the prompt from 0, on tokens, by automatic differentiation."""
-    batch = gradient_steps.sample_batch(setting, head.size, samples, key=key)
-    step = prompt_rate * gradient_steps.prompt_step(head, jnp.zeros_like(head), batch)
+    along, across = gradient_steps.steps_in_few_coordinates(
+        gradient_steps.prompt_step, setting, dim, samples, trials, head, key=key
+    )
     return {
-        "context": step[1],
-        "signal": step[0],
-        "orthogonal_energy": jnp.square(step[3:]).sum(),
+        "context": mean_estimate(prompt_rate * along[:, 1]),
+        "signal": mean_estimate(prompt_rate * along[:, 0]),
+        "orthogonal_energy": mean_estimate(prompt_rate**2 * across),
     }
 
 

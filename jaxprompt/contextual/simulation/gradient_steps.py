@@ -7,6 +7,8 @@ From head 0 and prompt 0, each step on a fresh batch of n sequences:
 3. head again, from 0, with that prompt: :math:`\hat w_3 = -\nabla_w L(0, \hat q)`.
 
 :func:`token_steps` differentiates the loss of sampled tokens and costs T·d normals a sequence.
+:func:`steps_in_few_coordinates` differentiates a single step on tokens without the coordinates in
+which it is linear, where all that is random is Gaussian.
 :func:`reduced_steps` has the same law at a cost without d: of a token's noise only the component
 along the head or prompt that the step was given is drawn. Given those, the rest of a step is a
 Gaussian vector with a known variance; its part along :math:`w_\star`, :math:`q_\star` and one more
@@ -15,6 +17,8 @@ direction is drawn once for a batch, and of what is orthogonal only the length.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,14 +27,16 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
 from jaxprompt.attention import prompt_attention
-from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals
+from jaxprompt.compute.devices import map_trials
+from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals, generator_of
 from jaxprompt.contextual.law.margins import Geometry
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
 
 __all__ = [
-    "Batch", "Steps", "Terms", "head_step", "prompt_step", "reduced_steps", "sample_batch",
-    "square_loss", "token_steps", "trials_of_a_block",
+    "Batch", "Step", "Steps", "Terms", "draw_few_coordinates", "head_step", "prompt_step",
+    "reduced_steps", "sample_batch", "square_loss", "steps_in_few_coordinates", "token_steps",
+    "trials_of_a_block",
 ]  # fmt: skip
 
 
@@ -95,6 +101,106 @@ def token_steps(
         Geometry.of_vectors(setting, head, prompt),
         Geometry.of_vectors(setting, head_step(zero, prompt, third), prompt),
     )
+
+
+# --- on tokens in few coordinates ----------------------------------------------------------------
+
+Step = Callable[[Array, Array, Batch], Array]
+"""A step of the head or the prompt as a function of head, prompt and batch."""
+
+ROWS = 2048
+"""Sequences of one compiled call, whatever their number in a batch."""
+
+
+def steps_in_few_coordinates(
+    step: Step, setting: Setting, dim: int, samples: int, trials: int,
+    head: Float[np.ndarray, " m"], *, key: Key[Array, ""],
+) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, " t"]]:  # fmt: skip
+    """Steps from `head` and prompt 0 by automatic differentiation on sampled tokens, float32.
+
+    Tokens are drawn in the m ≥ 2 coordinates that the head has; the first two are along w⋆ and q⋆.
+    Returned are the steps' coordinates there, and the mean of the squared norm in the other
+    ``dim - m`` given them: the step is linear in the tokens' noise there, with slopes that
+    differentiation gives too. Each sequence is differentiated alone, for one compilation whatever
+    the size of the batch.
+    """
+    if dim < len(head):
+        raise ValueError(f"dim = {dim}: must be at least {len(head)}")
+    together = max(1, ROWS // samples)
+
+    def block(indices: np.ndarray) -> dict[str, np.ndarray]:
+        parts = [
+            _mean_terms(step, setting, samples, together, head, generator_of(key, int(index)))
+            for index in np.ravel(indices)
+        ]
+        shape = *np.shape(indices), together
+        means, levels = (np.stack(each) for each in zip(*parts, strict=True))
+        return {"mean": means.reshape(*shape, len(head)), "level": levels.reshape(shape)}
+
+    found = map_trials(block, -(-trials // together))
+    mean, level = (found[n].reshape(-1, *found[n].shape[2:])[:trials] for n in ("mean", "level"))
+    return mean, (dim - len(head)) * level
+
+
+def _mean_terms(
+    step: Step, setting: Setting, samples: int, trials: int, head: Float[np.ndarray, " m"],
+    rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, " t"]]:  # fmt: skip
+    """Means over batches of sequences' terms, and the variance of their mean across the head."""
+    total, size = trials * samples, len(head)
+    terms = np.empty((total, size), np.float32)
+    squares = np.empty(total, np.float32)
+    for first in range(0, total, ROWS):
+        drawn = draw_few_coordinates(setting, size, ROWS, rng)
+        term, slopes = _terms_and_slopes(step, np.asarray(head, np.float32), *drawn)
+        kept = slice(first, min(first + ROWS, total))
+        number = kept.stop - first
+        terms[kept] = np.asarray(term)[:number]
+        noisy = np.asarray(slopes)[:number, setting.relevant :]
+        squares[kept] = np.einsum("nt,nt->n", noisy, noisy)
+    mean = terms.reshape(trials, samples, size).mean(axis=1, dtype=np.float64)
+    square = squares.reshape(trials, samples).mean(axis=1, dtype=np.float64)
+    return mean, setting.noise**2 * square / samples
+
+
+def draw_few_coordinates(
+    setting: Setting, coordinates: int, rows: int, rng: np.random.Generator
+) -> tuple[Float32[np.ndarray, "rows T m"], Float32[np.ndarray, " rows"]]:
+    """Tokens of sequences in their first coordinates, and labels, by NumPy."""
+    label = np.where(rng.random(rows, np.float32) < 0.5, np.float32(-1), np.float32(1))
+    edges = np.cumsum(np.asarray(setting.shift_weights, np.float64))[:-1]
+    index = np.searchsorted(edges, rng.random(rows, np.float32), side="right")
+    shift = np.asarray(setting.shifts, np.float32)[index]
+    noise = np.empty((rows, setting.irrelevant, coordinates), np.float32)
+    fill_normals(noise, rng)
+    tokens = np.zeros((rows, setting.tokens, coordinates), np.float32)
+    tokens[:, : setting.relevant, 0] = (label * np.float32(setting.signal))[:, None]
+    tokens[:, : setting.relevant, 1] = setting.context
+    noise *= np.float32(setting.noise)
+    noise[:, :, 0] -= (shift[:, 1] * label * np.float32(setting.signal))[:, None]
+    noise[:, :, 1] -= (shift[:, 0] * np.float32(setting.context))[:, None]
+    tokens[:, setting.relevant :] = noise
+    return tokens, label
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _terms_and_slopes(
+    step: Step, head: Float[Array | np.ndarray, " m"],
+    tokens: Float[Array | np.ndarray, "n T m"], labels: Float[Array | np.ndarray, " n"],
+) -> tuple[Float[Array, "n m"], Float[Array, "n T"]]:  # fmt: skip
+    """Each sequence's step, and the slopes of a further coordinate of it in the tokens' own."""
+
+    def one(tokens: Array, label: Array) -> tuple[Array, Array]:
+        def step_across(beyond: Array) -> tuple[Array, Array]:
+            batch = Batch(jnp.column_stack([tokens, beyond])[None], label[None])
+            wide = jnp.append(jnp.asarray(head), 0.0)
+            moved = step(wide, jnp.zeros_like(wide), batch)
+            return moved[-1], moved[:-1]
+
+        slopes, term = jax.grad(step_across, has_aux=True)(jnp.zeros(len(tokens), tokens.dtype))
+        return term, slopes
+
+    return jax.vmap(one)(jnp.asarray(tokens), jnp.asarray(labels))
 
 
 # --- by the exact law ----------------------------------------------------------------------------

@@ -174,3 +174,73 @@ def test_length_of_the_first_head_beyond_the_plane_is_chi():
         abs(np.corrcoef(np.abs(heads[:, :2] - heads[:, :2].mean(axis=0)).T, heads[:, 2])[2, 0])
         < 0.07
     )
+
+
+GIVEN = {"head": np.zeros(2), "prompt": np.array([0.4, -0.3, 0.5])}
+STEPS = {"head": gradient_steps.head_step, "prompt": gradient_steps.prompt_step}
+step_of = jax.jit(lambda name, *given: STEPS[name](*given), static_argnums=0)
+
+
+@pytest.mark.parametrize("part", ["head", "prompt"])
+def test_slopes_give_the_step_in_all_other_coordinates(part):
+    """A step on whole tokens is, beyond the head's coordinates, the slopes times their noise."""
+    dim, given = 7, GIVEN[part].astype(np.float32)
+    size = len(given)
+    batch = many_sequences(SETTING, dim, 6, jax.random.key(2))
+    wide = jnp.zeros(dim).at[:size].set(given)
+    whole = np.asarray(step_of(part, wide, jnp.zeros(dim), batch))
+    term, slopes = gradient_steps._terms_and_slopes(
+        STEPS[part], given, batch.tokens[:, :, :size], batch.labels
+    )
+    np.testing.assert_allclose(np.mean(term, axis=0), whole[:size], rtol=1e-5, atol=1e-6)
+    across = np.einsum("nt,ntd->d", slopes, batch.tokens[:, :, size:]) / 6
+    np.testing.assert_allclose(across, whole[size:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["head", "prompt"])
+@pytest.mark.parametrize("samples", [3, gradient_steps.ROWS + 5], ids=["few", "many"])
+def test_steps_in_few_coordinates_have_the_moments_of_steps_on_tokens(part, samples):
+    """Against single sequences drawn with all coordinates: the mean of n terms has their mean, and
+    the n-th part of their covariance."""
+    dim, trials, given = 6, 2000 if samples == 3 else 3, GIVEN[part]
+    size, count = len(given), 20_000
+    batch = many_sequences(SETTING, dim, count, jax.random.key(7))
+    wide = jnp.zeros(dim).at[:size].set(given)
+    single = jax.tree.map(lambda a: a[:, None], batch)
+    term = jax.jit(jax.vmap(lambda one: STEPS[part](wide, jnp.zeros(dim), one)))(single)
+    term = np.asarray(term, np.float64)
+    plane, across = gradient_steps.steps_in_few_coordinates(
+        STEPS[part], SETTING, dim, samples, trials, given, key=jax.random.key(3)
+    )
+    assert plane.shape == (trials, size)
+    mean, variance, mean_error, variance_error = moments(term)
+    spread = np.sqrt(variance[:size] / (samples * trials))
+    assert np.all(
+        np.abs(plane.mean(axis=0) - mean[:size]) < 4.5 * np.hypot(mean_error[:size], spread)
+    )
+    energy, error = variance[size:].sum() / samples, variance_error[size:].sum() / samples
+    spread = across.std(ddof=1) / np.sqrt(trials)
+    assert abs(across.mean() - energy) < 4.5 * np.hypot(error, spread)
+    if samples == 3:
+        fluctuation = plane.var(axis=0) * samples
+        error = np.hypot(variance_error[:size], variance[:size] * np.sqrt(6 / trials))
+        assert np.all(np.abs(fluctuation - variance[:size]) < 4.5 * error)
+
+
+def test_sequences_in_few_coordinates_have_the_law_of_whole_ones():
+    rng = np.random.default_rng(1)
+    few = gradient_steps.Batch(*gradient_steps.draw_few_coordinates(SETTING, 3, 20_000, rng))
+    whole = many_sequences(SETTING, 3, 20_000, jax.random.key(5))
+    signs = {-1.0, 1.0}
+    assert set(np.unique(few.labels).tolist()) == signs == set(np.unique(whole.labels).tolist())
+    for token in (0, 1, 3):
+        for column in range(3):
+            one, two = (np.asarray(b.labels * b.tokens[:, token, column]) for b in (few, whole))
+            assert stats.ks_2samp(one, two).pvalue > 1e-4, (token, column)
+
+
+def test_too_few_coordinates_are_refused():
+    with pytest.raises(ValueError, match="dim = 2"):
+        gradient_steps.steps_in_few_coordinates(
+            STEPS["prompt"], SETTING, 2, 5, 3, GIVEN["prompt"], key=jax.random.key(0)
+        )
