@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from jaxprompt.cli.terminal import one_line
 from jaxprompt.compute import cache_folder
+from jaxprompt.compute.compiler_flags import quick_flags
 from jaxprompt.core.extras import EXTRAS, Extra
 
 __all__ = ["Finding", "device_problem", "examine"]
@@ -39,6 +40,7 @@ def examine() -> list[Finding]:
         *(_package(name) for name in _CORE),
         _devices(),
         _float64(),
+        _compiler(),
         *(_check_extra(extra) for extra in EXTRAS.values()),
         _check_writable(
             "working folder", Path.cwd(), "go to a folder you may write to, or use --out"
@@ -106,6 +108,12 @@ def _float64() -> Finding:
         return Finding(what, "problem", "float64 is rounded", "use a device that has float64")
     default = jnp.result_type(float).name
     return Finding(what, "ok", f"float64 where it is needed; the caller's default is {default}")
+
+
+def _compiler() -> Finding:
+    flags = " ".join(quick_flags())
+    found = f"commands set XLA_FLAGS={flags}" if flags else "commands set no XLA_FLAGS"
+    return Finding("compiler", "ok", found)
 
 
 def _check_extra(extra: Extra) -> Finding:

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-__all__ = ["compile_quickly", "thorough_options"]
+__all__ = ["compile_quickly", "quick_flags", "thorough_options"]
 
 _EMITTERS = "xla_cpu_use_fusion_emitters"
 
@@ -35,7 +35,7 @@ def compile_quickly() -> bool:
     Call before JAX is imported: later nothing is changed. Numbers may differ in their last digits.
     Flags that the user has set in ``XLA_FLAGS`` win.
     """
-    flags = _known_flags()
+    flags = quick_flags()
     if "jax" in sys.modules or not flags:
         return False
     given = os.environ.get("XLA_FLAGS", "")
@@ -50,11 +50,12 @@ def thorough_options() -> dict[str, Any]:
     With loops written directly, draws of normal numbers can take three times as long. None where
     this process has JAX's own settings.
     """
-    quick = _DIRECT in os.environ.get("XLA_FLAGS", "").split() and _DIRECT in _known_flags()
+    quick = _DIRECT in os.environ.get("XLA_FLAGS", "").split() and _DIRECT in quick_flags()
     return {_EMITTERS: True} if quick else {}
 
 
-def _known_flags() -> tuple[str, ...]:
+def quick_flags() -> tuple[str, ...]:
+    """The flags that the installed jaxlib knows; none where it is of another version."""
     try:
         version = importlib.metadata.version("jaxlib")
     except importlib.metadata.PackageNotFoundError:

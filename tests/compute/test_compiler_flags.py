@@ -9,7 +9,7 @@ import pytest
 from jaxprompt.compute import compiler_flags
 from jaxprompt.compute.compiler_flags import compile_quickly, thorough_options
 
-KNOWN = bool(compiler_flags._known_flags())
+KNOWN = bool(compiler_flags.quick_flags())
 
 
 @pytest.fixture
