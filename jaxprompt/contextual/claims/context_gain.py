@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Float32, Key
+from scipy import special
 
-from jaxprompt.compute import random_table
-from jaxprompt.compute.devices import map_rows_bit_stable, map_trials
+from jaxprompt.compute.devices import map_trials
+from jaxprompt.compute.namespace import Numbers, namespace_of
+from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, generator_of
 from jaxprompt.contextual.law.maximise import golden_section
 from jaxprompt.contextual.parameters import (
     CONTEXT,
@@ -74,9 +76,9 @@ near which the ratio is flat.
 class GainLaw(NamedTuple):
     """Attention on relevant tokens, T·p₂, and the log of the squared signal-to-noise ratio / T."""
 
-    attention: Float[Array, "*n"]
-    spread: Float[Array, "*n"]
-    log_snr: Float[Array, "*n"]
+    attention: Float[Numbers, "*n"]
+    spread: Float[Numbers, "*n"]
+    log_snr: Float[Numbers, "*n"]
 
 
 def pooled_law(
@@ -91,58 +93,53 @@ def pooled_law(
     .. math:: s = \frac{Z_R}{Z_R+Z_I}, \qquad
        T p_2 = \frac{(1-\zeta) e^{-2\gamma\delta_q Q^2 + 2\gamma^2\sigma^2Q^2}}{(Z_R+Z_I)^2}.
 
-    Everything is kept in logarithms; works under jit, vmap and grad. A falsifier changes `tilt`,
-    the 2 before :math:`\gamma^2\sigma^2Q^2`. Derived here.
+    Everything is kept in logarithms; numbers by NumPy, and works under jit, vmap and grad. A
+    falsifier changes `tilt`, the 2 before :math:`\gamma^2\sigma^2Q^2`. Derived here.
     """
-    energy = jnp.square(context)
-    power = jnp.square(gain * noise) * energy
-    relevant = jnp.log(sparsity) + gain * energy
-    irrelevant = jnp.log1p(-sparsity) - gain * shift_context * energy + power / 2
-    log_spread = jnp.log1p(-sparsity) - 2 * gain * shift_context * energy + tilt * power
-    log_spread = log_spread - 2 * jnp.logaddexp(relevant, irrelevant)
-    attention = jax.nn.sigmoid(relevant - irrelevant)
-    signal = attention - jax.nn.sigmoid(irrelevant - relevant) * shift_signal
-    log_snr = 2 * jnp.log(jnp.abs(signal)) - log_spread
-    return GainLaw(attention, jnp.exp(log_spread), log_snr)
+    xp = namespace_of(gain, sparsity, context, noise, shift_context, shift_signal)
+    sigmoid = jax.nn.sigmoid if xp is jnp else special.expit
+    energy = xp.square(context)
+    power = xp.square(gain * noise) * energy
+    relevant = xp.log(sparsity) + gain * energy
+    irrelevant = xp.log1p(-sparsity) - gain * shift_context * energy + power / 2
+    log_spread = xp.log1p(-sparsity) - 2 * gain * shift_context * energy + tilt * power
+    log_spread = log_spread - 2 * xp.logaddexp(relevant, irrelevant)
+    attention = sigmoid(relevant - irrelevant)
+    signal = attention - sigmoid(irrelevant - relevant) * shift_signal
+    log_snr = 2 * xp.log(xp.abs(signal)) - log_spread
+    return GainLaw(*(xp.asarray(x) for x in (attention, xp.exp(log_spread), log_snr)))
 
 
 def closed_form(
     *, sparsity: Any, signal: Any, context: Any, noise: Any, gain: Any, shift_context: Any,
     shift_signal: Any, tilt: float = 2.0, gain_factor: float = 1.0,
     shift_context_factor: float = 1.0, shift_signal_factor: float = 1.0,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Numbers]:  # fmt: skip
     """All five quantities, for broadcastable arrays of every parameter.
 
     Falsifiers change the last four arguments, which the theory has at their defaults.
     """
     numbers = (sparsity, signal, context, noise, gain, shift_context, shift_signal)
-    return _gain_quantities(
-        *map(jnp.asarray, numbers), tilt, gain_factor, shift_context_factor, shift_signal_factor
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(7, 8, 9, 10))
-def _gain_quantities(
-    sparsity: Array, signal: Array, context: Array, noise: Array, gain: Array,
-    shift_context: Array, shift_signal: Array, tilt: float, gain_factor: float,
-    shift_context_factor: float, shift_signal_factor: float,
-) -> dict[str, Array]:  # fmt: skip
+    xp = namespace_of(*numbers)
+    sparsity, signal, context, noise, gain, shift_context, shift_signal = map(xp.asarray, numbers)
     gain = gain * gain_factor
-    shift_context = shift_context_factor * shift_context
-    shift_signal = shift_signal_factor * shift_signal
-    point = (sparsity, context, noise, shift_context, shift_signal)
+    point = (
+        sparsity, context, noise, shift_context * shift_context_factor,
+        shift_signal * shift_signal_factor,
+    )  # fmt: skip
     law = functools.partial(pooled_law, tilt=tilt)
-    best = _best_gain(tilt, *point)
-    here, zero = law(gain, *point), law(jnp.zeros_like(gain), *point)
-    values = {
-        "attention": here.attention,
-        "spread": here.spread,
-        "snr_gain": jnp.exp(here.log_snr - zero.log_snr),
-        "best_gain": best,
-        "best_snr_gain": jnp.exp(law(best, *point).log_snr - zero.log_snr),
-    }
-    shape = jnp.broadcast_shapes(*(jnp.shape(x) for x in (*point, gain, signal)))
-    return {name: jnp.broadcast_to(value, shape) for name, value in values.items()}
+    with np.errstate(all="ignore"):  # infinities and signals of 0 are meant
+        best = _best_gain(xp, tilt, *point)
+        here, zero = law(gain, *point), law(xp.zeros_like(gain), *point)
+        values = {
+            "attention": here.attention,
+            "spread": here.spread,
+            "snr_gain": xp.exp(here.log_snr - zero.log_snr),
+            "best_gain": best,
+            "best_snr_gain": xp.exp(law(best, *point).log_snr - zero.log_snr),
+        }
+    shape = np.broadcast_shapes(*(np.shape(x) for x in (*point, gain, signal)))
+    return {name: xp.broadcast_to(value, shape) for name, value in values.items()}
 
 
 REACH = 8.0
@@ -153,9 +150,9 @@ SCANNED = 401
 
 
 def _best_gain(
-    tilt: float, sparsity: Array, context: Array, noise: Array, shift_context: Array,
-    shift_signal: Array,
-) -> Array:  # fmt: skip
+    xp: ModuleType, tilt: float, sparsity: Any, context: Any, noise: Any, shift_context: Any,
+    shift_signal: Any,
+) -> Numbers:  # fmt: skip
     r"""The maximiser over real gains of the signal-to-noise ratio.
 
     For :math:`\delta_w = 0` it is :math:`(1+\delta_q)/(2\sigma^2)`. Otherwise the root of the ratio
@@ -165,26 +162,33 @@ def _best_gain(
     :math:`(1+\delta_q)/(2\sigma^2)` and around 0, each about :math:`1/(\sigma Q)` wide. Both are
     scanned as far as they reach, and golden-section search refines the best point.
     """
-    points = jnp.broadcast_arrays(sparsity, context, noise, shift_context, shift_signal)
+    points = xp.broadcast_arrays(sparsity, context, noise, shift_context, shift_signal)
+    known = (1 + points[3]) / (2 * xp.square(points[2]))
+    if tilt == 2.0 and xp is np and not np.any(points[4]):
+        return known
+    unit = np.linspace(-REACH, REACH, SCANNED)
 
-    def maximiser(z: Array, q: Array, s: Array, dq: Array, dw: Array) -> Array:
-        def log_snr(gain: Array) -> Array:
+    def maximiser(z: Any, q: Any, s: Any, dq: Any, dw: Any) -> Any:
+        def log_snr(gain: Any) -> Any:
             # At the gain where A = B the signal is 0.
             height = pooled_law(gain, z, q, s, dq, dw, tilt=tilt).log_snr
-            return jnp.nan_to_num(height, nan=-jnp.inf)
+            return xp.nan_to_num(height, nan=-np.inf)
 
         middle = (1 + dq) / (2 * s**2)
-        around = jnp.linspace(-REACH, REACH, SCANNED, dtype=middle.dtype) / (s * q)
-        scan = jnp.concatenate([around, middle + around])
-        start = scan[jnp.argmax(log_snr(scan))]
+        around = xp.asarray(unit, middle.dtype) / (s * q)
+        scan = xp.concatenate([around, middle + around])
+        start = scan[xp.argmax(log_snr(scan))]
         step = around[1] - around[0]
-        refined = golden_section(log_snr, start - step, start + step)
-        return jnp.where(log_snr(refined) >= log_snr(start), refined, start)
+        refined = golden_section(log_snr, start - step, start + step, xp=xp)
+        return xp.where(log_snr(refined) >= log_snr(start), refined, start)
 
-    best = jax.vmap(maximiser)(*(x.reshape(-1) for x in points)).reshape(points[0].shape)
-    if tilt != 2.0:
-        return best
-    return jnp.where(points[4] == 0, (1 + points[3]) / (2 * jnp.square(points[2])), best)
+    flat = [x.reshape(-1) for x in points]
+    if xp is jnp:
+        best = jax.vmap(maximiser)(*flat)
+    else:
+        best = np.array([maximiser(*point) for point in zip(*flat, strict=True)])
+    best = best.reshape(points[0].shape)
+    return best if tilt != 2.0 else xp.where(points[4] == 0, known, best)
 
 
 def breakdown_gain(tokens: Any, context: Any, noise: Any) -> Any:
@@ -209,21 +213,14 @@ FALSIFIERS = (
 
 # --- the simulation ---
 
-SEQUENCES = 128
-"""Sequences pooled in one trial."""
+SEQUENCES = 67
+"""Sequences of one trial, a prime number."""
 
 SCAN = np.linspace(-1.0, 1.0, 41)
 """Gains, in units of the breakdown gain, at which the maximum is looked for."""
 
-SCOUTS = 8
+SCOUTS = 4
 """Trials that look for it."""
-
-
-class Sums(NamedTuple):
-    """Means over one trial's sequences, for each gain: relevant weight, p₂."""
-
-    attention: Float[Array, " G"]
-    spread: Float[Array, " G"]
 
 
 # No function of one trial: all gains see one stream of scores, and so does the scan around the best
@@ -232,7 +229,7 @@ def simulate(
     *, key: Key[Array, ""], trials: int, tokens: int, sparsity: float, signal: float,
     context: float, noise: float, gain: Any, shift_context: float = 0.0, shift_signal: float = 0.0,
 ) -> dict[str, Estimate]:  # fmt: skip
-    """Measure at a finite number of tokens, from softmax weights of scores sampled in float32.
+    """Measure at a finite number of tokens, from softmax weights of sampled scores; NumPy, float32.
 
     Ratios of means and the maximiser over gains get jackknife standard errors over the trials.
     All gains see the same scores, so their comparison is sharp. `signal` scales both sides of
@@ -241,28 +238,30 @@ def simulate(
     relevant = int(relevant_tokens(tokens, sparsity))
     gains = np.atleast_1d(np.asarray(gain, dtype=np.float64))
 
-    def measure(at: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
-        # As many gains as the scan has, of which some are left out: one compilation for both.
-        padded = np.zeros(max(len(at), SCAN.size))
-        padded[: len(at)] = at
-        args = (np.float32(x) for x in (padded, context, noise, shift_context))
-        block = functools.partial(
-            _trial_sums, int(tokens), np.int32(relevant), np.int32(len(at)), *args, key
-        )
-        sums = map_trials(block, trials, loops=True)
-        return (
-            sums.attention[:, : len(at)].astype(np.float64),
-            sums.spread[:, : len(at)].astype(np.float64),
-        )
+    law = _ScoreLaw(relevant, context, noise, shift_context)
+
+    def measure(at: np.ndarray, scan: np.ndarray, trials: int) -> tuple[np.ndarray, np.ndarray]:
+        def block(indices: np.ndarray) -> np.ndarray:
+            sums = [
+                _trial_sums(
+                    _draw_scores(int(tokens) - relevant, generator_of(key, int(index))),
+                    law, at, scan,
+                )
+                for index in np.ravel(indices)
+            ]  # fmt: skip
+            return np.stack(sums).reshape(*np.shape(indices), *sums[0].shape)
+
+        sums = map_trials(block, trials)
+        return sums[:, 0], sums[:, 1]
 
     def snr(attention: np.ndarray, spread: np.ndarray) -> np.ndarray:
         return (attention - (1 - attention) * shift_signal) ** 2 / spread
 
     # A few trials say where the maximum lies; all trials then see a fine scan around it.
     scan = SCAN * breakdown_gain(tokens, context, noise)
-    scout = snr(*(x.mean(axis=0) for x in measure(scan, min(SCOUTS, trials))))
+    scout = snr(*(x.mean(axis=0) for x in measure(np.empty(0), scan, min(SCOUTS, trials))))
     near = scan[scout.argmax()] + np.linspace(-1.5, 1.5, 13) * (scan[1] - scan[0])
-    attention, spread = measure(np.concatenate([[0.0], gains, near]), trials)
+    attention, spread = measure(np.append(0.0, gains), near, trials)
     here, around = slice(1, 1 + gains.size), slice(1 + gains.size, None)
 
     def ratios(attention: np.ndarray, spread: np.ndarray) -> dict[str, np.ndarray]:
@@ -289,36 +288,77 @@ def simulate(
     }
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _trial_sums(
-    tokens: int, relevant: Array, used: Array, gains: Float[Array, " G"], context: Array,
-    noise: Array, shift_context: Array, key: Array, indices: Array,
-) -> Sums:  # fmt: skip
-    """Sums at the first `used` of the gains; one compilation for every number of relevant tokens.
+def _draw_scores(count: int, rng: np.random.Generator) -> Float32[np.ndarray, "P count"]:
+    """Standard normals for :data:`SEQUENCES` sequences of `count` tokens.
 
-    Each trial draws `tokens` scores a sequence, of which the first T − k are read.
+    A sequence has independent ones. The sequences are the points of a randomly shifted lattice rule
+    with a random generator, so that over them the numbers of every token lie evenly: most of what
+    a mean over tokens fluctuates by is lost in a mean over the sequences.
     """
-    read = jnp.arange(tokens) < tokens - relevant
-    log_relevant = jnp.log(relevant.astype(jnp.float32))
+    place = np.outer(np.arange(SEQUENCES) / SEQUENCES, rng.integers(1, SEQUENCES, count))
+    place += rng.random(count)
+    place -= np.floor(place)
+    np.maximum(place, 2**-54, out=place)
+    return special.ndtri(place, out=place).astype(np.float32)
 
-    def trial(index: Array) -> Sums:
-        scalars = random_table.normals(jax.random.fold_in(key, index), 0, SEQUENCES, tokens)
 
-        def add(place: Array, sums: Sums) -> Sums:
-            gain = gains[place]
-            scores = gain * context * (noise * scalars - shift_context * context)
-            scores = jnp.where(read, scores, -jnp.inf)
-            relevant_score = jnp.full((SEQUENCES, 1), gain * context**2 + log_relevant)
-            weights = jax.nn.softmax(jnp.concatenate([relevant_score, scores], axis=1), axis=1)
-            return Sums(
-                sums.attention.at[place].set(weights[:, 0].mean()),
-                sums.spread.at[place].set((weights[:, 1:] ** 2).sum(axis=1).mean()),
-            )
+def _trial_sums(
+    scores: Float32[np.ndarray, "P count"], law: _ScoreLaw, gains: np.ndarray, scan: np.ndarray
+) -> Float[np.ndarray, "2 G"]:
+    """Means over the sequences of the weight on relevant tokens and of p₂, for each gain.
 
-        empty = jnp.zeros(gains.shape, jnp.float32)
-        return lax.fori_loop(0, used, add, Sums(empty, empty))
+    First at `gains`, then at those of `scan`, which are equally spaced: from one to the next all
+    exponentials are multiplied by the same numbers.
+    """
+    sums = np.zeros((2, len(gains) + len(scan)))
+    together = max(1, NUMBERS_TOGETHER // 2 // max(scores.shape[1], 1))
+    for start in range(0, len(scores), together):
+        rows = scores[start : start + together]
+        largest = rows.max(axis=1, keepdims=True)
+        below = rows - largest
+        for place, gain in enumerate(gains):
+            sums[:, place] += law.sums(_exponentials(below, gain * law.scale), largest, gain)
+        weights = _exponentials(below, scan[0] * law.scale)
+        factors = _exponentials(below, (scan[1] - scan[0]) * law.scale)
+        for place, gain in enumerate(scan, start=len(gains)):
+            sums[:, place] += law.sums(weights, largest, gain)
+            weights *= factors
+    return sums / len(scores)
 
-    return map_rows_bit_stable(jax.vmap(trial), indices)
+
+def _exponentials(values: Float32[np.ndarray, "p n"], scale: float) -> Float32[np.ndarray, "p n"]:
+    scaled = np.multiply(values, np.float32(scale))
+    return np.exp(scaled, out=scaled)
+
+
+class _ScoreLaw(NamedTuple):
+    """Scores at gain γ: γQ² of `relevant` tokens, and γ(σQ u − δ_q Q²) of one with the score u."""
+
+    relevant: int
+    context: float
+    noise: float
+    shift_context: float
+
+    @property
+    def scale(self) -> float:
+        """σQ, what a score of standard deviation 1 is multiplied by at gain 1."""
+        return self.noise * self.context
+
+    def sums(
+        self, weights: Float32[np.ndarray, "p n"], largest: np.ndarray, gain: float
+    ) -> tuple[float, float]:
+        """Sums over the sequences of the relevant weight and of p₂.
+
+        `weights` are exponentials of γσQ(u − `largest`).
+        """
+        shift = gain * self.scale * largest[:, 0].astype(np.float64)
+        # A relevant token's score less the mean of an irrelevant one's.
+        lead = gain * self.context**2 * (1 + self.shift_context)
+        peak = np.maximum(shift, lead)
+        mass, factor = self.relevant * np.exp(lead - peak), np.exp(shift - peak)
+        total = mass + factor * weights.sum(axis=1)
+        squares = np.einsum("pn,pn->p", weights, weights)
+        return float((mass / total).sum()), float((np.square(factor / total) * squares).sum())
 
 
 def _peak(gains: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import optimize
+from scipy import optimize, special, stats
 
 import jaxprompt as jp
+from jaxprompt.contextual.claims import context_gain
 from jaxprompt.contextual.claims.context_gain import breakdown_gain, pooled_law, relevant_tokens
 from jaxprompt.errors import ParameterError
 
@@ -204,6 +205,40 @@ def test_simulation_is_unbiased():
     for name, (mean, error) in zip(("attention", "spread"), measured, strict=True):
         z = (found[name].mean - mean) / np.hypot(found[name].stderr, error)
         assert abs(z) < 4, f"{name}: {found[name].mean:.5f} against {mean:.5f}, z = {z:.1f}"
+
+
+def test_sequences_of_a_trial_are_normal_each_and_even_together():
+    """Numbers of one sequence are independent; those of one token are at all distances of 1/P."""
+    drawn = [context_gain._draw_scores(200, np.random.default_rng(i)) for i in range(150)]
+    scores = np.stack(drawn).astype(np.float64)  # trial, sequence, token
+    sequences = context_gain.SEQUENCES
+    for sequence in (0, 1, sequences - 1):
+        assert stats.kstest(scores[:, sequence].ravel(), "norm").pvalue > 1e-3
+    places = np.sort(special.ndtr(scores[3]), axis=0)
+    np.testing.assert_allclose(np.diff(places, axis=0), 1 / sequences, atol=1e-5)
+    # Two tokens: over trials and sequences every product has the mean of independent numbers.
+    for f in (np.sign, np.exp, np.square):
+        products = (f(scores[:, :, ::2]) - f(scores).mean()) * (
+            f(scores[:, :, 1::2]) - f(scores).mean()
+        )
+        means = products.mean(axis=1).ravel()
+        assert abs(means.mean()) < 4.5 * means.std() / np.sqrt(means.size)
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.4, -0.7, 30.0])
+def test_sums_of_a_trial_by_softmax(gain):
+    """At listed gains and along a scan, tokens one by one; more of them than one chunk holds."""
+    law = context_gain._ScoreLaw(relevant=2, context=1.3, noise=0.8, shift_context=0.3)
+    scores = np.random.default_rng(0).standard_normal((5, 40_000)).astype(np.float32)
+    scan = gain + np.array([0.0, 0.02, 0.04])
+    found = context_gain._trial_sums(scores, law, np.array([gain]), scan)
+    assert found.shape == (2, 4)
+    for place, g in enumerate([gain, *scan]):
+        exponents = g * 1.3 * (0.8 * scores.astype(np.float64) - 0.3 * 1.3)
+        exponents = np.column_stack([np.full((5, 2), g * 1.3**2), exponents])
+        weights = special.softmax(exponents, axis=1)
+        expected = weights[:, :2].sum(axis=1).mean(), np.square(weights[:, 2:]).sum(axis=1).mean()
+        np.testing.assert_allclose(found[:, place], expected, rtol=2e-4 if gain == 30 else 1e-5)
 
 
 def test_simulation_approaches_the_limit():

@@ -29,3 +29,11 @@ def test_golden_section_finds_what_scipy_finds():
 def test_golden_section_reaches_an_end_of_a_monotone_function():
     with jax.enable_x64(True):
         assert abs(float(golden_section(lambda x: x, 2.0, 3.0)) - 3) < 1e-12
+
+
+def test_golden_section_by_numpy_is_that_of_jax():
+    """Two intervals at once, nothing compiled."""
+    places = np.array([0.2, 1.7])
+    found = golden_section(lambda x: -np.abs(x - places), np.zeros(2), np.full(2, 2.0), xp=np)
+    np.testing.assert_allclose(found, places, atol=1e-7)
+    assert isinstance(found, np.ndarray)
