@@ -909,8 +909,8 @@ UNSEEN = {
 
 NOT_COMPARED = {
     # Of training, which no formula takes.
-    "prefix.new_task_limit": {"steps", "width", "dummies"},
-    "prefix.no_forgetting": {"length", "steps", "input_law", "dummies"},
+    "prefix.new_task_limit": {"steps", "width", "batch", "dummies"},
+    "prefix.no_forgetting": {"length", "steps", "batch", "input_law", "dummies"},
     "prefix.real_transformer": {"steps", "examples", "layer", "added"},
     "prefix.skill_combination": {"tasks", "steps", "model", "low_rank", "dummies"},
     "prefix.skill_selection": {"steps", "model", "dummies"},

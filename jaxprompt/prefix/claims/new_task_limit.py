@@ -107,8 +107,12 @@ FALSIFIERS = (
 
 # --- training ---
 
+BATCH = 64
+"""Sequences in a training step, unless a run has fewer."""
+
 BUDGETS = {"pretrain": 1e-3, "model": 1e-3, "prefix": 1e-2}
-"""Learning rates; only these were tried."""
+"""Learning rates. With half the sequences in a step the model's own are twice as large and a
+prefix's four times; no others were tried."""
 
 
 def plans(
@@ -119,14 +123,15 @@ def plans(
     width: int = 48,
     input_law: str = "uniform",
     dummies: int = 0,
+    batch: int = BATCH,
 ) -> dict[str, Plan]:
     """Pretraining on asc, and three ways to adapt to desc with equally many steps."""
     config = experiments.with_dummies(experiments.small_config(length, width=width), dummies)
-    recipe = _recipe(steps, "pretrain")
+    recipe = _recipe(steps, "pretrain", batch)
     base = experiments.plan_pretraining(config, ["asc"], recipe, copies, seed, input_law)
 
     def adapted(trains: str, added: Added) -> Plan:
-        recipe = _recipe(steps, trains)
+        recipe = _recipe(steps, trains, batch)
         runs, base_runs = (("desc",),) * copies, tuple(range(copies))
         return Plan(config, trains, runs, recipe, seed, added, base, base_runs, input_law)
 
@@ -138,8 +143,14 @@ def plans(
     }
 
 
-def _recipe(steps: int, kind: str) -> Recipe:
-    return Recipe(steps, BUDGETS[kind], falling=True)
+def _recipe(steps: int, kind: str, batch: int) -> Recipe:
+    power = 2 if kind == "prefix" else 1
+    return Recipe(steps, BUDGETS[kind] * (BATCH / batch) ** power, batch, falling=True)
+
+
+BATCH_PARAMETER = Parameter(
+    "batch", "integer", "sequences in a training step", low=32, high=BATCH, default=BATCH
+)
 
 
 # --- the simulation ---
@@ -151,7 +162,7 @@ EXAMPLES = 32
 # No function of one trial: all seeds train in one program, and are kept for other claims.
 def simulate(
     *, key: Key[Array, ""], trials: int, length: int, steps: int = 750, width: int = 48,
-    input_law: str = "uniform", dummies: int = 0,
+    input_law: str = "uniform", dummies: int = 0, batch: int = BATCH,
 ) -> dict[str, Estimate]:  # fmt: skip
     """Train `trials` seeds each way; accuracies are those of the seed that fits the claim worst.
 
@@ -160,7 +171,7 @@ def simulate(
     of the relaxed loss and the fine-tuned model's.
     """
     words = experiments.key_words(key)
-    arms = plans(length, steps, trials, words, width, input_law, dummies)
+    arms = plans(length, steps, trials, words, width, input_law, dummies, batch)
     trained = {name: experiments.train_or_load(plan) for name, plan in arms.items()}
     test_key, relax_key = jax.random.split(jax.random.fold_in(key, 7))
 
@@ -286,6 +297,7 @@ CLAIM = Claim(
         Parameter("steps", "integer", "training steps of every way, a multiple of 250",
                   low=adaptation.BLOCK, default=750),
         Parameter("width", "integer", "width of the model", "d", low=1, default=48),
+        BATCH_PARAMETER,
         *experiments.pretraining_parameters(),
     ),
     quantities=(
@@ -313,7 +325,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(length=4, steps=250), trials=2),
+        "quick": Design(Run(length=4, steps=250, batch=32), trials=2),
         "full": Design(
             Run(length=6, steps=5000, trials=8),
             Run(_PUBLISHED_SIZES),

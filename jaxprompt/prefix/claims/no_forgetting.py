@@ -104,7 +104,7 @@ LOGIT_TESTS = 256
 # No function of one trial: all seeds train in one program, and are kept for other claims.
 def simulate(
     *, key: Key[Array, ""], trials: int, length: int, steps: int = 750,
-    input_law: str = "uniform", dummies: int = 0,
+    input_law: str = "uniform", dummies: int = 0, batch: int = new_task_limit.BATCH,
 ) -> dict[str, Estimate]:  # fmt: skip
     """`trials` seeds of a model for asc, adapted to desc in three ways, and by a prefix to asc.
 
@@ -112,8 +112,9 @@ def simulate(
     that fits the claim least, their standard errors over test inputs.
     """
     plans = new_task_limit.plans(
-        length, steps, trials, experiments.key_words(key), input_law=input_law, dummies=dummies
-    )
+        length, steps, trials, experiments.key_words(key), input_law=input_law, dummies=dummies,
+        batch=batch,
+    )  # fmt: skip
     own_task = dataclasses.replace(plans["prefix_ten"], runs=(("asc",),) * trials)
     low_rank = dataclasses.replace(plans["prefix_ten"], trains="low_rank", added=Added(rank=1))
     base = experiments.train_or_load(plans["base"])
@@ -191,6 +192,7 @@ CLAIM = Claim(
         Parameter("length", "integer", "digits of an input", "n", low=2, high=10),
         Parameter("steps", "integer", "training steps of every way, a multiple of 250",
                   low=adaptation.BLOCK, default=750),
+        new_task_limit.BATCH_PARAMETER,
         *experiments.pretraining_parameters(),
     ),
     quantities=(
@@ -214,7 +216,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(length=4, steps=250), trials=2),
+        "quick": Design(Run(length=4, steps=250, batch=32), trials=2),
         "full": Design(
             Run(length=6, steps=5000),
             Run(length=4, steps=250, trials=2, **experiments.PUBLISHED_PRETRAINING),

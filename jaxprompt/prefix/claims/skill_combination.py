@@ -23,7 +23,7 @@ from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added
 from jaxprompt.prefix.claims import skill_selection
-from jaxprompt.prefix.claims.skill_selection import FOUR_DIGITS, SIX_DIGITS
+from jaxprompt.prefix.claims.skill_selection import FAST_FOUR_DIGITS, FOUR_DIGITS, SIX_DIGITS
 from jaxprompt.prefix.pictures import bars_against_limits
 from jaxprompt.prefix.training import adaptation, experiments
 from jaxprompt.prefix.training.adaptation import Recipe
@@ -111,15 +111,18 @@ def plans(
     base, _ = skill_selection.plans(length, steps, seed, model, input_law, dummies)
     rounded = adaptation.BLOCK * max(steps // (2 * adaptation.BLOCK), 1)
 
+    chosen = skill_selection.MODELS[model]
+
     def adapted(trains: str, rate: float, added: Added, tasks: tuple[str, ...]) -> Plan:
         runs = tuple((name,) for name in tasks)
-        return Plan(base.config, trains, runs, Recipe(rounded, rate, falling=True), seed, added,
-                    base, (0,) * len(runs), input_law)  # fmt: skip
+        recipe = Recipe(rounded, rate, chosen.batch, falling=True)
+        return Plan(base.config, trains, runs, recipe, seed, added, base, (0,) * len(runs),
+                    input_law)  # fmt: skip
 
     return {
         "prefix": adapted("prefix", 3e-2, Added(prefix=10), TASKS),
         "low_rank": adapted("low_rank", 1e-2, Added(rank=1), TASKS),
-        "fine_tune": adapted("model", 2e-3, Added(), TASKS[1:]),
+        "fine_tune": adapted("model", chosen.tuning_rate, Added(), TASKS[1:]),
     }
 
 
@@ -208,7 +211,7 @@ CLAIM = Claim(
     simulation=simulate,
     designs={
         # Low-rank factors learn the combination within the longer training alone.
-        "quick": Design(Run(FOUR_DIGITS), trials=2, partial=True),
+        "quick": Design(Run(FAST_FOUR_DIGITS), trials=2, partial=True),
         "full": Design(
             Run(SIX_DIGITS, low_rank=1),
             Run(FOUR_DIGITS, **experiments.PUBLISHED_PRETRAINING),

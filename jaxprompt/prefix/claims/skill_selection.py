@@ -3,8 +3,8 @@ r"""Claim ``prefix.skill_selection``: one prefix vector selects a task that the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -55,8 +55,8 @@ $1+8^{1-n}$ at most; both are counted over all inputs too (`entropy`, `one_answe
 are drawn as in the published code, an input of equal digits has $2/(1+p)$ of its uniform
 probability, with $p$ the share of uniform inputs with at most $n/2$ different digits. Selection
 needs no new attention pattern: a bias that names the task is enough for the layers after it. A
-small model's prefixes are trained from four starts each, and the one with the least training loss
-counts.
+small model's prefixes are trained from several starts each, and the one with the least training
+loss counts.
 
 *Tolerances.* Differences of less than five per cent of all sequences decide nothing here, nor does
 as much of a nat. What is counted over all inputs is right to rounding.
@@ -104,29 +104,55 @@ FALSIFIERS = (
 # --- training ---
 
 
+class Model(NamedTuple):
+    """A model's sizes and how it is trained; `config` takes the number of digits.
+
+    `rate` is that of pretraining, `prefix_rate` that of prefixes and `tuning_rate` that of all
+    parameters on another task. Each prefix is trained from `starts` different starts, and the one
+    with the least loss counts; it trains for the steps of pretraining divided by `step_ratio`.
+    """
+
+    config: Callable[[int], Config]
+    rate: float
+    prefix_rate: float = 3e-2
+    tuning_rate: float = 2e-3
+    batch: int = 64
+    starts: int = 1
+    step_ratio: int = 3
+
+
+def _small_config(length: int) -> Config:
+    return experiments.small_config(length, layers=2, heads=4, width=32)
+
+
+def _fast_config(length: int) -> Config:
+    config = _small_config(length)
+    return dataclasses.replace(config, initial_deviation=config.width**-0.5)
+
+
 def _published_config(length: int) -> Config:
     config = experiments.small_config(length, heads=4, width=256)
     return dataclasses.replace(config, first_norm=False)
 
 
-MODELS: dict[str, Any] = {
-    "small": lambda length: (experiments.small_config(length, layers=2, heads=4, width=32), 8e-3),
-    "published": lambda length: (_published_config(length), 1e-3),
-    "deep": lambda length: (experiments.small_config(length, layers=4, heads=4, width=256), 5e-4),
+def _deep_config(length: int) -> Config:
+    return experiments.small_config(length, layers=4, heads=4, width=256)
+
+
+MODELS = {
+    # Barely trained, up to half of its prefixes end in a poor minimum, whatever their rate and
+    # length: hence the starts.
+    "small": Model(_small_config, 8e-3, starts=4, step_ratio=6),
+    "fast": Model(_fast_config, 4e-3, 6e-2, 4e-3, batch=32, starts=2, step_ratio=6),
+    "published": Model(_published_config, 1e-3),
+    "deep": Model(_deep_config, 5e-4),
 }
-"""Sizes and learning rate of pretraining: two layers of width 32, or the published models of width
-256 with one layer (setting 02) or four (03 and 04; for an accelerator)."""
+"""Two layers of width 32, from GPT-2's small initial matrices or, to learn in half of the steps and
+with half of the data in each, from larger ones; and the published models of width 256 with one
+layer (setting 02) or four (03 and 04; for an accelerator)."""
 
 KNOWN = ("asc", "desc", "add1", "add2")
 """The tasks of the mixture."""
-
-STARTS = {"small": 4, "published": 1, "deep": 1}
-"""Trainings of each prefix from different starts, of which the one with the least loss counts: with
-a small model that is barely trained up to half of them end in a poor minimum, whatever their rate
-and length."""
-
-STEP_RATIO = {"small": 6, "published": 3, "deep": 3}
-"""A prefix trains for the steps of pretraining divided by this."""
 
 
 def plans(
@@ -139,15 +165,15 @@ def plans(
 ) -> tuple[Plan, Plan]:
     """Pretraining on the mixture, and one prefix vector for each task from each start: run
     ``t + 4 s`` is for task t from start s."""
-    config, rate = MODELS[model](length)
-    config = experiments.with_dummies(config, dummies)
-    rounded = adaptation.BLOCK * max(steps // (STEP_RATIO[model] * adaptation.BLOCK), 1)
-    recipe = Recipe(steps, rate, falling=True)
+    chosen = MODELS[model]
+    config = experiments.with_dummies(chosen.config(length), dummies)
+    rounded = adaptation.BLOCK * max(steps // (chosen.step_ratio * adaptation.BLOCK), 1)
+    recipe = Recipe(steps, chosen.rate, chosen.batch, falling=True)
     base = experiments.plan_pretraining(config, KNOWN, recipe, 1, seed, input_law)
-    runs = tuple((name,) for name in KNOWN) * STARTS[model]
+    runs = tuple((name,) for name in KNOWN) * chosen.starts
     prefix = Plan(
-        config, "prefix", runs, Recipe(rounded, 3e-2, falling=True), seed, Added(prefix=1), base,
-        (0,) * len(runs), input_law,
+        config, "prefix", runs, Recipe(rounded, chosen.prefix_rate, chosen.batch, falling=True),
+        seed, Added(prefix=1), base, (0,) * len(runs), input_law,
     )  # fmt: skip
     return base, prefix
 
@@ -219,6 +245,7 @@ def simulate(
 
 # --- the design ---
 
+FAST_FOUR_DIGITS = {"tasks": 4, "length": 4, "steps": 1500, "model": "fast"}
 FOUR_DIGITS = {"tasks": 4, "length": 4, "steps": 3000}
 SIX_DIGITS = {"tasks": 4, "length": 6, "steps": 15_000}
 """Points of `prefix.skill_combination` too, so that both start from one trained model."""
@@ -263,7 +290,7 @@ CLAIM = Claim(
     falsifiers=FALSIFIERS,
     simulation=simulate,
     designs={
-        "quick": Design(Run(FOUR_DIGITS), trials=2),
+        "quick": Design(Run(FAST_FOUR_DIGITS), trials=2),
         "full": Design(
             Run(SIX_DIGITS),
             Run(_PUBLISHED_MODEL),

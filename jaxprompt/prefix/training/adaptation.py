@@ -249,8 +249,8 @@ class Scores(NamedTuple):
     nats, and whether greedy decoding gives the whole solution (1 or 0).
     """
 
-    losses: Float[Array, " B"]
-    solved: Int[Array, " B"]
+    losses: Float[Array | np.ndarray, " B"]
+    solved: Int[Array | np.ndarray, " B"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

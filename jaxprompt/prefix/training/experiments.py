@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_atomically
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
@@ -121,11 +122,14 @@ class Plan:
 
 
 def _plain_plan(plan: dict[str, Any]) -> dict[str, Any]:
-    """A plan without the law of uniform inputs, so that plans from before it keep their digest."""
-    base = plan["base"]
-    plain = {**plan, "base": base and _plain_plan(base)}
+    """A plan without what is younger than plans and at its default, so that those keep their
+    digest: the law of uniform inputs, and GPT-2's deviation of initial matrices."""
+    base, config = plan["base"], dict(plan["config"])
+    plain = {**plan, "base": base and _plain_plan(base), "config": config}
     if plain["input_law"] == "uniform":
         del plain["input_law"]
+    if config["initial_deviation"] == Config.initial_deviation:
+        del config["initial_deviation"]
     return plain
 
 
@@ -170,7 +174,7 @@ def train_or_load(plan: Plan) -> Trained:
 @functools.partial(jax.jit, static_argnums=0, compiler_options=RUN_ONCE_OPTIONS)
 def _run_keys(runs: int, words: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Keys of every run: for its data, and for its initial parameters."""
-    keys = jax.random.split(jax.random.wrap_key_data(words, impl="threefry2x32"), runs)
+    keys = jax.random.split(unrolled(jax.random.wrap_key_data(words, impl="threefry2x32")), runs)
     return keys, jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
 
 
@@ -226,10 +230,32 @@ def accuracy(
 def scores(
     trained: Trained, run: int, task: str, *, key: jax.Array, tests: int = TESTS
 ) -> adaptation.Scores:
-    """How one run does on each of the test inputs that `key` draws by the law of its plan."""
+    """How one run does on each of the test inputs that `key` draws by the law of its plan.
+
+    The model reads each input once, however often it was drawn: four digits have 1024 test inputs.
+    """
     plan, state = trained.plan, trained.parameters_of(run)
     inputs = draw_tests(tests, plan.config.inputs, key=key, input_law=plan.input_law)
-    return adaptation.score(plan.config, plan.added, state, inputs.digits, inputs.solutions[task])
+    rows, place = _different_inputs(np.asarray(inputs.digits))
+    found = adaptation.score(
+        plan.config, plan.added, state, inputs.digits[rows], inputs.solutions[task][rows]
+    )
+    return adaptation.Scores(*(np.asarray(values)[place] for values in found))
+
+
+def _different_inputs(digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that hold every different test input, and where among these each input is.
+
+    As many rows whatever was drawn, so that one program serves: all test inputs of this length, of
+    which some may be missing and another stands twice. All rows, where no fewer do.
+    """
+    count, length = digits.shape
+    most = tasks.test_inputs(length)
+    if most >= count:
+        return np.arange(count), np.arange(count)
+    codes = digits @ tasks.DIGITS ** np.arange(length)
+    _, rows, place = np.unique(codes, return_index=True, return_inverse=True)
+    return np.resize(rows, most), place
 
 
 def mean_test_loss(
@@ -243,17 +269,25 @@ def mean_test_loss(
 class Tests(NamedTuple):
     """Test inputs, and their solution of every task."""
 
-    digits: jax.Array
-    solutions: dict[str, jax.Array]
+    digits: jax.Array | np.ndarray
+    solutions: dict[str, jax.Array | np.ndarray]
 
 
 def draw_tests(count: int, length: int, *, key: jax.Array, input_law: str = "uniform") -> Tests:
     """`count` test inputs of `length` digits; fewer from the same key are the first of them."""
-    return _draw_tests(count, length, input_law, key)
+    return _kept_tests(count, length, input_law, key_words(key))
+
+
+@functools.lru_cache(maxsize=8)
+def _kept_tests(count: int, length: int, input_law: str, words: tuple[int, ...]) -> Tests:
+    """Drawn once for all models that are tested on them."""
+    drawn = _draw_tests(count, length, input_law, np.asarray(words, np.uint32))
+    return jax.tree.map(np.asarray, drawn)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=RUN_ONCE_OPTIONS)
-def _draw_tests(count: int, length: int, input_law: str, key: jax.Array) -> Tests:
+def _draw_tests(count: int, length: int, input_law: str, words: jax.Array) -> Tests:
+    key = jax.random.wrap_key_data(words, impl="threefry2x32")
     digits = tasks.draw_inputs(count, length, key=key, test=True, law=input_law)
     return Tests(digits, {name: tasks.solve_all(name, digits) for name in ORDER})
 

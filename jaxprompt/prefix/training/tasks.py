@@ -32,6 +32,7 @@ __all__ = [
     "many_digits",
     "solve",
     "solve_all",
+    "test_inputs",
 ]
 
 DIGITS = 8
@@ -102,6 +103,11 @@ def is_test(digits: Int[Array | np.ndarray, "*batch n"]) -> Array:
     """Whether inputs belong to the test set: a quarter of all, the same on every machine."""
     unsigned = jnp.asarray(digits).astype(jnp.uint32)
     return (unsigned[..., 0] + _hash_digits(unsigned[..., 1:])) % DIGITS < _TEST_SHARE
+
+
+def test_inputs(length: int) -> int:
+    """How many different inputs of `length` digits are for testing."""
+    return DIGITS ** (length - 1) * _TEST_SHARE
 
 
 def draw_inputs(

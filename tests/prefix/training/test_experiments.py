@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from quick_cases import some_slow
 from jaxprompt.core.claim import AtLeast, AtMost
 from jaxprompt.networks.transformer import Added, Config
 from jaxprompt.prefix.claims import soft_prompt
-from jaxprompt.prefix.training import experiments, tasks
+from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import constant_answer
 
@@ -91,3 +93,42 @@ def test_cache_knows_its_plan(trained, tmp_path, monkeypatch):
     # A file under the wrong name is not believed.
     path.rename(tmp_path / f"{other.digest()}.npz")
     assert experiments._load(other, base.state) is None
+
+
+@pytest.mark.parametrize("tests", [300, 100])  # of 128 different ones
+def test_an_input_counts_as_often_as_it_is_drawn(tests):
+    """Each is read once, against a model that reads all draws; the last bits are rounding."""
+    config = experiments.small_config(3, width=8)
+    plan = experiments.plan_pretraining(config, ["asc"], Recipe(250, 1e-3), 1, (0, 1))
+    state = adaptation.initial_state(config, key=jax.random.key(0))
+    sharp = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
+    trained = experiments.Trained(plan, jax.tree.map(lambda x: x[None], sharp), np.zeros((1, 1)))
+    key = jax.random.key(1)
+    found = experiments.scores(trained, 0, "asc", key=key, tests=tests)
+    drawn = experiments.draw_tests(tests, 3, key=key)
+    plain = adaptation.score(config, Added(), sharp, drawn.digits, drawn.solutions["asc"])
+    np.testing.assert_allclose(found.losses, plain.losses, rtol=1e-4)
+    np.testing.assert_array_equal(found.solved, plain.solved)
+    assert tests < 128 or len(np.unique(np.asarray(drawn.digits), axis=0)) < tests
+
+
+def test_test_inputs_are_counted():
+    for length in (2, 3):
+        every = experiments._all_inputs(length)
+        assert int(jax.jit(tasks.is_test)(every).sum()) == tasks.test_inputs(length)
+
+
+def test_a_plan_tells_its_first_matrices_only_where_they_are_unusual():
+    """So plans from before they could be kept their digest, and with it their random numbers."""
+    usual = experiments.plan_pretraining(SMALL, ["asc"], Recipe(250, 1e-3), 1, (0, 1))
+    wide = dataclasses.replace(SMALL, initial_deviation=0.1)
+    base = dataclasses.replace(usual, config=wide)
+    unusual = experiments.Plan(
+        wide, "prefix", (("asc",),), Recipe(250, 1e-3), (0, 1), Added(prefix=1), base, (0,)
+    )
+    assert "initial_deviation" not in usual.describe()["plan"]["config"]
+    for plan in (unusual.describe()["plan"], unusual.describe()["plan"]["base"]):
+        assert plan["config"]["initial_deviation"] == 0.1
+    kernel = adaptation.initial_state(wide, key=jax.random.key(0))["blocks"][0]["qkv"]["kernel"]
+    usual_kernel = adaptation.initial_state(SMALL, key=jax.random.key(0))["blocks"][0]["qkv"]
+    np.testing.assert_allclose(kernel[...], 5 * usual_kernel["kernel"][...], rtol=1e-6)
