@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt import stats
 from jaxprompt.compute.devices import map_trials
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.contextual.law.least_error import CEILINGS, exact_error, least_error
 from jaxprompt.contextual.law.pointwise import evaluate_pointwise, quadrature_estimate
 from jaxprompt.contextual.parameters import (
@@ -156,8 +157,11 @@ FALSIFIERS = (
 TESTED = 1024
 """Fresh sequences on which self-attention is tested; the other models' errors are exact."""
 
-SEQUENCES = 2**17
-"""Fresh sequences of one trial on which the best weights are tested."""
+NOISES = 48_000
+"""Draws of noise in one trial with which the best weights are tested."""
+
+_TOKENS_AT_ONCE = 2**16
+"""Tokens whose noise is drawn at once: what a core's cache holds."""
 
 _ROWS = 192
 """Training sets are filled up to a multiple of this, so that few shapes are compiled."""
@@ -192,58 +196,122 @@ def best_weights_accuracies(
 ) -> dict[str, Estimate]:
     """Accuracy of each model of :data:`CEILINGS` with the weights of least error; float32.
 
-    By its outputs on `trials` times :data:`SEQUENCES` fresh sequences, which the models share. The
-    weights have four coordinates, and so have the tokens: more would meet zeros. NumPy draws and
-    attends, so that the formulas share nothing with it but the weights.
+    By the signs of its outputs on `trials` times :data:`NOISES` draws of the irrelevant tokens'
+    noise, which the models share. Each draw meets both labels and every shift, so that neither adds
+    to the error. The weights have four coordinates, and so have the tokens: more would meet zeros.
+    NumPy draws and attends, so that the formulas share nothing with it but the weights.
     """
     points = np.stack([least_error(model, setting)[1] for model in CEILINGS]).astype(np.float32)
     words = np.asarray(jax.random.key_data(jax.random.fold_in(key, 3))).tolist()
-    hits = np.zeros(len(CEILINGS))
+    # Sums over all draws of each model's accuracy on a draw, and of its square.
+    sums = np.zeros((2, len(CEILINGS)))
     for index in range(trials):
-        random = np.random.Generator(np.random.PCG64([*words, index]))
-        hits += _count_right(setting, points, random)
+        random = np.random.Generator(np.random.SFC64([*words, index]))
+        sums += _sum_accuracies(setting, points, random)
+    draws = NOISES * trials
+    means, squares = sums / draws
+    errors = np.sqrt(np.maximum(squares - means**2, 0.0) / (draws - 1))
     return {
-        BEST[model]: stats.proportion_estimate(float(count), SEQUENCES * trials)
-        for model, count in zip(CEILINGS, hits, strict=True)
+        BEST[model]: Estimate(float(mean), float(error), draws, kind="sampled")
+        for model, mean, error in zip(CEILINGS, means, errors, strict=True)
     }
 
 
-def _count_right(
+def _sum_accuracies(
     setting: Setting, points: Float[np.ndarray, "model 8"], random: np.random.Generator
-) -> Float[np.ndarray, " model"]:
-    """How many of a trial's sequences each model gets right; 0 counts half."""
-    together = int(np.clip(2**18 // max(setting.irrelevant, 1), 1, SEQUENCES))
-    heads, prompts = points[:, :4].T, points[:, 4:].T
-    right = np.zeros(len(CEILINGS))
-    for first in range(0, SEQUENCES, together):
-        count = min(together, SEQUENCES - first)
-        label = random.choice(np.array([-1.0, 1.0], np.float32), count)
-        kind = random.choice(len(setting.shift_weights), count, p=setting.shift_weights)
-        size = np.zeros((count, 4), np.float32)  # a relevant token, all of which are alike
-        size[:, 0], size[:, 1] = label * setting.signal, setting.context
-        others = random.standard_normal((count, setting.irrelevant, 4), dtype=np.float32)
-        others *= np.float32(setting.noise)
-        shift = np.asarray(setting.shifts, np.float32)[kind]
-        others[:, :, :2] -= (shift[:, ::-1] * size[:, :2])[:, None]
-        tokens = np.concatenate([np.repeat(size[:, None], setting.relevant, axis=1), others], 1)
-        values, scores = tokens @ heads, tokens @ prompts
-        weights = np.stack([_WEIGHTS[model](scores[..., i]) for i, model in enumerate(CEILINGS)], 2)
-        outputs = np.einsum("ctm,ctm->cm", weights, values)
-        right += (0.5 + 0.5 * np.sign(outputs * label[:, None])).sum(axis=0, dtype=np.float64)
-    return right
+) -> Float[np.ndarray, "2 model"]:
+    """Over a trial's draws, the sums of each model's accuracy and of its square."""
+    together = int(np.clip(_TOKENS_AT_ONCE // max(setting.irrelevant, 1), 1, NOISES))
+    sums = np.zeros((2, len(CEILINGS)))
+    for first in range(0, NOISES, together):
+        count = min(together, NOISES - first)
+        noise = random.standard_normal((4, count * setting.irrelevant), dtype=np.float32)
+        noise *= np.float32(setting.noise)
+        shape = (len(CEILINGS), count, setting.irrelevant)
+        values, scores = ((points[:, side] @ noise).reshape(shape) for side in (_HEAD, _PROMPT))
+        for i, model in enumerate(CEILINGS):
+            accuracy = _accuracy_on_noise(setting, model, points[i], values[i], scores[i])
+            sums[:, i] += accuracy.sum(dtype=np.float64), np.square(accuracy).sum(dtype=np.float64)
+    return sums
 
 
-def _softmax(scores: Float[np.ndarray, "c t"]) -> Float[np.ndarray, "c t"]:
-    terms = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return terms / terms.sum(axis=1, keepdims=True)
+_HEAD, _PROMPT = slice(0, 4), slice(4, 8)
+"""Places of a model's head and prompt among its weights."""
 
 
-_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "linear": np.ones_like,
-    "linear_prompt": np.asarray,
-    "prompt": _softmax,
-}
-"""What each model weighs a token by, from its scores; a common factor moves no sign."""
+def _accuracy_on_noise(
+    setting: Setting, model: str, point: Float[np.ndarray, " 8"],
+    values: Float[np.ndarray, "c N"], scores: Float[np.ndarray, "c N"],
+) -> Float[np.ndarray, " c"]:  # fmt: skip
+    """Share of labels and shifts that a model gets right with each draw of noise, float32.
+
+    `values` and `scores` are the products of the irrelevant tokens' noise with head and prompt;
+    what label and shift add to them is one number for all tokens of a sequence.
+    """
+    pooled = _POOLED[model](values, scores)
+    accuracy = np.zeros(len(values), np.float32)
+    for label in (-1.0, 1.0):
+        relevant = np.array([label * setting.signal, setting.context, 0.0, 0.0])
+        for weight, shift in zip(setting.shift_weights, np.asarray(setting.shifts), strict=True):
+            mean = -np.append(shift[::-1], [0.0, 0.0]) * relevant
+            products = (side @ token for token in (relevant, mean) for side in np.split(point, 2))
+            output = _OUTPUTS[model](pooled, setting.relevant, *(np.float32(x) for x in products))
+            accuracy += np.float32(weight / 2) * (0.5 + 0.5 * np.sign(np.float32(label) * output))
+    return accuracy
+
+
+# Sums over a sequence's irrelevant tokens that give a model's output whatever label and shift are,
+# and the output by them: the relevant tokens' value and score, and what is added to the others'.
+
+
+def _pool_evenly(values: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    return (np.full(len(values), values.shape[1], np.float32), values.sum(axis=1))
+
+
+def _even_output(
+    pooled: tuple[np.ndarray, ...], relevant: int, value: Any, score: Any, more: Any, _: Any
+) -> np.ndarray:
+    count, total = pooled
+    return relevant * value + total + more * count
+
+
+def _pool_by_scores(values: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    count = np.full(len(values), values.shape[1], np.float32)
+    return count, values.sum(axis=1), scores.sum(axis=1), (scores * values).sum(axis=1)
+
+
+def _linear_output(
+    pooled: tuple[np.ndarray, ...], relevant: int, value: Any, score: Any, more: Any, higher: Any
+) -> np.ndarray:
+    count, total, scored, product = pooled
+    return relevant * score * value + product + higher * total + more * (scored + higher * count)
+
+
+def _pool_by_softmax(values: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    highest = scores.max(axis=1, initial=-np.inf)
+    terms = np.exp(scores - highest[:, None])
+    return highest, terms.sum(axis=1), (terms * values).sum(axis=1)
+
+
+def _softmax_output(
+    pooled: tuple[np.ndarray, ...], relevant: int, value: Any, score: Any, more: Any, higher: Any
+) -> np.ndarray:
+    """Up to a positive factor: the relevant tokens' weight over the highest irrelevant one's is
+    held between numbers that float32 has, which no sign depends on."""
+    highest, terms, total = pooled
+    ratio = np.exp(np.clip(score - higher - highest, -_FAR, _FAR))
+    return relevant * value * ratio + total + more * terms
+
+
+_FAR = np.float32(80.0)
+
+_POOLED: dict[str, Callable[..., tuple[np.ndarray, ...]]] = {
+    "linear": _pool_evenly, "linear_prompt": _pool_by_scores, "prompt": _pool_by_softmax,
+}  # fmt: skip
+
+_OUTPUTS: dict[str, Callable[..., np.ndarray]] = {
+    "linear": _even_output, "linear_prompt": _linear_output, "prompt": _softmax_output,
+}  # fmt: skip
 
 
 def accuracies(
@@ -284,13 +352,17 @@ def trained_weights(
     Raises:
         ArithmeticError: a training run had not converged.
     """
-    train = jax.tree.map(lambda x: x[:, : _padded_count(samples)], batches)
-    sets = jax.tree.map(np.asarray, train)
+    model = token_models.MODELS[name]
+    sets = jax.tree.map(lambda x: np.asarray(x)[:, : _padded_count(samples)], batches)
+    if model.frozen:
+        # Of all such models one program trains the heads.
+        sets = sets._replace(tokens=np.asarray(_frozen_features(model.architecture, sets.tokens)))
+        model = token_models.HEAD
 
     def block(part: np.ndarray) -> tuple[token_models.Weights, Array]:
         mine = jax.tree.map(lambda x: x[np.minimum(part[:, 0], _TRAINED_TOGETHER - 1)], sets)
         return _train_block(
-            token_models.MODELS[name], mine, jnp.int32(samples), jnp.float32(ridge),
+            model, mine, jnp.int32(samples), jnp.float32(ridge),
             part[:, 0] + np.uint32(first), key,
         )  # fmt: skip
 
@@ -315,10 +387,18 @@ def _trial_indices(first: Array) -> Array:
 @functools.partial(jax.jit, static_argnames=("dim", "rows"))
 def _draw_batches(setting: Setting, dim: int, rows: int, first: Array, key: Array) -> Batch:
     def batch_of_trial(index: Array) -> Batch:
-        trial_key = jax.random.fold_in(jax.random.fold_in(key, 0), index)
+        trial_key = jax.random.fold_in(jax.random.fold_in(unrolled(key), 0), index)
         return sample_batch(setting, dim, rows + TESTED, key=trial_key)
 
     return jax.lax.map(batch_of_trial, _trial_indices(first))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _frozen_features(architecture: str, tokens: Float[Array, "t n T d"]) -> Float[Array, "t n d"]:
+    """What a head reads of the sequences of each trial, if nothing but the head is trained."""
+    weights = token_models.initial_weights(tokens.shape[-1])
+    read = functools.partial(token_models.feature, architecture, weights)
+    return jax.vmap(jax.vmap(read))(tokens)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -328,7 +408,7 @@ def _train_block(
 ) -> tuple[token_models.Weights, Array]:  # fmt: skip
     def train(trial: tuple[Array, Batch]) -> tuple[token_models.Weights, Array]:
         index, batch = trial
-        trial_key = jax.random.fold_in(jax.random.fold_in(key, 1), index)
+        trial_key = jax.random.fold_in(jax.random.fold_in(unrolled(key), 1), index)
         return token_models.best_run(model, batch, samples, ridge, key=trial_key)
 
     runs = jax.lax.map(train, (jnp.asarray(indices), batches))
@@ -353,7 +433,7 @@ def _exact_errors(
     architecture: str, setting: Setting, weights: token_models.Weights, first: Array, key: Array
 ) -> Float[Array, " trials"]:
     def error_of(weights: token_models.Weights, index: Array) -> Array:
-        trial_key = jax.random.fold_in(jax.random.fold_in(key, 2), index)
+        trial_key = jax.random.fold_in(jax.random.fold_in(unrolled(key), 2), index)
         scalars = fresh_scores(setting.irrelevant, key=trial_key)
         return exact_error(architecture, setting, weights.head, weights.prompt, scalars)
 

@@ -13,7 +13,7 @@ Every model gives a number for one sequence; the prediction is its sign. All are
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,10 @@ from jaxprompt.compute import random_table
 from jaxprompt.contextual.simulation.gradient_steps import Batch
 from jaxprompt.networks.descend import descend
 
-__all__ = ["MODELS", "STEPS", "Model", "Weights", "best_run", "feature", "output"]
+__all__ = [
+    "HEAD", "MODELS", "STEPS", "Model", "Weights", "best_run", "feature", "initial_weights",
+    "output",
+]  # fmt: skip
 
 
 class Model(NamedTuple):
@@ -37,6 +40,11 @@ class Model(NamedTuple):
     prompt: bool = False
     matrix: bool = False
     restarts: int = 1
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the head alone is trained, so that what it reads never changes."""
+        return not (self.prompt or self.matrix)
 
 
 MODELS = {
@@ -64,8 +72,16 @@ class Weights(NamedTuple):
     matrix: Float[Array, "d d"]
 
 
-def feature(architecture: str, weights: Weights, tokens: Float[Array, "T d"]) -> Float[Array, " d"]:
+HEAD = Model("features")
+"""A head over given features, which stand in the place of the tokens."""
+
+
+def feature(
+    architecture: str, weights: Weights, tokens: Float[Array, "*T d"]
+) -> Float[Array, " d"]:
     """What the head reads of one sequence, in the dtype of the arguments."""
+    if architecture == "features":
+        return tokens
     if architecture == "linear_prompt":
         return attention.linear_prompt_attention(tokens, weights.prompt)
     if architecture == "prompt":
@@ -73,9 +89,15 @@ def feature(architecture: str, weights: Weights, tokens: Float[Array, "T d"]) ->
     return attention.self_attention(tokens, weights.matrix)
 
 
-def output(architecture: str, weights: Weights, tokens: Float[Array, "T d"]) -> Float[Array, ""]:
+def output(architecture: str, weights: Weights, tokens: Float[Array, "*T d"]) -> Float[Array, ""]:
     """The output on one sequence, in the dtype of the arguments."""
     return feature(architecture, weights, tokens) @ weights.head
+
+
+def initial_weights(dim: int) -> Weights:
+    """No head, no prompt and the frozen matrix, in float32."""
+    matrix = jnp.eye(dim, dtype=jnp.float32) / np.sqrt(dim, dtype=np.float32)
+    return Weights(jnp.zeros(dim, jnp.float32), jnp.zeros(dim, jnp.float32), matrix)
 
 
 def best_run(
@@ -90,15 +112,16 @@ def best_run(
     of the steps, as a share of its value: what convergence left to do.
     """
     used = jnp.arange(batch.labels.shape[0]) < samples
-    signed = jnp.where(used[:, None], batch.labels[:, None] * batch.tokens.mean(axis=1), 0.0)
+    read = batch.tokens if model.architecture == "features" else batch.tokens.mean(axis=1)
+    signed = jnp.where(used[:, None], batch.labels[:, None] * read, 0.0)
     head = signed.sum(axis=0) / used.sum()
-    matrix = jnp.eye(head.size, dtype=jnp.float32) / np.sqrt(head.size, dtype=np.float32)
-    run = functools.partial(_run, model, batch, used, ridge)
+    start = initial_weights(head.size)._replace(head=head)
+    run = functools.partial(_run, model, batch, samples, ridge)
     if not model.prompt:
-        weights, _, decrease = run(Weights(head, jnp.zeros_like(head), matrix))
+        weights, _, decrease = run(start)
         return weights, decrease
     prompts = _prompts(model.restarts, head.size, key)
-    fitted = jax.vmap(lambda prompt: run(Weights(head, prompt, matrix)))(prompts)
+    fitted = jax.vmap(lambda prompt: run(start._replace(prompt=prompt)))(prompts)
     best = jnp.argmin(fitted[1])
     weights, _, decrease = jax.tree.map(lambda x: x[best], fitted)
     return weights, decrease
@@ -114,26 +137,54 @@ def _prompts(count: int, dim: int, key: Array) -> Float[Array, "restarts d"]:
     return size * random_table.normals(prompt_key, 0, count, dim) / np.sqrt(dim, dtype=np.float32)
 
 
+_MOST_TOGETHER = 48
+"""Sequences whose loss is computed together, so that few of them cost less in the same program."""
+
+
 def _run(
-    model: Model, batch: Batch, used: Array, ridge: Array, start: Weights
+    model: Model, batch: Batch, samples: Array, ridge: Array, start: Weights
 ) -> tuple[Weights, Array, Array]:
     trained = (True, model.prompt, model.matrix)
+    parts = -(-batch.labels.size // _MOST_TOGETHER)
+    together = -(-batch.labels.size // parts)
+    filled = parts * together - batch.labels.size
+    architecture = model.architecture
+    if model.frozen:  # it reads the same at every step
+        read = functools.partial(feature, architecture, start)
+        batch, architecture = Batch(jax.vmap(read)(batch.tokens), batch.labels), HEAD.architecture
+    tokens, labels = (
+        jnp.pad(x, [(0, filled)] + [(0, 0)] * (x.ndim - 1)).reshape(parts, together, *x.shape[1:])
+        for x in batch
+    )
 
-    def features(weights: Weights) -> Array:
-        return jax.vmap(functools.partial(feature, model.architecture, weights))(batch.tokens)
+    def loss_of_part(weights: Weights, part: Array) -> Array:
+        own_output = functools.partial(output, architecture, weights)
+        used = part * together + jnp.arange(together) < samples
+        losses = jax.nn.softplus(-labels[part] * jax.vmap(own_output)(tokens[part]))
+        return jnp.where(used, losses, 0.0).sum()
 
-    fixed = None if model.prompt or model.matrix else features(start)
+    def value_and_slope(weights: Weights) -> tuple[Array, Weights]:
+        def add_part(part: Array, total: Any) -> Any:
+            found = jax.value_and_grad(loss_of_part)(weights, part)
+            return jax.tree.map(jnp.add, total, found)
 
+        nothing = (jnp.zeros((), jnp.float32), jax.tree.map(jnp.zeros_like, weights))
+        loss, slope = lax.fori_loop(0, -(-samples // together), add_part, nothing)
+        entries = list(zip(trained, weights, slope, strict=True))
+        energy = sum(jnp.square(x).sum() for on, x, _ in entries if on)
+        slopes = (g / samples + ridge * x if on else jnp.zeros_like(x) for on, x, g in entries)
+        return loss / samples + ridge / 2 * energy, Weights(*slopes)
+
+    # The loop over parts has as many turns as the samples need, which JAX does not differentiate.
+    @jax.custom_vjp
     def objective(weights: Weights, _: None = None) -> Array:
-        weights = Weights(
-            *(x if on else lax.stop_gradient(x) for on, x in zip(trained, weights, strict=True))
-        )
-        outputs = (features(weights) if fixed is None else fixed) @ weights.head
-        energy = sum(jnp.square(x).sum() for on, x in zip(trained, weights, strict=True) if on)
-        loss = jnp.where(used, jax.nn.softplus(-batch.labels * outputs), 0.0).sum() / used.sum()
-        return loss + ridge / 2 * energy
+        return value_and_slope(weights)[0]
 
+    objective.defvjp(
+        lambda weights, _: value_and_slope(weights),
+        lambda slope, unit: (jax.tree.map(lambda x: unit * x, slope), None),
+    )
+    # One step more, of size 0, for the objective at the end.
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
-    weights, values = descend(objective, start, optimiser, steps=STEPS)
-    final = objective(weights)
-    return weights, final, (values[-(STEPS // 10)] - final) / final
+    weights, values = descend(objective, start, optimiser, steps=STEPS + 1)
+    return weights, values[-1], (values[-1 - STEPS // 10] - values[-1]) / values[-1]

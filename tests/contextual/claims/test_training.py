@@ -10,7 +10,7 @@ from scipy import optimize
 from jaxprompt import stats
 from jaxprompt.contextual.claims import training
 from jaxprompt.contextual.claims.training import BEST, CLAIM
-from jaxprompt.contextual.law.least_error import least_error
+from jaxprompt.contextual.law.least_error import CEILINGS, least_error
 from jaxprompt.contextual.parameters import LAW_NAMES
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import token_models
@@ -68,6 +68,31 @@ def test_unused_sequences_do_not_matter(batches):
         np.testing.assert_array_equal(one.head, two.head)
 
 
+@pytest.mark.parametrize("name", some_slow(["prompt", "linear_prompt", "fine_tuning"], first=1))
+def test_the_objective_is_that_of_the_used_sequences(batches, name):
+    """100 of 130 sequences in parts, against one sum over them; both in float32."""
+    model = token_models.MODELS[name]
+    batch = jax.tree.map(lambda x: x[0, :130], batches)
+    start = token_models.initial_weights(6)._replace(head=jnp.ones(6), prompt=jnp.arange(6.0))
+    weights, final, _ = jax.jit(token_models._run, static_argnums=0)(
+        model, batch, jnp.int32(100), jnp.float32(0.1), start
+    )
+
+    @jax.jit
+    def objective(weights):
+        tokens, labels = batch.tokens[:100], batch.labels[:100]
+        outputs = jax.vmap(lambda x: token_models.output(model.architecture, weights, x))(tokens)
+        trained = [weights.head, weights.matrix if model.matrix else weights.prompt]
+        energy = sum(jnp.square(x).sum() for x in trained)
+        return jnp.log1p(jnp.exp(-labels * outputs)).mean() + 0.05 * energy
+
+    np.testing.assert_allclose(final, objective(weights), rtol=1e-5)
+    assert final < 0.8 * objective(start)
+    slope = jax.tree.map(np.abs, jax.jit(jax.grad(objective))(weights))
+    moved = (slope.head.max(), slope.matrix.max() if model.matrix else slope.prompt.max())
+    assert max(moved) < 0.02, "the end is no minimum"
+
+
 def test_exact_errors_against_fresh_sequences(batches):
     """The conditional error of trained weights, against signs on the sampled tests."""
     key = jax.random.key(3)
@@ -101,9 +126,38 @@ def test_the_best_weights_reach_what_is_predicted(of_best_weights):
     for model, name in BEST.items():
         assert predicted[name] == predicted[model]
         found = of_best_weights[name]
-        assert found.trials == 4 * training.SEQUENCES
+        assert found.trials == 4 * training.NOISES
         off = (found.mean - predicted[name]) / np.hypot(found.stderr, predicted[f"{name}_stderr"])
         assert abs(off) < 4.5, f"{name}: {found.mean} is {off:.1f} standard errors off"
+
+
+PLAIN_WEIGHTS = {
+    "linear": np.ones_like,
+    "linear_prompt": np.asarray,
+    "prompt": lambda scores: np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True),
+}
+
+
+@pytest.mark.parametrize("model", CEILINGS)
+@pytest.mark.parametrize("relevant", [1, 3, 5])
+def test_accuracy_on_one_noise_is_that_of_its_sequences(model, relevant):
+    """Every label and shift token by token, against sums that are pooled first; float64."""
+    random = np.random.default_rng(relevant)
+    setting = Setting.make(**{n: OPPOSED[n] for n in LAW_NAMES} | {"relevant": relevant})
+    point = random.normal(size=8)
+    noise = 0.5 * random.normal(size=(50, 5 - relevant, 4))
+    expected = np.zeros(50)
+    for label in (-1, 1):
+        for weight, (context, signal) in zip(setting.shift_weights, setting.shifts, strict=True):
+            mean = np.array([label * setting.signal, setting.context, 0, 0])
+            shifted = mean * [-signal, -context, 0, 0]
+            own = np.broadcast_to(mean, (50, relevant, 4))
+            tokens = np.concatenate([own, shifted + noise], axis=1)
+            weights = PLAIN_WEIGHTS[model](tokens @ point[4:])
+            outputs = (weights * (tokens @ point[:4])).sum(axis=1)
+            expected += weight / 2 * (outputs * label > 0)
+    found = training._accuracy_on_noise(setting, model, point, noise @ point[:4], noise @ point[4:])
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_more_trials_keep_the_sequences_of_the_first(of_best_weights):
@@ -114,7 +168,7 @@ def test_more_trials_keep_the_sequences_of_the_first(of_best_weights):
             "linear_best"
         ]
         hits[trials] = found.mean * found.trials
-    assert 0 < hits[4] - hits[3] < training.SEQUENCES
+    assert 0 < hits[4] - hits[3] < training.NOISES
     assert hits[4] == of_best_weights["linear_best"].mean * of_best_weights["linear_best"].trials
 
 
