@@ -393,8 +393,8 @@ def _by_plain_grid(
 
     gains = _GRID[20:45] / unit
     values = {
-        "error": least(float(given["gain"]), _GRID),
-        "best_gain_error": min(least(s * float(g), _GRID[::6]) for g in gains for s in (-1, 1)),
+        "error": least(float(given["gain"]), _GRID[::4]),
+        "best_gain_error": min(least(s * float(g), _GRID[::12]) for g in gains for s in (-1, 1)),
     }
     for name, value in values.items():
         yield Comparison(
@@ -409,7 +409,7 @@ _USUAL = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1
 
 def _optima_design(trials_by_dim: Mapping[int, int]) -> Design:
     runs = [
-        Run(_USUAL, ratio=[0.5, 0.8, 2.0], dim=dim, trials=trials)
+        Run(_USUAL, ratio=[0.5, 0.65, 2.0], dim=dim, trials=trials)
         for dim, trials in trials_by_dim.items()
     ]
     return Design(*runs, trials=max(trials_by_dim.values()))
@@ -471,7 +471,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=simulate,
     designs={
-        "quick": _optima_design({48: 768, 96: 384, 192: 192}),
+        "quick": _optima_design({48: 384, 96: 192, 192: 96}),
         "full": _optima_design({48: 4096, 96: 2048, 192: 1024, 288: 512}),
     },
     check_parameters=check_law_and_ratio,

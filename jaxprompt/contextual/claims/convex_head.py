@@ -6,13 +6,9 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from jaxprompt.compute.devices import map_trials
 from jaxprompt.contextual.law.convex_definition import applied_once
 from jaxprompt.contextual.law.convex_limit import (
     LOSSES,
@@ -43,7 +39,7 @@ from jaxprompt.contextual.parameters import (
     sample_counts,
 )
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
+from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_heads
 from jaxprompt.contextual.simulation.evaluation import errors_over_known_prompt
 from jaxprompt.contextual.simulation.sampling import row_stream
 from jaxprompt.core.claim import (
@@ -150,12 +146,18 @@ def _solve_fixed_point(
     ridge_factor: float, own_noise: float,
 ) -> tuple[Solution, float]:  # fmt: skip
     """Fixed point and threshold: a check asks for the same limit at every dimension."""
-    features = feature_law(tokens, relevant, signal, context, noise, gain, shifts, shift_weights)
-    threshold = separability_threshold(features)
+    law = (tokens, relevant, signal, context, noise, gain, shifts, shift_weights)
+    features, threshold = feature_law(*law), _threshold(*law)
     if averaged_noise:
         features = features.averaged()
     solution = varied_convex_limit(features, ratio, ridge * ridge_factor, loss, own_noise=own_noise)
     return solution, threshold
+
+
+@functools.lru_cache(maxsize=64)
+def _threshold(*law: Any) -> float:
+    """Where training sets become separable: the same for every loss, ridge and ratio."""
+    return separability_threshold(feature_law(*law))
 
 
 FALSIFIERS = (
@@ -184,7 +186,7 @@ def simulate(
     """Learn the head from exact-law samples by a certified convex solver, in float64.
 
     Without ridge the hinge loss stands for its limit, the max-margin head. Blocks of trials share
-    one stream of rows and a compiled shape, so this is no function of one trial.
+    one stream of rows and are solved together, so this is no function of one trial.
 
     Raises:
         ParameterError: without ridge for another loss, where the optimum need not exist.
@@ -212,45 +214,16 @@ def simulate(
 def _learn(
     setting: Setting, dim: int, samples: int, loss: str, ridge: float, trials: int, key: Array
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Heads and duality gaps of all trials.
-
-    Trial t has the rows t·n … of one stream, and sample sizes are rounded up to a multiple of d by
-    rows of zeros, so that few shapes are compiled: one to draw, one for each solver and size.
-    """
-    padded = -(-samples // dim) * dim
-    block = max(1, min(trials, _MEMORY // (padded * dim)))
-    heads, gaps = [], []
+    """Heads and duality gaps of all trials; trial t has the rows t·n … of one stream."""
+    block = max(1, min(trials, _MEMORY // (samples * dim)))
+    solved: list[tuple[np.ndarray, np.ndarray]] = []
     for first in range(0, trials, block):
         count = min(block, trials - first)
-        rows = np.zeros((block, padded, dim), np.float32)
-        drawn = row_stream(setting, dim, first * samples, count * samples, key)
-        rows[:count, :samples] = drawn.reshape(count, samples, dim)
-        rows[count:] = rows[:1]  # the last block repeats a trial to be as long as the others
-        with jax.enable_x64(True):
-            solved = map_trials(
-                lambda part, rows=rows: _solve_all(
-                    rows[np.minimum(part[:, 0], block - 1)],
-                    jnp.int32(samples), jnp.float64(ridge), loss, ridge == 0,
-                ),
-                block,
-            )  # fmt: skip
-        heads.append(solved[0][:count])
-        gaps.append(solved[1][:count])
+        rows = row_stream(setting, dim, first * samples, count * samples, key)
+        rows = rows.reshape(count, samples, dim)
+        solved.append(max_margin_heads(rows) if ridge == 0 else convex_heads(rows, ridge, loss))
+    heads, gaps = zip(*solved, strict=True)
     return np.concatenate(heads), np.concatenate(gaps)
-
-
-@functools.partial(jax.jit, static_argnames=("loss", "hard"))
-def _solve_all(
-    rows: Float[Array, "B n d"] | np.ndarray, samples: Array, ridge: Array, loss: str, hard: bool
-) -> tuple[Array, Array]:
-    def learn_head(rows: Array) -> tuple[Array, Array]:
-        rows = rows.astype(jnp.float64)
-        if hard:
-            return max_margin_head(rows, samples)
-        return convex_heads(rows, ridge, loss, samples)
-
-    # One trial after another: batched factorisations would not be faster, and are safer apart.
-    return jax.tree.map(lambda x: x[:, None], lax.map(learn_head, jnp.asarray(rows)))
 
 
 # --- rows beside the standard comparison ---
@@ -292,7 +265,7 @@ def _by_definition(
 
 # --- the design ---
 
-# Two shifts in each, equal or not, so that one compilation serves both settings.
+# Two shifts in each, equal or not, so that one compiled draw serves both settings.
 _EQUAL_SHIFTS = {
     "tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0,
     "shifts": ((0.0, 0.0), (0.0, 0.0)), "shift_weights": (0.5, 0.5),

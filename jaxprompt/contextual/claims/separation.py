@@ -13,8 +13,13 @@ from jaxtyping import Array, Key
 
 from jaxprompt.contextual.law.maximise import golden_section
 from jaxprompt.contextual.parameters import CONTEXT, FAMILY, SIGNAL, SPARSITY, optional
-from jaxprompt.contextual.simulation import noise_free_models
-from jaxprompt.contextual.simulation.noise_free_models import Cases
+from jaxprompt.contextual.simulation.noise_free_models import (
+    best_accuracies,
+    cases,
+    map_points,
+    measure_least_gains,
+    measure_thresholds,
+)
 from jaxprompt.core.claim import (
     Claim,
     Compared,
@@ -97,7 +102,7 @@ def _largest_attention(sparsity: Array, shift: Array) -> Array:
     odds = jnp.log(sparsity) - jnp.log1p(-sparsity)
     steep = jnp.maximum(shift, 1e-6)
 
-    def share(b: Array) -> Array:
+    def share(b: Any) -> Array:
         first, second = jax.nn.sigmoid(odds + b), jax.nn.sigmoid(odds - shift * b)
         return sparsity * first + (1 - sparsity) * second
 
@@ -131,15 +136,16 @@ def closed_form(
     """
     return _reachable(
         *map(jnp.asarray, (sparsity, shift, context)),
-        law, linear_power, prompt_power, threshold_over, with_intercept, gain_power,
+        np.bool_(law == "aligned"), linear_power, prompt_power, threshold_over, with_intercept,
+        gain_power,
     )  # fmt: skip
 
 
 # One compiled call: dispatched alone, each of its many small steps would be compiled alone.
-@functools.partial(jax.jit, static_argnums=range(3, 9))
+@functools.partial(jax.jit, static_argnums=range(4, 9))
 def _reachable(
-    sparsity: Array, shift: Array, context: Array, law: str, linear_power: int, prompt_power: int,
-    threshold_over: str, with_intercept: float, gain_power: int,
+    sparsity: Array, shift: Array, context: Array, aligned: Array | np.bool_, linear_power: int,
+    prompt_power: int, threshold_over: str, with_intercept: float, gain_power: int,
 ) -> dict[str, Array]:  # fmt: skip
     zeta, delta, norm = jnp.broadcast_arrays(sparsity, shift, context)
     one = jnp.ones_like(zeta, dtype=jnp.result_type(float))
@@ -147,23 +153,24 @@ def _reachable(
         threshold = jnp.maximum(zeta, 1 - zeta)
     else:
         threshold = self_attention_threshold(zeta, delta)
-    aligned = law == "aligned"
     pooled = zeta - (1 - zeta) * delta**linear_power
     bracket = zeta - (1 - zeta) * delta**prompt_power
     attended = threshold * (1 + delta) - delta
-    prompted = one if aligned else _accuracy_by_sign(bracket, 0.75)
+    prompted = jnp.where(aligned, one, _accuracy_by_sign(bracket, 0.75))
     gain = least_gain(zeta, delta, norm) * (1 + delta) ** gain_power
+
+    def if_aligned(coefficient: Array, reversed_accuracy: float) -> Array:
+        return jnp.where(aligned, _accuracy_by_sign(coefficient, reversed_accuracy), one)
+
     return {
-        "linear": _accuracy_by_sign(pooled, 0.5) if aligned else one,
+        "linear": if_aligned(pooled, 0.5),
         "linear_prompt": prompted,
         "linear_prompt_intercept": prompted,
-        "self_attention": _accuracy_by_sign(attended, 0.5) if aligned else one,
-        "self_attention_intercept": (
-            _accuracy_by_sign(attended, with_intercept) if aligned else one
-        ),
+        "self_attention": if_aligned(attended, 0.5),
+        "self_attention_intercept": if_aligned(attended, with_intercept),
         "prompt": one,
         "threshold": threshold,
-        "least_gain": gain if aligned else jnp.zeros_like(one),
+        "least_gain": jnp.where(aligned, gain, 0 * one),
     }
 
 
@@ -197,38 +204,20 @@ def simulate(
     measured on the models' outputs, in float64. All results are exact: an accuracy that a restart
     reaches is reached.
     """
-    zeta, delta = np.meshgrid(np.atleast_1d(sparsity), np.atleast_1d(shift), indexing="ij")
-    sizes = zeta.reshape(-1), delta.reshape(-1)
-
-    def cases_of(law: str, dtype: Any, copies: int) -> Cases:
-        zeta, delta = (jnp.asarray(x.repeat(copies), dtype) for x in sizes)
-        return _cases_of_points(
-            zeta, delta, law, *(jnp.asarray(x, dtype) for x in (context, signal))
-        )
-
-    restarts = cases_of(law, jnp.float32, trials)
-    measured = {
-        name: np.asarray(noise_free_models.best_accuracies(name, restarts, trials, key=key))
-        for name in noise_free_models.RIVALS
-    }
+    zeta, delta = (
+        x.reshape(-1)
+        for x in np.meshgrid(np.atleast_1d(sparsity), np.atleast_1d(shift), indexing="ij")
+    )
+    points = cases(zeta, delta, law, context, signal)
+    measured = best_accuracies(points, trials, key=key)
     with jax.enable_x64(True):
-        aligned, given = cases_of("aligned", jnp.float64, 1), cases_of(law, jnp.float64, 1)
-        shifts = jnp.asarray(sizes[1], jnp.float64)
-        measured["threshold"] = noise_free_models.map_points(
-            noise_free_models.measure_thresholds, aligned, shifts
-        )
-        measured["least_gain"] = noise_free_models.map_points(
-            noise_free_models.measure_least_gains, given
-        )
+        aligned = cases(zeta, delta, "aligned", context, signal)
+        measured["threshold"] = map_points(measure_thresholds, aligned, delta.astype(np.float64))
+        measured["least_gain"] = map_points(measure_least_gains, points)
     shape = (*np.shape(sparsity), *np.shape(shift))
     return {
         name: exact_estimate(value.reshape(shape)[()], trials) for name, value in measured.items()
     }
-
-
-@functools.partial(jax.jit, static_argnames="law")
-def _cases_of_points(zeta: Array, delta: Array, law: str, context: Array, signal: Array) -> Cases:
-    return jax.vmap(lambda z, d: noise_free_models.cases(z, d, law, context, signal))(zeta, delta)
 
 
 # --- the design ---

@@ -54,14 +54,20 @@ class Rival(NamedTuple):
 
 
 def cases(sparsity: Any, shift: Any, law: str, context: Any = 1.0, signal: Any = 1.0) -> Cases:
-    """All cases of the law "aligned" {(0,0), (Δ,Δ)} or "opposed" {(0,0), (Δ,−Δ)}."""
-    shift = jnp.asarray(shift)
-    labels = jnp.array([1.0, -1.0, 1.0, -1.0], shift.dtype)
-    shifted = jnp.array([0.0, 0.0, 1.0, 1.0], shift.dtype) * shift
+    """All cases of the law "aligned" {(0,0), (Δ,Δ)} or "opposed" {(0,0), (Δ,−Δ)}.
+
+    NumPy, float64; `sparsity` and `shift` broadcast, and are the leading axes of the result.
+    """
+    sparsity, shift = np.broadcast_arrays(
+        np.asarray(sparsity, np.float64), np.asarray(shift, np.float64)
+    )
+    labels = np.broadcast_to([1.0, -1.0, 1.0, -1.0], (*shift.shape, 4))
+    shifted = np.array([0.0, 0.0, 1.0, 1.0]) * shift[..., None]
     sign = 1.0 if law == "aligned" else -1.0
-    relevant = jnp.stack([labels * signal, jnp.ones_like(labels) * context], axis=1)
-    irrelevant = jnp.stack([-sign * shifted * labels * signal, -shifted * context], axis=1)
-    return Cases(relevant, irrelevant, labels, jnp.asarray(sparsity))
+    relevant = np.stack([labels * signal, np.full(labels.shape, context)], axis=-1)
+    irrelevant = np.stack([-sign * shifted * labels * signal, -shifted * context], axis=-1)
+    numbers: list[Any] = [relevant, irrelevant, labels, sparsity]
+    return Cases(*numbers)
 
 
 def _linear_output(p: Rival, c: Cases) -> Array:
@@ -117,27 +123,29 @@ RESTARTS_AT_ONCE = 256
 faster than all at once."""
 
 
-def best_accuracies(
-    name: str, points: Cases, trials: int, *, key: Key[Array, ""]
-) -> Float[np.ndarray, " P"]:
-    """Best accuracy over all restarts and steps of the model `name`, at each of P points.
+def best_accuracies(points: Cases, trials: int, *, key: Key[Array, ""]) -> dict[str, np.ndarray]:
+    """Best accuracy of each model over all restarts and steps, at each of P points; float32.
 
-    `points` holds every point `trials` times, one after another: one row for each restart, so that
-    designs with equally many restarts in all share a compilation. A restart descends a logistic
-    loss whose four cases have random weights: the accuracy has optima that equal weights do not
-    lead to.
+    Every point has `trials` restarts, the same ones for every model. Designs with equally many
+    restarts in all share a compilation. A restart descends a logistic loss whose four cases have
+    random weights: the accuracy has optima that equal weights do not lead to.
     """
-    starts, weights = _draw_restarts(points.sparsity.size, key)
-    model, intercept = RIVALS[name]
-    every = jax.tree.map(np.asarray, (points, starts, weights))
+    count = points.sparsity.size * trials
+    every = (
+        Cases(*(x.astype(np.float32).repeat(trials, axis=0) for x in points)),
+        *map(np.asarray, _draw_restarts(count, key)),
+    )
 
-    def block(indices: np.ndarray) -> Array:
-        rows = np.minimum(indices, points.sparsity.size - 1)
-        batches = jax.tree.map(lambda x: x[rows], every)
-        return _run_restarts(model, jnp.float32(intercept), *batches)
+    def best(model: Callable[[Rival, Cases], Array], intercept: float) -> np.ndarray:
+        def block(indices: np.ndarray) -> Array:
+            rows = np.minimum(indices, count - 1)
+            batches = jax.tree.map(lambda x: x[rows], every)
+            return _run_restarts(model, np.float32(intercept), *batches)
 
-    best = map_trials(block, points.sparsity.size, batch=RESTARTS_AT_ONCE)
-    return best.reshape(-1, trials).max(axis=1)
+        found = map_trials(block, count, batch=RESTARTS_AT_ONCE)
+        return found.reshape(-1, trials).max(axis=1)
+
+    return {name: best(*rival) for name, rival in RIVALS.items()}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -211,7 +219,7 @@ def measure_thresholds(points: Cases, shifts: Array) -> Array:
         energy = c.relevant[2, 1] ** 2
         along_context, zero = jnp.array([0.0, 1.0], energy.dtype), jnp.zeros((), energy.dtype)
 
-        def share(strength: Array) -> Array:
+        def share(strength: Any) -> Array:
             matrix = jnp.zeros((2, 2), energy.dtype).at[1, 1].set(strength / energy)
             out = _self_attention_output(Rival(along_context, 0 * along_context, matrix, zero), c)
             return (out[2] / c.relevant[2, 1] + shift) / (1 + shift)

@@ -10,7 +10,6 @@ float64 too, or float32 where the caller knows the systems to be well conditione
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,28 +28,44 @@ Sums = tuple[Array, Array]  # of outer products, and of rows
 
 
 class Chunks(NamedTuple):
-    """Rows drawn together, and rows multiplied together; both powers of two."""
+    """How a grid of sample sizes is served: few distinct shapes among all grids.
+
+    `drawn` rows are drawn together: all that the grid needs, where that is little. `multiplied`
+    rows are multiplied together, and `dual` is the width of systems of at most d rows.
+    """
 
     drawn: int
     multiplied: int
+    dual: int
+    at_once: bool
 
     @classmethod
     def for_sizes(cls, samples: Sequence[int], dim: int) -> Chunks:
-        """Few and full chunks for ascending sample sizes; few distinct shapes among all grids."""
-        start = dim if samples[0] <= dim else 0
-        ends = np.asarray([start, *(n for n in samples if n > dim)])
-        gaps = np.diff(ends)
-        if not gaps.size:
-            return cls(1, 1)
-        drawn = min(1024, 1 << int(ends[-1] - start - 1).bit_length())
+        """Few and full chunks for ascending sample sizes."""
+        quarter = -(-dim // 4) if dim >= _CUT else dim
+        dual = max((-(-n // quarter) * quarter for n in samples if n <= dim), default=0)
+        start = dim if dual else 0
+        gaps = np.diff([start, *(n for n in samples if n > dim)])
 
         def work(rows: int) -> float:
             # A product costs about as much as 24 more rows, however few it has.
             return float((np.ceil(gaps / rows) * (rows + 24)).sum())
 
-        return cls(
-            drawn, min((r for r in (32, 64, 128, 256) if r <= drawn), key=work, default=drawn)
-        )
+        needed = int(samples[-1]) if gaps.size else min(dual, dim)
+        step = max(1, (1 << (needed - 1).bit_length()) // 4)
+        whole = -(-needed // step) * step
+        if whole <= _AT_ONCE + start:
+            fit = [rows for rows in (32, 64, 128, 256) if rows <= whole]
+            return cls(whole, min(fit, key=work, default=whole), min(dual, dim), True)
+        rows = min((64, 128, 256), key=work)
+        return cls(max(rows, start), rows, min(dual, dim), False)
+
+
+_AT_ONCE = 1024
+"""Rows beyond the first d that are drawn at once."""
+
+_CUT = 48
+"""Below this dimension one width of dual systems is enough."""
 
 
 def ridge_path(
@@ -67,34 +82,52 @@ def ridge_path(
 
     All sizes use one nested stream of rows: ``draw(first, rows)`` gives rows ``first …`` of it.
     `large` ascends. Sizes are traced, so one compilation serves all grids of equal length. Memory
-    holds one chunk of rows and one d × d matrix for each head, however many samples there are.
+    holds some thousand rows and one d × d matrix, however many samples there are.
     `dtype` is that of products and factorisations; float32 roughly halves their time, for a
     relative error of about 1e-7 times the condition number. The heads are float64.
     """
-    gram, moment = jnp.zeros((dim, dim), jnp.float64), jnp.zeros(dim, jnp.float64)
-    first, shifts, heads = jnp.uint32(0), ridges.astype(dtype), []
+    shifts, heads = ridges.astype(dtype), []
+    exact = dtype if chunks.at_once else jnp.float64  # of sums
+    sums = jnp.zeros((dim, dim), exact), jnp.zeros(dim, exact)
+    first = jnp.zeros((), jnp.uint32)
+    table = jnp.zeros((0, dim), dtype)
+    if chunks.at_once or small.size:
+        table = draw(0, chunks.drawn).astype(dtype)
     if small.size:
-        start = draw(0, dim).astype(dtype)
+        start = table[: chunks.dual]
         products = _outer_product(start.T)
-        unknowns = lax.map(lambda n: _solve_dual(products, n, shifts), small)
+        unknowns = lax.map(
+            lambda n: _solve_ridges(*_dual_system(products, n), n.astype(dtype) * shifts), small
+        )
         # The dual's unknowns weigh rows; those beyond the sample size are exactly 0.
         heads.append(jnp.matmul(unknowns, start, precision=lax.Precision.HIGHEST))
-        gram, moment, first = _outer_product(start), start.sum(axis=0), jnp.uint32(dim)
+    if small.size and large.size:
+        first, whole = jnp.asarray(dim, jnp.uint32), table[:dim]
+        sums = jax.tree.map(jnp.add, sums, (_outer_product(whole), whole.sum(axis=0)))
     if large.size:
-        # One size after another: only one matrix is at hand, and it stays in the cache.
-        def size(sums: Sums, segment: tuple[Sums, Array]) -> tuple[Sums, Array]:
-            sums, n = jax.tree.map(jnp.add, sums, segment[0]), segment[1]
-            matrix, vector = (x / n for x in sums)
-            return sums, _solve_ridges(matrix.astype(dtype), vector.astype(dtype), shifts)
 
-        sums = (gram.astype(jnp.float64), moment.astype(jnp.float64))
-        segments = _sum_segments(draw, dim, first, large, chunks, dtype)
-        heads.append(lax.scan(size, sums, (segments, large))[1])
+        def take(at: Array) -> Array:
+            """`multiplied` rows from row `at` on."""
+            if chunks.at_once:
+                return lax.dynamic_slice_in_dim(table, at, chunks.multiplied)
+            return draw(at, chunks.multiplied).astype(dtype)
+
+        # One size after another: only one matrix is at hand, and it stays in the cache.
+        def size(sums: Sums, segment: tuple[Array, Array]) -> tuple[Sums, Array]:
+            sums = _add_rows(take, sums, *segment, chunks)
+            matrix, vector = (x.astype(dtype) for x in sums)
+            return sums, _solve_ridges(matrix, vector, segment[1].astype(dtype) * shifts)
+
+        starts = jnp.concatenate([first[None], large[:-1]])
+        heads.append(lax.scan(size, sums, (starts, large))[1])
     return jnp.concatenate(heads).astype(jnp.float64)
 
 
 def _matrix_product(left: Float[Array, "n e"], right: Float[Array, "n d"]) -> Float[Array, "e d"]:
-    return jnp.matmul(left.T, right, precision=lax.Precision.HIGHEST)
+    # A transpose of its own: folded into the product, XLA's loops on a CPU take up to three times
+    # as long in float32.
+    turned = lax.optimization_barrier(left.T)
+    return jnp.matmul(turned, right, precision=lax.Precision.HIGHEST)
 
 
 def _outer_product(rows: Float[Array, "n d"]) -> Float[Array, "d d"]:
@@ -115,77 +148,33 @@ _BLOCK = 128
 """Columns of a sum of outer products that are made together."""
 
 
-def _solve_dual(
-    products: Float[Array, "d d"], samples: UInt32[Array, ""], ridges: Float[Array, " L"]
-) -> Float[Array, "L d"]:
-    """Weights of the first rows in a minimum-norm head, for every ridge; 0 for the others.
-
-    The system is cut to the least of four sizes that holds it: its cost is cubic.
-    """
-    dim = products.shape[0]
-    widths = [dim] if dim < _CUT else [-(-dim * quarter // 4) for quarter in (1, 2, 3, 4)]
-
-    def solve(width: int, samples: Array) -> Array:
-        heads = _solve_ridges(*_dual_system(products[:width, :width], samples), ridges)
-        return jnp.pad(heads, ((0, 0), (0, dim - width)))
-
-    branch = (jnp.asarray(widths, jnp.uint32) < samples).sum()
-    return lax.switch(branch, [functools.partial(solve, width) for width in widths], samples)
-
-
-_CUT = 48
-"""Below this dimension one size of dual systems is enough."""
-
-
 def _dual_system(
     products: Float[Array, "d d"], samples: UInt32[Array, ""]
 ) -> tuple[Float[Array, "d d"], Float[Array, " d"]]:
     """The system of a minimum-norm head on the first rows, filled up with the identity."""
     used = (jnp.arange(products.shape[0]) < samples).astype(products.dtype)
     kept = products * (used[:, None] * used[None, :])
-    return kept / samples + jnp.diag(1 - used), used / samples
+    return kept + jnp.diag(1 - used), used
 
 
-def _sum_segments(
-    draw: Rows, dim: int, first: Array, ends: UInt32[Array, " l"], chunks: Chunks, dtype: Any
-) -> tuple[Float[Array, "l d d"], Float[Array, "l d"]]:
-    """Sums of outer products and of rows over each segment of the stream: the first from row
-    `first` up to ``ends[0]``, the next up to ``ends[1]``, …"""
-    drawn, rows = chunks
-    starts = jnp.concatenate([first[None], ends[:-1]])
-    local = jnp.arange(rows, dtype=jnp.int32)
+def _add_rows(
+    take: Callable[[Array], Array], sums: Sums, start: Array, stop: Array, chunks: Chunks
+) -> Sums:
+    """The sums of outer products and of rows, with the rows from `start` up to `stop` added."""
+    rows = chunks.multiplied
+    local = jnp.arange(rows, dtype=jnp.uint32)
+    # The last rows of a table are sliced early; what that repeats is masked.
+    latest = np.uint32(chunks.drawn - rows if chunks.at_once else 2**32 - 1)
 
-    def chunk(step: Array, sums: Sums) -> Sums:
-        at = first + step.astype(jnp.uint32) * jnp.uint32(drawn)
-        table = draw(at, drawn)
-        low, high = (
-            (jnp.clip(edge, at, at + jnp.uint32(drawn)) - at).astype(jnp.int32)
-            for edge in (starts, ends)
-        )
+    def add(step: Array, sums: Sums) -> Sums:
+        begin = start + step.astype(jnp.uint32) * np.uint32(rows)
+        at = jnp.minimum(begin, latest)
+        inside = (local >= begin - at) & (local < stop - at)
+        part = jnp.where(inside[:, None], take(at), 0)
+        return sums[0] + _outer_product(part), sums[1] + part.sum(axis=0)
 
-        def segment(place: Array, sums: Sums) -> Sums:
-            start, stop = low[place], high[place]
-
-            def add(step: Array, sums: Sums) -> Sums:
-                # The last slice of the table begins early; what it repeats is masked.
-                begin = start + step * rows
-                slice_at = jnp.minimum(begin, drawn - rows)
-                inside = (local + slice_at >= begin) & (local + slice_at < stop)
-                part = lax.dynamic_slice_in_dim(table, slice_at, rows)
-                part = jnp.where(inside[:, None], part, 0).astype(dtype)
-                return sums[0] + _outer_product(part), sums[1] + _matrix_product(ones, part)[0]
-
-            found = lax.fori_loop(0, (stop - start + rows - 1) // rows, add, nothing)
-            return jax.tree.map(lambda all, own: all.at[place].add(own), sums, found)
-
-        # The segments that this chunk meets are neighbours.
-        return lax.fori_loop((high <= 0).sum(), (low < drawn).sum(), segment, sums)
-
-    ones = jnp.ones((rows, 1), dtype)
-    nothing = jnp.zeros((dim, dim), dtype), jnp.zeros(dim, dtype)
-    steps = (ends[-1] - first + jnp.uint32(drawn - 1)) // jnp.uint32(drawn)
-    zero = tuple(jnp.zeros((ends.size, *x.shape), jnp.float64) for x in nothing)
-    return lax.fori_loop(0, steps.astype(jnp.int32), chunk, zero)
+    steps = (stop - start + np.uint32(rows - 1)) // np.uint32(rows)
+    return lax.fori_loop(0, steps.astype(jnp.int32), add, sums)
 
 
 def _solve_ridges(

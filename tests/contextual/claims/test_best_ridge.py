@@ -249,9 +249,9 @@ def test_judged_by_the_conditional_error():
     setting = Setting.make(**BASE, gain=0.0)
     heads = np.array([[[2.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
     found = best_ridge._errors_of_heads(setting, heads, jax.random.key(0))
-    # Without gain attention is uniform: signal 0.2, noise √0.08.
+    # Without gain attention is uniform: signal 0.2, noise √0.08. Errors are computed in float32.
     ratio = 0.2 / np.sqrt(0.08)
-    np.testing.assert_allclose(found[0], special.ndtr([-ratio, -ratio / np.sqrt(3)]), rtol=1e-12)
+    np.testing.assert_allclose(found[0], special.ndtr([-ratio, -ratio / np.sqrt(3)]), rtol=1e-6)
 
 
 @pytest.mark.slow

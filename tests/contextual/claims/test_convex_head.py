@@ -3,7 +3,6 @@ from __future__ import annotations
 import itertools
 
 import jax
-import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from jaxprompt.contextual.law.convex_limit import LOSSES, convex_limit, separabi
 from jaxprompt.contextual.law.feature_law import feature_law
 from jaxprompt.contextual.law.ridge_limit import ridge_limit
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_head
+from jaxprompt.contextual.simulation.convex_heads import GAP, convex_heads, max_margin_heads
 from jaxprompt.errors import NumericalError
 
 BASE = {"tokens": 10, "relevant": 2, "signal": 1.0, "context": 1.5, "noise": 1.0, "gain": 1.0}
@@ -448,36 +447,34 @@ def test_threshold_against_linear_programs():
 def test_solver_against_scipy(loss, shape):
     rows = np.random.default_rng(3).normal(size=shape) + np.eye(shape[1])[0]
     ridge = 0.1
-    with jax.enable_x64(True):
-        head, gap = jax.jit(convex_heads, static_argnums=2)(jnp.asarray(rows), ridge, loss)
-        each = {
-            "square": lambda x: (1 - x) ** 2 / 2,
-            "hinge": lambda x: np.maximum(1 - x, 0),
-            "logistic": lambda x: np.logaddexp(0, -x),
-        }[loss]
-        value = lambda w: float(each(rows @ w).mean() + ridge * w @ w / 2)  # noqa: E731
-        best = min(
-            optimize.minimize(value, np.zeros(shape[1]), method="Powell",
-                              options={"xtol": 1e-10, "ftol": 1e-14, "maxiter": 400}).fun
-            for _ in range(1)
-        )  # fmt: skip
-        assert -1e-15 <= float(gap) <= GAP + 1e-15  # 0 up to rounding
-        # The certificate: no head does better than the solver's value less its gap.
-        assert value(np.asarray(head)) - float(gap) <= best + 1e-12
+    heads, gaps = convex_heads(rows[None], ridge, loss)
+    each = {
+        "square": lambda x: (1 - x) ** 2 / 2,
+        "hinge": lambda x: np.maximum(1 - x, 0),
+        "logistic": lambda x: np.logaddexp(0, -x),
+    }[loss]
+    value = lambda w: float(each(rows @ w).mean() + ridge * w @ w / 2)  # noqa: E731
+    best = min(
+        optimize.minimize(value, np.zeros(shape[1]), method="Powell",
+                          options={"xtol": 1e-10, "ftol": 1e-14, "maxiter": 400}).fun
+        for _ in range(1)
+    )  # fmt: skip
+    assert -1e-15 <= gaps[0] <= GAP + 1e-15  # 0 up to rounding
+    # The certificate: no head does better than the solver's value less its gap.
+    assert value(heads[0]) - gaps[0] <= best + 1e-12
 
 
-@pytest.mark.parametrize("loss", some_slow(["hinge", "square", "logistic"], first=1))
-def test_rows_of_zeros_change_nothing(loss):
-    """Sample sizes are filled up with zeros to share a compilation."""
-    rows = np.random.default_rng(4).normal(size=(14, 6)) + np.eye(6)[0]
-    filled = np.concatenate([rows, np.zeros((4, 6))])
-    with jax.enable_x64(True):
-        solve = jax.jit(convex_heads, static_argnums=2)
-        plain, _ = solve(jnp.asarray(rows), 0.3, loss)
-        head, gap = solve(jnp.asarray(filled), 0.3, loss, 14)
-    assert float(gap) <= GAP
-    # A gap g leaves an error of at most √(2g/λ).
-    np.testing.assert_allclose(head, plain, atol=2 * np.sqrt(2 * GAP / 0.3))
+@pytest.mark.parametrize("loss", ["hinge", "square", "logistic"])
+@pytest.mark.parametrize("shape", [(14, 6), (6, 14)])
+def test_trials_are_solved_as_if_alone(loss, shape):
+    """They leave one after another, when they are solved; more rows than coordinates, and fewer."""
+    size = np.array([0.3, 1.0, 3.0])[:, None, None]
+    rows = size * (np.random.default_rng(4).normal(size=(3, *shape)) + np.eye(shape[1])[0])
+    together, gaps = convex_heads(rows, 0.3, loss)
+    assert (gaps <= GAP).all()
+    for one, head in zip(rows, together, strict=True):
+        alone, _ = convex_heads(one[None], 0.3, loss)
+        np.testing.assert_allclose(head, alone[0], rtol=1e-9, atol=1e-12)
 
 
 def test_max_margin_against_scipy():
@@ -487,19 +484,16 @@ def test_max_margin_against_scipy():
         constraints={"type": "ineq", "fun": lambda w: rows @ w - 1, "jac": lambda w: rows},
         options={"ftol": 1e-14, "maxiter": 500},
     )  # fmt: skip
-    with jax.enable_x64(True):
-        solve = jax.jit(max_margin_head)
-        head, gap = solve(jnp.asarray(rows))
-        filled = np.concatenate([rows, np.zeros((3, 12))])
-        again, _ = solve(jnp.asarray(filled), 9)
-        # Filled up to the shape of the one above, which is compiled already.
-        crossed = np.concatenate([rows, -rows[:1], np.zeros((2, 12))])
-        impossible = solve(jnp.asarray(crossed), 10)[1]
+    heads, gaps = max_margin_heads(rows[None])
     assert found.success
-    assert abs(float(gap)) <= GAP
-    np.testing.assert_allclose(head, found.x, atol=1e-4)
-    np.testing.assert_allclose(head, again, atol=1e-4)
-    assert np.isinf(impossible)
+    assert abs(gaps[0]) <= GAP
+    np.testing.assert_allclose(heads[0], found.x, atol=1e-4)
+
+
+def test_no_head_separates_a_row_from_its_opposite():
+    rows = np.random.default_rng(5).normal(size=(9, 12)) + np.eye(12)[0]
+    for crossed in (np.concatenate([rows, -rows[:1]]), np.concatenate([rows, rows, -rows[:1]])):
+        assert np.isinf(max_margin_heads(crossed[None])[1][0])
 
 
 @pytest.mark.slow
@@ -515,7 +509,7 @@ def test_one_stream_serves_every_block(monkeypatch):
     setting = Setting.make(**BASE)
     key = jax.random.key(7)
     whole = convex_head._learn(setting, 8, 12, "hinge", 0.1, 7, key)
-    monkeypatch.setattr(convex_head, "_MEMORY", 3 * 16 * 8)
+    monkeypatch.setattr(convex_head, "_MEMORY", 3 * 12 * 8)
     parts = convex_head._learn(setting, 8, 12, "hinge", 0.1, 7, key)
     for one, two in zip(whole, parts, strict=True):
         np.testing.assert_allclose(one, two, rtol=1e-10, atol=1e-12)

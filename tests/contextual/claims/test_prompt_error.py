@@ -370,8 +370,10 @@ def test_one_compilation_for_each_shape():
         assert simulate(**changes) == 1, f"compiled again for {changes}"
     assert simulate(shifts=[[0.5, 0.2]]) == 1, "compiled again for another shift of equal shape"
     assert simulate(ratio=[0.6, 4.0]) == 1, "compiled again for another grid of equal length"
-    assert simulate(ridge=0.0) == 2, "a system without ridge is solved in float64"
-    assert simulate(ridge=1e-5) == 2
+    assert simulate(ridge=0.0) == 1, "a system without ridge far from d = n is well conditioned"
+    near = {"ratio": [0.5, 1.2]}
+    assert simulate(**near, ridge=0.0) == 2, "one near d = n is solved in float64"
+    assert simulate(**near, ridge=1e-5) == 2
 
 
 @pytest.mark.parametrize("ratio", some_slow([[1.5, 3.0], [0.3, 0.6]], first=1))
@@ -393,7 +395,7 @@ def test_batches_keep_every_trial(monkeypatch):
 
 @pytest.mark.slow  # by default one system at a time, in test_ridge.py
 def test_float32_systems_change_no_digit_that_counts(monkeypatch):
-    point = {**BASE, "gain": 1.0, "dim": 32, "ratio": [0.3, 2.0], "ridge": [0.01, 0.1]}
+    point = {**BASE, "gain": 1.0, "dim": 32, "ratio": [0.3, 0.6, 2.0], "ridge": [0.0, 0.01, 0.1]}
     single = CLAIM.simulate(key=4, trials=8, **point)
     monkeypatch.setattr(prompt_error, "_dtype", lambda *args: jnp.float64)
     double = CLAIM.simulate(key=4, trials=8, **point)

@@ -21,16 +21,21 @@ def draw(first, rows):
     return jnp.take(jnp.asarray(ROWS), first + jnp.arange(rows), axis=0, mode="fill")
 
 
+def chunks_of(samples, multiplied, at_once):
+    """All rows at once, or a few at a time; `drawn` holds d rows at least."""
+    drawn = max(*samples, multiplied, 12) if at_once else max(multiplied, 12)
+    return Chunks(drawn, multiplied, 12, at_once)
+
+
 def path(samples, ridges, chunks, rows=None, dtype=jnp.float64):
     """Heads at ascending sizes, which the function takes apart at d."""
     sizes = np.array(samples, np.uint32)
+    chunks = chunks_of(samples, *chunks) if len(chunks) == 2 else Chunks(*chunks)
     small, large = jnp.asarray(sizes[sizes <= 12]), jnp.asarray(sizes[sizes > 12])
 
     @jax.jit
     def run(small, large, ridges):
-        return ridge_path(
-            rows or draw, 12, small, large, ridges, chunks=Chunks(*chunks), dtype=dtype
-        )
+        return ridge_path(rows or draw, 12, small, large, ridges, chunks=chunks, dtype=dtype)
 
     return run(small, large, jnp.asarray(ridges))
 
@@ -45,7 +50,9 @@ def expected(n, ridge):
 @pytest.mark.parametrize(
     "samples", [(5,), (12,), (13,), (400,), (3, 8, 11), (20, 50, 333), (4, 12, 13, 100, 400)]
 )
-@pytest.mark.parametrize("chunks", [(7, 3), *map(slow_case, [((64, 64),), ((512, 32),)])])
+@pytest.mark.parametrize(
+    "chunks", [(3, True), *map(slow_case, [((3, False),), ((64, False),), ((32, True),)])]
+)
 def test_against_direct_solutions(samples, chunks):
     ridges = (0.0, 1e-3, 0.5)
     found = path(samples, ridges, chunks)
@@ -65,26 +72,26 @@ def test_sums_of_outer_products_in_blocks(block, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK", block)
     lower = module._outer_product(jnp.asarray(ROWS))
     np.testing.assert_allclose(np.tril(lower), np.tril(ROWS.T @ ROWS), rtol=1e-12)
-    found = path((3, 8, 12, 400), (0.1,), (64, 64))
+    found = path((3, 8, 12, 400), (0.1,), (64, True))
     for i, n in enumerate((3, 8, 12, 400)):
         np.testing.assert_allclose(found[i, 0], expected(n, 0.1), rtol=1e-8, err_msg=f"{n}")
 
 
 def test_interpolates_beyond_the_threshold():
-    found = path((6,), [0.0], (8, 4))[0, 0]
+    found = path((6,), [0.0], (4, True))[0, 0]
     np.testing.assert_allclose(ROWS[:6] @ found, 1, rtol=1e-10)
 
 
 def test_primal_and_dual_agree():
     # Just below and above n = d the two routes solve neighbouring problems.
-    by_dual = path((12,), [0.1], (8, 4))[0, 0]
+    by_dual = path((12,), [0.1], (4, False))[0, 0]
     np.testing.assert_allclose(by_dual, expected(12, 0.1), rtol=1e-10)
 
 
 def test_nested_sizes_do_not_change_each_other():
-    together = path((8, 30, 200), [0.01], (64, 16))
+    together = path((8, 30, 200), [0.01], (16, True))
     for i, n in enumerate((8, 30, 200)):
-        alone = path((n,), [0.01], (64, 16))[0]
+        alone = path((n,), [0.01], (16, False))[0]
         np.testing.assert_allclose(together[i], alone, rtol=1e-9)
 
 
@@ -93,8 +100,8 @@ def test_float32_products_give_nearly_the_same_heads():
         return draw(first, rows).astype(jnp.float32)
 
     sizes, ridges = (5, 12, 50, 333), [0.1, 1.0]
-    double = path(sizes, ridges, (128, 32), draw32)
-    single = path(sizes, ridges, (128, 32), draw32, jnp.float32)
+    double = path(sizes, ridges, (32, True), draw32)
+    single = path(sizes, ridges, (32, True), draw32, jnp.float32)
     assert double.dtype == single.dtype == jnp.float64
     # The worst condition number here is about 100.
     np.testing.assert_allclose(single, double, rtol=0, atol=2e-5 * np.abs(double).max())
@@ -103,12 +110,21 @@ def test_float32_products_give_nearly_the_same_heads():
 @pytest.mark.parametrize(
     ("samples", "dim", "chunks"),
     [
-        ((64, 128, 256, 384, 512, 640, 768, 1024), 128, (1024, 128)),
-        ((64, 128), 128, (1, 1)),  # nothing above the dimension
-        ((10**6,), 256, (1024, 256)),
-        ((7, 11, 13), 10, (4, 4)),
-        ((40, 56, 72), 8, (128, 32)),
+        ((64, 128, 256, 384, 512, 640, 768, 1024), 128, (1024, 128, 128, True)),
+        ((64, 73, 213, 256, 366), 128, (384, 64, 96, True)),
+        ((64, 128), 128, (128, 32, 128, True)),  # nothing above the dimension
+        ((10**6,), 256, (256, 256, 0, False)),
+        ((100, 10**6), 256, (256, 256, 128, False)),
+        ((7, 11, 13), 10, (16, 16, 10, True)),
+        ((40, 56, 72), 8, (96, 32, 0, True)),
     ],
 )
 def test_chunks_are_few_and_full(samples, dim, chunks):
     assert Chunks.for_sizes(samples, dim) == chunks
+
+
+@pytest.mark.parametrize("samples", [(5,), (3, 8, 11), (20, 50, 333), (4, 12, 13, 100, 400)])
+def test_the_chunks_that_a_grid_gets_serve_it(samples):
+    found = path(samples, (0.1,), Chunks.for_sizes(samples, 12))
+    for i, n in enumerate(samples):
+        np.testing.assert_allclose(found[i, 0], expected(n, 0.1), rtol=1e-8, err_msg=f"{n}")
