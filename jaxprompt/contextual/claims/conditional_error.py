@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from jaxprompt.attention import prompt_attention
-from jaxprompt.compute.trials import per_trial
+from jaxprompt.compute.devices import map_trials
+from jaxprompt.compute.numpy_normals import fill_normals, generator_of
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
-from jaxprompt.contextual.law.margins import wrong_sign
 from jaxprompt.contextual.parameters import (
     DATA_LAW,
     DIM,
@@ -23,7 +22,6 @@ from jaxprompt.contextual.parameters import (
     optional,
 )
 from jaxprompt.contextual.setting import Setting
-from jaxprompt.contextual.simulation.sampling import sample_sequence
 from jaxprompt.core.claim import (
     Claim,
     Compared,
@@ -36,6 +34,7 @@ from jaxprompt.core.claim import (
 )
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
+from jaxprompt.stats import Estimate, mean_estimate
 
 __all__ = [
     "CLAIM",
@@ -155,49 +154,67 @@ SEQUENCES = 2048
 """Fresh sequences in one trial of the simulation."""
 
 
-def _make_vectors(*, dim: int, **parameters: Any) -> dict[str, Any]:
-    """The set-up of a point: its setting, and a head and a prompt with the given products.
+# No function of one trial: in NumPy, which compiles nothing.
+def simulate(
+    *, key: Key[Array, ""], trials: int, dim: int, **parameters: Any
+) -> dict[str, Estimate]:
+    """Share of wrong signs among sequences drawn and attended to token by token; float32.
 
     Raises:
         ParameterError: `dim` has no room for four special directions.
     """
     if dim < 4:
-        raise ParameterError("dim", dim, "an integer ≥ 4", "leave it out for 8", CLAIM.id)
+        raise ParameterError("dim", dim, "an integer ≥ 4", "leave it out for 4", CLAIM.id)
     setting = Setting.of(parameters)
     geometry = Geometry(*(parameters[name] for name in Geometry._fields))
     head, prompt = vectors_with_products(setting, geometry, dim)
-    return {"setting": setting, "head": head, "prompt": prompt}
+
+    def block(indices: np.ndarray) -> np.ndarray:
+        shares = [
+            _share_of_wrong_signs(setting, head, prompt, generator_of(key, int(index)))
+            for index in np.ravel(indices)
+        ]
+        return np.reshape(shares, np.shape(indices))
+
+    return {"error": mean_estimate(map_trials(block, trials))}
 
 
-# Numbers are traced, so that points with as many tokens and shifts share a compilation.
-@per_trial(
-    dtype="float32",
-    setup=_make_vectors,
-    traced=("signal", "context", "noise", "shifts", "shift_weights", *Geometry._fields),
-)
-def simulate(
-    *, key: Key[Array, ""], setting: Setting, head: Array, prompt: Array
-) -> dict[str, Array]:
-    """Share of wrong signs among sequences drawn and attended to token by token."""
-
-    def error(key: Array) -> Array:
-        sequence = sample_sequence(setting, head.size, key=key, dtype=jnp.float32)
-        margin = sequence.label * (head @ prompt_attention(sequence.tokens, prompt))
-        return wrong_sign(margin)
-
-    return {"error": jax.vmap(error)(jax.random.split(key, SEQUENCES)).mean()}
+def _share_of_wrong_signs(
+    setting: Setting, head: np.ndarray, prompt: np.ndarray, rng: np.random.Generator
+) -> float:
+    """Share of wrong signs among :data:`SEQUENCES` fresh sequences."""
+    label = np.where(rng.random(SEQUENCES, np.float32) < 0.5, np.float32(-1), np.float32(1))
+    edges = np.cumsum(np.asarray(setting.shift_weights, np.float64))[:-1]
+    index = np.searchsorted(edges, rng.random(SEQUENCES, np.float32), side="right")
+    shift = np.asarray(setting.shifts, np.float32)[index]
+    noise = np.empty((len(head), setting.irrelevant * SEQUENCES), np.float32)
+    fill_normals(noise, rng)
+    # Products of tokens with the prompt, which make their weights, and with the head.
+    vectors = np.stack([prompt, head])
+    own = np.stack([label * np.float32(setting.signal), np.full_like(label, setting.context)])
+    relevant = vectors[:, :2] @ own
+    irrelevant = np.float32(setting.noise) * (vectors @ noise)
+    irrelevant = irrelevant.reshape(2, setting.irrelevant, SEQUENCES)
+    irrelevant -= (vectors[:, :2] @ (shift[:, ::-1].T * own))[:, None]
+    peak = np.maximum(irrelevant[0].max(axis=0, initial=-np.inf), relevant[0])
+    weights = np.exp(irrelevant[0] - peak)
+    mass = setting.relevant * np.exp(relevant[0] - peak)
+    # The output times the weights' sum, which is positive.
+    output = mass * relevant[1] + (weights * irrelevant[1]).sum(axis=0)
+    return float((1 - np.sign(label * output)).mean() / 2)
 
 
 def vectors_with_products(
     setting: Setting, geometry: Geometry, dim: int
-) -> tuple[Float[Array, " dim"], Float[Array, " dim"]]:
+) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, " dim"]]:
     """A head and a prompt with the given inner products, in `dim` ≥ 4 coordinates, float32."""
     values, vectors = np.linalg.eigh(_residual_products(setting, geometry))
     residuals = vectors * np.sqrt(np.maximum(values, 0.0))
     both = np.zeros((2, dim))
     for row, (signal, context) in enumerate(_unit_components(setting, geometry)):
         both[row, :4] = signal, context, *residuals[row]
-    return jnp.asarray(both[0], jnp.float32), jnp.asarray(both[1], jnp.float32)
+    head, prompt = both.astype(np.float32)
+    return head, prompt
 
 
 def _unit_components(setting: Setting, g: Geometry) -> list[tuple[float, float]]:
@@ -333,7 +350,7 @@ CLAIM = Claim(
     derivation=DERIVATION,
     relation=Relation.MEAN,
     source="setting: Oymak et al., ICML 2023; formula: derived here",
-    parameters=(*DATA_LAW, *PRODUCTS, optional(DIM, 8)),
+    parameters=(*DATA_LAW, *PRODUCTS, optional(DIM, 4)),
     ignored=FAMILY,
     check_parameters=check_products,
     quantities=(

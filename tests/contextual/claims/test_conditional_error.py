@@ -56,6 +56,22 @@ def test_against_brute_force(place):
     assert abs(z) < 4.2, f"predicted {found['error']:.5f}, measured {measured:.5f}: z = {z:.1f}"
 
 
+@pytest.mark.parametrize(("place", "dim"), [(1, 4), (2, 9), (4, 5)])
+def test_simulation_against_brute_force(place, dim):
+    """A head and a prompt with noise of their own, shifts, and one irrelevant token."""
+    found = CLAIM.simulate(key=place, trials=60, **POINTS[place], dim=dim)["error"]
+    measured, error = brute_force(POINTS[place], 100_000, np.random.default_rng(place), dim)
+    assert abs(found.mean - measured) < 4.5 * np.hypot(found.stderr, error)
+
+
+def test_simulation_without_irrelevant_tokens_and_without_a_head():
+    found = CLAIM.simulate(key=0, trials=2, **{**POINTS[0], "relevant": 10})["error"]
+    assert found.mean == found.stderr == 0
+    silent = {"head_signal": 0.0, "head_context": 0.0, "head_norm": 0.0, "head_prompt": 0.0}
+    found = CLAIM.simulate(key=0, trials=2, **{**POINTS[0], **silent})["error"]
+    assert found.mean == 0.5
+
+
 def test_one_irrelevant_token_against_quadrature():
     point = POINTS[4]
     assert point["tokens"] - point["relevant"] == 1
