@@ -18,8 +18,8 @@ from scipy import special
 from scipy.stats import qmc
 
 from jaxprompt.compute import random_table
-from jaxprompt.compute.threefry import unrolled
 from jaxprompt.compute.numpy_normals import generator_of
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.setting import Setting
 
