@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -19,12 +19,15 @@ class NormalStream:
     then how many a model takes.
     """
 
-    def __init__(self, row: Float[Array, " n"] | None = None) -> None:
+    def __init__(self, row: Float[Array | np.ndarray, " n"] | None = None) -> None:
         self.row, self.used = row, 0
 
-    def normal(self, shape: Sequence[int], /) -> Array:
-        """The next numbers, in this shape; float32 where there is no row."""
+    def normal(self, shape: Sequence[int], /) -> Any:
+        """The next numbers, in this shape, as an array of the row's kind.
+
+        A float32 array of NumPy where there is no row.
+        """
         first, self.used = self.used, self.used + int(np.prod(shape))
         if self.row is None:
-            return jnp.zeros(shape, jnp.float32)
+            return np.zeros(shape, np.float32)
         return self.row[first : self.used].reshape(shape)

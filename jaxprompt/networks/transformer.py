@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
@@ -153,8 +154,8 @@ class Norm(nnx.Module):
     """Layer norm with scale and shift."""
 
     def __init__(self, width: int) -> None:
-        self.scale = nnx.Param(jnp.ones(width))
-        self.shift = nnx.Param(jnp.zeros(width))
+        self.scale = nnx.Param(np.ones(width, np.float32))
+        self.shift = nnx.Param(np.zeros(width, np.float32))
 
     def __call__(self, x: Float[Array, "*batch d"]) -> Float[Array, "*batch d"]:
         """The rows of x with mean 0 and variance 1, scaled and shifted."""
@@ -168,10 +169,11 @@ class Dense(nnx.Module):
         self, inputs: int, outputs: int, *, scale: float, rngs: Source, rank: int = 0
     ) -> None:
         self.kernel = nnx.Param(scale * rngs.params.normal((inputs, outputs)))
-        self.bias = nnx.Param(jnp.zeros(outputs))
-        down = rngs.added.normal((inputs, rank)) / inputs**0.5 if rank else None
+        self.bias = nnx.Param(np.zeros(outputs, np.float32))
+        down = rngs.added.normal((inputs, rank)) * inputs**-0.5 if rank else None
         self.down = None if down is None else LowRank(down)
-        self.up = LowRank(jnp.zeros((rank, outputs))) if rank else None
+        up: Any = np.zeros((rank, outputs), np.float32)
+        self.up = LowRank(up) if rank else None
 
     def __call__(self, x: Float[Array, "*batch i"]) -> Float[Array, "*batch o"]:
         """x·(W + down·up) + b, the low-rank part applied in two steps."""

@@ -119,8 +119,12 @@ def initial_state(
 
 
 def initial_states(config: Config, added: Added, keys: Key[Array, " R"]) -> State:
-    """:func:`initial_state` of R models, each from its key, in two programs."""
-    return _states_from_rows(config, added, *_draw_rows(*init_sizes(config, added), keys))
+    """:func:`initial_state` of R models, each from its key; NumPy arrays, made by one program."""
+    rows = _draw_rows(*init_sizes(config, added), keys)
+    states = [
+        _state_of_rows(config, added, *own) for own in zip(*map(np.asarray, rows), strict=True)
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
@@ -128,16 +132,13 @@ def _draw_rows(own: int, added: int, keys: Array) -> tuple[Array, Array]:
     return jax.vmap(functools.partial(draw_init_rows, own, added))(keys)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1), compiler_options=RUN_ONCE_OPTIONS)
-def _states_from_rows(config: Config, added: Added, own_rows: Array, added_rows: Array) -> State:
-    return jax.vmap(functools.partial(_state_from_rows, config, added))(own_rows, added_rows)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _state_from_rows(config: Config, added: Added, own_row: Array, added_row: Array) -> State:
-    # Apart from the generator, whose code would else be copied into every array's loop.
+def _state_of_rows(config: Config, added: Added, own_row: Any, added_row: Any) -> State:
     streams = InitStreams(NormalStream(own_row), NormalStream(added_row))
     return nnx.state(Transformer(config, added, rngs=streams))
+
+
+# Apart from the generator, whose code would else be copied into every array's loop.
+_state_from_rows = jax.jit(_state_of_rows, static_argnums=(0, 1))
 
 
 @functools.lru_cache(maxsize=64)
