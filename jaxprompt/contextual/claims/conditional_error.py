@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute.devices import map_trials
-from jaxprompt.compute.numpy_normals import fill_normals, generator_of
+from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals, generator_of
 from jaxprompt.contextual.law import attention_moments
 from jaxprompt.contextual.law.error_given_prompt import Geometry, conditional_error
 from jaxprompt.contextual.parameters import (
@@ -183,25 +183,37 @@ def _share_of_wrong_signs(
     setting: Setting, head: np.ndarray, prompt: np.ndarray, rng: np.random.Generator
 ) -> float:
     """Share of wrong signs among :data:`SEQUENCES` fresh sequences."""
-    label = np.where(rng.random(SEQUENCES, np.float32) < 0.5, np.float32(-1), np.float32(1))
+    most = max(1, 4 * NUMBERS_TOGETHER // (len(head) * max(setting.irrelevant, 1)))
+    wrong = sum(
+        _wrong_signs(setting, head, prompt, min(most, SEQUENCES - first), rng)
+        for first in range(0, SEQUENCES, most)
+    )
+    return wrong / SEQUENCES
+
+
+def _wrong_signs(
+    setting: Setting, head: np.ndarray, prompt: np.ndarray, count: int, rng: np.random.Generator
+) -> float:
+    """The number of wrong signs among `count` sequences; an output of 0 is half of one."""
+    label = np.where(rng.random(count, np.float32) < 0.5, np.float32(-1), np.float32(1))
     edges = np.cumsum(np.asarray(setting.shift_weights, np.float64))[:-1]
-    index = np.searchsorted(edges, rng.random(SEQUENCES, np.float32), side="right")
+    index = np.searchsorted(edges, rng.random(count, np.float32), side="right")
     shift = np.asarray(setting.shifts, np.float32)[index]
-    noise = np.empty((len(head), setting.irrelevant * SEQUENCES), np.float32)
+    noise = np.empty((len(head), setting.irrelevant * count), np.float32)
     fill_normals(noise, rng)
     # Products of tokens with the prompt, which make their weights, and with the head.
     vectors = np.stack([prompt, head])
     own = np.stack([label * np.float32(setting.signal), np.full_like(label, setting.context)])
     relevant = vectors[:, :2] @ own
     irrelevant = np.float32(setting.noise) * (vectors @ noise)
-    irrelevant = irrelevant.reshape(2, setting.irrelevant, SEQUENCES)
+    irrelevant = irrelevant.reshape(2, setting.irrelevant, count)
     irrelevant -= (vectors[:, :2] @ (shift[:, ::-1].T * own))[:, None]
     peak = np.maximum(irrelevant[0].max(axis=0, initial=-np.inf), relevant[0])
     weights = np.exp(irrelevant[0] - peak)
     mass = setting.relevant * np.exp(relevant[0] - peak)
     # The output times the weights' sum, which is positive.
     output = mass * relevant[1] + (weights * irrelevant[1]).sum(axis=0)
-    return float((1 - np.sign(label * output)).mean() / 2)
+    return float((1 - np.sign(label * output)).sum() / 2)
 
 
 def vectors_with_products(

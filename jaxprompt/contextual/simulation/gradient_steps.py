@@ -18,7 +18,7 @@ direction is drawn once for a batch, and of what is orthogonal only the length.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -148,19 +148,18 @@ def _mean_terms(
 ) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, " t"]]:  # fmt: skip
     """Means over batches of sequences' terms, and the variance of their mean across the head."""
     total, size = trials * samples, len(head)
-    terms = np.empty((total, size), np.float32)
-    squares = np.empty(total, np.float32)
+    # Either all batches are in one call, or there is one batch.
+    term_sums, square_sums = np.zeros((trials, size)), np.zeros(trials)
     for first in range(0, total, ROWS):
         drawn = draw_few_coordinates(setting, size, ROWS, rng)
         term, slopes = _terms_and_slopes(step, np.asarray(head, np.float32), *drawn)
-        kept = slice(first, min(first + ROWS, total))
-        number = kept.stop - first
-        terms[kept] = np.asarray(term)[:number]
+        number = min(ROWS, total - first)
+        terms = np.asarray(term)[:number].reshape(trials, -1, size)
         noisy = np.asarray(slopes)[:number, setting.relevant :]
-        squares[kept] = np.einsum("nt,nt->n", noisy, noisy)
-    mean = terms.reshape(trials, samples, size).mean(axis=1, dtype=np.float64)
-    square = squares.reshape(trials, samples).mean(axis=1, dtype=np.float64)
-    return mean, setting.noise**2 * square / samples
+        squares = np.einsum("nt,nt->n", noisy, noisy).reshape(trials, -1)
+        term_sums += terms.sum(axis=1, dtype=np.float64)
+        square_sums += squares.sum(axis=1, dtype=np.float64)
+    return term_sums / samples, np.square(setting.noise / samples) * square_sums
 
 
 def draw_few_coordinates(
@@ -211,7 +210,19 @@ _ROW_NUMBERS = 8
 
 def trials_of_a_block(setting: Setting, samples: int) -> int:
     """Trials that :func:`reduced_steps` best runs together."""
-    return max(1, 4 * NUMBERS_TOGETHER // (samples * (setting.irrelevant + _ROW_NUMBERS)))
+    return max(1, _most_rows(setting) // samples)
+
+
+def _most_rows(setting: Setting) -> int:
+    """Sequences that are best drawn together."""
+    return max(1, 4 * NUMBERS_TOGETHER // (setting.irrelevant + _ROW_NUMBERS))
+
+
+def _parts_of_batch(setting: Setting, samples: int, trials: int) -> Iterator[int]:
+    """Numbers of sequences that are drawn together, of each trial; they sum to `samples`."""
+    most = max(1, _most_rows(setting) // trials)
+    for first in range(0, samples, most):
+        yield min(most, samples - first)
 
 
 class Terms(NamedTuple):
@@ -317,6 +328,18 @@ def _prompts(
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
     """Prompts of step 2 along w⋆, q⋆, the head's rest, and their own rest."""
+    unit, _ = _unit_rows(heads)
+    parts = (
+        _prompt_terms(setting, part, heads, rng)
+        for part in _parts_of_batch(setting, samples, len(heads))
+    )
+    return _mean_step(parts, unit, dim, rng)
+
+
+def _prompt_terms(
+    setting: Setting, samples: int, heads: Float[np.ndarray, "t 3"], rng: np.random.Generator
+) -> list[Float32[np.ndarray, "t n"]]:
+    """Sequences' terms in step 2, as :func:`_mean_step` takes them."""
     trials, total, relevant = len(heads), setting.tokens, setting.relevant
     kinds = _Kinds(setting, samples, trials, rng)
     unit, norm = _unit_rows(heads)
@@ -343,7 +366,7 @@ def _prompts(
         + along * unit32[:, i]
         for i in (0, 1)
     ]  # fmt: skip
-    return _mean_step([*rows, along * unit32[:, 2], energy], unit, dim, rng)
+    return [*rows, along * unit32[:, 2], energy]
 
 
 def _last_heads(
@@ -351,6 +374,18 @@ def _last_heads(
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
     """Heads of step 3 along w⋆, q⋆, the prompt's rest, and their own rest."""
+    unit, _ = _unit_rows(prompts)
+    parts = (
+        _last_terms(setting, part, prompts, rng)
+        for part in _parts_of_batch(setting, samples, len(prompts))
+    )
+    return _mean_step(parts, unit, dim, rng)
+
+
+def _last_terms(
+    setting: Setting, samples: int, prompts: Float[np.ndarray, "t 3"], rng: np.random.Generator
+) -> list[Float32[np.ndarray, "t n"]]:
+    """Sequences' terms in step 3, as :func:`_mean_step` takes them."""
     trials = len(prompts)
     kinds = _Kinds(setting, samples, trials, rng)
     unit, norm = _unit_rows(prompts)
@@ -376,7 +411,7 @@ def _last_heads(
         + kinds.rows(label * kinds.other[:, i]) + drift * unit32[:, i]
         for i in (0, 1)
     ]  # fmt: skip
-    return _mean_step([*rows, drift * unit32[:, 2], energy], unit, dim, rng)
+    return [*rows, drift * unit32[:, 2], energy]
 
 
 def _unit_rows(vectors: Float[np.ndarray, "t 3"]) -> tuple[np.ndarray, Float[np.ndarray, " t"]]:
@@ -395,22 +430,28 @@ def _normals_of_rows(
 
 
 def _mean_step(
-    rows: list[Float32[np.ndarray, "t n"]], unit: Float[np.ndarray, "t 3"], dim: int,
+    parts: Iterable[list[Float32[np.ndarray, "t _"]]], unit: Float[np.ndarray, "t 3"], dim: int,
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "t 4"], Terms]:  # fmt: skip
     """Steps along three coordinates and what is orthogonal to them, from the sequences' terms.
 
-    `rows` are the terms' means given their scalars in the three coordinates, then the variance D of
-    their noise in every direction that is orthogonal to `unit`. Of sums of Gaussian vectors with
-    known variances only the sums are drawn.
+    Each part of a batch is the terms' means given their scalars in the three coordinates, then the
+    variance D of their noise in every direction that is orthogonal to `unit`. Of sums of Gaussian
+    vectors with known variances only the sums are drawn.
     """
-    trials, samples = rows[0].shape
-    mean = np.stack([row.mean(axis=1, dtype=np.float64) for row in rows], axis=1)
-    variance = np.empty_like(mean)
-    for i, row in enumerate(rows):
-        row -= mean[:, i, None].astype(np.float32)
-        variance[:, i] = np.einsum("tn,tn->t", row, row) / max(samples - 1, 1)
-    variance = _beyond_rounding(variance, mean)
+    trials, samples = len(unit), 0
+    mean, squares = np.zeros((trials, 4)), np.zeros((trials, 4))
+    for rows in parts:
+        number = rows[0].shape[1]
+        samples += number
+        for i, row in enumerate(rows):
+            new = row.mean(axis=1, dtype=np.float64)
+            row -= new[:, None].astype(np.float32)
+            away = new - mean[:, i]
+            mean[:, i] += away * (number / samples)
+            squares[:, i] += np.einsum("tn,tn->t", row, row)
+            squares[:, i] += np.square(away) * (number * (samples - number) / samples)
+    variance = _beyond_rounding(squares / max(samples - 1, 1), mean)
     level = mean[:, 3]
     variance[:, :3] += level[:, None] * (1 - np.square(unit))
     fresh = rng.standard_normal((trials, 3))

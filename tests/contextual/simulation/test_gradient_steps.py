@@ -139,7 +139,7 @@ def test_rows_that_are_equal_have_no_variance():
         rng.standard_normal((1, 3000), np.float32),
         np.zeros((1, 3000), np.float32),
     ]
-    _, terms = gradient_steps._mean_step(rows, np.eye(3)[:1], 9, rng)
+    _, terms = gradient_steps._mean_step([rows], np.eye(3)[:1], 9, rng)
     mean, variance = terms.mean[0], terms.variance[0]
     assert variance[0] == variance[3] == 0
     assert mean[0] == pytest.approx(np.float32(0.1), rel=1e-7)
@@ -155,7 +155,7 @@ def test_noise_of_a_step_is_gaussian_without_what_it_was_given():
     unit = np.tile([0.6, 0.0, 0.8], (trials, 1))
     level = rng.gamma(2.0, size=(trials, samples)).astype(np.float32)
     nothing = [np.zeros((trials, samples), np.float32) for _ in range(3)]
-    steps, terms = gradient_steps._mean_step([*nothing, level.copy()], unit, dim, rng)
+    steps, terms = gradient_steps._mean_step([[*nothing, level.copy()]], unit, dim, rng)
     steps = steps / np.sqrt(level.mean(axis=1) / samples)[:, None]
     assert np.abs(steps[:, :3] @ unit[0]).max() < 1e-6
     for direction in ([0.0, 1.0, 0.0], [0.8, 0.0, -0.6]):
@@ -164,6 +164,32 @@ def test_noise_of_a_step_is_gaussian_without_what_it_was_given():
     assert np.all(np.abs(np.corrcoef(steps[:, [0, 1, 3]].T) - np.eye(3)) < 0.07)
     expected = terms.mean[:, 3, None] * (1 - unit**2)
     np.testing.assert_allclose(terms.variance[:, :3], expected, rtol=1e-6)
+
+
+def test_parts_of_a_batch_have_the_moments_of_the_whole():
+    """In float64 by hand, from parts of unlike sizes whose means are unlike too."""
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((4, 2, 40)).astype(np.float32)
+    whole[3] = np.square(whole[3])
+    whole[:, :, 25:] += 3
+    cuts = [slice(0, 1), slice(1, 25), slice(25, 40)]
+    parts = [[part.copy() for part in whole[:, :, cut]] for cut in cuts]
+    _, terms = gradient_steps._mean_step(parts, np.zeros((2, 3)), 9, rng)
+    exact = whole.astype(np.float64)
+    np.testing.assert_allclose(terms.mean, exact.mean(axis=2).T, rtol=1e-5)
+    variance = exact.var(axis=2, ddof=1).T
+    variance[:, :3] += terms.mean[:, 3:]
+    np.testing.assert_allclose(terms.variance, variance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("trials", [1, 3, 50_000])
+@pytest.mark.parametrize("samples", [1, 7, 100_000])
+def test_parts_of_a_batch_are_all_of_it(samples, trials):
+    parts = list(gradient_steps._parts_of_batch(SETTING, samples, trials))
+    assert sum(parts) == samples
+    assert min(parts) >= 1
+    most = gradient_steps._most_rows(SETTING)
+    assert max(parts) * trials <= most or max(parts) == 1
 
 
 def test_length_of_the_first_head_beyond_the_plane_is_chi():
