@@ -474,10 +474,11 @@ def _known_prompt_design(trials_by_dim: Mapping[int, int]) -> Design:
     """Gains from no attention on, the middle one with shifts, over ridges and ratios on both sides
     of d = n.
 
-    So near to d = n, without ridge, the scatter is the largest that the trials average out.
+    So near to d = n, without ridge, the scatter is the largest that the trials average out. Whole
+    samples realise the ratios at every dimension, so there is one limit for all.
     """
     runs = [
-        Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.35, 0.5, 0.6, 1.75, 2.0], dim=dim,
+        Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.4, 0.5, 0.64, 16 / 9, 2.0], dim=dim,
             trials=trials)
         for setting, gains in ((_UNSHIFTED, (0.0, 1.0)), (_SOMETIMES_SHIFTED, (0.5,)))
         for gain in gains
