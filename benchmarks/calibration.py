@@ -58,12 +58,12 @@ class Reduction(NamedTuple):
 REDUCED = {
     # Rows stay conclusive, unless the reason says otherwise; runs are kept so that every falsifier
     # has one that tells.
-    "contextual.best_ridge": Reduction(0.6, changes={"ratio": [0.5, 2.0]}),
+    "contextual.best_ridge": Reduction(1.0, changes={"ratio": [0.5, 2.0]}),
     "contextual.conditional_error": Reduction(runs=(1, 4)),
     "contextual.context_gain": Reduction(runs=(3, 4, 5, 6, 7, 8)),
     "contextual.convex_head": Reduction(0.6, (3, 4, 5)),
     "contextual.first_step": Reduction(0.5, (2, 4, 5)),
-    "contextual.prompt_error": Reduction(0.7, (9, 10, 11), changes={"ratio": [0.5, 2.0]}),
+    "contextual.prompt_error": Reduction(0.8, (6, 7, 8), changes={"ratio": [0.5, 2.0]}),
     "contextual.prompt_step": Reduction(0.5, (3, 4)),
     "contextual.sample_complexity": Reduction(0.9),
     "contextual.same_data": Reduction(runs=(0, 1, 2, 3)),
@@ -114,7 +114,7 @@ SMALL = {
     "contextual.context_gain": Reduction(0.125, (3, 4, 5)),
     "contextual.convex_head": Reduction(0.1, (3, 4, 5)),
     "contextual.first_step": Reduction(0.02),
-    "contextual.prompt_error": Reduction(0.03, (9, 10, 11)),
+    "contextual.prompt_error": Reduction(0.03, (6, 7, 8)),
     "contextual.prompt_step": Reduction(0.02),
     "contextual.sample_complexity": Reduction(0.05),
     "contextual.same_data": Reduction(0.05),
