@@ -107,7 +107,7 @@ def map_trials(
         indices = np.concatenate([indices, np.full_like(indices, IDLE_ROW_INDEX)], axis=1)
     if len(found) == 1:
         parts = run_on_threads(block, indices, [None] * workers, workers)
-    elif isinstance(block, functools.partial) and hasattr(block.func, "lower"):
+    elif isinstance(block, functools.partial) and _is_compiled(block):
         parts = [_on_mesh(block, indices, tuple(found))]
     else:  # a function that looks at its indices on the host
         local = [device for device in found if device.process_index == jax.process_index()]
@@ -199,8 +199,9 @@ def run_on_threads(
     def run(part: np.ndarray, place: Device | None) -> Any:
         own = jax.default_device(place) if place is not None else contextlib.nullcontext()
         with own_settings(x64), own:
-            # Dispatch returns at once, but the first one compiles: the others wait for that.
-            with dispatch:
+            # Dispatch returns at once, but the first one compiles: the others wait for that. A
+            # function of NumPy is done when it returns, and does not wait.
+            with dispatch if _is_compiled(block) else contextlib.nullcontext():
                 result = block(part)
             return jax.tree.map(np.asarray, result)
 
@@ -208,6 +209,10 @@ def run_on_threads(
         return [run(part, place) for part, place in zip(indices, places, strict=True)]
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(run, indices, places))
+
+
+def _is_compiled(block: Callable[..., Any]) -> bool:
+    return hasattr(block.func if isinstance(block, functools.partial) else block, "lower")
 
 
 FAST_COMPILATION: dict[str, Any] = {"xla_backend_optimization_level": 1}

@@ -471,8 +471,7 @@ _SOMETIMES_SHIFTED = {
 
 
 def _known_prompt_design(trials_by_dim: Mapping[int, int]) -> Design:
-    """Gains from no attention on, the middle one with shifts, over ridges and ratios on both sides
-    of d = n.
+    """Gains from no attention on, each over ridges and ratios on both sides of d = n.
 
     So near to d = n, without ridge, the scatter is the largest that the trials average out. Whole
     samples realise the ratios at every dimension, so there is one limit for all.
@@ -480,7 +479,7 @@ def _known_prompt_design(trials_by_dim: Mapping[int, int]) -> Design:
     runs = [
         Run(setting, gain=gain, ridge=[0.0, 0.05], ratio=[0.4, 0.5, 0.64, 16 / 9, 2.0], dim=dim,
             trials=trials)
-        for setting, gains in ((_UNSHIFTED, (0.0, 1.0)), (_SOMETIMES_SHIFTED, (0.5,)))
+        for setting, gains in ((_UNSHIFTED, (0.0, 0.5, 1.0)), (_SOMETIMES_SHIFTED, (1.0,)))
         for gain in gains
         for dim, trials in trials_by_dim.items()
     ]  # fmt: skip
@@ -600,7 +599,7 @@ CLAIM = Claim(
     closed_form=closed_form,
     simulation=with_cells(simulate, _simulate_cells),
     designs={
-        "quick": _known_prompt_design({32: 768, 64: 128, 128: 640}),
+        "quick": _known_prompt_design({32: 864, 64: 144, 128: 720}),
         "full": _known_prompt_design({64: 8192, 128: 4096, 256: 3072, 512: 1536}),
     },
     check_parameters=check_law_and_ratio,
