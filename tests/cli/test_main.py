@@ -101,7 +101,7 @@ def test_show_says_where_predictions_were_compared(run, toys):
     claim = jp.claim("contextual.prompt_error")
     _, out, _ = run("show", claim.id)
     shown = out[out.index("predictions were compared") :]
-    assert re.search(r"ratio +0\.25 to 2 +0\.05 to 10\b", shown)
+    assert re.search(r"ratio +0\.4 to 2 +0\.05 to 10\b", shown)
     assert claim.compared.elsewhere in " ".join(shown.split())
     rows = {row["name"]: row for row in claim.describe()["compared"]}
     assert [*rows] == [p.name for p in claim.parameters]
