@@ -179,7 +179,10 @@ class Claim:
     @property
     def continues(self) -> bool:
         """Whether :meth:`simulate` can go on from trial `first`."""
-        return "first" in inspect.signature(self.simulation, follow_wrapped=False).parameters
+        own = inspect.signature(self.simulation, follow_wrapped=False).parameters
+        if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in own.values()):
+            own = {**own, **inspect.signature(self.simulation).parameters}  # it passes all on
+        return "first" in own
 
     def falsifier(self, name: str) -> Falsifier:
         """The falsifier called `name`; KeyError if there is none."""

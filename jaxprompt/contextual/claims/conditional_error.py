@@ -156,7 +156,7 @@ SEQUENCES = 2048
 
 # No function of one trial: in NumPy, which compiles nothing.
 def simulate(
-    *, key: Key[Array, ""], trials: int, dim: int, **parameters: Any
+    *, key: Key[Array, ""], trials: int, dim: int, first: int = 0, **parameters: Any
 ) -> dict[str, Estimate]:
     """Share of wrong signs among sequences drawn and attended to token by token; float32.
 
@@ -176,7 +176,7 @@ def simulate(
         ]
         return np.reshape(shares, np.shape(indices))
 
-    return {"error": mean_estimate(map_trials(block, trials))}
+    return {"error": mean_estimate(map_trials(block, trials, first=first))}
 
 
 def _share_of_wrong_signs(

@@ -199,7 +199,7 @@ FALSIFIERS = (
 # No function of one trial: sequences of all trials are differentiated together.
 def simulate(
     *, key: Key[Array, ""], trials: int, dim: int, samples: int, head_signal: float,
-    head_context: float, head_norm: float, prompt_rate: float, **params: Any,
+    head_context: float, head_norm: float, prompt_rate: float, first: int = 0, **params: Any,
 ) -> dict[str, Estimate]:  # fmt: skip
     """One gradient step of the prompt from 0, by automatic differentiation on sequences drawn
     token by token.
@@ -221,7 +221,7 @@ def simulate(
     head[1] = component_along(head_context, setting.context)
     head[2] = np.sqrt(max(head_norm**2 - np.square(head[:2]).sum(), 0.0))
     along, across = gradient_steps.steps_in_few_coordinates(
-        gradient_steps.prompt_step, setting, dim, samples, trials, head, key=key
+        gradient_steps.prompt_step, setting, dim, samples, trials, head, key=key, first=first
     )
     return {
         "context": mean_estimate(prompt_rate * along[:, 1]),

@@ -114,9 +114,10 @@ ROWS = 2048
 
 def steps_in_few_coordinates(
     step: Step, setting: Setting, dim: int, samples: int, trials: int,
-    head: Float[np.ndarray, " m"], *, key: Key[Array, ""],
+    head: Float[np.ndarray, " m"], *, key: Key[Array, ""], first: int = 0,
 ) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, " t"]]:  # fmt: skip
-    """Steps from `head` and prompt 0 by automatic differentiation on sampled tokens, float32.
+    """Steps from `head` and prompt 0 by automatic differentiation on sampled tokens, float32, in
+    the trials from the index `first` on.
 
     Tokens are drawn in the m ≥ 2 coordinates that the head has; the first two are along w⋆ and q⋆.
     Returned are the steps' coordinates there, and the mean of the squared norm in the other
@@ -137,8 +138,10 @@ def steps_in_few_coordinates(
         means, levels = (np.stack(each) for each in zip(*parts, strict=True))
         return {"mean": means.reshape(*shape, len(head)), "level": levels.reshape(shape)}
 
-    found = map_trials(block, -(-trials // together))
-    mean, level = (found[n].reshape(-1, *found[n].shape[2:])[:trials] for n in ("mean", "level"))
+    start, done = divmod(first, together)
+    found = map_trials(block, -(-(done + trials) // together), first=start)
+    wanted = slice(done, done + trials)
+    mean, level = (found[n].reshape(-1, *found[n].shape[2:])[wanted] for n in ("mean", "level"))
     return mean, (dim - len(head)) * level
 
 

@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import first_point
 from scipy import stats
 
+import jaxprompt as jp
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
+from jaxprompt.stats import combine
 
 SETTING = Setting.make(
     tokens=4, relevant=1, signal=1.3, context=1.1, noise=0.9,
@@ -270,3 +273,18 @@ def test_too_few_coordinates_are_refused():
         gradient_steps.steps_in_few_coordinates(
             STEPS["prompt"], SETTING, 2, 5, 3, GIVEN["prompt"], key=jax.random.key(0)
         )
+
+
+@pytest.mark.parametrize("id", ["contextual.prompt_step", "contextual.conditional_error"])
+@pytest.mark.parametrize("done", [0, 2, 5, 64])
+def test_a_simulation_goes_on_where_another_stopped(id, done):
+    claim = jp.claim(id)
+    point = dict(first_point(claim))
+    whole = claim.simulate(point, key=3, trials=done + 7)
+    rest = claim.simulate(point, key=3, trials=7, first=done)
+    parts = [claim.simulate(point, key=3, trials=done), rest] if done else [rest]
+    for name, estimate in whole.items():
+        joined = combine([part[name] for part in parts])
+        assert joined.trials == estimate.trials
+        np.testing.assert_allclose(joined.mean, estimate.mean, rtol=1e-6)
+        np.testing.assert_allclose(joined.stderr, estimate.stderr, rtol=1e-5)
