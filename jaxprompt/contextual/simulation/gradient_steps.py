@@ -32,6 +32,7 @@ from jaxprompt.compute.numpy_normals import NUMBERS_TOGETHER, fill_normals, gene
 from jaxprompt.contextual.law.margins import Geometry
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
+from jaxprompt.errors import ParameterError
 
 __all__ = [
     "Batch", "Step", "Steps", "Terms", "draw_few_coordinates", "head_step", "prompt_step",
@@ -108,6 +109,21 @@ def token_steps(
 Step = Callable[[Array, Array, Batch], Array]
 """A step of the head or the prompt as a function of head, prompt and batch."""
 
+MOST_NUMBERS = 2**38
+"""Most normals of one trial's batch, which take about an hour: batches are drawn in parts, so that
+memory sets no limit."""
+
+
+def _refuse_endless(samples: int, numbers: int) -> None:
+    """Refuse a batch that no one would wait for: `samples` sequences of so many normals each."""
+    most = MOST_NUMBERS // max(numbers, 1)
+    if samples > most:
+        raise ParameterError(
+            "samples", samples, f"at most {most} in a simulation",
+            "use fewer: a trial draws every sequence",
+        )  # fmt: skip
+
+
 ROWS = 2048
 """Sequences of one compiled call, whatever their number in a batch."""
 
@@ -127,6 +143,7 @@ def steps_in_few_coordinates(
     """
     if dim < len(head):
         raise ValueError(f"dim = {dim}: must be at least {len(head)}")
+    _refuse_endless(samples, setting.irrelevant * len(head))
     together = max(1, ROWS // samples)
 
     def block(indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -257,6 +274,7 @@ def reduced_steps(
     Inner products are arrays (trials,) in float64, made of rows in float32. `head_rate` multiplies
     the first head; its terms are those of a step of size 1. Needs ``dim >= 4``.
     """
+    _refuse_endless(samples, 2 * setting.irrelevant)
     head, first = _first_heads(setting, dim, samples, trials, rng)
     head = head_rate * head
     prompt, second = _prompts(setting, dim, samples, head, rng)

@@ -12,6 +12,7 @@ from scipy import stats
 import jaxprompt as jp
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
+from jaxprompt.errors import ParameterError
 from jaxprompt.stats import combine
 
 SETTING = Setting.make(
@@ -288,3 +289,13 @@ def test_a_simulation_goes_on_where_another_stopped(id, done):
         assert joined.trials == estimate.trials
         np.testing.assert_allclose(joined.mean, estimate.mean, rtol=1e-6)
         np.testing.assert_allclose(joined.stderr, estimate.stderr, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "id", ["contextual.first_step", "contextual.prompt_step", "contextual.three_steps"]
+)
+def test_a_batch_without_end_is_refused_in_one_line(id):
+    claim = jp.claim(id)
+    point = {n: v for n, v in first_point(claim).items() if n != "ratio"}
+    with pytest.raises(ParameterError, match=r"`samples` = 1000000000000: must be at most \d+"):
+        claim.simulate({**point, "samples": 10**12}, key=0, trials=2)
