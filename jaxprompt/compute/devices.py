@@ -42,6 +42,7 @@ __all__ = [
     "compile_block",
     "cores",
     "devices",
+    "is_compiled",
     "map_rows_bit_stable",
     "map_trials",
     "one_by_one_on_cpu",
@@ -107,7 +108,7 @@ def map_trials(
         indices = np.concatenate([indices, np.full_like(indices, IDLE_ROW_INDEX)], axis=1)
     if len(found) == 1:
         parts = run_on_threads(block, indices, [None] * workers, workers)
-    elif isinstance(block, functools.partial) and _is_compiled(block):
+    elif isinstance(block, functools.partial) and is_compiled(block):
         parts = [_on_mesh(block, indices, tuple(found))]
     else:  # a function that looks at its indices on the host
         local = [device for device in found if device.process_index == jax.process_index()]
@@ -201,7 +202,7 @@ def run_on_threads(
         with own_settings(x64), own:
             # Dispatch returns at once, but the first one compiles: the others wait for that. A
             # function of NumPy is done when it returns, and does not wait.
-            with dispatch if _is_compiled(block) else contextlib.nullcontext():
+            with dispatch if is_compiled(block) else contextlib.nullcontext():
                 result = block(part)
             return jax.tree.map(np.asarray, result)
 
@@ -211,7 +212,8 @@ def run_on_threads(
         return list(pool.map(run, indices, places))
 
 
-def _is_compiled(block: Callable[..., Any]) -> bool:
+def is_compiled(block: Callable[..., Any]) -> bool:
+    """Whether a block of trials is a program of JAX, rather than a function of NumPy indices."""
     return hasattr(block.func if isinstance(block, functools.partial) else block, "lower")
 
 

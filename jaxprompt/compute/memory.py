@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprompt.compute.devices import block_observer, part_of_larger_program
+from jaxprompt.compute.devices import block_observer, is_compiled, part_of_larger_program
 
 resource: Any
 try:
@@ -166,8 +166,11 @@ def trace_block(
 ) -> TrialMemory:
     """What blocks of trials hold that run at the same time, one for each row of `indices`.
 
-    The program is compiled too if `compile_if` asks for it, which is given the lower bound.
+    The program is compiled too if `compile_if` asks for it, which is given the lower bound. Of a
+    block that computes by NumPy nothing is known: 0.
     """
+    if not is_compiled(block):
+        return TrialMemory(0, len(indices))
     if isinstance(block, functools.partial):
         block = part_of_larger_program(block)
     traced = TrialMemory(_largest_step(jax.make_jaxpr(block)(indices[0]).jaxpr), len(indices))

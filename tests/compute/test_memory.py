@@ -224,3 +224,18 @@ def test_too_little_memory_to_start_is_one_line(room, tmp_path):
     assert done.stderr.startswith("jaxprompt: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_trials_by_numpy_run_where_those_of_jax_would_be_looked_at(monkeypatch):
+    claim = jp.claim("contextual.context_gain")
+    looked = []
+    traced = core_memory.trace_block
+    monkeypatch.setattr(
+        core_memory, "trace_block", lambda *args: looked.append(traced(*args)) or looked[-1]
+    )
+    cells = claim.measure_design(
+        jp.Design(*claim.figure.design.runs[-1:], trials=4), jax.random.key(0), None
+    )
+    assert looked
+    assert all(held.at_least == 0 for held in looked)
+    assert all("snr_gain" in cell.estimates for cell in cells)
