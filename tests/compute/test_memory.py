@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import numpy as np
 import pytest
 
 import jaxprompt as jp
@@ -226,16 +227,18 @@ def test_too_little_memory_to_start_is_one_line(room, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_trials_by_numpy_run_where_those_of_jax_would_be_looked_at(monkeypatch):
-    claim = jp.claim("contextual.context_gain")
-    looked = []
-    traced = core_memory.trace_block
-    monkeypatch.setattr(
-        core_memory, "trace_block", lambda *args: looked.append(traced(*args)) or looked[-1]
-    )
-    cells = claim.measure_design(
-        jp.Design(*claim.figure.design.runs[-1:], trials=4), jax.random.key(0), None
-    )
-    assert looked
-    assert all(held.at_least == 0 for held in looked)
-    assert all("snr_gain" in cell.estimates for cell in cells)
+def test_of_trials_by_numpy_nothing_is_known_and_they_run():
+    def block(indices):
+        return {"index": np.asarray(indices, np.float64)}
+
+    def observe(block, indices):
+        held = memory.trace_block(block, indices, lambda lower_bound: True)
+        assert held == memory.TrialMemory(0, len(indices))
+        return len(indices)
+
+    token = devices.block_observer.set(observe)
+    try:
+        found = devices.map_trials(block, 10, threads=2)
+    finally:
+        devices.block_observer.reset(token)
+    np.testing.assert_array_equal(found["index"], np.arange(10))
