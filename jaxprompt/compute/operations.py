@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.jax_settings import own_settings
+from jaxprompt.compute.threefry import unrolled
 
 __all__ = ["Operations", "count_operations", "operations_of", "seconds_for"]
 
@@ -105,7 +106,8 @@ def seconds_for(work: Operations, times: int, *, programs: int = 1) -> float:
 @functools.cache
 def _seconds_an_addition() -> float:
     def draw(seed: jax.Array) -> jax.Array:
-        return jax.random.normal(jax.random.key(seed), (2**16,), jnp.float32).sum()
+        key = unrolled(jax.random.key(seed))  # as trials have it
+        return jax.random.normal(key, (2**16,), jnp.float32).sum()
 
     with own_settings(x64=False):
         seed = np.uint32(0)

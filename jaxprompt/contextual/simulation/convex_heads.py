@@ -95,19 +95,19 @@ def _newton_multipliers(rows: Rows, ridge: float, loss: str) -> Multipliers:
         margins = _margins(rows, heads)
         return 1 - margins if loss == "square" else special.expit(-margins)
 
-    dual, left, some = multipliers(rows, heads), np.arange(trials), rows
+    dual, left, rows_left = multipliers(rows, heads), np.arange(trials), rows
     for _ in range(_MOST_STEPS):
-        own = dual[left]
-        curvature = np.ones_like(own) if loss == "square" else own * (1 - own)
-        turned = some.swapaxes(1, 2)
-        hessian = (turned * curvature[:, None]) @ some / count + ridge * np.eye(dim)
-        slope = ridge * heads[left] - _pulled(some, own) / count
+        pull = dual[left]
+        curvature = np.ones_like(pull) if loss == "square" else pull * (1 - pull)
+        turned = rows_left.swapaxes(1, 2)
+        hessian = (turned * curvature[:, None]) @ rows_left / count + ridge * np.eye(dim)
+        slope = ridge * heads[left] - _pulled(rows_left, pull) / count
         heads[left] -= np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
-        dual[left] = multipliers(some, heads[left])
-        unsolved = ~(_gaps(some, ridge, loss, dual[left]) <= GAP)
+        dual[left] = multipliers(rows_left, heads[left])
+        unsolved = ~(_gaps(rows_left, ridge, loss, dual[left]) <= GAP)
         if not unsolved.any():
             break
-        left, some = left[unsolved], some[unsolved]
+        left, rows_left = left[unsolved], rows_left[unsolved]
     return dual
 
 
@@ -135,17 +135,17 @@ def _box_multipliers(
     even = count * scale / np.square(rows.sum(axis=1)).sum(axis=1)
     start = np.full((trials, count), 0.5) if np.isfinite(most) else np.repeat(even, count)
     start = start.reshape(trials, count)
-    found, left, some = start.copy(), np.arange(trials), rows
+    found, left, rows_left = start.copy(), np.arange(trials), rows
     excess = _margins(rows, _pulled(rows, start)) / scale - 1
     upper = np.maximum(-excess, 0) + 1 if np.isfinite(most) else np.zeros_like(start)
     now = _Iterate(start, np.maximum(excess, 0) + 1, upper)
     for _ in range(_MOST_STEPS):
-        now = _inner_step(some, scale, most, now)
+        now = _inner_step(rows_left, scale, most, now)
         found[left] = now.dual
-        unsolved = ~(gaps(some, now.dual) <= GAP)
+        unsolved = ~(gaps(rows_left, now.dual) <= GAP)
         if not unsolved.any():
             break
-        left, some, now = left[unsolved], some[unsolved], now.of(unsolved)
+        left, rows_left, now = left[unsolved], rows_left[unsolved], now.of(unsolved)
     return found
 
 
