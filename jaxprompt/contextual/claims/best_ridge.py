@@ -134,50 +134,48 @@ def closed_form(
     )  # fmt: skip
 
 
-def _optimal_ridge_and_gain(*, dim: float, **point: Any) -> dict[str, Estimate]:
+def _optimal_ridge_and_gain(
+    *, dim: float, ratio: float, gain: float, ridge_factor: float, **law: Any
+) -> dict[str, Estimate]:
     """The optima of the limit, moved to a finite dimension."""
-    optima, here, plain, least = _optima_in_the_limit(**point)
+    optima, here, plain, least = _best_ridge_in_the_limit(
+        ratio=ratio, gain=gain, ridge_factor=ridge_factor, **law
+    )
+    optima = {**optima, **_best_gain_in_the_limit(ratio=ratio, **law)}
     if not math.isfinite(dim):
         return optima
-    ratio, factor = point["ratio"], point["ridge_factor"]
-    ridge, samples = float(optima["best_ridge"].mean) / factor, dim / ratio
+    ridge, samples = float(optima["best_ridge"].mean) / ridge_factor, dim / ratio
     moved, change = best_finite_ridge(here, dim, samples, ridge)
-    if factor != 1:
-        at_moved = ridge_limit(here, ratio, ridge * factor)
+    if ridge_factor != 1:
+        at_moved = ridge_limit(here, ratio, ridge * ridge_factor)
         wrong = at_finite_dim(
-            at_moved, here, dim, samples, ridge * factor, prompt_coordinate=False
+            at_moved, here, dim, samples, ridge * ridge_factor, prompt_coordinate=False
         ).error  # fmt: skip
         change = float((wrong - at_moved.error).mean())
     without = at_finite_dim(plain, here, dim, samples, 0.0, prompt_coordinate=False).error
     stderr = float(optima["best_ridge"].stderr) * moved / ridge
     return {
         **optima,
-        "best_ridge": Estimate(moved * factor, stderr, len(least)),
+        "best_ridge": Estimate(moved * ridge_factor, stderr, len(least)),
         "error": quadrature_estimate(least + change),
         "saving": quadrature_estimate(without - least - change),
     }
 
 
-@functools.lru_cache(maxsize=256)
-def _optima_in_the_limit(
+def _features(averaged_noise: bool, gain: float, setting: Mapping[str, Any]) -> FeatureLaw:
+    law = feature_law(**setting, gain=gain)
+    return law.averaged() if averaged_noise else law
+
+
+@functools.lru_cache(maxsize=32)
+def _best_ridge_in_the_limit(
     *, ratio: float, gain: float, averaged_noise: bool, ridge_factor: float, **setting: Any
 ) -> tuple[dict[str, Estimate], FeatureLaw, Limit, np.ndarray]:
-    """Both optima at one point: a check asks for the same ones at every dimension.
+    """The best ridge at one point: a check asks for the same one at every dimension.
 
     Also the law of features there, the limit without ridge, and the replicates of the least error.
     """
-
-    def features(gain: float) -> FeatureLaw:
-        law = feature_law(**setting, gain=gain)
-        return law.averaged() if averaged_noise else law
-
-    def coarse_features(gain: float) -> FeatureLaw:
-        law = coarse_feature_law(
-            setting, gain, nodes=SEARCHED_NODES, replicates=SEARCHED_REPLICATES
-        )
-        return law.averaged() if averaged_noise else law
-
-    here = features(gain)
+    here = _features(averaged_noise, gain, setting)
     optimum = refined_optimum(
         lambda log_ridge: ridge_limit(here, ratio, float(np.exp(log_ridge))),
         float(np.log(best_ridge(here, ratio))), _RIDGE_STEP,
@@ -188,6 +186,28 @@ def _optima_in_the_limit(
     plain = ridge_limit(here, ratio, 0.0)
     if ridge_factor == 1 and plain.error.mean() < least.mean():
         least = plain.error  # the least ridge that is searched stands for none
+    optima = {
+        "best_ridge": Estimate(ridge * ridge_factor, ridge * optimum.stderr, len(least)),
+        "error": quadrature_estimate(least),
+        "saving": quadrature_estimate(plain.error - least),
+    }
+    return optima, here, plain, least
+
+
+@functools.lru_cache(maxsize=256)
+def _best_gain_in_the_limit(
+    *, ratio: float, averaged_noise: bool, **setting: Any
+) -> dict[str, Estimate]:
+    """The best gain, each gain with its own best ridge: the same for all gains of points."""
+
+    def features(gain: float) -> FeatureLaw:
+        return _features(averaged_noise, gain, setting)
+
+    def coarse_features(gain: float) -> FeatureLaw:
+        law = coarse_feature_law(
+            setting, gain, nodes=SEARCHED_NODES, replicates=SEARCHED_REPLICATES
+        )
+        return law.averaged() if averaged_noise else law
 
     def at_best_ridge(gain: float) -> Limit:
         law = features(gain)
@@ -197,14 +217,10 @@ def _optima_in_the_limit(
     best = best_gain(features, ratio, scan=scan, coarse_features=coarse_features)
     step = _GAIN_STEP * (abs(best) or float(scan.max()))
     joint = refined_optimum(at_best_ridge, best, step)
-    optima = {
-        "best_ridge": Estimate(ridge * ridge_factor, ridge * optimum.stderr, len(least)),
-        "best_gain": Estimate(joint.place, joint.stderr, len(least)),
-        "error": quadrature_estimate(least),
-        "saving": quadrature_estimate(plain.error - least),
+    return {
+        "best_gain": Estimate(joint.place, joint.stderr, len(joint.limit.error)),
         "best_gain_error": quadrature_estimate(joint.limit.error),
     }
-    return optima, here, plain, least
 
 
 _RIDGE_STEP = 0.4
@@ -382,24 +398,31 @@ _GRID_NODES = 512
 def _by_plain_grid(
     parameters: Mapping[str, Any], given: Mapping[str, Any], predicted: Mapping[str, Any]
 ) -> Iterator[Comparison]:
+    """Both least errors beside those of fixed grids; `given` has the defaults of `parameters`."""
+    values = _least_errors_on_grids(
+        float(given["ratio"]), **{name: given[name] for name in SETTING_NAMES}
+    )
+    for name, value in values.items():
+        yield Comparison(
+            name, parameters, float(predicted[name]), value, _GRID_TOLERANCE, note="a plain grid"
+        )
+
+
+@functools.lru_cache(maxsize=256)
+def _least_errors_on_grids(ratio: float, *, gain: float, **setting: Any) -> dict[str, float]:
     """Least errors over fixed grids of ridges in units of σ², and of gains of both signs in units
-    of 1/σ², with no search; `given` has the defaults of `parameters` too."""
-    setting = {n: given[n] for n in SETTING_NAMES if n != "gain"}
-    unit, ratio = float(given["noise"]) ** 2 or 1.0, float(given["ratio"])
+    of 1/σ², with no search; each falsifier is set beside the same ones."""
+    unit = float(setting["noise"]) ** 2 or 1.0
 
     def least(gain: float, ridges: np.ndarray) -> float:
         law = coarse_feature_law(setting, gain, nodes=_GRID_NODES, replicates=2)
         return min(float(ridge_limit(law, ratio, float(x)).error.mean()) for x in ridges * unit)
 
     gains = _GRID[20:45] / unit
-    values = {
-        "error": least(float(given["gain"]), _GRID[::4]),
+    return {
+        "error": least(float(gain), _GRID[::4]),
         "best_gain_error": min(least(s * float(g), _GRID[::12]) for g in gains for s in (-1, 1)),
     }
-    for name, value in values.items():
-        yield Comparison(
-            name, parameters, float(predicted[name]), value, _GRID_TOLERANCE, note="a plain grid"
-        )
 
 
 # --- the design ---

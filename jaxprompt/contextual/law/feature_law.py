@@ -86,7 +86,7 @@ class FeatureLaw(NamedTuple):
         return FeatureLaw(self.alpha.reshape(1, -1), self.tau.reshape(1, -1), weights, short, along)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=32)  # up to ten megabytes each
 def feature_law(
     tokens: int,
     relevant: int,
@@ -138,7 +138,7 @@ class _ScoreSums(NamedTuple):
     weights: np.ndarray
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)
 def _summed_scores(irrelevant: int, scale: float) -> _ScoreSums:
     """They do not depend on the shift, nor on the number of relevant tokens."""
     scores = attention_moments.score_nodes(irrelevant, scale)

@@ -2,6 +2,7 @@ r"""Limits of a ridge head over pooled features, at any ratio and ridge, and the
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -356,26 +357,28 @@ def best_gain(
             return coarse_features(gain)
         return features(gain).thinned(SEARCHED_NODES, SEARCHED_REPLICATES)
 
-    def error(law: FeatureLaw) -> float:
+    @functools.cache
+    def searched(gain: float) -> tuple[float, float]:
+        """The ridge at a gain, and the error there on few nodes."""
         if ridge is None:
-            return _best_ridge(law, ratio)[1]
-        return float(ridge_limit(law, ratio, ridge).error.mean())
+            return _best_ridge(coarse(gain), ratio)
+        return ridge, float(ridge_limit(coarse(gain), ratio, ridge).error.mean())
 
-    errors = np.array([error(coarse(float(gain))) for gain in scan])
+    errors = np.array([searched(float(gain))[1] for gain in scan])
     if np.isnan(errors).any():
         return float("nan")
 
     # Few nodes cannot tell how deep a valley of rare errors is, nor always where it is: what is
     # near the least error on them is looked at on all.
+    @functools.cache
     def exact(gain: float) -> float:
-        used = best_ridge(features(gain), ratio) if ridge is None else ridge
-        return float(ridge_limit(features(gain), ratio, used).error.mean())
+        return float(ridge_limit(features(gain), ratio, searched(gain)[0]).error.mean())
 
     near = errors <= _NEAR * errors.min() + _UNSEEN
     exactly = np.full(len(scan), np.inf)
     exactly[near] = [exact(float(gain)) for gain in scan[near]]
     lowest = int(np.argmin(exactly))
-    best = _refined(lambda gain: error(coarse(gain)), scan, lowest)
+    best = _refined(lambda gain: searched(float(gain))[1], scan, lowest)
     # The coarse nodes refine it in one way, and a parabola through the exact errors in another.
     sides = slice(max(lowest - 1, 0), lowest + 2)
     candidates = [float(scan[lowest]), best]
@@ -418,11 +421,12 @@ def refined_optimum(limit_at: Callable[[float], Limit], place: float, step: floa
     there is no curvature at all, as at an end of the search, or the minimum is not that near, the
     place stays. A move that raises the error beyond doubt is not made, and counts as an error.
     """
-    start = limit_at(place)
+    start = at_moved = limit_at(place)
     moved, noise = place, 0.0
     for _ in range(2):
-        lowest, low, middle, high, highest = (
-            limit_at(moved + shift * step).error for shift in (-1, -0.5, 0, 0.5, 1)
+        middle = at_moved.error
+        lowest, low, high, highest = (
+            limit_at(moved + shift * step).error for shift in (-1, -0.5, 0.5, 1)
         )
         slope = (8 * (high - low) - (highest - lowest)) / 6
         bends = (16 * (high + low) - highest - lowest - 30 * middle) / 3
@@ -430,13 +434,13 @@ def refined_optimum(limit_at: Callable[[float], Limit], place: float, step: floa
         if not bend > 0 or abs(slope.mean()) > bend:
             return Optimum(place, 0.0, start)
         moved -= step * float(slope.mean()) / bend
+        at_moved = limit_at(moved)
         noise = 0.0
         if _above_noise(bends):
             noise = step * float(slope.std(ddof=1)) / bend / np.sqrt(len(slope))
-    end = limit_at(moved)
-    if _above_noise(end.error - start.error):
+    if _above_noise(at_moved.error - start.error):
         return Optimum(place, float(np.hypot(noise, moved - place)), start)
-    return Optimum(moved, noise, end)
+    return Optimum(moved, noise, at_moved)
 
 
 def _above_noise(values: Float[np.ndarray, " R"]) -> bool:
