@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 import scarce_samples
-from quick_cases import some_slow
+
+# Each is one program, where every operation alone would be one.
+training_rows = jax.jit(scarce_samples.training_rows)
+draw_sequences = jax.jit(scarce_samples.draw_sequences, static_argnums=3)
+held_out_sums = jax.jit(scarce_samples.held_out_sums, static_argnums=0)
 
 
 @pytest.mark.parametrize("samples", [3, 5, 20, 1000])
 def test_folds_hold_out_each_sample_once_and_train_on_the_others(samples):
     held: list[int] = []
     for fold in range(scarce_samples.FOLDS):
-        rows, count = scarce_samples.training_rows(fold, samples)
+        rows, count = training_rows(fold, samples)
         trained = set(np.asarray(rows)[: int(count)].tolist())
         assert len(trained) == int(count) > 0
         assert trained <= set(range(samples))
         held += set(range(samples)) - trained
     assert sorted(held) == list(range(samples))
-    rows, count = scarce_samples.training_rows(scarce_samples.FOLDS, samples)
+    rows, count = training_rows(scarce_samples.FOLDS, samples)
     assert np.asarray(rows)[: int(count)].tolist() == list(range(samples))
 
 
-@pytest.mark.parametrize("samples", some_slow([20, 5], first=1))
-def test_held_out_sums_are_those_of_the_samples_left_out(samples):
-    width = 8
-    config = scarce_samples.config_of(width)
-    keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), 3)
-    weights = scarce_samples.vision_transformer.initial(config, key=keys[0])
+@functools.partial(jax.jit, static_argnums=0)
+def network_and_sequences(width, key):
+    """A network's weights, sequences with their labels, and its answers to them."""
+    keys = jax.random.split(key, 3)
+    weights = scarce_samples.vision_transformer.initial(
+        scarce_samples.config_of(width), key=keys[0]
+    )
     means = scarce_samples.draw_means(keys[1], 4.0)
     x, y = scarce_samples.draw_sequences(keys[2], means, 1, scarce_samples.LARGEST)
-    answers = np.asarray(scarce_samples.logits_of(width, weights, x), np.float64)
+    return weights, x, y, scarce_samples.logits_of(width, weights, x)
+
+
+@pytest.mark.parametrize("samples", [20, 5])
+def test_held_out_sums_are_those_of_the_samples_left_out(samples):
+    width, key = 8, jax.random.key(0, impl="threefry2x32")
+    weights, x, y, answers = network_and_sequences(width, key)
+    answers = np.asarray(answers, np.float64)
     losses = np.log(np.exp(answers).sum(1)) - answers[np.arange(len(y)), np.asarray(y)]
     wrong = answers.argmax(1) != np.asarray(y)
     for fold in range(scarce_samples.FOLDS):
         left_out = np.arange(fold, samples, scarce_samples.FOLDS)
-        found = scarce_samples.held_out_sums(width, weights, x, y, fold, samples)
+        found = held_out_sums(width, weights, x, y, fold, samples)
         expected = losses[left_out].sum(), wrong[left_out].sum()
         assert np.asarray(found) == pytest.approx(expected, rel=1e-4)
 
@@ -58,7 +72,7 @@ def test_each_rule_chooses_its_rate():
 def test_as_many_tokens_show_the_class_as_are_relevant(relevant):
     key = jax.random.key(1, impl="threefry2x32")
     means = 100.0 * np.eye(scarce_samples.CLASSES + 1, scarce_samples.DIM)
-    x, y = scarce_samples.draw_sequences(key, jax.numpy.asarray(means), relevant, 200)
+    x, y = draw_sequences(key, jax.numpy.asarray(means), relevant, 200)
     shown = np.asarray(x).argmax(-1)
     assert ((shown == np.asarray(y)[:, None]).sum(1) == relevant).all()
     assert ((shown == scarce_samples.CLASSES).sum(1) == scarce_samples.TOKENS - relevant).all()

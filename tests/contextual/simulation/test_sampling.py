@@ -13,6 +13,7 @@ from quick_cases import mostly_slow, some_slow
 from scipy import stats as sps
 
 from jaxprompt.attention import prompt_attention
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import (
     pooled_rows,
@@ -22,11 +23,12 @@ from jaxprompt.contextual.simulation.sampling import (
 )
 
 DIM, COUNT = 5, 20_000
+SHIFTS = {"shifts": [[0.0, 0.0], [0.5, 0.3]], "shift_weights": [0.4, 0.6]}
 POINTS = {
     "plain": {"gain": 1.0},
-    "shifted": {"gain": 0.7, "shifts": [[0.0, 0.0], [0.5, 0.3]], "shift_weights": [0.4, 0.6]},
+    "shifted": {"gain": 0.7, **SHIFTS},
     "uniform": {"gain": 0.0, "shifts": [[0.5, 0.3]]},
-    "negative": {"gain": -0.5},
+    "negative": {"gain": -0.5, **SHIFTS},  # the program of "shifted"
     "no_noise_tokens": {"gain": 1.0, "relevant": 6},
     "one_noise_token": {"gain": 2.0, "relevant": 5},
 }
@@ -37,22 +39,27 @@ def setting(**changes):
     return Setting.make(**{**point, **changes})
 
 
-def by_token(s, count, seed):
-    """Label times pooled feature of sequences drawn token by token."""
+@jax.jit
+def features_by_token(s, key):
     prompt = jnp.zeros(DIM).at[1].set(s.gain * s.context)
 
-    @jax.jit
-    @jax.vmap
     def one(key):
         sequence = sample_sequence(s, DIM, key=key)
         return sequence.label * prompt_attention(sequence.tokens, prompt)
 
-    return np.asarray(one(jax.random.split(jax.random.key(seed), count)), np.float64)
+    return jax.vmap(one)(jax.random.split(unrolled(key), COUNT))
 
 
-def by_law(s, count, seed):
-    draw = jax.jit(pooled_rows, static_argnums=(1, 3))
-    return np.asarray(draw(s, DIM, 0, count, key=jax.random.key(seed)), np.float64)
+def by_token(s, seed):
+    """Label times pooled feature of sequences drawn token by token."""
+    return np.asarray(features_by_token(s, jax.random.key(seed)), np.float64)
+
+
+draw_rows = jax.jit(pooled_rows, static_argnums=(1, 3))
+
+
+def by_law(s, seed):
+    return np.asarray(draw_rows(s, DIM, 0, COUNT, key=jax.random.key(seed)), np.float64)
 
 
 FUNCTIONALS = {
@@ -70,7 +77,7 @@ FUNCTIONALS = {
 )
 def test_the_two_laws_are_equal(name):
     s = setting(**POINTS[name])
-    token, law = by_token(s, COUNT, 1), by_law(s, COUNT, 2)
+    token, law = by_token(s, 1), by_law(s, 2)
     for what, functional in FUNCTIONALS.items():
         one, two = functional(token).round(5), functional(law).round(5)
         p = sps.ks_2samp(one, two).pvalue
@@ -82,7 +89,7 @@ def test_the_two_laws_are_equal(name):
 
 @pytest.mark.parametrize("ridge", some_slow([0.0, 0.1], first=1))
 def test_equal_training_errors(ridge):
-    s, n, trials = setting(**POINTS["shifted"]), 30, 400
+    s, n, trials = setting(**POINTS["shifted"]), 40, COUNT // 40
 
     def losses(rows):
         found = []
@@ -91,18 +98,17 @@ def test_equal_training_errors(ridge):
             found.append(((1 - r @ head) ** 2).mean())
         return np.array(found)
 
-    token, law = (losses(f(s, n * trials, seed)) for f, seed in ((by_token, 3), (by_law, 4)))
+    token, law = (losses(f(s, seed)) for f, seed in ((by_token, 3), (by_law, 4)))
     z = (token.mean() - law.mean()) / np.hypot(sps.sem(token), sps.sem(law))
     assert abs(z) < 4, f"training errors {token.mean():.4f} and {law.mean():.4f}: z = {z:.1f}"
 
 
 def test_rows_are_the_same_in_every_chunk():
     s, key = setting(**POINTS["shifted"]), jax.random.key(0)
-    draw = jax.jit(pooled_rows, static_argnums=(1, 3))
-    whole = np.asarray(draw(s, DIM, 0, 60, key=key))
-    for first, rows in ((0, 20), (20, 20), (53, 7)):
-        chunk = np.asarray(draw(s, DIM, first, rows, key=key))
-        np.testing.assert_allclose(chunk, whole[first : first + rows], rtol=1e-5, atol=1e-6)
+    whole = np.asarray(draw_rows(s, DIM, 0, COUNT, key=key))
+    for first in (0, 20, 53, 4001):
+        chunk = np.asarray(draw_rows(s, DIM, first, 20, key=key))
+        np.testing.assert_allclose(chunk, whole[first : first + 20], rtol=1e-5, atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -127,24 +133,31 @@ def test_sequences_follow_the_definition(draw):
     )
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def many(s, dim):
-    keys = jax.random.split(jax.random.key(9), COUNT)
-    return jax.vmap(lambda key: sample_sequence(s, dim, key=key))(keys)
+THREE_SHIFTS = setting(gain=0.7, shifts=[[0, 0], [1, 0.2], [0.3, 1]], shift_weights=[0.2, 0.5, 0.3])
+
+
+@jax.jit
+def many_sequences():
+    keys = jax.random.split(unrolled(jax.random.key(9)), COUNT)
+    return jax.vmap(lambda key: sample_sequence(THREE_SHIFTS, 3, key=key))(keys)
 
 
 rows_of_table = jax.jit(sequence_rows, static_argnums=(1, 3))
 
 
-def table(s, dim):
-    return rows_of_table(s, dim, 0, COUNT, key=jax.random.key(10))
+def table(key):
+    return rows_of_table(THREE_SHIFTS, 3, 0, COUNT, key=jax.random.key(key))
 
 
-@pytest.mark.parametrize("draw", [many, table])
+@functools.cache
+def many():
+    return jax.tree.map(np.asarray, many_sequences())
+
+
+@pytest.mark.parametrize("draw", [many, lambda: table(10)], ids=["many", "table"])
 def test_labels_and_shifts_have_their_odds(draw):
-    s = setting(gain=0.0, shifts=[[0, 0], [1, 0], [0, 1]], shift_weights=[0.2, 0.5, 0.3])
-    found = draw(s, 2)
-    p = sps.chisquare(np.bincount(found.shift, minlength=3), COUNT * s.shift_weights).pvalue
+    found, odds = draw(), THREE_SHIFTS.shift_weights
+    p = sps.chisquare(np.bincount(found.shift, minlength=3), COUNT * odds).pvalue
     assert p > 1e-4, f"shifts: p = {p:.1e}"
     assert abs(float(found.label.mean())) < 4.5 / np.sqrt(COUNT)
     assert abs(np.corrcoef(found.label, found.shift)[0, 1]) < 4.5 / np.sqrt(COUNT)
@@ -152,10 +165,9 @@ def test_labels_and_shifts_have_their_odds(draw):
 
 def test_tokens_of_many_sequences_have_the_law_of_one():
     """Mean and covariance of all coordinates of all tokens, label among them."""
-    s = setting(**POINTS["shifted"])
     one, two = (
         np.column_stack([np.reshape(x.tokens, (COUNT, -1)), x.label]).astype(np.float64)
-        for x in (many(s, 3), table(s, 3))
+        for x in (many(), table(10))
     )
     for power in (1, 2):
         a, b = (
@@ -168,10 +180,9 @@ def test_tokens_of_many_sequences_have_the_law_of_one():
 
 
 def test_sequences_are_the_same_in_every_chunk():
-    s, key = setting(**POINTS["shifted"]), jax.random.key(0)
-    whole, chunk = (rows_of_table(s, 3, *rows, key=key) for rows in ((0, 60), (53, 7)))
-    np.testing.assert_array_equal(chunk.shift, whole.shift[53:])
-    np.testing.assert_allclose(chunk.tokens, whole.tokens[53:], rtol=1e-5, atol=1e-6)
+    whole, chunk = table(0), rows_of_table(THREE_SHIFTS, 3, 53, 7, key=jax.random.key(0))
+    np.testing.assert_array_equal(chunk.shift, whole.shift[53:60])
+    np.testing.assert_allclose(chunk.tokens, whole.tokens[53:60], rtol=1e-5, atol=1e-6)
 
 
 def test_shift_index_at_the_edges():
