@@ -295,6 +295,10 @@ def best_reuse(ratio: float, **model: Any) -> Reuse:
 
 _START = (0.0, 0.0, 0.0, 0.0)
 
+_NEAR = 4e-3
+"""What an error on few nodes, along a flow on few nodes, may be above that on all: several times
+what they differ by."""
+
 
 def _coarse_path(
     setting: Setting, rates: Rates, start: tuple[float, float, float, float], loss: Loss
@@ -355,16 +359,19 @@ def time_to(
     coarse = _coarse_path(setting, rates, start, loss)
     path = flow_path(setting, rates, start, loss)
 
-    def excess(time: float, along: FlowPath = path) -> float:
-        return float(symmetric_error(setting, along.at(time)).mean()) - error
+    def excess(time: float) -> float:
+        return float(symmetric_error(setting, path.at(time)).mean()) - error
+
+    def is_near(time: float) -> bool:
+        """Few nodes tell where to look; all of them decide."""
+        return float(symmetric_error(setting, coarse.at(time), _PAIRS).mean()) - error <= _NEAR
 
     if excess(0.0) <= 0:
         return 0.0
     times = np.geomspace(min(0.01, most_time), most_time, 1 + int(np.log(most_time / 0.01) / 0.02))
     try:
         for before, time in zip([0.0, *times[:-1]], times, strict=True):
-            # Few nodes tell where to look; all of them decide.
-            if excess(float(time), coarse) <= 2e-3 and excess(float(time)) <= 0:
+            if is_near(float(time)) and excess(float(time)) <= 0:
                 if excess(float(before)) <= 0:
                     return float(before)
                 root: Any = optimize.brentq(excess, before, time, xtol=1e-6 * time)

@@ -102,8 +102,7 @@ class FlowPath:
         """`speed` is about the largest rate of change, `scale` makes states pure numbers."""
         self._derivative, self._scale, self._accuracy = derivative, scale, accuracy
         self._speed = speed
-        self._times, self._states = [0.0], [start]
-        self._slope = derivative(start)
+        self._times, self._states, self._slopes = [0.0], [start], [derivative(start)]
         self._step = 0.1 / speed if speed else np.inf
         self._between: dict[float, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -129,7 +128,7 @@ class FlowPath:
         # A check asks for the same limit at every size, and a last step costs as much as any other.
         if time in self._between:
             return self._between[time]
-        state = self._try_step(start, self._derivative(start), ahead)[0]
+        state = self._try_step(start, self._slopes[place], ahead)[0]
         if len(self._between) < _MOST_KEPT:
             self._between[time] = state
         return state
@@ -150,7 +149,7 @@ class FlowPath:
     def _extend(self) -> None:
         state = self._states[-1]
         while True:
-            moved, slope, error = self._try_step(state, self._slope, self._step)
+            moved, slope, error = self._try_step(state, self._slopes[-1], self._step)
             grown = 0.9 * max(error, 1e-8) ** -0.2
             step, self._step = self._step, self._step * float(np.clip(grown, 0.2, 5.0))
             if error <= 1:
@@ -159,7 +158,7 @@ class FlowPath:
                 self._refuse()
         self._times.append(self._times[-1] + step)
         self._states.append(moved)
-        self._slope = slope
+        self._slopes.append(slope)
         if np.abs(moved * self._scale).max() > MOST_ENERGY:
             self._refuse()
 

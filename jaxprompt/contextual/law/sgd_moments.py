@@ -242,13 +242,15 @@ def gradient_moments(
     )
 
 
-def symmetric_error(setting: Setting, state: np.ndarray) -> np.ndarray:
+def symmetric_error(
+    setting: Setting, state: np.ndarray, most_pairs: int = MOST_PAIRS
+) -> np.ndarray:
     r"""The error, :math:`E\,\Phi(-\alpha A/(\sigma\sqrt{p_2}|w|))`: one a replicate.
 
     Where the deviation is 0 it is its limit, and one half for a head without signal.
     """
     signal, context, head, prompt = state
-    nodes = _paired_nodes(setting.irrelevant, MOST_PAIRS)
+    nodes = _paired_nodes(setting.irrelevant, most_pairs)
     noise = float(setting.noise)
     sums = _score_sums(noise * np.sqrt(np.maximum(prompt, 0.0)), nodes)
     error = np.zeros(len(signal))
