@@ -16,6 +16,17 @@ import jaxprompt
 ROOT = Path(jaxprompt.__file__).parent
 
 
+@pytest.fixture(scope="module")
+def imports_from():
+    """Every ``from … import …`` of the package, with its file."""
+    return [
+        (path, node)
+        for path in ROOT.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    ]
+
+
 def run(code):
     """What a program prints, as JSON, in a process of its own."""
     result = subprocess.run(
@@ -37,11 +48,10 @@ def test_imports_go_one_way():
     assert "0 broken" in done.stdout
 
 
-def test_imports_are_absolute():
-    for path in ROOT.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
+def test_imports_are_absolute(imports_from):
+    assert imports_from
+    for path, node in imports_from:
+        assert node.level == 0, f"{path.name}:{node.lineno} imports relatively"
 
 
 TOOLS = {
@@ -50,16 +60,14 @@ TOOLS = {
 }
 
 
-def test_only_the_registry_names_the_families():
+def test_only_the_registry_names_the_families(imports_from):
     """Everything else works on claims, whoever brings them."""
     families = tuple(f"jaxprompt.{name}" for name in ("contextual", "prefix", "universal"))
-    for path in ROOT.rglob("*.py"):
+    for path, node in imports_from:
         room = path.relative_to(ROOT).parts[0]
         if room in ("contextual", "prefix", "universal") or str(path.relative_to(ROOT)) in TOOLS:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                assert not node.module.startswith(families), f"{path}:{node.lineno}"
+        assert not (node.module or "").startswith(families), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("module", ["plot", "canvas", "sweep_figure"])
@@ -70,41 +78,41 @@ def test_plots_do_not_simulate(module):
     assert not re.search(r"jaxprompt\.(sweep|core\.registry|compute)", source)
 
 
-def test_importing_everything_changes_no_setting_and_starts_no_backend():
-    found = run(
+@pytest.fixture(scope="module")
+def after_import():
+    """What a process of its own finds once everything is imported, and once both sides ran."""
+    return run(
         """
 import json, importlib, pkgutil
 import jax
 before = dict(jax.config.values)
 from jax._src import xla_bridge
-import jaxprompt
-for m in pkgutil.walk_packages(jaxprompt.__path__, "jaxprompt."):
+import jaxprompt as jp
+for m in pkgutil.walk_packages(jp.__path__, "jaxprompt."):
     if not m.name.endswith("__main__"):
         importlib.import_module(m.name)
-jaxprompt.claims()
-changed = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
-print(json.dumps({"changed": changed, "started": xla_bridge.backends_are_initialized()}))
-"""
-    )
-    assert found["changed"] == [], "importing the package changed settings of JAX"
-    assert not found["started"], "importing the package started a computation"
-
-
-def test_predict_and_simulate_leave_settings_alone():
-    found = run(
-        """
-import json, jax
-import jaxprompt as jp
-before = dict(jax.config.values)
+jp.claims()
+imported = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
+started = xla_bridge.backends_are_initialized()
 c = jp.claim("contextual.context_gain")
 point = dict(sparsity=0.1, signal=1.0, context=1.0, noise=1.0, gain=0.5)
 value = c.predict(**point)["best_gain"]
 c.simulate(key=0, trials=2, tokens=20, **point)
-changed = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
-print(json.dumps({"changed": changed, "value": value, "dtype": str(jax.numpy.ones(1).dtype)}))
+computed = [n for n, v in jax.config.values.items() if before.get(n, v) != v]
+print(json.dumps({"imported": imported, "started": started, "computed": computed,
+                  "value": value, "dtype": str(jax.numpy.ones(1).dtype)}))
 """
     )
-    assert found == {"changed": [], "value": 0.5, "dtype": "float32"}
+
+
+def test_importing_everything_changes_no_setting_and_starts_no_backend(after_import):
+    assert after_import["imported"] == [], "importing the package changed settings of JAX"
+    assert not after_import["started"], "importing the package started a computation"
+
+
+def test_predict_and_simulate_leave_settings_alone(after_import):
+    assert after_import["computed"] == []
+    assert (after_import["value"], after_import["dtype"]) == (0.5, "float32")
 
 
 def test_importing_the_package_imports_nothing_of_it():

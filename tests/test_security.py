@@ -61,24 +61,28 @@ def test_no_module_unpickles_evaluates_or_connects(path):
             assert name not in UNPICKLE | NETWORK | RUN | {"subprocess"}, f"{path.name}:{line}"
 
 
+def calls_ending_in(name):
+    """Every call of a function of this last name, with its file."""
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        if name in text:
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
+                    yield path, node
+
+
 def test_arrays_are_read_without_pickles():
     found = 0
-    for path in SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("np.load", "numpy.load"):
-                found += 1
-                words = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert words.get("allow_pickle") == "False", f"{path.name}:{node.lineno}"
+    for path, node in calls_ending_in(".load"):
+        if ast.unparse(node.func) in ("np.load", "numpy.load"):
+            found += 1
+            words = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            assert words.get("allow_pickle") == "False", f"{path.name}:{node.lineno}"
     assert found, "the cache of trained models is read somewhere"
 
 
 def test_the_page_is_made_with_escapes_on():
-    made = [
-        ast.unparse(node)
-        for path in SOURCES
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Environment")
-    ]
+    made = [ast.unparse(node) for _, node in calls_ending_in("Environment")]
     assert made
     assert all("autoescape=True" in call for call in made), made
     templates = sorted((ROOT / "presentation" / "templates").glob("*.jinja"))

@@ -64,15 +64,14 @@ def run(arguments, redirections="", **variables):
     )
 
 
+# Commands that need no JAX run by default: they print by the same streams.
+@pytest.mark.parametrize("words", some_slow(["new", "list"], first=1))
 @pytest.mark.parametrize(
     ("redirections", "code"),
-    some_slow(
-        [("<&- >&- 2>&-", 0), (">/dev/full", 2), ("2>&-", 0), (">&-", 0), ("2>/dev/full", 0)],
-        first=2,
-    ),
+    [("<&- >&- 2>&-", 0), (">/dev/full", 2), ("2>&-", 0), (">&-", 0), ("2>/dev/full", 0)],
 )
-def test_streams_that_are_closed_or_full(redirections, code):
-    done = run("list", redirections)
+def test_streams_that_are_closed_or_full(words, redirections, code, tmp_path):
+    done = run(f"new {tmp_path}/mine.py" if words == "new" else words, redirections)
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     if code:
@@ -80,13 +79,15 @@ def test_streams_that_are_closed_or_full(redirections, code):
         assert "standard output cannot be written (No space left on device)" in done.stderr
 
 
-@pytest.mark.parametrize("redirections", some_slow(["2>/dev/full", "2>&-"], first=1))
-def test_errors_keep_their_code_where_they_cannot_be_told(redirections):
-    assert run("show nothing", redirections).returncode == 2
+@pytest.mark.parametrize("words", some_slow(["new /nowhere/mine.py", "show nothing"], first=1))
+@pytest.mark.parametrize("redirections", ["2>/dev/full", "2>&-"])
+def test_errors_keep_their_code_where_they_cannot_be_told(words, redirections):
+    assert run(words, redirections).returncode == 2
 
 
 @pytest.mark.parametrize(
-    "words", some_slow(["show contextual.prompt_error", "completion bash"], first=1)
+    "words",
+    some_slow(["--help", "show contextual.prompt_error", "completion bash"], first=1),
 )
 def test_a_reader_that_has_gone_is_no_defect(words):
     done = run(words, "| head -n 1; exit ${PIPESTATUS[0]}")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import mostly_slow, slow_case
 
 import jaxprompt as jp
 from jaxprompt.compute.threefry import unrolled
@@ -35,22 +36,43 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWS)
-@pytest.mark.parametrize("traced", [False, True], ids=["called", "compiled"])
-def test_every_draw_is_bit_by_bit_that_of_jax(name, traced):
+@pytest.fixture(scope="module")
+def compiled():
+    """All draws from an unrolled key, and those from its own: a program each."""
     with jax.enable_x64(True):
-        draw = jax.jit(DRAWS[name]) if traced else DRAWS[name]
-        mine, theirs = np.asarray(draw(unrolled(KEY))), np.asarray(draw(KEY))
+        draws = jax.jit(lambda key: {name: draw(key) for name, draw in DRAWS.items()})
+        return draws(unrolled(KEY)), draws(KEY)
+
+
+def assert_same_bits(mine, theirs):
     assert mine.dtype == theirs.dtype
     np.testing.assert_array_equal(mine, theirs)
 
 
-@pytest.mark.parametrize("traced", [False, True], ids=["called", "compiled"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_every_draw_is_bit_by_bit_that_of_jax(name, compiled):
+    mine, theirs = compiled
+    assert_same_bits(mine[name], theirs[name])
+
+
+CALLED = ("split", "fold in", "float32 normals", "integers")
+"""Draws that outside of jit compile a few programs; the others take half a second each."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(DRAWS, CALLED.__contains__))
+def test_draws_outside_of_jit_too(name):
+    with jax.enable_x64(True):
+        assert_same_bits(DRAWS[name](unrolled(KEY)), DRAWS[name](KEY))
+
+
+@pytest.mark.parametrize(
+    "traced", [slow_case(False), True], ids=["called", "compiled"]
+)  # JAX draws them at once, or one after another
 def test_gamma_laws_are_those_of_jax_up_to_rounding(traced):
     def draw(key):
         return jax.random.gamma(key, 3.0, (4,))
 
-    draw = jax.jit(draw) if traced else draw  # JAX draws them at once, or one after another
+    draw = jax.jit(draw) if traced else draw
     np.testing.assert_allclose(draw(unrolled(KEY)), draw(KEY), rtol=1e-6)
 
 
@@ -75,7 +97,7 @@ def test_a_draw_of_more_numbers_than_a_word_counts_has_its_shape():
     ("draw", "mean"),
     [
         (lambda key: jax.random.poisson(key, 4.0), 4.0),
-        (lambda key: jax.random.gamma(key, 3.0, (8,)).mean(), 3.0),
+        slow_case((lambda key: jax.random.gamma(key, 3.0, (8,)).mean(), 3.0)),
         (lambda key: jax.random.chisquare(key, 5.0, shape=(8,)).mean(), 5.0),
     ],
     ids=["poisson", "gamma", "chi-square"],

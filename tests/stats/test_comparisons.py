@@ -89,14 +89,20 @@ def test_a_sample_without_scatter_refutes_nothing_and_confirms_no_other_number(k
 
 
 def test_a_rare_event_is_judged_by_the_binomial_law():
-    rng, level, hits = np.random.default_rng(5), 0.05, 0
-    for _ in range(2000):
-        seen = stats.sample_estimate(rng.uniform(size=200) < 0.995)
-        row = stats.compare_mean("a", {}, 0.995, seen, tolerance=1.0)
-        hits += stats.decide([row], level)[0].verdict == Status.REFUTED
-    rate_at_most(hits, 2000, level, "false alarms of a proportion near 1")
-    row = stats.compare_mean("a", {}, 0.995, stats.proportion_estimate(180, 200), tolerance=1.0)
-    assert stats.decide([row], 1e-3)[0].verdict == Status.REFUTED
+    trials, probability = 200, 0.995
+
+    def verdict(successes, level):
+        seen = stats.sample_estimate(np.arange(trials) < successes)
+        row = stats.compare_mean("a", {}, probability, seen, tolerance=1.0)
+        return stats.decide([row], level)[0].verdict
+
+    # The exact rate: every number of successes that is seen more often than once in 10^12.
+    chance = sps.binom(trials, probability).pmf(np.arange(trials + 1))
+    seen = np.flatnonzero(chance > 1e-12)
+    refuted = [verdict(k, LEVEL) == Status.REFUTED for k in seen]
+    assert chance[seen].sum() == pytest.approx(1.0, abs=1e-10)
+    assert 0 < chance[seen][refuted].sum() <= LEVEL
+    assert verdict(180, 1e-3) == Status.REFUTED
 
 
 @pytest.mark.parametrize("number", [0.1, 0.3, 1e-20, 1e300, -7.7])
