@@ -43,6 +43,7 @@ LONG_SIMULATIONS = {
     "contextual.sample_complexity",
     "contextual.separation",
     "contextual.sgd_flow",
+    "contextual.sgd_spread",
     "contextual.token_law_error",
     "prefix.soft_prompt",
 }
@@ -128,8 +129,15 @@ def predictions():
     return {}
 
 
+# The search for the best weights of `contextual.training` compiles for four seconds; by default it
+# runs in that claim's own tests.
+each_prediction = pytest.mark.parametrize(
+    "claim", mostly_slow(CLAIMS, lambda c: c.id != "contextual.training"), ids=lambda c: c.id
+)
+
+
 # Before the tests that predict too: what is predicted here serves them.
-@each_claim
+@each_prediction
 def test_predict_never_samples(claim, nothing_computed, predictions, monkeypatch):
     point = golden.first_point(claim)
 
@@ -162,7 +170,7 @@ def patch_references(monkeypatch, originals, replacement):
                 monkeypatch.setattr(module, name, replacement)
 
 
-@each_claim
+@each_prediction
 def test_predict_gives_declared_quantities(claim, predictions):
     found = predictions.get(claim.id) or claim.predict(**golden.first_point(claim))
     names = {q.name for q in claim.quantities}
