@@ -6,6 +6,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import os
 import shutil
 import sys
@@ -27,11 +28,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
     from jaxtyping import install_import_hook
 
-    # The numeric tower: an int will do where a float is asked for, as type checkers have it.
-    checker = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
     names = ("attention", "contextual", "core", "prefix", "presentation", "stats", "sweep")
     names += ("universal",)
-    install_import_hook([f"jaxprompt.{name}" for name in names], checker)
+    install_import_hook([f"jaxprompt.{name}" for name in names], "annotations.checked")
 
 # As the commands do, which compile in processes of their own.
 if "jax" not in sys.modules:
@@ -42,6 +41,15 @@ if "jax" not in sys.modules:
 import jax
 import numpy as np
 import pytest
+
+
+def pytest_collection_finish():
+    """What is imported stays, so the collector need not look at it again; and JAX's traces make
+    many objects that die young, for which it would run every few milliseconds."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
 
 GROWTH = 2**28
 """Bytes by which a process may grow before what it compiled since is forgotten too."""
