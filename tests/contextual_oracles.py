@@ -17,6 +17,7 @@ from compared_points import Point
 from drawn_sequences import (
     FewNumbers,
     Numbers,
+    attention,
     descent_of,
     draw_tokens,
     mean_of,
@@ -367,7 +368,7 @@ def three_steps(at: Point, random: np.random.Generator) -> Numbers:
         found["head_alignment"] = float(last[0] / np.linalg.norm(last))
         return found
 
-    stated = of_batches(evaluate, 150)
+    stated = of_batches(evaluate, 100)
     return {name: stated[name] for name in (*OUTCOMES, *STATED_MOMENTS)}
 
 
@@ -470,7 +471,11 @@ class SevenProducts:
         label, tokens = draw_tokens(at, 4, count, random)
         self._at = at
         self._label = np.concatenate([label, -label])
-        self._tokens = np.concatenate([tokens, tokens * [-1, 1, -1, 1]])
+        both = np.concatenate([tokens, tokens * [-1, 1, -1, 1]])
+        self._tokens = np.ascontiguousarray(both.T)  # coordinate, token, sequence
+
+    def _products(self, vector: np.ndarray) -> np.ndarray:
+        return (vector @ self._tokens.reshape(4, -1)).reshape(self._tokens.shape[1:])
 
     def vectors(self, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Head and prompt with the products: with w⋆ and q⋆ of each, |w|², ⟨w, q⟩ and |q|²."""
@@ -486,15 +491,15 @@ class SevenProducts:
         """d times what each sequence changes, (sequence, product)."""
         at, tokens, far = self._at, self._tokens, self._at["relevant"]
         head, prompt = self.vectors(state)
-        weights = special.softmax(tokens @ prompt, axis=1)
-        values = tokens @ head
-        output = np.einsum("nt,nt->n", weights, values)
+        weights = attention(self._products(prompt))
+        values = self._products(head)
+        output = (weights * values).sum(axis=0)
         miss = descent_of(at, self._label, output)
-        pulls = weights * (values - output[:, None])
-        to_head = at["head_rate"] * miss[:, None] * np.einsum("nt,ntd->nd", weights, tokens)
-        to_prompt = at["prompt_rate"] * miss[:, None] * np.einsum("nt,ntd->nd", pulls, tokens)
+        pulls = weights * (values - output)
+        to_head = at["head_rate"] * (miss * (weights * tokens).sum(axis=1)).T
+        to_prompt = at["prompt_rate"] * (miss * (pulls * tokens).sum(axis=1)).T
         ww, wq, qq = (
-            (at["noise"] * miss) ** 2 * np.einsum("nt,nt->n", one[:, far:], two[:, far:])
+            (at["noise"] * miss) ** 2 * (one[far:] * two[far:]).sum(axis=0)
             for one, two in ((weights, weights), (weights, pulls), (pulls, pulls))
         )
         sizes, rates = (at["signal"], at["context"]), (at["head_rate"], at["prompt_rate"])
@@ -518,9 +523,9 @@ class SevenProducts:
     def error(self, state: np.ndarray) -> float:
         """Given all that is drawn but what the head's rest reads, across the prompt."""
         head, prompt = self.vectors(state)
-        weights = special.softmax(self._tokens @ prompt, axis=1)
-        along = self._label * np.einsum("nt,nt->n", weights, self._tokens[:, :, 0]) * head[0]
-        level = np.sqrt((weights[:, self._at["relevant"] :] ** 2).sum(axis=1))
+        weights = attention(self._products(prompt))
+        along = self._label * (weights * self._tokens[0]).sum(axis=0) * head[0]
+        level = np.sqrt((weights[self._at["relevant"] :] ** 2).sum(axis=0))
         return float(special.ndtr(-along / (head[2] * self._at["noise"] * level)).mean())
 
 
@@ -726,7 +731,7 @@ class AttendedErrors:
 
     def __init__(self, at: Point, model: str, count: int, random: np.random.Generator) -> None:
         self._at, self._model = at, model
-        self._normals = random.normal(size=(count, at["tokens"] - at["relevant"]))
+        self._normals = random.normal(size=(at["tokens"] - at["relevant"], count))
 
     def __call__(self, weights: np.ndarray) -> float:
         at, noise = self._at, self._at["noise"]
@@ -742,8 +747,8 @@ class AttendedErrors:
                 scores = far @ prompt + noise * length * self._normals
                 reads = far @ head + noise * along * self._normals
                 of_near, of_far = self._weigh(near @ prompt, scores)
-                mean = at["relevant"] * of_near * (near @ head) + (of_far * reads).sum(axis=1)
-                deviation = noise * across * np.sqrt((of_far**2).sum(axis=1)) + 1e-200
+                mean = at["relevant"] * of_near * (near @ head) + (of_far * reads).sum(axis=0)
+                deviation = noise * across * np.sqrt((of_far**2).sum(axis=0)) + 1e-200
                 errors.append(special.ndtr(-label * mean / deviation).mean())
         return float(np.mean(errors))
 
@@ -753,8 +758,8 @@ class AttendedErrors:
             return 1.0, np.ones_like(far)
         if self._model == "linear_prompt":
             return near, far
-        top = np.maximum(far.max(axis=1), near)
-        return np.exp(near - top), np.exp(far - top[:, None])
+        top = np.maximum(far.max(axis=0), near)
+        return np.exp(near - top), np.exp(far - top)
 
 
 def training(at: Point, random: np.random.Generator) -> Numbers:
