@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_cases import some_slow
+from quick_cases import mostly_slow, some_slow
 
 from jaxprompt import attention
 from jaxprompt.errors import ParameterError
@@ -30,10 +33,16 @@ def head(queries, keys, values, mask=None):
     return np.array(rows)
 
 
+@functools.cache
+def compiled(function, **options):
+    """A function under jit: outside of it each operation is a program to compile."""
+    return jax.jit(functools.partial(function, **options))
+
+
 def apply(function, *arrays):
     """The function's result in NumPy, from NumPy arrays in 64 bits."""
     given = [None if array is None else jnp.asarray(array) for array in arrays]
-    return jax.tree.map(np.asarray, function(*given))
+    return jax.tree.map(np.asarray, compiled(function)(*given))
 
 
 @pytest.fixture
@@ -173,14 +182,17 @@ def masked_head(queries, keys, values, mask, scale=1.0, cap=None, sink=None):
     return np.array(outputs), np.array(patterns)
 
 
-OPTIONS = [
-    {},
-    {"scale": 0.5},
-    {"soft_cap": 1.5},
-    {"sink_score": 0.7},
-    {"sink_score": 0.0},
-    {"scale": 2.0, "soft_cap": 3.0, "sink_score": -1.2},
-]
+OPTIONS = some_slow(
+    [
+        {},
+        {"scale": 2.0, "soft_cap": 3.0, "sink_score": -1.2},
+        {"sink_score": 0.0},
+        {"scale": 0.5},
+        {"soft_cap": 1.5},
+        {"sink_score": 0.7},
+    ],
+    first=3,
+)
 
 
 def brute_names(options):
@@ -205,16 +217,15 @@ class TestMasksAndOptions:
         queries, keys, values, *_ = arrays
         seen = self.MASK if "sink_score" in options else self.MASK[[0, 2, 3, 4]]
         queries = queries if "sink_score" in options else queries[[0, 2, 3, 4]]
-        found = attention.attention_head(queries, keys, values, seen, **options)
+        found = compiled(attention.attention_head, **options)(queries, keys, values, seen)
         expected, _ = masked_head(queries, keys, values, seen, **brute_names(options))
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-14)
 
     def test_prefixed_head(self, arrays, options):
         queries, keys, values, prefix_keys, prefix_values = arrays
-        found = attention.prefixed_head(
-            queries, keys, values, prefix_keys, prefix_values, self.MASK, self.PREFIX_MASK,
-            **options,
-        )  # fmt: skip
+        found = compiled(attention.prefixed_head, **options)(
+            queries, keys, values, prefix_keys, prefix_values, self.MASK, self.PREFIX_MASK
+        )
         both = np.concatenate([self.PREFIX_MASK, self.MASK], axis=1)
         expected, weights = masked_head(
             queries, np.concatenate([prefix_keys, keys]), np.concatenate([prefix_values, values]),
@@ -227,8 +238,8 @@ class TestMasksAndOptions:
         )
         # A query without a prefix in sight has the plain output, one without content its bias.
         blind = ~self.PREFIX_MASK.any(axis=1)
-        plain = attention.attention_head(queries[blind], keys, values, self.MASK[blind], **options)
-        np.testing.assert_allclose(found.output[blind], plain, rtol=1e-12, atol=1e-14)
+        plain = compiled(attention.attention_head, **options)(queries, keys, values, self.MASK)
+        np.testing.assert_allclose(found.output[blind], plain[blind], rtol=1e-12, atol=1e-14)
         assert (np.asarray(found.mass)[blind] == 0).all()
         assert (np.asarray(found.bias)[blind] == 0).all()
         assert float(found.content_mass[1]) == 0.0
@@ -238,20 +249,19 @@ class TestMasksAndOptions:
     def test_slopes_are_numbers(self, arrays, options):
         queries, keys, values, prefix_keys, prefix_values = arrays
 
+        @jax.jit
+        @functools.partial(jax.value_and_grad, argnums=(0, 1, 2, 3, 4))
         def total(*given):
             found = attention.prefixed_head(*given, self.MASK, self.PREFIX_MASK, **options)
             return found.output.sum()
 
         given = (queries, keys, values, prefix_keys, prefix_values)
-        slopes = jax.grad(total, argnums=(0, 1, 2, 3, 4))(*map(jnp.asarray, given))
+        _, slopes = total(*given)
         assert all(np.isfinite(x).all() for x in slopes)
         # One entry against a difference quotient.
         step = np.zeros_like(prefix_keys)
         step[0, 1] = 1e-6
-        moved = [
-            total(*map(jnp.asarray, (*given[:3], prefix_keys + sign * step, prefix_values)))
-            for sign in (1, -1)
-        ]
+        moved = [total(*given[:3], prefix_keys + sign * step, prefix_values)[0] for sign in (1, -1)]
         quotient = float(moved[0] - moved[1]) / 2e-6
         assert float(slopes[3][0, 1]) == pytest.approx(quotient, rel=1e-6, abs=1e-8)
 
@@ -265,13 +275,12 @@ def test_grouped_heads_share_keys_and_values(rng, groups, sinks):
     prefix_keys, prefix_values = rng.normal(size=(groups, 2, 3)), rng.normal(size=(groups, 2, 2))
     mask, prefix_mask = np.tri(5, 6, 1, bool), rng.random((5, 2)) < 0.6
     scores = rng.normal(size=4) if sinks else None
-    plain = attention.grouped_heads(
-        queries, keys, values, mask, scale=0.6, soft_cap=2.0, sink_scores=scores
+    plain = compiled(attention.grouped_heads, scale=0.6, soft_cap=2.0)(
+        queries, keys, values, mask, sink_scores=scores
     )
-    split = attention.grouped_prefixed_heads(
-        queries, keys, values, prefix_keys, prefix_values, mask, prefix_mask, scale=0.6,
-        soft_cap=2.0, sink_scores=scores,
-    )  # fmt: skip
+    split = compiled(attention.grouped_prefixed_heads, scale=0.6, soft_cap=2.0)(
+        queries, keys, values, prefix_keys, prefix_values, mask, prefix_mask, sink_scores=scores
+    )
     for head in range(4):
         group = head * groups // 4  # consecutive query heads share one key head
         sink = None if scores is None else scores[head]
@@ -290,9 +299,10 @@ def test_grouped_heads_share_keys_and_values(rng, groups, sinks):
 def test_a_prefix_or_content_of_no_vectors_is_not_there(rng):
     queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (4, 3), (4, 2)))
     none_keys, none_values = np.zeros((0, 3)), np.zeros((0, 2))
-    bare = attention.prefixed_head(queries, keys, values, none_keys, none_values)
+    prefixed = compiled(attention.prefixed_head)
+    bare = prefixed(queries, keys, values, none_keys, none_values)
     np.testing.assert_allclose(bare.output, head(queries, keys, values), rtol=1e-12)
-    alone = attention.prefixed_head(queries, none_keys, none_values, keys, values)
+    alone = prefixed(queries, none_keys, none_values, keys, values)
     np.testing.assert_allclose(alone.output, head(queries, keys, values), rtol=1e-12)
     assert (np.asarray(alone.mass) == 1).all()
 
@@ -301,9 +311,9 @@ def test_a_prefix_or_content_of_no_vectors_is_not_there(rng):
 def test_sinks_imitate_a_vector_of_value_zero(rng):
     """A sink is a key that every query scores alike, with value 0: a prefix of one vector."""
     queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (4, 3), (4, 2)))
-    with_sink = attention.attention_head(queries, keys, values, sink_score=0.4)
+    with_sink = compiled(attention.attention_head, sink_score=0.4)(queries, keys, values)
     ones = np.ones((5, 1))
-    prefix = attention.prefixed_head(
+    prefix = compiled(attention.prefixed_head)(
         np.concatenate([queries, ones], axis=1), np.pad(keys, ((0, 0), (0, 1))), values,
         np.array([[0.0, 0, 0, 0.4]]), np.zeros((1, 2)),
     )  # fmt: skip
@@ -315,7 +325,7 @@ def test_scores_of_ten_thousand_stay_numbers(sink):
     one = np.ones((1, 1), np.float32)
     for content, prefix in ((-1e4, 1e4), (1e4, -1e4), (1e4, 1e4), (-1e4, -1e4)):
         given = (one, np.float32(content) * one, one, np.float32(prefix) * one, one)
-        found = attention.prefixed_head(*given, sink_score=sink)
+        found = compiled(attention.prefixed_head, sink_score=sink)(*given)
         assert all(np.isfinite(x).all() for x in found)
 
 
@@ -333,11 +343,19 @@ def test_computes_in_the_dtype_of_its_arguments():
 
 
 def test_functions_vmap_and_differentiate():
-    tokens = jnp.asarray(np.random.default_rng(0).normal(size=(3, 5, 4)), jnp.float32)
-    pooled = jax.vmap(attention.prompt_attention, (0, None))(tokens, jnp.ones(4))
-    assert pooled.shape == (3, 4)
-    slope = jax.grad(lambda q: attention.prompt_attention(tokens[0], q).sum())(jnp.ones(4))
-    assert np.isfinite(slope).all()
+    tokens = np.random.default_rng(0).normal(size=(3, 5, 4)).astype(np.float32)
+
+    @jax.jit
+    @jax.value_and_grad
+    def total(prompt):
+        return jax.vmap(attention.prompt_attention, (0, None))(tokens, prompt).sum()
+
+    prompt, step = np.ones(4, np.float32), np.array([0.01, 0, 0, 0], np.float32)
+    value, slope = total(prompt)
+    one_by_one = [compiled(attention.prompt_attention)(each, prompt) for each in tokens]
+    assert float(value) == pytest.approx(float(np.sum(one_by_one)), rel=1e-5)
+    quotient = float(total(prompt + step)[0] - total(prompt - step)[0]) / 0.02
+    assert float(slope[0]) == pytest.approx(quotient, rel=1e-3)
 
 
 class TestMasks:
@@ -387,7 +405,8 @@ class TestMasks:
         queries, keys, values = (rng.normal(size=s) for s in ((5, 3), (6, 3), (6, 2)))
         bias = rng.normal(size=(5, 6))
         bias[2, :4] = np.finfo(np.float32).min
-        found = attention.attention_head(queries, keys, values, bias, scale=0.7, soft_cap=1.2)
+        capped = compiled(attention.attention_head, scale=0.7, soft_cap=1.2)
+        found = capped(queries, keys, values, bias)
         for i in range(5):
             terms = [
                 np.exp(1.2 * np.tanh(0.7 * (queries[i] @ keys[j]) / 1.2) + bias[i, j])
@@ -402,7 +421,7 @@ class TestMasks:
         keys, values = rng.normal(size=(2, 7, 3)), rng.normal(size=(2, 7, 2))
         seen = attention.visible_positions(range(5), range(-2, 5), window=4)
         mask = np.where(seen, attention.alibi_bias(6, range(5), range(-2, 5)), -np.inf)
-        split = attention.grouped_prefixed_heads(
+        split = compiled(attention.grouped_prefixed_heads)(
             queries, keys[:, 2:], values[:, 2:], keys[:, :2], values[:, :2],
             mask[..., 2:], mask[..., :2],
         )  # fmt: skip
@@ -431,7 +450,8 @@ class TestPositions:
     @pytest.mark.parametrize("base", [100.0, 10_000.0])
     def test_rotation_is_a_turn_of_complex_numbers(self, rng, base):
         vectors = rng.normal(size=(2, 4, 6))
-        turned = np.asarray(attention.rotate(vectors, [-3, 0, 1, 70], base))
+        rotate = jax.jit(attention.rotate, static_argnums=2)
+        turned = np.asarray(rotate(vectors, np.array([-3, 0, 1, 70]), base))
         for i, position in enumerate([-3, 0, 1, 70]):
             for pair in range(3):
                 number = vectors[:, i, pair] + 1j * vectors[:, i, pair + 3]
@@ -479,8 +499,13 @@ class TestPositions:
             attention.alibi_slopes(0)
 
 
-@pytest.mark.parametrize("dtype", some_slow(["bfloat16", "float32", "float64", "float16"], first=2))
-@pytest.mark.parametrize("size", [1.0, 10.0])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    mostly_slow(
+        itertools.product(["bfloat16", "float32", "float64", "float16"], [1.0, 10.0]),
+        {("bfloat16", 1.0), ("float32", 10.0)}.__contains__,
+    ),
+)
 def test_rounding_stays_within_its_allowance(rng, dtype, size):
     """Exact sums of the very numbers a head was given: it differs by less, but not by nothing."""
     with jax.enable_x64(True):
@@ -491,7 +516,7 @@ def test_rounding_stays_within_its_allowance(rng, dtype, size):
         wide = [np.asarray(x, np.float64) for x in given]
         scores = np.abs(wide[0] @ np.concatenate([wide[1], wide[3]]).T).max()
         scale = float(jnp.asarray(size / scores, dtype))
-        found = attention.prefixed_head(*given, scale=scale)
+        found = compiled(attention.prefixed_head, scale=scale)(*given)
         assert found.output.dtype == dtype
         keys, values = (np.concatenate([wide[i + 2], wide[i]]) for i in (1, 2))
         expected, weights = masked_head(wide[0], keys, values, np.ones((40, 15), bool), scale)

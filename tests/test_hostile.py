@@ -16,6 +16,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+import jax
 import jaxtyping
 import mpmath
 import numpy as np
@@ -340,7 +341,9 @@ def test_heads_at_extreme_scores(x64, dtype, size):
     queries, keys = np.array([[size]], dtype), chance.normal(size=(4, 1)).astype(dtype)
     prefix, values = chance.normal(size=(3, 1)).astype(dtype), chance.normal(size=(7, 2))
     values = values.astype(dtype)
-    found = attention.prefixed_head(queries, keys, values[3:], prefix, values[:3])
+    # Outside of jit each operation would be a program to compile.
+    head = jax.jit(attention.prefixed_head)
+    found = head(queries, keys, values[3:], prefix, values[:3])
     with mpmath.workdps(60):
         scores = [
             mpmath.mpf(float(size)) * mpmath.mpf(float(k)) for k in (*prefix[:, 0], *keys[:, 0])
@@ -367,10 +370,10 @@ def test_a_query_that_sees_no_content_reads_the_prefix():
     queries, keys, prefix = (chance.normal(size=(n, 3)) for n in (2, 4, 2))
     values, own = chance.normal(size=(4, 2)), chance.normal(size=(2, 2))
     mask = np.array([[True, True, False, False], [False] * 4])
-    found = attention.prefixed_head(queries, keys, values, prefix, own, mask)
+    found = jax.jit(attention.prefixed_head)(queries, keys, values, prefix, own, mask)
     seen = np.concatenate([np.ones((2, 2), bool), mask], axis=1)
     joined = np.concatenate([prefix, keys]), np.concatenate([own, values])
-    whole = attention.attention_head(queries, *joined, seen)
+    whole = jax.jit(attention.attention_head)(queries, *joined, seen)
     np.testing.assert_allclose(found.output, whole, atol=1e-6)
     assert found.mass[1] == 1
 
