@@ -30,20 +30,24 @@ def test_time_is_that_of_a_whole_number_of_steps():
     assert rounded == flow.predict(**FLOW, time=1.0)
 
 
+# As many tokens as in test_sgd_chain.py, which follows paths by the same program.
+SIMULATED = {**FLOW, "tokens": 8, "relevant": 2, "dim": 20, "key": 1, "trials": 16}
+
+
 def test_simulated_times_and_start():
-    found = flow.simulate(**FLOW, time=[0.0, 0.5], dim=20, key=1, trials=16)
+    found = flow.simulate(**SIMULATED, time=[0.0, 0.5])
     assert found["head_energy"].mean[0] == pytest.approx(0.04)
     assert found["error"].mean.shape == (2,)
     # Of the same shape, so that it is compiled already.
-    swapped = flow.simulate(**FLOW, time=[0.5, 0.0], dim=20, key=1, trials=16)
+    swapped = flow.simulate(**SIMULATED, time=[0.5, 0.0])
     for name, estimate in swapped.items():
         assert estimate.mean[0] == found[name].mean[1], name
 
 
 @pytest.mark.slow
 def test_simulated_lists_of_times_give_the_numbers_of_single_ones():
-    found = flow.simulate(**FLOW, time=[0.0, 0.5], dim=20, key=1, trials=16)
-    single = flow.simulate(**FLOW, time=0.5, dim=20, key=1, trials=16)
+    found = flow.simulate(**SIMULATED, time=[0.0, 0.5])
+    single = flow.simulate(**SIMULATED, time=0.5)
     for name, estimate in single.items():
         assert estimate.mean == found[name].mean[1], name
 
@@ -103,6 +107,6 @@ def test_refusals():
     with pytest.raises(ParameterError, match=r"time.*at most 4294967294 steps"):
         flow.simulate(**FLOW, time=9e3, dim=10**6, key=0, trials=4)
     with pytest.raises(NumericalError, match="diverges near n/d"):
-        flow.predict(**{**FLOW, "head_rate": 60.0, "prompt_rate": 60.0}, time=40.0)
+        flow.predict(**{**FLOW, "tokens": 2, "head_rate": 60.0, "prompt_rate": 60.0}, time=40.0)
     with pytest.raises(ParameterError, match=r"loss.*logistic"):
         flow.predict(**FLOW, time=1.0, loss="hinge")

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick_cases import some_slow
 from scipy import stats as sps
 
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.contextual.law.sgd_increments import OVERLAPS
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sgd_chain import (
@@ -94,6 +94,14 @@ def as_rows(values):
     return np.stack([np.asarray(values[name]) for name in OVERLAPS], axis=-1)
 
 
+@jax.jit
+def products_frame():
+    return frame_of_products(SETTING, **PRODUCTS)
+
+
+overlaps = jax.jit(jax.vmap(lambda frame: overlaps_of(SETTING, frame)))
+
+
 @pytest.mark.slow
 def test_paths_of_forty_dimensions():
     """Means and covariances of all seven products after 1, 20 and 40 steps."""
@@ -132,25 +140,27 @@ def test_paths_of_forty_dimensions():
         assert covariances < 4.5, (time, covariances)
 
 
-@pytest.mark.parametrize(("dim", "loss"), some_slow([(6, "square"), (12, "logistic")], first=1))
+@jax.jit
+def many_steps(dim, rates, frame, key, logistic):
+    """Frames after one step from the same one, with 30,000 keys: one program for all tests."""
+
+    def step(key):
+        return one_step(SETTING, dim, SgdRates(*rates), frame, key=key, logistic=logistic)
+
+    return jax.vmap(step)(jax.random.split(unrolled(key), 30_000))
+
+
+@pytest.mark.parametrize(("dim", "loss"), [(6, "square"), (12, "logistic")])
 def test_one_step(dim, loss):
     rng, rates, rows = np.random.default_rng(dim), (1.5, 3.0), 30_000
     head, prompt = (np.repeat(v[None], rows, axis=0) for v in vectors_with_products(dim))
     to_head, to_prompt = token_gradients(rng, head, prompt, loss)
     expected = products_of(head + rates[0] / dim * to_head, prompt + rates[1] / dim * to_prompt)
     with jax.enable_x64(True):
-        frame = frame_of_products(SETTING, **PRODUCTS)
-
-        @jax.jit
-        @jax.vmap
-        def steps(key):
-            moved = one_step(
-                SETTING, jnp.int32(dim), SgdRates(*rates), frame, key=key,
-                logistic=loss == "logistic",
-            )  # fmt: skip
-            return overlaps_of(SETTING, moved)
-
-        measured = as_rows(steps(jax.random.split(jax.random.key(5), 30_000)))
+        moved = many_steps(
+            jnp.int32(dim), rates, products_frame(), jax.random.key(5), loss == "logistic"
+        )
+        measured = as_rows(overlaps(moved))
     means, covariances = largest_z_scores(measured, expected)
     assert means < 4.0
     assert covariances < 4.5
@@ -188,27 +198,30 @@ def test_steps_on_batches():
 # --- parts ---
 
 
+FREEDOM = np.array([1.0, 2.0, 3.0, 61.0, 1e5])
+
+
+@jax.jit
+def drawn_chi_squares(first, key):
+    return chi_squares(jnp.asarray(FREEDOM, jnp.float32), first, 4000, key=key)
+
+
 def test_chi_squares_have_their_law():
-    freedom = np.array([1.0, 2.0, 3.0, 61.0, 1e5])
-    drawn = chi_squares(
-        jnp.asarray(freedom, jnp.float32), jnp.uint32(0), 4000, key=jax.random.key(1)
-    )
-    for column, dof in zip(np.asarray(drawn, np.float64).T, freedom, strict=True):
+    drawn = drawn_chi_squares(jnp.uint32(0), jax.random.key(1))
+    for column, dof in zip(np.asarray(drawn, np.float64).T, FREEDOM, strict=True):
         assert sps.kstest(column, sps.chi2(dof).cdf).pvalue > 1e-3, dof
 
 
 def test_chi_squares_are_addressed_by_row():
-    freedom, key = jnp.array([1.0, 7.0]), jax.random.key(4)
-    whole = chi_squares(freedom, jnp.uint32(0), 64, key=key)
-    later = chi_squares(freedom, jnp.uint32(40), 24, key=key)
-    np.testing.assert_array_equal(whole[40:], later)
+    whole, later = (drawn_chi_squares(jnp.uint32(i), jax.random.key(4)) for i in (0, 40))
+    np.testing.assert_array_equal(np.asarray(whole)[40:], np.asarray(later)[:-40])
 
 
 def test_frame_has_the_products():
     with jax.enable_x64(True):
-        found = overlaps_of(SETTING, frame_of_products(SETTING, **PRODUCTS))
+        found = overlaps(jax.tree.map(lambda x: x[None], products_frame()))
         for name, value in PRODUCTS.items():
-            assert float(found[name]) == pytest.approx(value, abs=1e-12), name
+            assert float(found[name][0]) == pytest.approx(value, abs=1e-12), name
 
 
 PATH = {
@@ -248,12 +261,7 @@ def test_starts():
 def test_frame_of_nothing_stays_at_zero():
     """From 0 the first step moves the head alone: the prompt's gradient is 0 there."""
     with jax.enable_x64(True):
-        zero = Frame(jnp.zeros(3), jnp.zeros(4))
-
-        @jax.jit
-        def step(key):
-            return one_step(SETTING, jnp.int32(9), SgdRates(1.0, 1.0), zero, key=key)
-
-        moved = step(jax.random.key(0))
-        assert float(jnp.abs(moved.head).sum()) > 0
+        zero = Frame(np.zeros(3), np.zeros(4))
+        moved = many_steps(jnp.int32(9), (1.0, 1.0), zero, jax.random.key(0), False)
+        assert (np.abs(moved.head).sum(axis=1) > 0).all()
         np.testing.assert_array_equal(moved.prompt, 0.0)
