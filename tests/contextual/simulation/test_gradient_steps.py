@@ -10,6 +10,7 @@ from golden import first_point
 from scipy import stats
 
 import jaxprompt as jp
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation import gradient_steps
 from jaxprompt.errors import ParameterError
@@ -25,7 +26,7 @@ DIM, SAMPLES, NORM, TRIALS = 9, 30, 2.0, 2500
 # One compiled program, where every operation alone would be one.
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def many_sequences(setting, dim, count, key):
-    return gradient_steps.sample_batch(setting, dim, count, key=key)
+    return gradient_steps.sample_batch(setting, dim, count, key=unrolled(key))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def both():
 
     @jax.jit
     def tokens(index):
-        key = jax.random.fold_in(jax.random.key(0), index)
+        key = jax.random.fold_in(unrolled(jax.random.key(0)), index)
         return gradient_steps.token_steps(SETTING, DIM, SAMPLES, NORM, key=key)
 
     reduced, _ = gradient_steps.reduced_steps(
