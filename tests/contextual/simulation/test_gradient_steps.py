@@ -23,10 +23,28 @@ SETTING = Setting.make(
 DIM, SAMPLES, NORM, TRIALS = 9, 30, 2.0, 2500
 
 
+WIDE = 6
+"""Coordinates of the sequences that several tests draw, and of their steps: two programs."""
+
+
 # One compiled program, where every operation alone would be one.
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def many_sequences(setting, dim, count, key):
-    return gradient_steps.sample_batch(setting, dim, count, key=unrolled(key))
+@jax.jit
+def many_sequences(key):
+    return gradient_steps.sample_batch(SETTING, WIDE, 20_000, key=unrolled(key))
+
+
+STEPS = {"head": gradient_steps.head_step, "prompt": gradient_steps.prompt_step}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def single_steps(part, head, prompt, batch):
+    """The step on each sequence of a batch alone."""
+    single = jax.tree.map(lambda a: a[:, None], batch)
+    return jax.vmap(lambda one: STEPS[part](head, prompt, one))(single)
+
+
+def wide(numbers):
+    return np.append(numbers, np.zeros(WIDE - len(numbers))).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -100,19 +118,16 @@ def moments(rows):
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_terms_equal_those_of_tokens(step):
-    """Gradients of single sequences by tokens and autodiff, in five coordinates: their means and
+    """Gradients of single sequences by tokens and autodiff, in six coordinates: their means and
     variances along w⋆, q⋆ and the rest, and a fifth coordinate's variance."""
-    count, dim = 20_000, 5
+    count, dim = 20_000, WIDE
     given = np.array([0.4, 0.3, 0.5]) if step == 2 else np.array([0.6, 0.9, 0.7])
-    vector, zero = jnp.zeros(dim).at[:3].set(given), jnp.zeros(dim)
-    gradient = {
-        1: lambda one: gradient_steps.head_step(zero, zero, one),
-        2: lambda one: gradient_steps.prompt_step(vector, zero, one),
-        3: lambda one: gradient_steps.head_step(zero, vector, one),
-    }[step]
-    batch = many_sequences(SETTING, dim, count, jax.random.key(7))
-    single = jax.tree.map(lambda a: a[:, None], batch)
-    rows = np.asarray(jax.jit(jax.vmap(gradient))(single), np.float64)
+    vector, zero = wide(given), wide([])
+    part, *weights = {
+        1: ("head", zero, zero), 2: ("prompt", vector, zero), 3: ("head", zero, vector),
+    }[step]  # fmt: skip
+    batch = many_sequences(jax.random.key(7))
+    rows = np.asarray(single_steps(part, *weights, batch), np.float64)
     rng = np.random.default_rng(8)
     _, terms = {
         1: lambda: gradient_steps._first_heads(SETTING, dim, count, 1, rng),
@@ -127,8 +142,8 @@ def test_terms_equal_those_of_tokens(step):
     assert np.all(np.abs(found[0] - mean) < 4.5 * np.sqrt(2) * mean_error)
     assert np.all(np.abs(found[1] - variance) < 4.5 * np.sqrt(2) * variance_error)
     if step > 1:  # D is the variance of the last coordinate given the rest: E[x²] = E[D]
-        _, level, _, error = moments(rows[:, 4:])
-        fourth = moments(rows[:, 4:] ** 4 / 3)  # E[x⁴] = 3 E[D²]
+        _, level, _, error = moments(rows[:, 4:5])
+        fourth = moments(rows[:, 4:5] ** 4 / 3)  # E[x⁴] = 3 E[D²]
         square = terms.variance[3] + terms.mean[3] ** 2
         assert abs(terms.mean[3] - level[0]) < 4.5 * np.sqrt(2) * error[0]
         assert abs(square - fourth[0][0]) < 4.5 * np.sqrt(2) * fourth[2][0]
@@ -208,18 +223,16 @@ def test_length_of_the_first_head_beyond_the_plane_is_chi():
 
 
 GIVEN = {"head": np.zeros(2), "prompt": np.array([0.4, -0.3, 0.5])}
-STEPS = {"head": gradient_steps.head_step, "prompt": gradient_steps.prompt_step}
 step_of = jax.jit(lambda name, *given: STEPS[name](*given), static_argnums=0)
 
 
 @pytest.mark.parametrize("part", ["head", "prompt"])
 def test_slopes_give_the_step_in_all_other_coordinates(part):
     """A step on whole tokens is, beyond the head's coordinates, the slopes times their noise."""
-    dim, given = 7, GIVEN[part].astype(np.float32)
+    given = GIVEN[part].astype(np.float32)
     size = len(given)
-    batch = many_sequences(SETTING, dim, 6, jax.random.key(2))
-    wide = jnp.zeros(dim).at[:size].set(given)
-    whole = np.asarray(step_of(part, wide, jnp.zeros(dim), batch))
+    batch = jax.tree.map(lambda a: np.asarray(a)[:6], many_sequences(jax.random.key(2)))
+    whole = np.asarray(step_of(part, wide(given), wide([]), batch))
     term, slopes = gradient_steps._terms_and_slopes(
         STEPS[part], given, batch.tokens[:, :, :size], batch.labels
     )
@@ -233,15 +246,12 @@ def test_slopes_give_the_step_in_all_other_coordinates(part):
 def test_steps_in_few_coordinates_have_the_moments_of_steps_on_tokens(part, samples):
     """Against single sequences drawn with all coordinates: the mean of n terms has their mean, and
     the n-th part of their covariance."""
-    dim, trials, given = 6, 2000 if samples == 3 else 3, GIVEN[part]
-    size, count = len(given), 20_000
-    batch = many_sequences(SETTING, dim, count, jax.random.key(7))
-    wide = jnp.zeros(dim).at[:size].set(given)
-    single = jax.tree.map(lambda a: a[:, None], batch)
-    term = jax.jit(jax.vmap(lambda one: STEPS[part](wide, jnp.zeros(dim), one)))(single)
-    term = np.asarray(term, np.float64)
+    trials, given = 2000 if samples == 3 else 3, GIVEN[part]
+    size = len(given)
+    batch = many_sequences(jax.random.key(7))
+    term = np.asarray(single_steps(part, wide(given), wide([]), batch), np.float64)
     plane, across = gradient_steps.steps_in_few_coordinates(
-        STEPS[part], SETTING, dim, samples, trials, given, key=jax.random.key(3)
+        STEPS[part], SETTING, WIDE, samples, trials, given, key=jax.random.key(3)
     )
     assert plane.shape == (trials, size)
     mean, variance, mean_error, variance_error = moments(term)
@@ -261,7 +271,7 @@ def test_steps_in_few_coordinates_have_the_moments_of_steps_on_tokens(part, samp
 def test_sequences_in_few_coordinates_have_the_law_of_whole_ones():
     rng = np.random.default_rng(1)
     few = gradient_steps.Batch(*gradient_steps.draw_few_coordinates(SETTING, 3, 20_000, rng))
-    whole = many_sequences(SETTING, 3, 20_000, jax.random.key(5))
+    whole = many_sequences(jax.random.key(5))
     signs = {-1.0, 1.0}
     assert set(np.unique(few.labels).tolist()) == signs == set(np.unique(whole.labels).tolist())
     for token in (0, 1, 3):
