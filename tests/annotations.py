@@ -1,36 +1,78 @@
-"""Annotations of the package as checks, for the import hook of `conftest.py`."""
+"""Annotations of the package as checks, for `conftest.py`.
+
+jaxtyping's hook alone took a third of the time of the tests of statistics: it builds the checks of
+every function when a module is imported and of a nested one whenever it is made, and binds the
+arguments of each call, also where no array is in the signature. Here a check is built at the first
+call, and jaxtyping makes those of arrays alone.
+"""
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
-from collections.abc import Callable
+import typing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import beartype
+import jaxtyping
+
+CHECKED = 4
+"""How many of the functions that one nested definition makes are checked: the first called ones."""
+
+_with_axes = jaxtyping.jaxtyped
+"""jaxtyping's decorator, by which axes of one name have one size throughout a call."""
+
+_built: collections.Counter[Any] = collections.Counter()
+"""How many checks were built of the functions of each nested definition."""
 
 # The numeric tower: an int will do where a float is asked for, as type checkers have it.
-_checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+check_types: Callable[[Any], Any] = beartype.beartype(
+    conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError)
+)
 
-_made: dict[tuple[str, str, str], Callable[..., Any]] = {}
+
+def enforce_annotations(packages: Sequence[str]) -> None:
+    """Hold all functions of packages that are imported later to their annotations."""
+    jaxtyping.install_import_hook(packages, "annotations.check_types")
+    # The hook writes this name before each definition; a module looks it up as it is imported.
+    jaxtyping.jaxtyped = lambda *, typechecker: enforced
 
 
-def checked(item: Any) -> Any:
-    """A function or class whose calls are held to its annotations.
+def enforced(defined: Any) -> Any:
+    """A function whose calls are checked, or a class with such an ``__init__``."""
+    if inspect.isclass(defined):
+        if "__init__" in vars(defined) and not hasattr(defined.__init__, "__wrapped__"):
+            defined.__init__ = enforced(defined.__init__)
+        return defined
+    check = None
 
-    A function's check is built at its first call, and serves every function of that name and
-    signature: most of the package is not called by one process, and functions made inside others
-    are made thousands of times.
-    """
-    if inspect.isclass(item):
-        return _checked(item)
-    name = (item.__module__, item.__qualname__, str(inspect.signature(item)))
-
-    @functools.wraps(item)
+    @functools.wraps(defined)
     def call(*args: Any, **kwargs: Any) -> Any:
-        check = _made.get(name)
+        nonlocal check
         if check is None:
-            check = _made[name] = _checked(item)
+            check = _build(defined)
         return check(*args, **kwargs)
 
     return call
+
+
+def _build(function: Callable[..., Any]) -> Callable[..., Any]:
+    if "<locals>" in function.__qualname__:
+        _built[function.__code__] += 1
+        if _built[function.__code__] > CHECKED:
+            return function
+    try:
+        hints = typing.get_type_hints(function, include_extras=True).values()
+    except Exception:  # a name that is imported for type checkers: jaxtyping leaves that one out
+        return _with_axes(function, typechecker=check_types)
+    if any(map(_names_axes, hints)):
+        return _with_axes(function, typechecker=check_types)
+    return check_types(function)
+
+
+def _names_axes(hint: Any) -> bool:
+    """Whether one of jaxtyping's types is in an annotation."""
+    within = typing.get_args(hint)
+    return getattr(hint, "__module__", "") == "jaxtyping" or any(map(_names_axes, within))
