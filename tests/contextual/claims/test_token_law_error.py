@@ -13,14 +13,20 @@ from jaxprompt.errors import ParameterError
 POINT = {name: value for name, value in CLAIM.designs["quick"].runs[3].items() if name != "trials"}
 
 
+@jax.jit
+def drawn_features(arrays, keys):
+    attended = attend_scores(arrays, 10, 2, 16_000, key=keys[0])
+    return signed_features(arrays, attended, key=keys[1])
+
+
 def test_features_have_the_law_of_tokens():
     """First and second moments of exact-law features and of tokens drawn in NumPy."""
     point = {**POINT, "dim": 6, "gain": 0.7}
     with jax.enable_x64(True):
         given = {n: v for n, v in point.items() if n not in ("ridge", "ratio")}
         arrays = _make_arrays(**given)["arrays"]
-        attended = attend_scores(arrays, 10, 2, 16_000, key=jax.random.key(0))
-        rows = np.asarray(signed_features(arrays, attended, key=jax.random.key(1)), np.float64)
+        keys = jax.random.key(0), jax.random.key(1)
+        rows = np.asarray(drawn_features(arrays, keys), np.float64)
     a = {name: np.asarray(x) for name, x in arrays._asdict().items()}
     rng, count = np.random.default_rng(1), 16_000
     y = rng.choice([-1.0, 1.0], count)

@@ -68,7 +68,7 @@ def test_the_head_s_energy_is_twice_the_objective_s_slope_in_the_ridge(setting, 
 def test_the_reduced_law_against_the_unreduced_one(setting, arguments):
     """Twelve runs; their spread is the error, since the law's own numbers are estimated in each."""
     drawn = np.stack([
-        unreduced_same_data(setting, *arguments, 60_000, np.random.default_rng([7, seed]))
+        unreduced_same_data(setting, *arguments, 20_000, np.random.default_rng([7, seed]))
         for seed in range(12)
     ])  # fmt: skip
     found = means(same_data_limit(setting, *arguments))

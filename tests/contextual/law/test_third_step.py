@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tracemalloc
 
 import jax
@@ -31,6 +32,17 @@ def steps_of(setting, count, scalars, part, seed=0, scale=0.1):
     return heads, prompts, nodes, energy, found
 
 
+@jax.jit
+@functools.partial(jax.vmap, in_axes=(None, 0, 0, 0, 0, 0))
+def errors_by_formula(setting, head, prompt, step, energy, scores):
+    """Before the step and after it; and the head's norm after it."""
+    framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
+    before = Geometry.of_vectors(setting, jnp.append(head, 0.0), prompt)
+    norm = jnp.sqrt(jnp.square(step[:3]).sum() + jnp.maximum(step[3], 0.0) * energy)
+    after = Geometry.of_vectors(setting, step[:3], framed, head_norm=norm)
+    return jnp.stack([conditional_error(setting, g, scores) for g in (before, after)]), norm
+
+
 @pytest.mark.parametrize("law", [REFERENCE, UNEVEN, {**REFERENCE, "relevant": 9}])
 def test_errors_are_those_of_fixed_heads_and_prompts(law):
     """By `conditional_error`, which shares no code with them: before the step and after it."""
@@ -38,17 +50,13 @@ def test_errors_are_those_of_fixed_heads_and_prompts(law):
     scalars = attention_moments.normal_nodes(setting.irrelevant)[:3, :64]
     part = np.array([0, 2, 1, 1, 0])
     heads, prompts, nodes, energy, found = steps_of(setting, 5, scalars, part)
+    steps = found.mean + np.einsum("mij,mj->mi", found.root, nodes)
     with jax.enable_x64(True):
-        for m in range(5):
-            head, prompt, scores = map(jnp.asarray, (heads[m], prompts[m], scalars[part[m]]))
-            framed = jnp.array([prompt[0], prompt[1], jnp.hypot(prompt[2], prompt[3])])
-            before = Geometry.of_vectors(setting, jnp.append(head, 0.0), prompt)
-            step = jnp.asarray(found.mean[m] + found.root[m] @ nodes[m])
-            norm = jnp.sqrt(jnp.square(step[:3]).sum() + jnp.maximum(step[3], 0.0) * energy[m])
-            after = Geometry.of_vectors(setting, step[:3], framed, head_norm=norm)
-            expected = [float(conditional_error(setting, g, scores)) for g in (before, after)]
-            np.testing.assert_allclose(found.errors[m], expected, rtol=1e-10)
-            assert found.head_norm[m] == pytest.approx(float(norm), rel=1e-12)
+        expected, norms = errors_by_formula(
+            setting, heads, prompts, steps, energy, np.asarray(scalars)[part]
+        )
+    np.testing.assert_allclose(found.errors, expected, rtol=1e-10)
+    np.testing.assert_allclose(found.head_norm, norms, rtol=1e-12)
 
 
 def test_chunks_change_nothing(monkeypatch):
