@@ -36,6 +36,11 @@ def sample(setting, dim, count, seed):
     return tokens, label
 
 
+# Programs for all settings of two shifts; outside, every operation would be one.
+formula = jax.jit(exact_error, static_argnums=0)
+of_many = jax.jit(jax.vmap(exact_error, in_axes=(None, None, 0, 0, None)), static_argnums=0)
+
+
 @pytest.mark.parametrize(("head", "prompt"), [
     tuple(np.random.default_rng(1).normal(size=(2, 4))),
     # Close to each other, and to the tokens' mean: what they share is a fair part of each.
@@ -46,10 +51,7 @@ def test_linear_prompt_error_against_brute_force(head, prompt):
     outputs = np.einsum("nti,i,ntj,j->n", tokens, head, tokens, prompt)
     wrong = (outputs * label < 0).mean()
     with jax.enable_x64(True):
-        nodes = jnp.asarray(normal_nodes(4)[0])
-        exact = jax.jit(exact_error, static_argnums=0)(
-            "linear_prompt", MILD, jnp.asarray(head), jnp.asarray(prompt), nodes
-        )
+        exact = formula("linear_prompt", MILD, head, prompt, normal_nodes(4)[0])
     assert abs(float(exact) - wrong) < 4 * np.sqrt(wrong * (1 - wrong) / label.size)
 
 
@@ -67,18 +69,15 @@ def test_linear_prompt_error_is_that_of_the_attention_model():
 @pytest.mark.parametrize("setting", some_slow([MILD, ALIGNED], first=1), ids=["mild", "aligned"])
 @pytest.mark.parametrize("model", CEILINGS)
 def test_no_random_weights_do_better(model, setting):
-    """Three thousand heads and prompts in four dimensions, of all sizes."""
+    """Two thousand heads and prompts in four dimensions, of all sizes."""
     rng = np.random.default_rng(5)
-    heads, prompts = rng.normal(size=(2, 3000, 4))
-    prompts *= 10 ** rng.uniform(-1.5, 1.0, size=(3000, 1)) * (model != "linear")
+    heads, prompts = rng.normal(size=(2, 2000, 4))
+    prompts *= 10 ** rng.uniform(-1.5, 1.0, size=(2000, 1)) * (model != "linear")
     # Half of them in the plane of w⋆ and q⋆, where the best ones mostly are.
     heads[::2, 2:], prompts[::2, 2:] = 0, 0
     with jax.enable_x64(True):
-        nodes = jnp.asarray(normal_nodes(4)[0, :128])
-        errors = jax.jit(jax.vmap(lambda w, q: exact_error(model, setting, w, q, nodes)))(
-            jnp.asarray(heads), jnp.asarray(prompts)
-        )
-        least, _ = least_error(model, setting)
+        errors = of_many(model, setting, heads, prompts, normal_nodes(4)[0, :128])
+    least, _ = least_error(model, setting)
     found = np.nanmin(np.asarray(errors))
     assert least.mean() <= found + 3e-3, "up to the few nodes' own error"
     assert found - least.mean() < 0.05, "random weights come close, so the search is no fluke"
@@ -91,11 +90,9 @@ def test_best_linear_head_may_want_noise():
     """
     least, point = least_error("linear", ALIGNED)
     with jax.enable_x64(True):
-        nodes = jnp.asarray(normal_nodes(4)[0])
-        zero = jnp.zeros(4)
-        along = [float(exact_error("linear", ALIGNED, s * jnp.eye(4)[0], zero, nodes))
-                 for s in (1.0, -1.0)]  # fmt: skip
-    assert least.mean() < min(along) - 0.01
+        heads, nothing = np.outer((1.0, -1.0), np.eye(4)[0]), np.zeros((2, 4))
+        along = np.asarray(of_many("linear", ALIGNED, heads, nothing, normal_nodes(4)[0]))
+    assert least.mean() < along.min() - 0.01
     assert np.linalg.norm(point[2:4]) > 0.1
 
 
@@ -162,15 +159,12 @@ def test_the_least_error_does_not_depend_on_the_unit_of_the_tokens(model, scale)
 def test_little_noise_leaves_prompts_no_worse_than_explicit_weights(model):
     """Some thousand weights with coordinates of every size, small and large."""
     rng = np.random.default_rng(8)
-    heads, prompts = rng.normal(size=(2, 3000, 4))
-    heads[:, :2] *= 10 ** rng.uniform(-3, 0, size=(3000, 1))
-    prompts[:, :2] *= 10 ** rng.uniform(-3, 0, size=(3000, 1))
-    prompts *= 10 ** rng.uniform(-1, 3, size=(3000, 1))
+    heads, prompts = rng.normal(size=(2, 2000, 4))
+    heads[:, :2] *= 10 ** rng.uniform(-3, 0, size=(2000, 1))
+    prompts[:, :2] *= 10 ** rng.uniform(-3, 0, size=(2000, 1))
+    prompts *= 10 ** rng.uniform(-1, 3, size=(2000, 1))
     with jax.enable_x64(True):
-        nodes = jnp.asarray(normal_nodes(4)[0, :128])
-        errors = jax.jit(jax.vmap(lambda w, q: exact_error(model, QUIET, w, q, nodes)))(
-            jnp.asarray(heads), jnp.asarray(prompts)
-        )
+        errors = of_many(model, QUIET, heads, prompts, normal_nodes(4)[0, :128])
     assert least_error(model, QUIET)[0].mean() <= np.nanmin(np.asarray(errors)) + 1e-3
 
 
