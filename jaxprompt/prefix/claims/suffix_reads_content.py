@@ -115,13 +115,16 @@ FALSIFIERS = (
 # --- the simulation: the task ---
 
 
-def noise_free(relevant: int, tokens: int, shift: float) -> tuple[Array, Array]:
-    """The four sequences (4, T, 2), in the plane of w⋆ and q⋆ with norm 1, and labels (4,)."""
-    labels = jnp.array([1.0, -1.0, 1.0, -1.0])
-    scale = jnp.array([0.0, 0.0, 1.0, 1.0]) * shift
-    mark = jnp.stack([labels, jnp.ones(4)], axis=1)
-    first = (jnp.arange(tokens) < relevant)[None, :, None]
-    return jnp.where(first, mark[:, None], -(scale[:, None] * mark)[:, None]), labels
+def noise_free(relevant: int, tokens: int, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """The four sequences (4, T, 2), in the plane of w⋆ and q⋆ with norm 1, and labels (4,).
+
+    In float64 and by NumPy, which has no program for each number of tokens.
+    """
+    labels = np.array([1.0, -1.0, 1.0, -1.0])
+    scale = np.array([0.0, 0.0, 1.0, 1.0]) * shift
+    mark = np.stack([labels, np.ones(4)], axis=1)
+    first = (np.arange(tokens) < relevant)[None, :, None]
+    return np.where(first, mark[:, None], -(scale[:, None] * mark)[:, None]), labels
 
 
 def best_affine(
@@ -177,13 +180,13 @@ def simulate(
         with_suffix = np.asarray(_outputs_with_suffix(sequences))
         identities = _identities(trials, vectors, key)
         measured = {name: np.asarray(deviation).max() for name, deviation in identities.items()}
-    marks, eps = np.asarray(labels), float(np.finfo(np.float64).eps)
+    eps = float(np.finfo(np.float64).eps)
     # An output is a mean of that many vectors no longer than `sizes`, so off by less than this.
     rounding = 8 * (tokens + vectors) * eps * sizes
     measured["prefix_accuracy"] = max(
-        best_affine(x, marks, limit) for x, limit in zip(with_prefix, rounding, strict=True)
+        best_affine(x, labels, limit) for x, limit in zip(with_prefix, rounding, strict=True)
     )
-    measured["suffix_accuracy"] = best_affine(with_suffix, marks, 8 * tokens * eps * (1 + shift))
+    measured["suffix_accuracy"] = best_affine(with_suffix, labels, 8 * tokens * eps * (1 + shift))
     return {name: exact_estimate(value, trials) for name, value in measured.items()}
 
 
@@ -304,15 +307,14 @@ def _panels(claim: Claim, verdict: Verdict, key: Key[Array, ""]) -> list[Panel]:
     with jax.enable_x64(True):
         sequences, labels = noise_free(relevant, tokens, shift)
         views = {
-            "a prefix: the mean token": np.asarray(sequences).mean(axis=1),
+            "a prefix: the mean token": sequences.mean(axis=1),
             "a suffix: its own pattern": np.asarray(_outputs_with_suffix(sequences)),
         }
-    marks = np.asarray(labels)
     scatters = [
         Panel(
             [
-                Mark("points", *points[marks > 0].T, label="label +1", colour=2),
-                Mark("points", *points[marks < 0].T, label="label −1", colour=3),
+                Mark("points", *points[labels > 0].T, label="label +1", colour=2),
+                Mark("points", *points[labels < 0].T, label="label −1", colour=3),
             ],
             title, "along the signal", "along the context", x_range=(-1.4, 1.4),
             y_range=(-1.4, 1.4),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,12 +43,14 @@ def test_biases_against_loops_and_the_shared_head(x64):
     assert made[2] == 2 * 3 * 4 * 2
     # And through the package's heads, whose options this claim does not use.
     query = np.einsum("id,dhk->hik", inputs, project)
-    for i in range(7):
-        split = grouped_prefixed_heads(
-            query[:, i : i + 1], content_keys[i].swapaxes(0, 1), np.zeros((3, 6, 2)),
-            keys, values, scale=2**0.5,
-        )  # fmt: skip
-        np.testing.assert_allclose(split.output[:, 0], made[0][i], rtol=1e-9)
+    outputs = jax.jit(jax.vmap(
+        lambda query, content: grouped_prefixed_heads(
+            query[:, None], content.swapaxes(0, 1), jnp.zeros((3, 6, 2)), keys, values,
+            scale=2**0.5,
+        ).output[:, 0],
+        in_axes=(1, 0),
+    ))  # fmt: skip
+    np.testing.assert_allclose(outputs(query, content_keys), made[0], rtol=1e-9)
 
 
 def test_dimensions_add_over_heads_and_not_over_groups():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import jaxprompt as jp
 from jaxprompt.core.claim import AtLeast, AtMost
 from jaxprompt.networks.transformer import Added, Trace
 from jaxprompt.prefix.claims import new_task_limit
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 
 CONFIG = experiments.small_config(3, width=8)
@@ -19,7 +22,7 @@ CONFIG = experiments.small_config(3, width=8)
 def sharp_state(added, key):
     """Parameters with matrices and vectors thirty times as large, so that attention is not flat."""
     state = adaptation.initial_state(CONFIG, added, key=key)
-    return jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, state)
+    return jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * np.asarray(x), state)
 
 
 def test_limits_state_their_sides():
@@ -32,17 +35,23 @@ def test_limits_state_their_sides():
 
 def test_the_bias_of_one_vector_is_what_its_layer_adds():
     """Output with the prefix less the damped output without it, over the mass on the prefix."""
+
+    @functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
+    def attended_with_and_without(state):
+        model = adaptation.model_of(CONFIG, Added(prefix=1), state)
+        tokens = jnp.array([1, 5, 2, 0, 7])
+        full, alone = Trace([], []), Trace([], [])
+        model(tokens, trace=full)
+        model.prefix = None
+        model(tokens, trace=alone)
+        bias = new_task_limit.prefix_bias(CONFIG, state)
+        return full.attended[0], alone.attended[0], bias
+
     state = sharp_state(Added(prefix=1), jax.random.key(0))
-    model = adaptation.model_of(CONFIG, Added(prefix=1), state)
-    tokens = jnp.array([1, 5, 2, 0, 7])
-    full, alone = Trace([], []), Trace([], [])
-    model(tokens, trace=full)
-    model.prefix = None
-    model(tokens, trace=alone)
-    mass = full.attended[0].prefix[0]  # one head: (positions, 1)
-    added = full.attended[0].output[:, 0] - (1 - mass) * alone.attended[0].output[:, 0]
-    bias = new_task_limit.prefix_bias(CONFIG, state)
-    np.testing.assert_allclose(added, mass * bias, atol=1e-4 * float(jnp.abs(bias).max()))
+    full, alone, bias = jax.tree.map(np.asarray, attended_with_and_without(state))
+    mass = full.prefix[0]  # one head: (positions, 1)
+    added = full.output[:, 0] - (1 - mass) * alone.output[:, 0]
+    np.testing.assert_allclose(added, mass * bias, atol=1e-4 * np.abs(bias).max())
 
 
 @pytest.mark.slow

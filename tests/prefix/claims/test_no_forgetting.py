@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -19,13 +20,18 @@ CONFIG = experiments.small_config(3, width=8)
 RECIPE = Recipe(250, 1e-3)
 
 
+@functools.cache
+def initial_arrays(added, config, seed):
+    state = adaptation.initial_state(config, added, key=jax.random.key(seed))
+    return jax.tree.map(np.asarray, state)
+
+
 def untrained(added, change, config=CONFIG):
     """One run of a model as it starts, its own parameters changed by `change`."""
-    base = adaptation.initial_state(config, key=jax.random.key(0))
-    state = adaptation.replace_base(adaptation.initial_state(config, added, key=jax.random.key(1)),
-                                 jax.tree.map(lambda x: x + change, base))  # fmt: skip
+    base = jax.tree.map(lambda x: x + np.float32(change), initial_arrays(Added(), config, 0))
+    state = adaptation.replace_base(initial_arrays(added, config, 1), base)
     plan = Plan(config, "model", (("asc",),), RECIPE, (0, 0), added)
-    return Trained(plan, jax.tree.map(lambda x: np.asarray(x)[None], state), np.zeros((1, 1)))
+    return Trained(plan, jax.tree.map(lambda x: x[None], state), np.zeros((1, 1)))
 
 
 def test_changes_of_logits_with_and_without_the_addition():

@@ -118,15 +118,13 @@ def test_both_ways_train_equally_many_parameters():
 
 def test_factors_that_do_nothing_yet_change_nothing():
     start = word_order.initial_adapter("low_rank", 4, key=KEY)
-    one = jax.tree.map(lambda x: x[0], start)
-    given = minilm.Projections(jnp.ones((384, 1152)), jnp.ones(1152))
-    np.testing.assert_array_equal(minilm.merge_low_rank(given, one).kernel, given.kernel)
-    up = jnp.stack([jnp.full((1, 384), 2.0), jnp.full((1, 384), 3.0)])
-    query, key, value = np.split(
-        np.asarray(minilm.merge_low_rank(given, one._replace(up=up)).kernel - given.kernel),
-        3,
-        axis=-1,
-    )
+    one = jax.tree.map(lambda x: np.asarray(x)[0], start)
+    given = minilm.Projections(np.ones((384, 1152), np.float32), np.ones(1152, np.float32))
+    merged = jax.jit(lambda factors: minilm.merge_low_rank(given, factors).kernel)
+    np.testing.assert_array_equal(merged(one), given.kernel)
+    up = np.stack([np.full((1, 384), 2.0, np.float32), np.full((1, 384), 3.0, np.float32)])
+    change = np.asarray(merged(one._replace(up=up))) - given.kernel
+    query, key, value = np.split(change, 3, axis=-1)
     np.testing.assert_allclose(query, np.broadcast_to(2 * one.down[0], query.shape), atol=1e-6)
     np.testing.assert_array_equal(key, 0)
     np.testing.assert_allclose(value, np.broadcast_to(3 * one.down[1], value.shape), atol=1e-6)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from quick_cases import some_slow
@@ -21,7 +20,7 @@ from jaxprompt.prefix.claims import suffix_reads_content as suffix
 def test_noise_free_sequences_are_those_of_the_contextual_family():
     setting = Setting.make(tokens=6, relevant=2, signal=1.0, context=1.0, noise=0.0, gain=0.0,
                            shifts=((1.5, 1.5),), shift_weights=(1.0,), where="test")  # fmt: skip
-    drawn = sample_sequence(setting, 2, key=jax.random.key(0))
+    drawn = jax.jit(lambda key: sample_sequence(setting, 2, key=key))(jax.random.key(0))
     ours, labels = suffix.noise_free(2, 6, 1.5)
     place = 2 if float(drawn.label) > 0 else 3
     assert float(labels[place]) == float(drawn.label)
@@ -31,9 +30,8 @@ def test_noise_free_sequences_are_those_of_the_contextual_family():
 def test_suffix_output_is_prompt_attention():
     with jax.enable_x64(True):
         tokens, _ = suffix.noise_free(2, 6, 1.5)
-        tokens = jnp.asarray(tokens, jnp.float64)
-        prompt = suffix.SHARPNESS * jnp.array([0.0, 1.0])
-        expected = jax.vmap(lambda x: prompt_attention(x, prompt))(tokens)
+        prompt = suffix.SHARPNESS * np.array([0.0, 1.0])
+        expected = jax.jit(jax.vmap(lambda x: prompt_attention(x, prompt)))(tokens)
         np.testing.assert_allclose(suffix._outputs_with_suffix(tokens), expected, atol=1e-12)
 
 
@@ -56,24 +54,37 @@ def separable_points(relevant, tokens, shift):
     return 1.0 if shifted > 0 else 0.75
 
 
-@pytest.mark.parametrize("vectors", some_slow([1, 5], first=1))
-@pytest.mark.parametrize(
-    ("relevant", "tokens", "shift"),
-    [(5, 10, Fraction(1)), (1, 2, Fraction(1)), (1, 3, Fraction(1, 2)), (3, 10, Fraction(3, 7)),
-     (1, 50, Fraction(1, 49)), (9, 10, Fraction(9)), (98, 99, Fraction(98))],
+THRESHOLDS = (
+    (98, 99, Fraction(98)), (3, 10, Fraction(3, 7)), (5, 10, Fraction(1)), (1, 2, Fraction(1)),
+    (1, 3, Fraction(1, 2)), (1, 50, Fraction(1, 49)), (9, 10, Fraction(9)),
 )  # fmt: skip
-def test_prefix_accuracy_at_below_and_above_the_threshold(relevant, tokens, shift, vectors):
+"""Relevant tokens, tokens, and the shift at which the shifted means are 0."""
+
+
+def accuracies_around(shift):
+    """Shifts at the threshold, just below and just above; and the best accuracy of a prefix."""
+    yield shift, 0.75
+    yield shift * (1 - Fraction(1, 10**6)), 1.0
+    yield shift * (1 + Fraction(1, 10**6)), 0.75
+
+
+@pytest.mark.parametrize(("relevant", "tokens", "shift"), THRESHOLDS)
+def test_prefix_accuracy_at_below_and_above_the_threshold(relevant, tokens, shift):
     """At Δ = ζ/(1 − ζ) the shifted means are 0, whatever the label: ¾, not 1."""
     claim = jp.claim("prefix.suffix_reads_content")
-    for factor, accuracy in (
-        (1, 0.75),
-        (1 - Fraction(1, 10**6), 1.0),
-        (1 + Fraction(1, 10**6), 0.75),
-    ):
-        exact = shift * factor
+    for exact, accuracy in accuracies_around(shift):
         assert separable_points(relevant, tokens, exact) == accuracy
-        given = {"relevant": relevant, "tokens": tokens, "shift": float(exact), "vectors": vectors}
+        given = {"relevant": relevant, "tokens": tokens, "shift": float(exact)}
         assert claim.predict(**given)["prefix_accuracy"] == accuracy
+
+
+# Every number of tokens is a program.
+@pytest.mark.parametrize("vectors", some_slow([1, 5], first=1))
+@pytest.mark.parametrize(("relevant", "tokens", "shift"), some_slow(THRESHOLDS, first=1))
+def test_heads_at_below_and_above_the_threshold(relevant, tokens, shift, vectors):
+    claim = jp.claim("prefix.suffix_reads_content")
+    for exact, accuracy in accuracies_around(shift):
+        given = {"relevant": relevant, "tokens": tokens, "shift": float(exact), "vectors": vectors}
         run = claim.simulate(key=0, trials=3, **given)
         assert run["prefix_accuracy"].mean == accuracy
         assert run["suffix_accuracy"].mean == 1.0

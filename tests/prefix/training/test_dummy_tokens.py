@@ -6,6 +6,7 @@ and the causal mask runs over everything.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -17,6 +18,7 @@ from flax import nnx
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config, Trace
 from jaxprompt.prefix.claims import new_task_limit, skill_selection
+from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.experiments import Plan
@@ -30,9 +32,15 @@ def sizes(dummies, first_norm=True):
     return experiments.with_dummies(small, dummies)
 
 
+@functools.cache
+def initial_arrays(config, added):
+    state = adaptation.initial_state(config, added, key=jax.random.key(0))
+    return jax.tree.map(np.asarray, state)
+
+
 def sharp_state(config, added=Added()):  # noqa: B008
     """Parameters thirty times as large, so that attention is not flat, in float64."""
-    state = adaptation.initial_state(config, added, key=jax.random.key(0))
+    state = initial_arrays(config, added)
     return jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * np.asarray(x, np.float64), state)
 
 
@@ -99,16 +107,20 @@ def test_dummies_are_seen_until_a_prefix_takes_their_place():
         # The dummies' positions and no others: rows 0 and 1 of seven.
         state["position"][...] = state["position"][...] + np.eye(7, 8) * (np.arange(7) < 2)[:, None]
         after = adaptation.logits(config, added, state, content)
-        assert (np.abs(np.asarray(after - before)).max() > 1e-3) == changes
+        assert (np.abs(np.asarray(after) - np.asarray(before)).max() > 1e-3) == changes
 
 
 def test_queries_see_prefix_and_content_only():
     """Masses over the prefix and the causal content sum to one, whatever number of dummies."""
     config, added = sizes(3), Added(prefix=5)
-    state = jax.tree.map(jnp.asarray, sharp_state(config, added))
-    model, trace = adaptation.model_of(config, added, state), Trace([], [])
-    adaptation.content_logits(model, jnp.array([1, 5, 2, 1, 2]), trace=trace)
-    for attended in trace.attended:
+
+    @functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
+    def attended_in_every_layer(state):
+        model, trace = adaptation.model_of(config, added, state), Trace([], [])
+        adaptation.content_logits(model, jnp.array([1, 5, 2, 1, 2]), trace=trace)
+        return trace.attended
+
+    for attended in attended_in_every_layer(sharp_state(config, added)):
         assert attended.prefix.shape == (2, 5, 5)
         assert attended.content.shape == (2, 5, 5)
         total = attended.prefix.sum(axis=-1) + attended.content.sum(axis=-1)
