@@ -27,7 +27,8 @@ from jaxprompt.universal.claims import quantised_prefix
 Numbers = dict[str, tuple[Any, float]]
 
 DRAWN, DRAWN_SLOWLY = 2, 40
-"""Points drawn from the ranges of each claim, beside the ends of each."""
+"""Points drawn from the ranges of each claim. Beside the few are two at ends of all ranges, beside
+the many some at each end of each."""
 
 
 # --- points ---
@@ -129,7 +130,8 @@ def optimal_values(at: Point) -> Numbers:
     raw = np.empty(len(phase), complex)
     for block in np.array_split(np.arange(len(phase)), 20):
         angle = phase[block] / count
-        weight = np.exp(lam * (np.cos(angle[:, None] - centre) - 1))
+        near = np.cos(angle[:, None] - centre)
+        weight = np.exp(lam * (near - near.max(axis=1, keepdims=True)))
         raw[block] = weight @ np.exp(1j * k * centre) / weight.sum(axis=1) * np.exp(-1j * k * angle)
 
     def mean(values: np.ndarray) -> float:
@@ -386,7 +388,8 @@ def test_every_claim_states_its_ranges_and_has_an_oracle():
 def disagreements(id: str, count: int) -> tuple[list[str], set[str]]:
     """Predictions that are far from the oracle, and the falsifiers that are so somewhere."""
     claim, far, caught = jp.claim(id), [], set()
-    for at in points_of(claim, count, repair=REPAIRS.get(id, unchanged)):
+    repair = REPAIRS.get(id, unchanged)
+    for at in points_of(claim, count, repair=repair, corners=count == DRAWN):
         given = claim.validated(GIVEN.get(id, lambda point: point)(at))
         exact = ORACLES[id](at)
         wrong_names = names_far_from(exact, claim.predict(given))

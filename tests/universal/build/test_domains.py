@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import optimize
 
 from jaxprompt.errors import ParameterError
@@ -73,7 +74,7 @@ def test_no_smaller_stretch_will_do(name):
     assert ratio == pytest.approx(domain.stretch, rel=1e-6)
 
 
-@pytest.mark.parametrize("dim", [2, 3, 5])
+@pytest.mark.parametrize("dim", some_slow([2, 3, 5], first=1))
 def test_stretch_of_the_torus_by_search(dim):
     """Maximised from many starts, no pair of points is stretched more."""
     domain, random = domains.torus(dim), np.random.default_rng(1)

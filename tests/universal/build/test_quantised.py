@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_prefix
@@ -17,7 +18,7 @@ def smooth(x):
     return np.exp(x[..., 0] * x[..., 1]) + x[..., 2]
 
 
-def sphere_points(m, count=3000, seed=99):
+def sphere_points(m, count=1000, seed=99):
     points = np.random.default_rng(seed).normal(size=(count, m + 1))
     return points / np.linalg.norm(points, axis=1, keepdims=True)
 
@@ -82,7 +83,7 @@ def test_more_bits_change_less(prefix):
     np.testing.assert_array_equal(prefix.quantised(4).quantised(12).keys, prefix.quantised(12).keys)
 
 
-@pytest.mark.parametrize("bits", [8, "bfloat16"])
+@pytest.mark.parametrize("bits", some_slow([8, "bfloat16"], first=1))
 def test_builds_with_few_bits(bits):
     """The values of the default method are ten times f, which few bits do not bear."""
     given = {"sphere_dim": 2, "accuracy": 0.05, "test_points": 1000, "budget": 600}

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from quick_cases import mostly_slow, some_slow
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_sequence_prefix
@@ -80,7 +81,7 @@ def plain_stack(prefix, sequence, dtype=np.float64):
     return np.array(tokens)[:, width - prefix.candidate.at.out :]
 
 
-@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("name", mostly_slow(MAPS, {"sort", "causal attention"}.__contains__))
 def test_layers_as_plain_attention(name):
     f, _ = MAPS[name]
     prefix = build_sequence_prefix(f, length=3, dim=1, accuracy=0.2, test_sequences=200)
@@ -162,7 +163,7 @@ def test_sums_over_directions_for_smooth_maps():
     np.testing.assert_allclose(fine(x[0]), plain_stack(fine, x[0]), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("f", [reverse, convolve])
+@pytest.mark.parametrize("f", some_slow([convolve, reverse], first=1))
 def test_a_linear_map_has_one_direction_at_any_length(f):
     prefix = build_sequence_prefix(f, length=12, dim=1, accuracy=1e-3, test_sequences=200)
     assert prefix.certificate.reached
@@ -186,8 +187,11 @@ def test_the_papers_form_has_its_depth_and_its_jump():
 
 @pytest.mark.parametrize(
     ("length", "dim", "digits"),
-    [(2, 1, 7), (2, 7, 1), (14, 1, 1), (3, 1, 5), (5, 3, 1), (2, 2, 4), (4, 1, 4), (8, 2, 1),
-     (1, 1, 17), (1, 2, 9), (2, 1, 9), (2, 3, 3)],
+    mostly_slow(
+        [(2, 1, 7), (2, 7, 1), (14, 1, 1), (3, 1, 5), (5, 3, 1), (2, 2, 4), (4, 1, 4), (8, 2, 1),
+         (1, 1, 17), (1, 2, 9), (2, 1, 9), (2, 3, 3)],
+        lambda case: case in [(2, 1, 7), (2, 7, 1), (1, 1, 17), (2, 1, 9)],
+    ),
 )  # fmt: skip
 def test_the_papers_form_mistakes_no_cell(length, dim, digits):
     """At the largest sizes with and without a split, cells are told apart as exact codes are."""
@@ -272,8 +276,8 @@ def test_takes_maps_of_one_sequence_and_of_many():
         assert x.shape == (3, 1)
         return [float(max(x[: p + 1, 0])) for p in range(3)]
 
-    one = build_sequence_prefix(single, length=3, dim=1, accuracy=0.2, test_sequences=200)
-    many = build_sequence_prefix(running_maximum, length=3, dim=1, accuracy=0.2, test_sequences=200)
+    one = build_sequence_prefix(single, length=3, dim=1, accuracy=0.4, test_sequences=100)
+    many = build_sequence_prefix(running_maximum, length=3, dim=1, accuracy=0.4, test_sequences=100)
     x = np.random.default_rng(4).uniform(size=(5, 3, 1))
     assert one(x).shape == (5, 3)
     np.testing.assert_array_equal(one(x), many(x)[..., 0])
@@ -348,7 +352,7 @@ def test_sequences_outside_the_domain_are_refused():
 
 def test_same_call_same_layers():
     a, b = (
-        build_sequence_prefix(attend, length=3, dim=1, accuracy=0.2, test_sequences=100)
+        build_sequence_prefix(attend, length=3, dim=1, accuracy=0.4, test_sequences=100)
         for _ in range(2)
     )
     for first, second in zip(a.prefixes, b.prefixes, strict=True):

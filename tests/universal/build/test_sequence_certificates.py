@@ -152,7 +152,7 @@ def check_certificate(seed):
     return problems, note, found
 
 
-@pytest.mark.parametrize("seed", some_slow([1, 2, 4, 0, 3, 5], first=3))
+@pytest.mark.parametrize("seed", some_slow([1, 2, 4, 0, 3, 5], first=1))
 def test_certificates_of_random_maps_hold(seed):
     problems, note, found = check_certificate(seed)
     assert not problems, (note, found)

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_sequence_prefix
@@ -35,6 +36,7 @@ def zigzag(x):
     return np.concatenate([teeth, np.repeat(sines, x.shape[-2] - 1, axis=-1)], axis=-1)
 
 
+# The shortest first.
 CASES = {
     "distance, one angle": (distance_to_anchor, 2, 1, 1.0, "none", 0.3),
     "distance, two angles": (distance_to_anchor, 1, 2, 1.0, "none", 0.5),
@@ -88,7 +90,7 @@ def test_guarantee_in_the_distance_of_angles(name):
         assert note.measured > 0.6 * note.guaranteed
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_slow(list(CASES), first=1))
 def test_without_a_constant_the_accuracy_is_measured(name):
     f, length, dim, _, _, accuracy = CASES[name]
     prefix = build_sequence_prefix(
@@ -103,7 +105,10 @@ def test_without_a_constant_the_accuracy_is_measured(name):
 
 @pytest.mark.parametrize(
     ("domain", "dim", "f"),
-    [("torus", 1, neighbours), ("cube", 2, lambda x: x[..., 0] * x.sum(axis=-2)[..., 1:])],
+    some_slow(
+        [("torus", 1, neighbours), ("cube", 2, lambda x: x[..., 0] * x.sum(axis=-2)[..., 1:])],
+        first=1,
+    ),
 )
 def test_classes_that_sums_mistake_are_split(domain, dim, f):
     """Between cells a sum of vectors may be that of another pair: then tokens are read apart."""
@@ -117,10 +122,14 @@ def test_classes_that_sums_mistake_are_split(domain, dim, f):
     assert np.abs(prefix(x).reshape(500, 3) - f(x)).max() <= 0.7
 
 
-def test_whole_turns_change_nothing():
-    prefix = build_sequence_prefix(
-        distance_to_anchor, length=2, dim=1, domain="torus", accuracy=0.4, test_sequences=100
+@pytest.fixture(scope="module")
+def prefix():
+    return build_sequence_prefix(
+        distance_to_anchor, length=2, dim=1, domain="torus", accuracy=0.5, test_sequences=100
     )
+
+
+def test_whole_turns_change_nothing(prefix):
     x = np.random.default_rng(0).uniform(-9, 9, size=(20, 2, 1))
     np.testing.assert_allclose(prefix(x), prefix(x + 2 * math.pi), rtol=0, atol=1e-9)
     assert prefix(x[0]).shape == (2,)
@@ -191,9 +200,6 @@ def test_what_is_not_allowed_is_refused_in_one_line(changes, word):
 
 
 @pytest.mark.parametrize("x", [np.full((2, 1), np.nan), np.zeros((3, 1)), np.zeros(2)])
-def test_sequences_that_are_no_angles_are_refused(x):
-    prefix = build_sequence_prefix(
-        distance_to_anchor, length=2, dim=1, domain="torus", accuracy=0.5, test_sequences=100
-    )
+def test_sequences_that_are_no_angles_are_refused(x, prefix):
     with pytest.raises(ParameterError, match="`sequences`"):
         prefix(x)
