@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick_cases import some_slow
 
 import jaxprompt as jp
 from jaxprompt.compute import operations
 from jaxprompt.core.keys import as_key
 from jaxprompt.errors import JaxpromptError, ParameterError
-from jaxprompt.stats import Estimate, exact_estimate
+from jaxprompt.stats import Estimate, exact_estimate, sample_estimate
 
 R = jp.Relation
 
@@ -51,6 +52,16 @@ def verdicts(claim, seeds=5):
     return [claim.check(key=seed).status for seed in range(seeds)]
 
 
+def drawn(draw):
+    """A simulation whose trials NumPy draws at once: there is nothing to compile."""
+
+    def simulation(*, key, trials, **parameters):
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        return {"p": sample_estimate(draw(rng, trials, **parameters))}
+
+    return simulation
+
+
 def sized(name="size", **options):
     return (jp.Parameter(name, "integer", "size", low=1, simulate_only=True, **options),)
 
@@ -62,15 +73,30 @@ def over_sizes(sizes, trials):
 # --- no scatter is not exactness ---
 
 
-@pytest.mark.parametrize("cast", [lambda x: x, lambda x: x * 1.0], ids=["truth values", "numbers"])
-@pytest.mark.parametrize("probability", [0.999, 0.001, 0.9999])
-def test_a_probability_near_an_end_is_not_refuted(cast, probability):
-    def trial(*, key):
-        return {"p": cast(jax.random.bernoulli(key, probability))}
+def rare_event(cast):
+    def trial(*, key, rate):
+        return {"p": cast(jax.random.bernoulli(key, rate))}
 
-    claim = claim_of(trial, lambda: {"p": probability}, tolerance=0.01)
+    return jp.per_trial(trial, batch=50, traced=("rate",))
+
+
+RARE_EVENTS = {
+    "truth values": rare_event(lambda seen: seen),
+    "numbers": rare_event(lambda seen: seen * 1.0),
+}
+
+
+@pytest.mark.parametrize("kind", RARE_EVENTS)
+@pytest.mark.parametrize("probability", [0.999, 0.001, 0.9999])
+def test_a_probability_near_an_end_is_not_refuted(kind, probability):
+    options = {
+        "simulation": RARE_EVENTS[kind], "tolerance": 0.01,
+        "parameters": (jp.Parameter("rate", "real", "rate", simulate_only=True),),
+        "design": jp.Design({"rate": probability}, trials=100),
+    }  # fmt: skip
+    claim = claim_of(None, lambda: {"p": probability}, **options)
     assert "refuted" not in verdicts(claim, 20)
-    false = claim_of(trial, lambda: {"p": abs(probability - 0.2)}, tolerance=0.01)
+    false = claim_of(None, lambda: {"p": abs(probability - 0.2)}, **options)
     assert "confirmed" not in verdicts(false, 20)
 
 
@@ -99,12 +125,19 @@ def test_a_trial_that_draws_nothing_is_exact():
 # --- rounding ---
 
 
+constant = jp.per_trial(
+    lambda *, key, number: {"p": jnp.asarray(number)}, batch=50, traced=("number",)
+)
+
+
 @pytest.mark.parametrize("trials", [100, 400, 1000, 3000])
 @pytest.mark.parametrize("number", [0.1, 0.3, 0.7, 1 / 3, 1e-20, 12345.678])
 def test_equal_constants_are_confirmed(trials, number):
     claim = claim_of(
-        lambda *, key: {"p": jnp.asarray(number)}, lambda: {"p": number}, R.IDENTITY,
-        quantities=(jp.Quantity("p", "p", 1e-9, relative=True),), trials=trials,
+        None, lambda: {"p": number}, R.IDENTITY, simulation=constant,
+        parameters=(jp.Parameter("number", "real", "number", simulate_only=True),),
+        quantities=(jp.Quantity("p", "p", 1e-9, relative=True),),
+        design=jp.Design({"number": number}, trials=trials),
     )  # fmt: skip
     assert verdicts(claim, 1) == ["confirmed"]
 
@@ -119,16 +152,17 @@ def test_identities_of_any_size_can_fail(size):
     assert verdicts(claim, 1) == ["refuted"]
 
 
-def draws(*, key, shift):
-    return {"x": shift + jax.random.normal(key, (30,))}
+variance = jp.per_trial(
+    lambda *, x: {"p": jnp.square(x - x.mean()).mean()}, batch=1, traced=("shift",),
+    instance=lambda *, key, shift: {"x": shift + jax.random.normal(key, (30,))},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e2, 1e4])
 def test_cancellation_is_seen_without_being_stated(shift):
     claim = claim_of(
-        lambda *, x: {"p": jnp.square(x - x.mean()).mean()},
-        lambda *, x, factor=1.0: {"p": factor * (jnp.square(x).mean() - x.mean() ** 2)},
-        R.IDENTITY, tolerance=0.0, batch=1, trial_options={"instance": draws},
+        None, lambda *, x, factor=1.0: {"p": factor * (jnp.square(x).mean() - x.mean() ** 2)},
+        R.IDENTITY, tolerance=0.0, simulation=variance,
         parameters=(jp.Parameter("shift", "real", "shift", simulate_only=True),),
         design=jp.Design({"shift": shift}, trials=60),
     )  # fmt: skip
@@ -141,16 +175,18 @@ def test_cancellation_is_seen_without_being_stated(shift):
 # --- limits and rates ---
 
 
-def softmax_average(*, key, size):
-    scores, values = jax.random.normal(key, (2, size))
-    return {"p": size * (jax.nn.softmax(1.5 * scores) @ values) ** 2}
+def softmax_averages(rng, trials, size):
+    scores, values = rng.normal(size=(2, trials, size))
+    weights = np.exp(1.5 * scores)
+    return size * ((weights * values).sum(1) / weights.sum(1)) ** 2
 
 
 @pytest.mark.parametrize("powers", [None, (1,), (1, 2)])
 def test_a_limit_is_not_refuted_by_its_extrapolation(powers):
     claim = claim_of(
-        softmax_average, lambda: {"p": math.exp(2.25)}, R.ASYMPTOTIC, size="size", powers=powers,
-        parameters=sized(), design=over_sizes([200, 400, 800, 1600], 1000),
+        None, lambda: {"p": math.exp(2.25)}, R.ASYMPTOTIC, size="size", powers=powers,
+        simulation=drawn(softmax_averages), parameters=sized(),
+        design=over_sizes([200, 400, 800, 1600], 1000),
     )  # fmt: skip
     assert "refuted" not in verdicts(claim, 2)
 
@@ -159,8 +195,9 @@ def test_a_limit_is_not_refuted_by_its_extrapolation(powers):
 @pytest.mark.parametrize("sizes", [[8], [8, 16]])
 def test_too_few_sizes_are_undecided(relation, sizes):
     claim = claim_of(
-        lambda *, key, size: {"p": 1 + 1 / size + jax.random.normal(key) / 10}, lambda: {"p": 1.0},
-        relation, size="size", parameters=sized(), design=over_sizes(sizes, 50),
+        None, lambda: {"p": 1.0}, relation, size="size", parameters=sized(),
+        simulation=drawn(lambda rng, trials, size: 1 + 1 / size + rng.normal(size=trials) / 10),
+        design=over_sizes(sizes, 50),
     )  # fmt: skip
     verdict = claim.check()
     assert verdict.status == "inconclusive"
@@ -171,8 +208,9 @@ def test_too_few_sizes_are_undecided(relation, sizes):
 
 def test_a_rate_of_negative_means_is_undecided():
     claim = claim_of(
-        lambda *, key, size: {"p": jax.random.normal(key) - 5}, lambda: {"p": 1.0},
-        R.RATE, size="size", parameters=sized(), design=over_sizes([8, 16, 32], 50),
+        None, lambda: {"p": 1.0}, R.RATE, size="size", parameters=sized(),
+        simulation=drawn(lambda rng, trials, size: rng.normal(size=trials) - 5),
+        design=over_sizes([8, 16, 32], 50),
     )  # fmt: skip
     verdict = claim.check()
     assert verdict.status == "inconclusive"
@@ -181,8 +219,8 @@ def test_a_rate_of_negative_means_is_undecided():
 
 def test_a_rate_is_compared_with_an_exponent():
     claim = claim_of(
-        lambda *, key, size: {"p": size**1.5 * jnp.exp(jax.random.normal(key) / 10)},
-        lambda: {"p": 1.5}, R.RATE, size="size", parameters=sized(), tolerance=0.1,
+        None, lambda: {"p": 1.5}, R.RATE, size="size", parameters=sized(), tolerance=0.1,
+        simulation=drawn(lambda rng, trials, size: size**1.5 * rng.lognormal(0, 0.1, trials)),
         design=over_sizes([8, 16, 32, 64], 200),
     )  # fmt: skip
     assert set(verdicts(claim, 3)) == {"confirmed"}
@@ -195,8 +233,8 @@ def test_a_rate_is_compared_with_an_exponent():
 @pytest.mark.parametrize("level", [-82.0, -1e6])
 def test_a_bound_that_is_kept_by_far_is_confirmed(level):
     claim = claim_of(
-        lambda *, key: {"p": level + 50 * jax.random.normal(key)}, lambda: {"p": 0.0}, R.BOUND,
-        tolerance=1.0,
+        None, lambda: {"p": 0.0}, R.BOUND, tolerance=1.0,
+        simulation=drawn(lambda rng, trials: level + 50 * rng.normal(size=trials)),
     )  # fmt: skip
     assert set(verdicts(claim, 3)) == {"confirmed"}
 
@@ -276,12 +314,12 @@ def test_under_a_transformation_one_line_says_so():
      (lambda *, x: {"p": math.sqrt(x - 0.3)}, jp.Curves(x="x", y="p", lines=(0.0, 0.5, 1.0)))],
 )  # fmt: skip
 def test_a_prediction_without_a_number_costs_no_verdict(formula, figure):
-    def trial(*, key, x):
-        return {"p": formula(x=float(x))["p"] + 0.1 * jax.random.normal(key)}
+    def draw(rng, trials, x):
+        return formula(x=x)["p"] + 0.1 * rng.normal(size=trials)
 
     claim = claim_of(
-        trial, formula, parameters=(jp.Parameter("x", "real", "x"),), figure=figure,
-        design=jp.Design.product({}, {"x": [0.5, 3.0]}, 100), quantities=(
+        None, formula, simulation=drawn(draw), parameters=(jp.Parameter("x", "real", "x"),),
+        figure=figure, design=jp.Design.product({}, {"x": [0.5, 3.0]}, 100), quantities=(
             jp.Quantity("p", "p", 0.5, infinite="at 1"),),
     )  # fmt: skip
     assert claim.check().status == "confirmed"
@@ -390,19 +428,23 @@ def test_a_dry_run_does_not_time_what_a_set_up_draws():
 # --- trajectories and pairs ---
 
 
-def test_a_trajectory_starts_with_or_without_a_key():
-    for init in (lambda: 0.0, lambda *, key: 0.0 * jax.random.normal(key), lambda: 0):
-        claim = claim_of(
-            None, lambda *, time: {"p": 1.0 * np.asarray(time)}, R.MEAN, tolerance=0.8,
-            simulation=jp.trajectory(
-                init, lambda s, *, key: s + jax.random.normal(key), lambda s: {"p": s**2}, batch=50
-            ),
-            parameters=(jp.Parameter("time", "integer", "time", low=0),), shared=("time",),
-            design=jp.Design({"time": [1, 2, 4]}, trials=5000),
-        )  # fmt: skip
-        verdict = claim.check()
-        assert [row.parameters["time"] for row in verdict.rows] == [1, 2, 4]
-        assert verdict.status == "confirmed"
+@pytest.mark.parametrize(
+    "init",
+    some_slow([lambda *, key: 0.0 * jax.random.normal(key), lambda: 0, lambda: 0.0], first=2),
+    ids=["with a key", "an integer", "a number"],
+)
+def test_a_trajectory_starts_with_or_without_a_key(init):
+    claim = claim_of(
+        None, lambda *, time: {"p": 1.0 * np.asarray(time)}, R.MEAN, tolerance=0.8,
+        simulation=jp.trajectory(
+            init, lambda s, *, key: s + jax.random.normal(key), lambda s: {"p": s**2}, batch=50
+        ),
+        parameters=(jp.Parameter("time", "integer", "time", low=0),), shared=("time",),
+        design=jp.Design({"time": [1, 2, 4]}, trials=5000),
+    )  # fmt: skip
+    verdict = claim.check()
+    assert [row.parameters["time"] for row in verdict.rows] == [1, 2, 4]
+    assert verdict.status == "confirmed"
 
 
 def test_a_trajectory_without_a_key_is_exact_and_may_read_its_time():
