@@ -44,11 +44,13 @@ LONG_SIMULATIONS = {
     "contextual.separation",
     "contextual.sgd_flow",
     "contextual.sgd_spread",
+    "contextual.sgd_step",
     "contextual.token_law_error",
     "prefix.soft_prompt",
 }
 """Claims whose simulation takes two to five seconds to compile. It runs in the slow tests; by
-default those of `contextual.sgd_step` and `contextual.prompt_error` do, and the claims' own."""
+default that of `contextual.prompt_error` does, and the claims' own: one step of SGD, and its paths,
+in tests/sweep/test_cells.py and tests/contextual/claims/test_sgd_flow.py."""
 
 # By the scope all tests of a claim's simulation follow each other, while its programs are there.
 each_simulation = pytest.mark.parametrize(
