@@ -82,7 +82,7 @@ CASES = [
 @pytest.mark.parametrize(("setting", "dim", "samples", "ridge", "norm", "rate"), CASES)
 @pytest.mark.parametrize("same", some_slow([True, False], first=1))
 def test_exact_law_against_tokens(setting, dim, samples, ridge, norm, rate, same):
-    trials = 800
+    trials = 400
     if not same:
         samples = (samples[0], 2 * samples[1], samples[2])
     exact, drawn = [], []
