@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats as sps
+from scipy import special
 
 from jaxprompt.stats.estimates import Estimate
 from jaxprompt.stats.tests import Comparison, FittedLine, Side
@@ -241,7 +241,7 @@ def weighted_fit(
     coefficients = solve @ (values / errors)
     residual = values / errors - weighted @ coefficients
     spare = values.size - design.shape[1]
-    goodness = float(sps.chi2.sf(float(residual @ residual), spare)) if spare else 1.0
+    goodness = float(special.chdtrc(spare, float(residual @ residual))) if spare else 1.0
     # The weights come from estimated errors, so a value whose error happens to be small weighs too
     # much and the plain standard error is too small. The factor is Kackar and Harville's (1984)
     # correction; with it the least of the dofs keeps the false-alarm rate below its level, which

@@ -130,12 +130,12 @@ def test_rounding_larger_than_the_tolerance_confirms_nothing():
 
 
 def test_a_distribution_may_have_steps():
-    rng, hits = np.random.default_rng(3), 0
-    for _ in range(500):
+    rng, hits, checks = np.random.default_rng(3), 0, 200
+    for _ in range(checks):  # by the law of continuous distributions all would be refuted
         drawn = stats.sample_estimate(rng.poisson(1.0, 300))
         row = stats.compare_distribution("a", {}, drawn, tolerance=1.0, cdf=sps.poisson(1).cdf)
         hits += stats.decide([row], LEVEL)[0].verdict == Status.REFUTED
-    rate_at_most(hits, 500, LEVEL, "false alarms of a distribution with steps")
+    rate_at_most(hits, checks, LEVEL, "false alarms of a distribution with steps")
     drawn = stats.sample_estimate(rng.poisson(1.3, 2000))
     row = stats.compare_distribution("a", {}, drawn, tolerance=1.0, cdf=sps.poisson(1).cdf)
     assert stats.decide([row], 1e-3)[0].verdict == Status.REFUTED
