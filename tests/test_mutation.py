@@ -91,8 +91,12 @@ def linear(level, size=None):
     return {"value": level + 0 * level}
 
 
+FEW_TRIALS = {"quick": jp.Design.product({"level": 1.0}, {"size": [8, 16]}, trials=10)}
+"""Standard errors of 0.06 and 0.04, so that a check of the toy does not see a change of 0.05."""
+
+
 def test_fates(mutation, toy_claim, monkeypatch):
-    claim = toy_claim(closed_form=linear)
+    claim = toy_claim(closed_form=linear, designs=FEW_TRIALS)
     found = mutation.Theory({"t": linear}, {"t": set()}, {"t": []})
     monkeypatch.setattr(mutation, "theory", lambda _: found)
     fates = {f.text: f for f in mutation.fates(claim, claim.check("quick", 0).cells)}
@@ -147,7 +151,8 @@ def test_the_sign_of_a_symmetric_variable_is_no_survivor(mutation):
 
 def test_survivors_before_other_checks(mutation, toy_claim, monkeypatch, tmp_path):
     """Two mutants of a function that two claims share; the second claim refutes one of them."""
-    claims = {f"a.{n}": toy_claim(id=f"a.{n}", closed_form=linear) for n in ("loose", "sharp")}
+    claims = {f"a.{n}": toy_claim(id=f"a.{n}", closed_form=linear, designs=FEW_TRIALS)
+              for n in ("loose", "sharp")}  # fmt: skip
     found = mutation.Theory({"t": linear}, {"t": set()}, {"t": []})
     monkeypatch.setattr(mutation, "theory", lambda _: found)
     monkeypatch.setattr(mutation.jp, "claims", lambda: [*claims.values()])
