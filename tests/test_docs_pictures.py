@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick_cases import mostly_slow
 
 from jaxprompt.core.figures import Mark, Panel
 from jaxprompt.stats import Estimate
@@ -59,7 +60,11 @@ def test_a_picture_has_a_table_and_a_page(name):
     assert pages, f"no page shows {name}.png"
 
 
-@each_picture
+DRAWN_BY_DEFAULT = {"contextual_attention", "prefix_temperature", "real_data_embeddings"}
+"""Pictures that have every kind of mark between them."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(PICTURES, DRAWN_BY_DEFAULT.__contains__))
 def test_a_picture_is_drawn_from_its_table(name, drawing, tmp_path):
     from matplotlib.image import imread
 
@@ -83,6 +88,15 @@ def test_axes_of_a_table_say_what_they_are(name):
         numbers = [row for row in csv.DictReader(file) if row["panel"] and row["style"]]
     assert numbers
     assert all(row["x axis"] for row in numbers)
+
+
+def test_pictures_drawn_by_default_have_every_mark(drawing):
+    marks = {
+        name: {mark.kind for panel in drawing.read(DOCS / f"{name}.csv").panels
+               for mark in panel.marks}
+        for name in PICTURES
+    }  # fmt: skip
+    assert set.union(*marks.values()) == set.union(*(marks[name] for name in DRAWN_BY_DEFAULT))
 
 
 def test_equal_numbers_give_equal_bytes(drawing, tmp_path):

@@ -20,7 +20,7 @@ from jaxprompt.presentation.table_files import load_table_rows
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def curves(toy_claim):
     return toy_claim(
         size="size",
@@ -42,12 +42,12 @@ def curves(toy_claim):
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def agreement(toy_claim):
     return toy_claim(figure=Agreement(title="Toy", label="value"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def regions(toy_claim):
     return toy_claim(
         designs={"quick": Design.product({}, {"level": [1.0, 2.0, 4.0], "size": [4, 8]}, 12)},
@@ -68,9 +68,16 @@ def regions(toy_claim):
     )
 
 
-@pytest.fixture(params=["curves", "agreement", "regions"])
+@pytest.fixture(scope="module", params=["curves", "agreement", "regions"])
 def figure_claim(request):
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def saved(figure_claim, tmp_path_factory):
+    """The files of each kind of figure."""
+    folder = tmp_path_factory.mktemp("one")
+    return save_figure(plot.draw(figure_claim, tables_of(figure_claim)), folder, figure_claim.id)
 
 
 def tables_of(claim):
@@ -113,32 +120,21 @@ def test_an_agreement_says_how_many_trials_and_how_wide_their_intervals_are(toy_
     assert [r["trials"] for r in tables_of(fitted).points] == [10], "the least of what it joins"
 
 
-def test_equal_tables_give_equal_bytes(figure_claim, tmp_path):
-    tables = tables_of(figure_claim)
-    for name in ("one", "two"):
-        figure = plot.draw(figure_claim, tables)
-        png, svg = save_figure(figure, tmp_path / name, figure_claim.id)
-        assert png.name == "contextual.toy.png"
-        assert svg.name == "contextual.toy.svg"
-    for suffix in (".png", ".svg"):
-        files = [(tmp_path / name / f"contextual.toy{suffix}") for name in ("one", "two")]
-        assert files[0].read_bytes() == files[1].read_bytes(), f"{suffix} differs between draws"
-        assert files[0].stat().st_size > 5000
-    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
-        "contextual.toy.png",
-        "contextual.toy.svg",
-    ]
+def test_equal_tables_give_equal_bytes(figure_claim, saved, tmp_path):
+    again = save_figure(plot.draw(figure_claim, tables_of(figure_claim)), tmp_path, figure_claim.id)
+    assert [path.name for path in saved] == ["contextual.toy.png", "contextual.toy.svg"]
+    for first, second in zip(saved, again, strict=True):
+        assert first.read_bytes() == second.read_bytes(), f"{first.suffix} differs between draws"
+        assert first.stat().st_size > 5000
+    assert sorted(tmp_path.iterdir()) == sorted(again)
 
 
-def test_a_figure_from_stored_tables_equals_the_original(figure_claim, tmp_path):
-    tables = tables_of(figure_claim)
-    save_figure(plot.draw(figure_claim, tables), tmp_path / "direct", figure_claim.id)
-    report.write_data(tmp_path, figure_claim, tables)
+def test_a_figure_from_stored_tables_equals_the_original(figure_claim, saved, tmp_path):
+    report.write_data(tmp_path, figure_claim, tables_of(figure_claim))
     report.draw_figures(tmp_path, [figure_claim], tmp_path / "stored")
-    for suffix in (".png", ".svg"):
-        name = f"contextual.toy{suffix}"
-        direct, stored = ((tmp_path / f / name).read_bytes() for f in ("direct", "stored"))
-        assert direct == stored, f"{suffix} drawn from the store differs"
+    for direct in saved:
+        stored = tmp_path / "stored" / direct.name
+        assert direct.read_bytes() == stored.read_bytes(), f"{direct.suffix} from the store differs"
 
 
 @pytest.mark.parametrize(

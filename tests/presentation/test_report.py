@@ -5,11 +5,13 @@ from __future__ import annotations
 import html.parser
 import json
 import re
+import shutil
 
 import jax
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.core import registry
 from jaxprompt.core.claim import Agreement, Falsifier
 from jaxprompt.core.keys import as_key
 from jaxprompt.errors import UsageError
@@ -21,9 +23,9 @@ from jaxprompt.presentation.wording import describe_row, format_number
 NASTY = '<script>alert("x")</script> & <b>bold</b>'
 
 
-@pytest.fixture
-def written(toy_claim, toy_registry, tmp_path):
-    """A run's folder, for a toy whose every text tries to break out of the page."""
+@pytest.fixture(scope="module")
+def run_folder(toy_claim, tmp_path_factory):
+    """A claim whose every text tries to break out of the page, and the folder of its run."""
     nasty = Falsifier("shifted", NASTY, lambda level, **_: {"value": level + 0.3})
     claim = toy_claim(
         title=NASTY,
@@ -32,14 +34,25 @@ def written(toy_claim, toy_registry, tmp_path):
         falsifiers=(nasty, toy_claim().falsifiers[1]),
         figure=Agreement(title=NASTY, label="value"),
     )
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_table", lambda: {claim.id: claim})
+        verdict = claim.check()
+        report.write_data(folder, claim, figure_tables(claim, verdict, as_key(0)))
+        report.write_json(
+            folder, {"jaxprompt": "0", "note": NASTY}, [verdict], {claim.id: claim.falsify()}
+        )
+        report.draw_figures(folder, [claim], folder / "figures")
+        report.write_html(folder)
+    return claim, folder
+
+
+@pytest.fixture
+def written(run_folder, toy_registry, tmp_path):
+    """A copy of the run's folder, whose claim is registered."""
+    claim, folder = run_folder
     toy_registry(claim)
-    verdict = claim.check()
-    report.write_data(tmp_path, claim, figure_tables(claim, verdict, as_key(0)))
-    report.write_json(
-        tmp_path, {"jaxprompt": "0", "note": NASTY}, [verdict], {claim.id: claim.falsify()}
-    )
-    report.draw_figures(tmp_path, [claim], tmp_path / "figures")
-    report.write_html(tmp_path)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     return tmp_path
 
 
