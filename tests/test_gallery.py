@@ -324,21 +324,27 @@ def test_the_tangent_kernel_by_differences_at_a_large_width():
     queries, keys = rng.normal(size=(2, heads, width, 2))
     values = rng.normal(size=(heads, 2))
 
-    def outputs(queries, keys, values):  # of every head, for both inputs
-        scores = sharpness * ((queries @ x.T) * (keys @ x.T)).sum(1) / width**0.5
+    def outputs(scores, values):  # of every head, for both inputs
         weights = np.exp(scores) / (np.exp(scores) + np.exp(-scores))
         return (2 * weights - 1) * (values @ x.T) / heads**0.5
 
-    total = 0.0
-    # A weight of one head changes its output alone: all heads are differentiated at once.
-    for which, weights in enumerate((queries, keys, values)):
-        for entry in np.ndindex(weights.shape[1:]):
-            moved = [queries.copy(), keys.copy(), values.copy()]
-            moved[which][(slice(None), *entry)] += 1e-5
-            above = outputs(*moved)
-            moved[which][(slice(None), *entry)] -= 2e-5
-            slopes = (above - outputs(*moved)) / 2e-5
-            total += (slopes[:, 0] * slopes[:, 1]).sum()
+    def product_of_slopes(by_scores, by_values):
+        above, below = (outputs(scores + s * by_scores, values + s * by_values) for s in (1, -1))
+        slopes = (above - below) / 2e-5
+        return (slopes[:, 0] * slopes[:, 1]).sum()
+
+    of_queries, of_keys = queries @ x.T, keys @ x.T
+    scores = sharpness * (of_queries * of_keys).sum(1) / width**0.5
+    step = 1e-5 * np.eye(2)
+    # A weight of one head changes its output alone: all heads are differentiated at once. One of a
+    # query meets what the keys make of the inputs there, and the other way round.
+    total = sum(
+        product_of_slopes(sharpness * others[:, place] * (x @ along) / width**0.5, 0.0)
+        for others in (of_queries, of_keys)
+        for place in range(width)
+        for along in step
+    )
+    total += sum(product_of_slopes(0.0, along) for along in step)
     predicted = formula("attention_kernel")(cosine=0.6, sharpness=sharpness)["kernel"]
     assert total == pytest.approx(predicted, rel=0.15)
 

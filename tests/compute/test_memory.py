@@ -161,7 +161,8 @@ def test_more_trials_than_memory_holds_are_refused(toy_claim, monkeypatch):
 
 
 def test_fewer_blocks_run_at_once_where_memory_is_short_and_keep_their_bits(toy_claim, monkeypatch):
-    claim, run = wide_claim(toy_claim), {"level": 1.0, "size": 1600}
+    claim, run = wide_claim(toy_claim), {"level": 1.0, "size": 600}
+    monkeypatch.setattr(core_memory, "_SMALL", 2**20)  # its memory is looked at all the same
     pools = []
 
     def pool(workers):

@@ -23,6 +23,9 @@ def equal(*, key, terms):
     return {"square": jnp.where(follows, signs[0], signs).mean() ** 2}
 
 
+independent_signs, equal_signs = jp.per_trial(independent), jp.per_trial(equal)
+
+
 def claim(control) -> jp.Claim:
     return jp.Claim(
         id="mine.signs",
@@ -34,13 +37,13 @@ def claim(control) -> jp.Claim:
         quantities=(jp.Quantity("square", "mean square", tolerance=0.05),),
         falsifiers=(control,),
         closed_form=bound,
-        simulation=jp.per_trial(independent),
+        simulation=independent_signs,
         designs={"quick": jp.Design.product({}, {"terms": [4, 16]}, trials=4000)},
     )
 
 
 def test_a_control_breaks_the_bound_and_leaves_the_claim_alone():
-    control = jp.Falsifier.control("equal", "signs that follow the first", jp.per_trial(equal))
+    control = jp.Falsifier.control("equal", "signs that follow the first", equal_signs)
     own = claim(control)
     verdict = own.check()
     assert verdict.status is Status.CONFIRMED
@@ -51,13 +54,13 @@ def test_a_control_breaks_the_bound_and_leaves_the_claim_alone():
 
 
 def test_a_control_that_keeps_the_hypothesis_survives():
-    control = jp.Falsifier.control("same", "still independent", jp.per_trial(independent))
+    control = jp.Falsifier.control("same", "still independent", independent_signs)
     own = claim(control)
     assert own.falsify_cells(own.check())["same"].status is Status.CONFIRMED
 
 
 def test_a_control_has_the_points_and_trials_that_were_checked():
-    control = jp.Falsifier.control("equal", "signs that follow the first", jp.per_trial(equal))
+    control = jp.Falsifier.control("equal", "signs that follow the first", equal_signs)
     own = claim(control)
     judged = own.falsify_cells(own.check(trials=500, point={"terms": 16}))["equal"]
     (cell,) = judged.cells
@@ -66,8 +69,8 @@ def test_a_control_has_the_points_and_trials_that_were_checked():
 
 
 def test_calibration_measures_a_control_under_every_seed():
-    control = jp.Falsifier.control("equal", "signs that follow the first", jp.per_trial(equal))
+    control = jp.Falsifier.control("equal", "signs that follow the first", equal_signs)
     counted = jp.calibrate(claim(control), 3)
     assert counted.falsifiers["equal"].hits == 3
-    same = jp.Falsifier.control("same", "still independent", jp.per_trial(independent))
+    same = jp.Falsifier.control("same", "still independent", independent_signs)
     assert jp.calibrate(claim(same), 3).falsifiers["same"].hits == 0
