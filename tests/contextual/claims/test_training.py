@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,13 @@ def batches():
     return training.training_batches(SETTING, 6, 192, key=jax.random.key(0))
 
 
+@pytest.fixture(scope="module")
+def trained(batches):
+    """Weights of a model on all sequences, found once."""
+    key = jax.random.key(1)
+    return functools.cache(lambda name: training.trained_weights(name, batches, 192, 1e-3, key=key))
+
+
 def logistic(tokens, labels, weights, dim):
     """Objective of linear heads over given features, in NumPy."""
 
@@ -51,11 +60,10 @@ def test_convex_training_finds_the_optimum(batches):
     assert not np.any(found.prompt)
 
 
-def test_only_the_given_parameters_move(batches):
+def test_only_the_given_parameters_move(trained):
     identity = np.eye(6) / np.sqrt(6)
-    key = jax.random.key(1)
     for name, model in token_models.MODELS.items():
-        weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
+        weights = trained(name)
         assert np.any(weights.prompt) == model.prompt
         moved = np.abs(np.asarray(weights.matrix) - identity).max() > 1e-3
         assert moved == model.matrix, name
@@ -96,10 +104,10 @@ def test_the_objective_is_that_of_the_used_sequences(batches, name):
 
 
 @pytest.mark.parametrize("name", some_slow(["prompt", "linear_prompt", "linear"], first=2))
-def test_exact_errors_against_fresh_sequences(batches, name):
+def test_exact_errors_against_fresh_sequences(batches, trained, name):
     """The conditional error of trained weights, against signs on the sampled tests."""
     key, model = jax.random.key(3), token_models.MODELS[name].architecture
-    weights = training.trained_weights(name, batches, 192, 1e-3, key=key)
+    weights = trained(name)
     exact = 1 - training._exact_errors(model, SETTING, weights, jnp.uint32(0), key)
     tests = jax.tree.map(lambda x: np.asarray(x)[:, -training.TESTED :], batches)
     sampled = np.asarray(training._accuracy_on_tests(model, weights, tests), np.float64)
