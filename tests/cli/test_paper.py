@@ -5,6 +5,8 @@ import io
 
 import pytest
 
+from jaxprompt.core.claim import Agreement
+
 
 def run(*arguments: str, capsys) -> tuple[int, str, str]:
     from jaxprompt.cli.main import main
@@ -14,23 +16,25 @@ def run(*arguments: str, capsys) -> tuple[int, str, str]:
     return code, shown.out, shown.err
 
 
+@pytest.mark.usefixtures("toy")
 def test_table_prints_a_check_in_each_format(capsys):
-    for form, start in (("latex", "\\begin{table}"), ("markdown", "An infinite"), ("csv", "quan")):
-        code, out, _ = run("table", "universal.sphere_limit", "--format", form, capsys=capsys)
+    for form, start in (("latex", "\\begin{table}"), ("markdown", "A toy"), ("csv", "quan")):
+        code, out, _ = run("table", "contextual.toy", "--format", form, capsys=capsys)
         assert code == 0
         assert out.startswith(start)
 
 
-def test_table_reads_the_rows_that_a_check_stored(tmp_path, capsys):
-    assert run("check", "universal.sphere_limit", "--out", str(tmp_path), capsys=capsys)[0] == 0
-    stored = run("table", "universal.sphere_limit", "--format", "csv", "--from", str(tmp_path),
+def test_table_reads_the_rows_that_a_check_stored(tmp_path, capsys, toy_claim, toy_registry):
+    toy_registry(toy_claim(), toy_claim(id="prefix.other"))
+    assert run("check", "contextual.toy", "--out", str(tmp_path), capsys=capsys)[0] == 0
+    stored = run("table", "contextual.toy", "--format", "csv", "--from", str(tmp_path),
                  capsys=capsys)  # fmt: skip
-    fresh = run("table", "universal.sphere_limit", "--format", "csv", capsys=capsys)
+    fresh = run("table", "contextual.toy", "--format", "csv", capsys=capsys)
     assert stored[1] == fresh[1]
     assert len(list(csv.reader(io.StringIO(stored[1])))) > 2
-    code, _, err = run("table", "prefix.soft_prompt", "--from", str(tmp_path), capsys=capsys)
+    code, _, err = run("table", "prefix.other", "--from", str(tmp_path), capsys=capsys)
     assert code == 2
-    assert "holds no check of prefix.soft_prompt" in err
+    assert "holds no check of prefix.other" in err
 
 
 def test_cite_prints_bibtex(capsys):
@@ -47,8 +51,14 @@ def test_a_family_is_no_claim(command, capsys):
     assert "name one of them" in err
 
 
+@pytest.fixture
+def drawn_toy(toy_claim, toy_registry):
+    toy_registry(toy_claim(figure=Agreement(title="A toy", label="value")))
+
+
+@pytest.mark.usefixtures("drawn_toy")
 def test_figure_in_the_width_of_a_column_and_as_pdf(tmp_path, capsys):
-    arguments = ("figure", "universal.sphere_limit", "--out", str(tmp_path), "--format", "pdf",
+    arguments = ("figure", "contextual.toy", "--out", str(tmp_path), "--format", "pdf",
                  "--width", "3.4")  # fmt: skip
     code, out, _ = run(*arguments, capsys=capsys)
     assert code == 0
@@ -68,9 +78,10 @@ def test_a_width_that_no_page_has_is_refused(width, capsys):
     assert "inches from 2 to 20" in err
 
 
+@pytest.mark.usefixtures("drawn_toy")
 def test_pgf_without_latex_is_refused(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("jaxprompt.presentation.canvas.shutil.which", lambda name: None)
-    code, _, err = run("figure", "universal.sphere_limit", "--format", "pgf", "--out",
+    code, _, err = run("figure", "contextual.toy", "--format", "pgf", "--out",
                        str(tmp_path), capsys=capsys)  # fmt: skip
     assert code == 2
     assert "LaTeX" in err
