@@ -64,11 +64,14 @@ class Increments(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def _nodes(count: int, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes of the normals along the prompt and along the head: (replicate, node, token) each."""
+    """Nodes of the normals along the prompt and along the head: (token, replicate, node) each, so
+    that sums over few tokens are sums of long rows."""
     nodes = attention_moments.normal_nodes(2 * count)
     affordable = max(_SCALAR_BUDGET // (len(nodes) * max(2 * count, 1)), 16)
     kept = nodes[:, : 2 ** int(np.log2(min(affordable, most, nodes.shape[1])))]
-    along_prompt, along_head = (np.ascontiguousarray(kept[..., i::2]) for i in range(2))
+    along_prompt, along_head = (
+        np.ascontiguousarray(np.moveaxis(kept[..., i::2], -1, 0)) for i in range(2)
+    )
     return along_prompt, along_head
 
 
@@ -131,28 +134,27 @@ def _cases(
         for (shift_context, shift_signal), weight in zip(shifts, odds, strict=True):
             relevant = on.context + label * on.signal
             other = -shift_context * on.context - shift_signal * label * on.signal
-            far = (other * on.prompt).sum(axis=0)[..., None]
-            scores = far + on.prompt[0][..., None] * m
+            far = (other * on.prompt).sum(axis=0)
+            scores = far + on.prompt[0] * m
             near = (relevant * on.prompt).sum(axis=0)
-            peak = np.maximum(scores.max(axis=-1), near)
-            weights = np.exp(scores - peak[..., None])
+            peak = np.maximum(scores.max(axis=0), near)
+            weights = np.exp(scores - peak)
             mass = setting.relevant * np.exp(near - peak)
-            total = mass + weights.sum(axis=-1)
-            share, weights = mass / total, weights / total[..., None]
-            values = (other * on.head).sum(axis=0)[..., None]
-            values = values + on.head[0][..., None] * m + on.head[1][..., None] * n
+            total = mass + weights.sum(axis=0)
+            share, weights = mass / total, weights / total
+            values = (other * on.head).sum(axis=0) + on.head[0] * m + on.head[1] * n
             value = (relevant * on.head).sum(axis=0)
-            output = share * value + (weights * values).sum(axis=-1)
+            output = share * value + (weights * values).sum(axis=0)
             middle = centring * output
-            tilts = weights * (values - middle[..., None])
+            tilts = weights * (values - middle)
             gradients: list[np.ndarray] = []
             for own, each in ((share, weights), (share * (value - middle), tilts)):
-                vector = own * relevant + each.sum(axis=-1) * other
-                vector[0] += (each * m).sum(axis=-1)
-                vector[1] += (each * n).sum(axis=-1)
+                vector = own * relevant + each.sum(axis=0) * other
+                vector[0] += (each * m).sum(axis=0)
+                vector[1] += (each * n).sum(axis=0)
                 gradients.append(vector)
             pairs = (weights, weights), (weights, tilts), (tilts, tilts)
-            phi, cross, psi = ((one * two).sum(axis=-1) for one, two in pairs)
+            phi, cross, psi = ((one * two).sum(axis=0) for one, two in pairs)
             head, prompt = gradients
             slope = label * loss_slope(loss, label * output)
             yield _Case(0.5 * weight, slope, output, head, prompt, (phi, cross, psi))

@@ -85,16 +85,28 @@ def unit_of_energy(setting: Setting) -> float:
     return sum(float(number) ** 2 for number in numbers) or 1.0
 
 
+class _Nodes(NamedTuple):
+    """Normals of the irrelevant tokens, (N, replicate, node), and the largest of each node.
+
+    Tokens come first: sums over few of them are then sums of long rows.
+    """
+
+    normals: np.ndarray
+    largest: np.ndarray
+
+
 @functools.lru_cache(maxsize=8)
-def _paired_nodes(count: int, most: int) -> np.ndarray:
-    """Nodes and their mirror images, so that odd functions have mean 0: (replicate, node, N)."""
+def _paired_nodes(count: int, most: int) -> _Nodes:
+    """Nodes and their mirror images, so that odd functions have mean 0."""
     nodes = attention_moments.normal_nodes(count)
     affordable = max(_SCALAR_BUDGET // (2 * len(nodes) * max(count, 1)), 8)
     pairs = 2 ** int(np.log2(min(affordable, most, nodes.shape[1])))
     kept = nodes[:, :pairs]
-    paired = np.concatenate([kept, -kept], axis=1)
-    paired.setflags(write=False)
-    return paired
+    normals = np.ascontiguousarray(np.moveaxis(np.concatenate([kept, -kept], axis=1), -1, 0))
+    found = _Nodes(normals, normals.max(axis=0))
+    for array in found:
+        array.setflags(write=False)
+    return found
 
 
 class _Attention(NamedTuple):
@@ -117,17 +129,15 @@ class _ScoreSums(NamedTuple):
     second: np.ndarray
 
 
-def _score_sums(scale: np.ndarray, nodes: np.ndarray) -> _ScoreSums:
-    top = nodes.max(axis=-1)
-    # Tokens on the leading axis: sums over few tokens are then sums of long rows.
-    tokens = np.moveaxis(nodes, -1, 0)
-    weights = np.exp(scale[:, None] * (tokens - top))
+def _score_sums(scale: np.ndarray, nodes: _Nodes) -> _ScoreSums:
+    normals, largest = nodes
+    weights = np.exp(scale[:, None] * (normals - largest))
     squares = weights * weights
     return _ScoreSums(
-        scale[:, None] * top,
+        scale[:, None] * largest,
         (weights.sum(0), squares.sum(0), (squares * weights).sum(0), (squares * squares).sum(0)),
-        (weights * tokens).sum(0),
-        (squares * tokens).sum(0),
+        (weights * normals).sum(0),
+        (squares * normals).sum(0),
     )
 
 
