@@ -12,7 +12,8 @@ import pytest
 from quick_cases import some_slow
 
 import jaxprompt
-from jaxprompt.cli import commands, main, terminal
+from jaxprompt.cli import commands, doctor, main, terminal
+from jaxprompt.core.claim import Agreement
 from jaxprompt.errors import UsageError
 
 
@@ -115,9 +116,10 @@ def test_lost_messages_end_nothing():
 @pytest.mark.parametrize(
     ("words", "code", "platform"),
     some_slow(
-        [("check universal.sphere_limit", 2, "cuda"), ("doctor --json", 3, "nonsense"),
-         ("check universal.sphere_limit", 2, "nonsense"), ("doctor --json", 3, "cuda")],
-        first=2,
+        [("doctor --json", 3, "nonsense"), ("doctor --json", 3, "cuda"),
+         ("check universal.sphere_limit", 2, "cuda"),
+         ("check universal.sphere_limit", 2, "nonsense")],
+        first=1,
     ),
 )  # fmt: skip
 def test_a_platform_that_is_not_there(words, code, platform):
@@ -127,6 +129,16 @@ def test_a_platform_that_is_not_there(words, code, platform):
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert f"JAX_PLATFORMS={platform}" in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize("command", ["check", "figure"])
+def test_commands_refuse_to_start_without_a_device(command, toy, monkeypatch, capsys):
+    toy(figure=Agreement(title="A toy", label="value"))
+    monkeypatch.setattr(doctor, "device_problem", lambda: "JAX_PLATFORMS=cuda: not there")
+    assert main.main([command, "contextual.toy"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jaxprompt: JAX has no device to compute on (JAX_PLATFORMS=cuda: not")
+    assert err.count("\n") == 1
 
 
 def test_a_defect_is_one_line_and_saves_its_traceback(monkeypatch, capsys, tmp_path):
