@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.attention import attention_head, log_sum_and_weights, rounding_allowance
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS, QuickJit
 from jaxprompt.core.parameters import Parameter, is_traced
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend, normalise_rows
@@ -58,7 +59,8 @@ the plain head's output, one that sees no content has the bias alone.
 """
 
 
-@jax.jit
+# A fifth of the time to compile, and as fast.
+@QuickJit
 def head_from_scores(
     content_scores: Any, content_values: Any, prefix_scores: Any, prefix_values: Any,
     visible: Any = None, prefix_visible: Any = None, sink_scores: Any = None,
@@ -102,10 +104,6 @@ def head_from_scores(
         "prefix_mass": mass,
         **masses,
     }
-
-
-RUN_ONCE_OPTIONS: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""Compiler options of programs that run once: compiling them takes longer than running them."""
 
 
 def validate(
@@ -295,7 +293,8 @@ def _normals(key: Array, draws: int, size: int) -> Array:
     return random_table.normals(key, 0, draws, size)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# A layer and its scales take less time to run so than to compile with optimisations.
+@functools.partial(jax.jit, static_argnums=0, compiler_options=RUN_ONCE_OPTIONS)
 def _draw_layers(layer: Layer, scale: Array, numbers: Array) -> Draws:
     return jax.vmap(functools.partial(_draw_layer, layer, scale))(numbers)
 

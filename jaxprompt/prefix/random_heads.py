@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.attention import rounding_allowance, visible_positions
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.attention_layer import normalise_rows
-from jaxprompt.prefix.head_identity import QUERY_TOLERANCE, RUN_ONCE_OPTIONS, split_row
+from jaxprompt.prefix.head_identity import QUERY_TOLERANCE, split_row
 
 __all__ = ["HEAD_CELL", "HeadDraws", "HeadKind", "draw_heads", "head_tolerance"]
 

@@ -279,10 +279,13 @@ def test_runs_under_jit_and_vmap():
 
 
 def test_masks_and_dense():
-    np.testing.assert_array_equal(attention_mask(2, 4, True), [[1, 1, 1, 0], [1, 1, 1, 1]])
-    assert attention_mask(3, 3, False).all()
-    x, w = jnp.ones((2, 3, 4)), jnp.ones((4, 5))
-    np.testing.assert_array_equal(dense(x, w), x @ w)
+    x, w = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
+    causal, whole, product = jax.jit(
+        lambda: (attention_mask(2, 4, True), attention_mask(3, 3, False), dense(x, w))
+    )()
+    np.testing.assert_array_equal(causal, [[1, 1, 1, 0], [1, 1, 1, 1]])
+    assert whole.all()
+    np.testing.assert_array_equal(product, x @ w)
 
 
 def plain_attention(query, key, value, seen):

@@ -20,6 +20,7 @@ from jaxprompt.attention import (
     rounding_allowance,
 )
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import (
     Claim,
     Design,
@@ -35,7 +36,7 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import ParameterError
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
+from jaxprompt.prefix.head_identity import split_row
 from jaxprompt.stats import Estimate, exact_estimate, mean_estimate
 
 __all__ = ["CLAIM", "cached_scores", "closed_form", "shifted_weights", "simulate"]
@@ -274,11 +275,16 @@ def simulate(
     if query is not None:
         moments = _moments(cached_scores(query[None], cached_key[None], positions, base), length)
         return {name: exact_estimate(values[0], trials) for name, values in moments.items()}
-    numbers = random_table.normals(key, 0, trials, 2 * head_dim)
+    numbers = _normals(key, trials, 2 * head_dim)
     queries, keys = np.split(np.asarray(numbers, np.float64), 2, axis=1)
     moments = _moments(cached_scores(queries, keys, positions, base), length)
     averaged = ("mean", "variance", "shift_square")
     return {name: mean_estimate(moments[name]) for name in averaged}
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _normals(key: Array, rows: int, columns: int) -> Array:
+    return random_table.normals(key, 0, rows, columns)
 
 
 def _moments(scores: np.ndarray, length: int) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import (
     Cell,
     Claim,
@@ -32,7 +33,7 @@ from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import Projections, attend
 from jaxprompt.networks.transformer import Added, Config, Trace
 from jaxprompt.prefix.claims import new_task_limit
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
+from jaxprompt.prefix.head_identity import split_row
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 from jaxprompt.stats import Estimate, exact_estimate
 

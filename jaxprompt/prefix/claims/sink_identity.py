@@ -120,7 +120,9 @@ def _log_sum_above_strongest(scores: Any, visible: Any) -> Array:
     return jnp.where(jnp.isfinite(log_sum), log_sum - scores.max(axis=-1), 0)
 
 
-def _independent_gates(query: tuple[Any, ...], prefix_mask: Any, sink: Array) -> dict[str, Array]:
+def _independent_gates(
+    query: tuple[Any, Any, Any, Any, Any], prefix_mask: Any, sink: Array
+) -> dict[str, Array]:
     """Prefix and sink each take their share of the content as if the other were not there."""
     content_scores, content_values, prefix_scores, prefix_values, visible = query
     no_prefix = (prefix_scores, prefix_values, visible, jnp.zeros(jnp.shape(prefix_scores)[-1:]))

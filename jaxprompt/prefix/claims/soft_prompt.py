@@ -11,6 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import (
     Claim,
     Design,
@@ -26,7 +27,6 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config, Trace, Transformer
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training.adaptation import sharp_random_model
 from jaxprompt.stats import Estimate, exact_estimate
 

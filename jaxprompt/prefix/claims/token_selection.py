@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.attention import attention_head
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import (
     Claim,
     Design,
@@ -30,7 +31,6 @@ from jaxprompt.core.claim import (
 from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.errors import NumericalError, ParameterError
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = [

@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Key
 
 from jaxprompt.attention import attention_head, visible_positions
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import Claim, Curves, Design, Falsifier, Quantity, Relation, Run
 from jaxprompt.core.compared import Compared
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.attention_layer import normalise_rows
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS, split_row
+from jaxprompt.prefix.head_identity import split_row
 from jaxprompt.stats import Estimate, exact_estimate
 
 __all__ = ["CLAIM", "changed_positions", "closed_form", "simulate"]

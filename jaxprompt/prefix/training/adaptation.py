@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxprompt.compute import random_table
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.normal_stream import NormalStream
 from jaxprompt.networks.transformer import (
@@ -40,7 +41,6 @@ from jaxprompt.networks.transformer import (
     init_sizes,
     init_streams,
 )
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import tasks
 
 __all__ = [

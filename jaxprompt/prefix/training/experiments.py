@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprompt.compute.cache_folder import cache_folder, make_folder, write_atomically
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.compute.threefry import unrolled
 from jaxprompt.core.parameters import Parameter
 from jaxprompt.networks.transformer import Added, Config
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 from jaxprompt.prefix.training.constant_answer import INPUT_LAWS, input_of_commonest_answer
@@ -383,7 +383,7 @@ def _count_commonest_answer(
     """How many draws the commonest answer solves, of how many."""
     # Both parts of the split, in their proportions.
     tests = MAX_COUNTED_INPUTS // 4
-    first, second = jax.random.split(key)
+    first, second = jax.random.split(unrolled(key))
     commonest = input_of_commonest_answer(task, length, input_law)
     answer = tasks.solve(task, jnp.asarray(commonest, jnp.int32))
     right, drawn = jnp.int32(0), jnp.int32(0)

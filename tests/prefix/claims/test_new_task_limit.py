@@ -8,21 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_models import initial_arrays
 
 import jaxprompt as jp
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.core.claim import AtLeast, AtMost
 from jaxprompt.networks.transformer import Added, Trace
 from jaxprompt.prefix.claims import new_task_limit
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, experiments, tasks
 
 CONFIG = experiments.small_config(3, width=8)
 
 
-def sharp_state(added, key):
+def sharp_state(added, seed):
     """Parameters with matrices and vectors thirty times as large, so that attention is not flat."""
-    state = adaptation.initial_state(CONFIG, added, key=key)
-    return jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * np.asarray(x), state)
+    state = initial_arrays(CONFIG, added, seed)
+    return jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * x, state)
 
 
 def test_limits_state_their_sides():
@@ -47,7 +48,7 @@ def test_the_bias_of_one_vector_is_what_its_layer_adds():
         bias = new_task_limit.prefix_bias(CONFIG, state)
         return full.attended[0], alone.attended[0], bias
 
-    state = sharp_state(Added(prefix=1), jax.random.key(0))
+    state = sharp_state(Added(prefix=1), 0)
     full, alone, bias = jax.tree.map(np.asarray, attended_with_and_without(state))
     mass = full.prefix[0]  # one head: (positions, 1)
     added = full.output[:, 0] - (1 - mass) * alone.output[:, 0]
@@ -57,7 +58,7 @@ def test_the_bias_of_one_vector_is_what_its_layer_adds():
 @pytest.mark.slow
 def test_the_relaxation_is_below_the_model_itself():
     """Mass 0 everywhere is the model without prefix, and belongs to what is searched."""
-    state = sharp_state(Added(), jax.random.key(1))
+    state = sharp_state(Added(), 1)
     digits = tasks.draw_inputs(16, 3, key=jax.random.key(2), test=True)
     solution = tasks.solve_all("desc", digits)
     bias = jax.random.normal(jax.random.key(3), (CONFIG.width,))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 
 import jax
 import numpy as np
+from small_models import initial_arrays
 
 import jaxprompt as jp
 from jaxprompt.core.claim import AtLeast, AtMost
@@ -20,16 +20,10 @@ CONFIG = experiments.small_config(3, width=8)
 RECIPE = Recipe(250, 1e-3)
 
 
-@functools.cache
-def initial_arrays(added, config, seed):
-    state = adaptation.initial_state(config, added, key=jax.random.key(seed))
-    return jax.tree.map(np.asarray, state)
-
-
 def untrained(added, change, config=CONFIG):
     """One run of a model as it starts, its own parameters changed by `change`."""
-    base = jax.tree.map(lambda x: x + np.float32(change), initial_arrays(Added(), config, 0))
-    state = adaptation.replace_base(initial_arrays(added, config, 1), base)
+    base = jax.tree.map(lambda x: x + np.float32(change), initial_arrays(config))
+    state = adaptation.replace_base(initial_arrays(config, added, 1), base)
     plan = Plan(config, "model", (("asc",),), RECIPE, (0, 0), added)
     return Trained(plan, jax.tree.map(lambda x: x[None], state), np.zeros((1, 1)))
 

@@ -8,31 +8,29 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from small_models import initial_arrays
 
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.transformer import Added, Config, LowRank, Prefix
-from jaxprompt.prefix.head_identity import RUN_ONCE_OPTIONS
 from jaxprompt.prefix.training import adaptation, tasks
 from jaxprompt.prefix.training.adaptation import Recipe
 
 SMALL = Config(2, 2, 16, 4, 7, tasks.SYMBOLS)
+FLAT = Config(1, 2, 16, 4, 7, tasks.SYMBOLS)
+"""Of one layer, for what does not depend on their number: half as much to compile."""
+
 KEY = jax.random.key(0)
 
 
-@functools.cache
-def initial_arrays(added=Added()):  # noqa: B008
-    """Parameters of a new model as NumPy arrays: what a test makes of them is no program."""
-    return jax.tree.map(np.asarray, adaptation.initial_state(SMALL, added, key=jax.random.key(0)))
-
-
 def test_greedy_decoding_and_one_pass_agree():
-    state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, initial_arrays())
+    state = jax.tree.map(lambda x: 30 * x if x.ndim > 1 else x, initial_arrays(FLAT))
     digits = tasks.draw_inputs(200, 4, key=jax.random.key(1))
-    written = adaptation.decode_greedily(SMALL, Added(), state, digits)
+    written = adaptation.decode_greedily(FLAT, Added(), state, digits)
     for task in ("asc", "add1"):
         solved = tasks.solve_all(task, digits)
         right = (written == solved).all(axis=1)
-        found = adaptation.score(SMALL, Added(), state, digits, solved).solved
+        found = adaptation.score(FLAT, Added(), state, digits, solved).solved
         np.testing.assert_array_equal(found, right)
 
 
@@ -48,7 +46,7 @@ def test_causal_and_batched():
         model = adaptation.model_of(SMALL, added, state)
         return model(tokens), model(tokens[2]), model(tokens, 3), model(changed)
 
-    whole, alone, end, later = map(np.asarray, outputs(initial_arrays(added)))
+    whole, alone, end, later = map(np.asarray, outputs(initial_arrays(SMALL, added)))
     assert whole.shape == (5, 10, tasks.SYMBOLS)
     np.testing.assert_allclose(whole[2], alone, atol=1e-6)
     np.testing.assert_allclose(whole[:, -3:], end, atol=1e-6)
@@ -67,23 +65,30 @@ def test_parameter_counts():
         assert sum(x.size for x in leaves) == what.size(SMALL)
 
 
+def test_models_drawn_at_once_are_those_drawn_alone():
+    keys = jax.random.split(jax.random.key(3), 2)
+    together = adaptation.initial_states(FLAT, Added(prefix=2), keys)
+    alone = adaptation.initial_state(FLAT, Added(prefix=2), key=keys[1])
+    for found, expected in zip(*map(jax.tree.leaves, (together, alone)), strict=True):
+        np.testing.assert_allclose(found[1], expected, rtol=1e-6)
+
+
 def test_low_rank_starts_as_the_base():
-    with_low = adaptation.replace_base(
-        adaptation.initial_state(SMALL, Added(rank=1), key=jax.random.key(1)), initial_arrays()
-    )
+    base = initial_arrays(FLAT)
+    with_low = adaptation.replace_base(initial_arrays(FLAT, Added(rank=1), 1), base)
     tokens = np.arange(7)[None]
     np.testing.assert_array_equal(
-        adaptation.logits(SMALL, Added(rank=1), with_low, tokens),
-        adaptation.logits(SMALL, Added(), initial_arrays(), tokens),
+        adaptation.logits(FLAT, Added(rank=1), with_low, tokens),
+        adaptation.logits(FLAT, Added(), base, tokens),
     )
 
 
 def test_training_lowers_the_loss_and_repeats_to_the_bit():
     """The first block of a longer training is a shorter one: the rate does not fall."""
-    stacked = jax.tree.map(lambda x: x[None], initial_arrays())
+    stacked = jax.tree.map(lambda x: x[None], initial_arrays(FLAT))
     losses = [
         adaptation.train(
-            SMALL, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)),
+            FLAT, Added(), stacked, ["model"], ["asc"], np.ones((1, 1)),
             Recipe(steps, 2e-3, batch=16), key=jax.random.key(1)[None],
         ).losses
         for steps in (500, 250)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from quick_cases import some_slow
+from small_models import initial_arrays
 
 from jaxprompt.core.claim import AtLeast, AtMost
 from jaxprompt.networks.transformer import Added, Config
@@ -100,8 +101,7 @@ def test_an_input_counts_as_often_as_it_is_drawn(tests):
     """Each is read once, against a model that reads all draws; the last bits are rounding."""
     config = experiments.small_config(3, width=8)
     plan = experiments.plan_pretraining(config, ["asc"], Recipe(250, 1e-3), 1, (0, 1))
-    state = adaptation.initial_state(config, key=jax.random.key(0))
-    sharp = jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * np.asarray(x), state)
+    sharp = jax.tree.map(lambda x: (30 if x.ndim > 1 else 1) * x, initial_arrays(config))
     trained = experiments.Trained(plan, jax.tree.map(lambda x: x[None], sharp), np.zeros((1, 1)))
     key = jax.random.key(1)
     found = experiments.scores(trained, 0, "asc", key=key, tests=tests)
@@ -129,6 +129,7 @@ def test_a_plan_tells_its_first_matrices_only_where_they_are_unusual():
     assert "initial_deviation" not in usual.describe()["plan"]["config"]
     for plan in (unusual.describe()["plan"], unusual.describe()["plan"]["base"]):
         assert plan["config"]["initial_deviation"] == 0.1
-    kernel = adaptation.initial_state(wide, key=jax.random.key(0))["blocks"][0]["qkv"]["kernel"]
-    usual_kernel = adaptation.initial_state(SMALL, key=jax.random.key(0))["blocks"][0]["qkv"]
-    np.testing.assert_allclose(kernel[...], 5 * usual_kernel["kernel"][...], rtol=1e-6)
+    kernel, usual_kernel = (
+        initial_arrays(config)["blocks"][0]["qkv"]["kernel"] for config in (wide, SMALL)
+    )
+    np.testing.assert_allclose(kernel[...], 5 * usual_kernel[...], rtol=1e-6)

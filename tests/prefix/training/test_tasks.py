@@ -11,9 +11,15 @@ import numpy as np
 import pytest
 from quick_cases import some_slow
 
-from jaxprompt.compute.threefry import unrolled
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.training import tasks
+
+draw_inputs = jax.jit(
+    tasks.draw_inputs, static_argnums=(0, 1), static_argnames=("test", "law"),
+    compiler_options=RUN_ONCE_OPTIONS,
+)  # fmt: skip
+is_test = jax.jit(tasks.is_test)
 
 
 @pytest.mark.parametrize("task", list(tasks.TASKS))
@@ -27,13 +33,13 @@ def test_tasks_against_lists(task, plain_solution):
 
 def test_split_is_disjoint_uniform_and_stable():
     train, test = (
-        np.asarray(tasks.draw_inputs(20_000, 4, key=unrolled(jax.random.key(0)), test=side))
+        np.asarray(draw_inputs(20_000, 4, key=jax.random.key(0), test=side))
         for side in (False, True)
     )
-    assert not tasks.is_test(train).any()
-    assert tasks.is_test(test).all()
+    assert not np.asarray(is_test(train)).any()
+    assert np.asarray(is_test(test)).all()
     every = np.array(list(itertools.product(range(8), repeat=4)))
-    chosen = np.asarray(tasks.is_test(every))
+    chosen = np.asarray(is_test(every))
     assert chosen.mean() == 0.25  # exactly two of eight first digits
     codes = np.bincount(test @ 8 ** np.arange(4), minlength=8**4)
     found = codes[every[chosen] @ 8 ** np.arange(4)]
@@ -55,7 +61,7 @@ def weights_of_all_inputs(length, test):
     is kept half as often; then the split is looked at.
     """
     every = np.array(list(itertools.product(range(8), repeat=length)))
-    side = every[np.asarray(tasks.is_test(every)) == test]
+    side = every[np.asarray(is_test(every)) == test]
     kept = np.array([0.5 if len(set(x)) > length // 2 else 1.0 for x in side.tolist()])
     return side, kept / kept.sum()
 
@@ -66,9 +72,7 @@ def weights_of_all_inputs(length, test):
 def test_published_inputs_have_the_law_of_the_generator(length, test):
     count = 40_000
     inputs = np.asarray(
-        tasks.draw_inputs(
-            count, length, key=unrolled(jax.random.key(3)), test=test, law="published"
-        )
+        draw_inputs(count, length, key=jax.random.key(3), test=test, law="published")
     )
     side, chances = weights_of_all_inputs(length, test)
     drawn = np.bincount(inputs @ 8 ** np.arange(length), minlength=8**length)
@@ -85,8 +89,8 @@ def test_published_inputs_have_the_law_of_the_generator(length, test):
 def test_published_inputs_are_one_endless_list():
     """Number i does not depend on its neighbours, nor on how often they were drawn."""
     key = jax.random.key(4)
-    whole = np.asarray(tasks.draw_inputs(200, 10, key=key, law="published"))
-    part = functools.partial(tasks.draw_inputs, 1, 10, key=key, law="published")
+    whole = np.asarray(draw_inputs(200, 10, key=key, law="published"))
+    part = functools.partial(draw_inputs, 1, 10, key=key, law="published")
     for first in (0, 1, 123, 163):
         np.testing.assert_array_equal(part(first=first)[0], whole[first])
 
@@ -95,7 +99,7 @@ def test_many_digits_are_more_than_half():
     for length in (4, 5):
         every = np.array(list(itertools.product(range(8), repeat=length)))
         many = [len(set(x)) > length // 2 for x in every.tolist()]
-        np.testing.assert_array_equal(tasks.many_digits(jnp.asarray(every)), many)
+        np.testing.assert_array_equal(jax.jit(tasks.many_digits)(every), many)
 
 
 @pytest.mark.parametrize(("make", "name"), [
