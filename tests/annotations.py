@@ -9,6 +9,7 @@ call, and jaxtyping makes those of arrays alone.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import functools
 import inspect
 import typing
@@ -41,10 +42,12 @@ def enforce_annotations(packages: Sequence[str]) -> None:
 
 
 def enforced(defined: Any) -> Any:
-    """A function whose calls are checked, or a class with such an ``__init__``."""
+    """A function whose calls are checked, or a class, of which a dataclass gets such an init."""
     if inspect.isclass(defined):
-        if "__init__" in vars(defined) and not hasattr(defined.__init__, "__wrapped__"):
-            defined.__init__ = enforced(defined.__init__)
+        # An init that is written out is a function, and checked already.
+        own = vars(defined).get("__init__")
+        if dataclasses.is_dataclass(defined) and own and not hasattr(own, "__wrapped__"):
+            defined.__init__ = enforced(own)
         return defined
     check = None
 
@@ -64,12 +67,14 @@ def _build(function: Callable[..., Any]) -> Callable[..., Any]:
         if _built[function.__code__] > CHECKED:
             return function
     try:
-        hints = typing.get_type_hints(function, include_extras=True).values()
-    except Exception:  # a name that is imported for type checkers: jaxtyping leaves that one out
-        return _with_axes(function, typechecker=check_types)
-    if any(map(_names_axes, hints)):
-        return _with_axes(function, typechecker=check_types)
-    return check_types(function)
+        hints = typing.get_type_hints(function, include_extras=True)
+        if not any(map(_names_axes, hints.values())):
+            return check_types(function)
+    except Exception:
+        # A name that only type checkers import, or a parameter specification, whose text beartype
+        # reads twice: jaxtyping leaves the one argument out and resolves the other.
+        pass
+    return _with_axes(function, typechecker=check_types)
 
 
 def _names_axes(hint: Any) -> bool:

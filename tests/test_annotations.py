@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import typing
 
 import jax
 import numpy as np
@@ -33,6 +34,20 @@ def test_types_of_arguments_and_results_are_checked():
 
     with pytest.raises(TypeCheckError):
         named(3)
+
+
+@pytest.mark.parametrize("name", attention.__all__)
+def test_annotations_of_attention_can_be_read(name):
+    """What cannot be read is not checked."""
+    item = getattr(attention, name)
+    if callable(item):
+        assert typing.get_type_hints(item, include_extras=True)
+
+
+def test_a_mask_is_an_array():
+    one = np.ones((1, 1), np.float32)
+    with pytest.raises(TypeCheckError):
+        attention.attention_scores(one, one, [[True]])
 
 
 def test_an_int_will_do_for_a_float():

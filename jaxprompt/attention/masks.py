@@ -33,7 +33,7 @@ def visible_positions(
     return seen if window is None else seen & (jnp.abs(distance) < window)
 
 
-def split_mask(mask: Any) -> tuple[Bool[Array, ...] | None, Array | None]:
+def split_mask(mask: Any) -> tuple[Bool[Array, "*mask_shape"] | None, Array | None]:
     """A model's mask as two: what may be looked at, and what is added to the scores.
 
     A mask of truth values or integers is the first, and adds nothing; one of a float type is added
