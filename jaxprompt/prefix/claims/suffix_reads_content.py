@@ -190,7 +190,7 @@ def simulate(
     return {name: exact_estimate(value, trials) for name, value in measured.items()}
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
+@functools.partial(jax.jit, static_argnums=(1, 2), compiler_options=head_identity.RUN_ONCE_OPTIONS)
 def _outputs_with_prefix(
     sequences: Array, trials: int, vectors: int, key: Array
 ) -> tuple[Array, Array]:
@@ -215,7 +215,7 @@ def _outputs_with_prefix(
     return jax.vmap(one)(sizes, random_table.normals(vector_key, 0, trials, 2 * vectors))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=head_identity.RUN_ONCE_OPTIONS)
 def _outputs_with_suffix(sequences: Array) -> Array:
     """Outputs (4, 2) of one suffix token with the query γq⋆, a very low own score and value 0."""
 
