@@ -31,11 +31,15 @@ def resolve(name: str) -> Any:
         return getattr(resolve(home), member)
 
 
+LOOKED_AT = (ast.Import, ast.ImportFrom, ast.Attribute, ast.Call)
+
+
 def missing_names(tree: ast.AST) -> Iterator[str]:
     """Lines and names of the package that are imported, read or replaced, and do not exist."""
     modules: dict[str, ModuleType] = {}
     wanted = names_that_are_to_be_missing(tree)
-    for node in ast.walk(tree):
+    nodes = [node for node in ast.walk(tree) if isinstance(node, LOOKED_AT)]
+    for node in nodes:
         for alias, full in imported(node):
             try:
                 found = resolve(full)
@@ -44,7 +48,7 @@ def missing_names(tree: ast.AST) -> Iterator[str]:
             else:
                 if inspect.ismodule(found):
                     modules[alias] = found
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             home = modules.get(node.value.id)
             if node not in wanted and home is not None and not has_member(home, node.attr):
@@ -57,10 +61,18 @@ def names_that_are_to_be_missing(tree: ast.AST) -> set[ast.AST]:
     """Everything inside of ``with pytest.raises(AttributeError)``."""
     return {
         inner
-        for block in ast.walk(tree)
+        for block in statements(tree)
         if isinstance(block, ast.With) and "AttributeError" in ast.dump(block.items[0])
         for inner in ast.walk(block)
     }
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A tree and the statements in it, without their expressions."""
+    yield tree
+    for name in ("body", "orelse", "finalbody", "handlers"):
+        for inner in getattr(tree, name, ()):
+            yield from statements(inner)
 
 
 def imported(node: ast.AST) -> Iterator[tuple[str, str]]:

@@ -114,7 +114,7 @@ def test_the_store_returns_what_the_run_returned(finished):
     assert_same(jp.load(out), jp.load(out / "sweep.sqlite"))
 
 
-def test_cells_equal_direct_calls(finished):
+def test_predictions_equal_direct_calls(finished):
     data = jp.load(finished[1])
     claim = jp.claim("contextual.prompt_error")
     fixed = {**json.loads(data.attrs["config_fixed"]), "dim": 8, "noise": 1.2}
@@ -123,6 +123,13 @@ def test_cells_equal_direct_calls(finished):
             found = claim.predict(**fixed, ratio=ratio, ridge=ridge)
             cell = data.sel(dim=8, noise=1.2, ratio=ratio, ridge=ridge)
             assert float(cell["error_predicted"]) == found["error"]
+
+
+@pytest.mark.slow  # by default in test_cells.py, of a claim of little code
+def test_measured_numbers_equal_direct_calls(finished):
+    data = jp.load(finished[1])
+    claim = jp.claim("contextual.prompt_error")
+    fixed = {**json.loads(data.attrs["config_fixed"]), "dim": 8, "noise": 1.2}
     key = fold_in_parameters(as_key(3), fixed)
     direct = claim.simulate(key=key, trials=4, **fixed, ratio=[0.5, 2.0], ridge=[0.05, 0.02])
     measured = data.sel(dim=8, noise=1.2)["error"].transpose("ridge", "ratio").values
