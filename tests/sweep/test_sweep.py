@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -39,10 +40,18 @@ ridge = [0.05, 0.02]
 """
 
 
-# The noise is no shape, so that all cells are one compiled program.
-OF_ONE_SHAPE = TOML.replace("noise = 1.0\n", "").replace(
-    "dim = [8, 12]", "dim = [8]\nnoise = [1.0, 1.2]"
-)
+# Its simulation draws with NumPy, so that no cell is a program.
+REAL = """
+claim = "prefix.capacity"
+trials = 4
+seed = 3
+[fixed]
+key_dim = 4
+[grid]
+value_dim = [4]
+prefix = [3, 2]
+examples = [5, 4]
+"""
 
 
 def toy_sweep(**changes):
@@ -79,23 +88,23 @@ def finished(tmp_path_factory):
     """A real sweep, run once."""
     folder = tmp_path_factory.mktemp("sweep")
     out = folder / "out"
-    result = sweeps.run(Sweep.from_toml(write(folder, OF_ONE_SHAPE)), out)
+    result = sweeps.run(Sweep.from_toml(write(folder, REAL)), out)
     return result, out
 
 
 def test_dimensions_are_the_grid_in_file_order(finished):
     data = jp.load(finished[1])
-    assert list(data.sizes.items()) == [("dim", 1), ("noise", 2), ("ratio", 2), ("ridge", 2)]
-    assert data["noise"].values.tolist() == [1.0, 1.2]
-    assert data["ridge"].values.tolist() == [0.05, 0.02]
+    assert list(data.sizes.items()) == [("value_dim", 1), ("prefix", 2), ("examples", 2)]
+    assert data["prefix"].values.tolist() == [3, 2]
+    assert data["examples"].values.tolist() == [5, 4]
 
 
 def test_variables_and_attributes(finished):
     data = jp.load(finished[1])
-    for quantity in ("error", "head_signal", "head_noise"):
+    for quantity in ("rank", "codimension", "residual"):
         for suffix in ("_predicted", "", "_stderr"):
             values = data[quantity + suffix]
-            assert values.dims == ("dim", "noise", "ratio", "ridge")
+            assert values.dims == ("value_dim", "prefix", "examples")
             assert values.dtype == np.float64
             assert np.isfinite(values).all()
     assert set(np.unique(data["status"])) <= {"confirmed", "refuted", "inconclusive", "failed"}
@@ -103,8 +112,8 @@ def test_variables_and_attributes(finished):
     for name in ("seed", "jax", "numpy", "jaxprompt", "device", "dtype", "revision"):
         assert name in data.attrs
     assert data.attrs["seed"] == 3
-    assert data.attrs["config_claim"] == "contextual.prompt_error"
-    assert json.loads(data.attrs["config_fixed"])["tokens"] == 6
+    assert data.attrs["config_claim"] == "prefix.capacity"
+    assert json.loads(data.attrs["config_fixed"])["key_dim"] == 4
 
 
 def test_the_store_returns_what_the_run_returned(finished):
@@ -114,26 +123,54 @@ def test_the_store_returns_what_the_run_returned(finished):
     assert_same(jp.load(out), jp.load(out / "sweep.sqlite"))
 
 
-def test_predictions_equal_direct_calls(finished):
+def test_cells_equal_direct_calls(finished):
     data = jp.load(finished[1])
-    claim = jp.claim("contextual.prompt_error")
-    fixed = {**json.loads(data.attrs["config_fixed"]), "dim": 8, "noise": 1.2}
-    for ratio in (0.5, 2.0):
-        for ridge in (0.05, 0.02):
-            found = claim.predict(**fixed, ratio=ratio, ridge=ridge)
-            cell = data.sel(dim=8, noise=1.2, ratio=ratio, ridge=ridge)
-            assert float(cell["error_predicted"]) == found["error"]
+    claim = jp.claim("prefix.capacity")
+    for prefix, examples in itertools.product((3, 2), (5, 4)):
+        point = {"key_dim": 4, "value_dim": 4, "prefix": prefix, "examples": examples}
+        cell = data.sel(value_dim=4, prefix=prefix, examples=examples)
+        assert float(cell["residual_predicted"]) == claim.predict(**point)["residual"]
+        direct = claim.simulate(key=fold_in_parameters(as_key(3), point), trials=4, **point)
+        assert direct["residual"].stderr > 0
+        for name in ("rank", "codimension", "residual"):
+            assert float(cell[name]) == direct[name].mean
 
 
-@pytest.mark.slow  # by default in test_cells.py, of a claim of little code
-def test_measured_numbers_equal_direct_calls(finished):
-    data = jp.load(finished[1])
-    claim = jp.claim("contextual.prompt_error")
-    fixed = {**json.loads(data.attrs["config_fixed"]), "dim": 8, "noise": 1.2}
-    key = fold_in_parameters(as_key(3), fixed)
-    direct = claim.simulate(key=key, trials=4, **fixed, ratio=[0.5, 2.0], ridge=[0.05, 0.02])
-    measured = data.sel(dim=8, noise=1.2)["error"].transpose("ridge", "ratio").values
-    np.testing.assert_array_equal(measured, direct["error"].mean)
+def test_one_simulation_serves_all_values_of_shared_parameters(toy_claim, toy, tmp_path):
+    """Its axes are in the order in which the claim names them, the grid's in that of the file."""
+    from jaxprompt.core.parameters import Parameter
+
+    calls = []
+
+    def simulation(*, key, trials, level, lift, size):
+        calls.append(size)
+        random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        values = np.add.outer(random.normal(size=trials), np.multiply.outer(level, lift))
+        return {"value": mean_estimate(values)}
+
+    lift = Parameter("lift", "real", "a factor", low=0)
+    claim = toy_claim(
+        parameters=(*toy_claim().parameters, lift), shared=("level", "lift"), simulation=simulation,
+        closed_form=lambda *, level, lift, size=None: {"value": level * lift},
+        falsifiers=(
+            jp.Falsifier("a", "twice", lambda level, lift, **_: {"value": 2 * level * lift}),
+            jp.Falsifier("b", "more", lambda level, lift, **_: {"value": level * lift + 1}),
+        ),
+        designs={"quick": jp.Design({"level": 1.0, "lift": 1.0, "size": 4}, trials=4)},
+    )  # fmt: skip
+    grid = {"lift": (2.0, 5.0, 3.0), "size": (4, 8), "level": (1.0, 7.0)}
+    data = sweeps.run(Sweep(claim, grid, {}, 4, 1), tmp_path / "out").dataset
+    assert sorted(calls) == [4, 8], "one simulation for each size"
+    for size in (4, 8):
+        key = fold_in_parameters(as_key(1), {"size": size})
+        direct = claim.simulate(
+            key=key, trials=4, size=size, level=[1.0, 7.0], lift=[2.0, 5.0, 3.0]
+        )
+        cells = data.sel(size=size).transpose("level", "lift")
+        np.testing.assert_array_equal(cells["value"], direct["value"].mean)
+        np.testing.assert_array_equal(
+            cells["value_predicted"], [[2.0, 5.0, 3.0], [14.0, 35.0, 21.0]]
+        )
 
 
 def test_a_measured_number_without_a_prediction_is_stored(toy, tmp_path):
@@ -264,9 +301,9 @@ def test_an_interrupted_sweep_resumes_to_the_same_bits(toy, tmp_path, count):
 
 
 def test_an_interrupted_real_sweep_resumes_to_the_same_bits(finished, tmp_path):
-    job = Sweep.from_toml(write(tmp_path, OF_ONE_SHAPE))
+    job = Sweep.from_toml(write(tmp_path, REAL))
     with pytest.raises(KeyboardInterrupt):
-        sweeps.run(job, tmp_path / "out", progress=Stop(4))
+        sweeps.run(job, tmp_path / "out", progress=Stop(2))
     assert_same(sweeps.run(job, tmp_path / "out", resume=True).dataset, finished[0].dataset)
 
 
@@ -349,7 +386,7 @@ def test_worker_processes_give_the_same_bits(finished, tmp_path):
 
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, mp_context=context) as pool:
-        job = Sweep.from_toml(write(tmp_path, OF_ONE_SHAPE))
+        job = Sweep.from_toml(write(tmp_path, REAL))
         result = sweeps.run(job, tmp_path / "out", executor=pool)
     assert_same(result.dataset, finished[0].dataset)
 
