@@ -819,5 +819,6 @@ def descended(error: Callable[[np.ndarray], float], start: np.ndarray) -> np.nda
     end = optimize.minimize(
         lambda x: np.log(error(x[:7] * sizes * np.repeat([1, np.exp(x[7])], [4, 3])) + 1e-12),
         np.append(start / sizes, 0.0), method="L-BFGS-B", options={"maxiter": 40},
+        bounds=[(None, None)] * 7 + [(-30.0, 30.0)],  # the logarithm of a length: none overflows
     ).x  # fmt: skip
     return end[:7] * sizes * np.repeat([1, np.exp(end[7])], [4, 3])
