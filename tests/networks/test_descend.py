@@ -51,7 +51,8 @@ def test_auxiliary_outputs_lead_with_the_steps():
     def pair(x, _):
         return x**2, {"sign": jnp.sign(x)}
 
-    found = descend(pair, jnp.array(0.25), optax.sgd(1.0), steps=3, has_aux=True)
+    start, transform = jnp.array(0.25), optax.sgd(1.0)
+    found = jax.jit(lambda: descend(pair, start, transform, steps=3, has_aux=True))()
     value, aux = found.values
     np.testing.assert_allclose(value, [0.0625] * 3)
     np.testing.assert_array_equal(aux["sign"], [1, -1, 1])
@@ -62,6 +63,6 @@ def test_what_has_no_gradient_stays():
         return jnp.square(x["moves"]) * jax.lax.stop_gradient(x["stays"])
 
     start = {"moves": jnp.array(1.0), "stays": jnp.array(2.0)}
-    found = descend(objective, start, optax.adam(0.1), steps=20).parameters
+    found = jax.jit(lambda: descend(objective, start, optax.adam(0.1), steps=20).parameters)()
     assert found["stays"] == 2.0
     assert abs(found["moves"]) < 0.3

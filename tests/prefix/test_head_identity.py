@@ -85,7 +85,7 @@ def test_every_query_has_its_own_view_of_prefix_and_content():
 )
 def test_partial_views_of_the_worked_example(masks, output, mass):
     claim = jp.claim("prefix.bias_identity")
-    given = {**PAIR, **masks}
+    given = {**PAIR, "visible": [1, 1], "prefix_visible": [1, 1], **masks}  # one program for all
     simulated = claim.simulate(key=0, trials=2, **given)
     for found in (claim.predict(**given), {n: e.mean for n, e in simulated.items()}):
         assert found["output"] == pytest.approx([output], rel=1e-14)

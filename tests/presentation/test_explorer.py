@@ -15,7 +15,7 @@ from jaxprompt.presentation.explorer import explore, explorer_page
 IDS = ("universal.sphere_limit", "contextual.context_gain", "prefix.token_selection")
 
 
-@pytest.fixture(scope="module", params=mostly_slow(IDS, lambda id: "context_gain" not in id))
+@pytest.fixture(scope="module", params=mostly_slow(IDS, "prefix.token_selection".__eq__))
 def explored(request):
     claim = jp.claim(request.param)
     return claim, explore(claim)

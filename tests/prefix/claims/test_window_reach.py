@@ -48,7 +48,7 @@ def test_numbers_broadcast():
     np.testing.assert_array_equal(found, [[1, 2, 3], [3, 6, 9]])
 
 
-@pytest.mark.parametrize("precision", some_slow(["float32", "bfloat16", "float64", "float16"], 2))
+@pytest.mark.parametrize("precision", some_slow(["bfloat16", "float32", "float64", "float16"], 1))
 def test_far_positions_keep_every_bit(precision):
     changes = window_reach.changed_positions(
         4, window=3, layers=4, tokens=20, prefix=3, exempt="nothing", prefix_at="every layer",

@@ -43,10 +43,10 @@ def test_causal_and_batched():
 
     @functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
     def outputs(state):
-        model = adaptation.model_of(SMALL, added, state)
+        model = adaptation.model_of(FLAT, added, state)
         return model(tokens), model(tokens[2]), model(tokens, 3), model(changed)
 
-    whole, alone, end, later = map(np.asarray, outputs(initial_arrays(SMALL, added)))
+    whole, alone, end, later = map(np.asarray, outputs(initial_arrays(FLAT, added)))
     assert whole.shape == (5, 10, tasks.SYMBOLS)
     np.testing.assert_allclose(whole[2], alone, atol=1e-6)
     np.testing.assert_allclose(whole[:, -3:], end, atol=1e-6)
@@ -65,6 +65,7 @@ def test_parameter_counts():
         assert sum(x.size for x in leaves) == what.size(SMALL)
 
 
+@pytest.mark.slow
 def test_models_drawn_at_once_are_those_drawn_alone():
     keys = jax.random.split(jax.random.key(3), 2)
     together = adaptation.initial_states(FLAT, Added(prefix=2), keys)
