@@ -22,10 +22,10 @@ test: $(READY)  ## environment if needed, then the default tests
 test-all: $(READY)  ## the slow tests too
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow or not slow"
 
-coverage: $(READY)  ## which lines of the package the default tests and the main job reach
+coverage: $(READY)  ## which lines of the package all tests and the main job reach (an hour and more)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m coverage run -m pytest
+	$(BIN)/python -m coverage run -m pytest -m "slow or not slow"
 	$(BIN)/python -m coverage run -m jaxprompt check --profile quick --falsify --out $(OUT)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
