@@ -32,6 +32,7 @@ __all__ = [
     "print_completion",
     "print_diagnosis",
     "rebuild_report",
+    "refuse_files_without_device",
     "run_sweep",
     "show_claims",
 ]
@@ -70,6 +71,18 @@ def _require_device() -> None:
         raise UsageError(
             f"JAX has no device to compute on ({problem}): unset JAX_PLATFORMS, or set it to cpu"
         )
+
+
+def refuse_files_without_device(options: argparse.Namespace) -> None:
+    """Refuse files of claims where JAX cannot compute: they run, and would fail in their own words.
+
+    Raises:
+        UsageError: a file or a folder is named, and JAX has no device.
+    """
+    named = [*getattr(options, "claims", ()), *getattr(options, "names", ())]
+    named.append(getattr(options, "id", ""))
+    if any(name.endswith(".py") or Path(name).is_dir() for name in named if name):
+        _require_device()
 
 
 # --- list and show ---

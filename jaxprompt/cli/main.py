@@ -142,6 +142,7 @@ def _run(argv: Sequence[str] | None) -> int:
             os.environ[cache_folder.CACHE_FOLDER_VARIABLE] = ""
         cache_folder.enable_compilation_cache()
         compiler_flags.compile_quickly()
+    commands.refuse_files_without_device(options)
     commands.load_claim_files(getattr(options, "claims", ()))
     return options.run(options)
 

@@ -141,6 +141,18 @@ def test_commands_refuse_to_start_without_a_device(command, toy, monkeypatch, ca
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("words", ["check FILE", "list FILE", "show FILE", "list --claims FILE"])
+def test_files_of_claims_do_not_run_without_a_device(words, monkeypatch, capsys, tmp_path):
+    """They trace, and failed with their own line number and an empty message."""
+    file = tmp_path / "mine.py"
+    file.write_text("raise RuntimeError('it ran')\n")
+    monkeypatch.setattr(doctor, "device_problem", lambda: "JAX_PLATFORMS=cuda: not there")
+    assert main.main(words.replace("FILE", str(file)).split()) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("jaxprompt: JAX has no device to compute on")
+    assert err.count("\n") == 1
+
+
 def test_a_defect_is_one_line_and_saves_its_traceback(monkeypatch, capsys, tmp_path):
     def broken(options):
         raise KeyError("something of ours")
