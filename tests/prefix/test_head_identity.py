@@ -16,6 +16,7 @@ from quick_cases import some_slow
 
 import jaxprompt as jp
 from jaxprompt.attention import prefixed_head
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.networks.attention_layer import (
     Projections,
@@ -34,6 +35,8 @@ from jaxprompt.prefix.head_identity import (
     head_from_scores,
     rounding_tolerance,
 )
+
+jit = functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
 
 
 def test_worked_example():
@@ -100,12 +103,18 @@ def test_prefix_scores_of_minus_infinity_are_not_seen():
 
 def test_partial_views_run_under_jit():
     claim = jp.claim("prefix.bias_identity")
-    found = jax.jit(lambda mask: claim.predict(**PAIR, prefix_visible=mask)["output"])
-    np.testing.assert_allclose(found(jnp.array([0.0, 0.0])), [7 / 3], rtol=1e-6)
-    slope = jax.grad(lambda s: head_from_scores(
-        s, PAIR["content_values"], PAIR["prefix_scores"], PAIR["prefix_values"],
-        None, np.zeros(2),
-    )["output"][0])(jnp.asarray(PAIR["content_scores"], jnp.float32))  # fmt: skip
+
+    @jit
+    def output_and_slope(scores, mask):
+        output = claim.predict(**PAIR, prefix_visible=mask)["output"]
+        slope = jax.grad(lambda s: head_from_scores(
+            s, PAIR["content_values"], PAIR["prefix_scores"], PAIR["prefix_values"],
+            None, np.zeros(2),
+        )["output"][0])(scores)  # fmt: skip
+        return output, slope
+
+    output, slope = output_and_slope(np.float32(PAIR["content_scores"]), np.zeros(2, np.float32))
+    np.testing.assert_allclose(output, [7 / 3], rtol=1e-6)
     # The plain output's: A_j (v_j − t).
     np.testing.assert_allclose(slope, [1 / 3 * (1 - 7 / 3), 2 / 3 * (3 - 7 / 3)], rtol=1e-5)
 
@@ -210,7 +219,7 @@ def test_any_layer_against_loops(tokens, prefix, heads, causal, seed):
     layer_agrees_with_loops(tokens, prefix, heads, causal, seed)
 
 
-@functools.partial(jax.jit, static_argnames=("heads", "causal"))
+@functools.partial(jit, static_argnames=("heads", "causal"))
 def whole_and_last_query(weights, content, extra, heads, causal):
     return [
         attend(weights, content, extra, heads=heads, causal=causal, queries=queries)
@@ -265,7 +274,7 @@ def test_closed_form_agrees_with_the_shared_head():
     rng = np.random.default_rng(0)
     q, k, v, pk, pv = (rng.normal(size=s) for s in ((5, 4), (6, 4), (6, 3), (2, 4), (2, 3)))
     with jax.enable_x64(True):
-        shared = jax.jit(prefixed_head)(q, k, v, pk, pv)
+        shared = jit(prefixed_head)(q, k, v, pk, pv)
         found = head_from_scores(q @ k.T, v, q @ pk.T, pv)
     np.testing.assert_allclose(found["output"], shared.output, rtol=1e-12)
     np.testing.assert_allclose(found["prefix_mass"], shared.mass, rtol=1e-12)
@@ -274,13 +283,13 @@ def test_closed_form_agrees_with_the_shared_head():
 def test_runs_under_jit_and_vmap():
     claim = jp.claim("prefix.bias_identity")
     stacked = {n: np.stack([v, v]) for n, v in SINGLE.items()}
-    found = jax.jit(jax.vmap(lambda p: claim.predict(**p)["output"]))(stacked)
+    found = jit(jax.vmap(lambda p: claim.predict(**p)["output"]))(stacked)
     np.testing.assert_allclose(found, [[-3 / 8]] * 2, rtol=1e-6)
 
 
 def test_masks_and_dense():
     x, w = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
-    causal, whole, product = jax.jit(
+    causal, whole, product = jit(
         lambda: (attention_mask(2, 4, True), attention_mask(3, 3, False), dense(x, w))
     )()
     np.testing.assert_array_equal(causal, [[1, 1, 1, 0], [1, 1, 1, 1]])
@@ -311,7 +320,7 @@ def test_gradients_of_attention_against_its_definition(masks):
         seen = rng.random((*masks, 2, 6)) < 0.7
         seen[..., 0] = True
         slopes = (slope, other)
-        both = jax.jit(lambda *x: [
+        both = jit(lambda *x: [
             pulled(lambda *v, f=f: f(*v, seen), slopes, *x)
             for f in (attention_with_vjp, plain_attention)
         ])(query, key, value)  # fmt: skip
@@ -324,7 +333,7 @@ def test_gradients_of_dense_against_plain_products(columns):
     rng = np.random.default_rng(4)
     with jax.enable_x64(True):
         x, w, slope = (rng.normal(size=s) for s in ((2, 7, 5), (5, columns), (2, 7, columns)))
-        found = jax.jit(lambda *values: pulled(dense, slope, *values))(x, w)
+        found = jit(lambda *values: pulled(dense, slope, *values))(x, w)
     expected = x @ w, (slope @ w.T, np.einsum("abi,abo->io", x, slope))
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14)
@@ -335,7 +344,7 @@ def test_embedding_against_a_product_with_ones_and_zeros():
     tokens, table = np.array([[0, 3, 3], [1, 0, 3]]), rng.normal(size=(4, 2)).astype(np.float32)
     slope = rng.normal(size=(2, 3, 2)).astype(np.float32)
 
-    @jax.jit
+    @jit
     def embedded(table):
         rows = pulled(lambda t: embed_tokens(tokens, t), slope, table)
         return rows, embed_tokens(jnp.asarray([4]), table)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 
 import jaxprompt as jp
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import NumericalError, ParameterError
 from jaxprompt.prefix.claims import capacity
 
 CLAIM = jp.claim("prefix.capacity")
+
+jit = functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
 
 
 def run_head(query, content_keys, content_values, keys, values):
@@ -98,7 +103,7 @@ def test_rank_of_the_derivative_by_automatic_differentiation(
         return (weights[:, :prefix] @ values + weights[:, prefix:] * plain).ravel()
 
     point = jnp.asarray(rng.normal(size=prefix * (key_dim + value_dim)))
-    rank = np.linalg.matrix_rank(np.asarray(jax.jit(jax.jacfwd(outputs))(point)))
+    rank = np.linalg.matrix_rank(np.asarray(jit(jax.jacfwd(outputs))(point)))
     sizes = {"key_dim": key_dim, "value_dim": value_dim, "prefix": prefix, "examples": examples}
     assert CLAIM.simulate(key=0, trials=3, **sizes)["rank"].mean == rank
     assert rank <= CLAIM.predict(**sizes)["rank"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,13 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.attention import grouped_prefixed_heads
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.claims import gqa_rank
 
 CLAIM = jp.claim("prefix.gqa_rank")
+
+jit = functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
 
 
 def test_published_numbers():
@@ -43,7 +48,7 @@ def test_biases_against_loops_and_the_shared_head(x64):
     assert made[2] == 2 * 3 * 4 * 2
     # And through the package's heads, whose options this claim does not use.
     query = np.einsum("id,dhk->hik", inputs, project)
-    outputs = jax.jit(jax.vmap(
+    outputs = jit(jax.vmap(
         lambda query, content: grouped_prefixed_heads(
             query[:, None], content.swapaxes(0, 1), jnp.zeros((3, 6, 2)), keys, values,
             scale=2**0.5,

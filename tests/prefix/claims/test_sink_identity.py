@@ -12,6 +12,7 @@ import pytest
 from quick_cases import some_slow
 
 import jaxprompt as jp
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix import random_heads
 from jaxprompt.prefix.claims import sink_identity
@@ -19,6 +20,8 @@ from jaxprompt.prefix.head_identity import PAIR, SINGLE
 from jaxprompt.prefix.random_heads import HeadKind, draw_heads, head_tolerance
 
 CLAIM = jp.claim("prefix.sink_identity")
+
+jit = functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
 
 
 def exact_head(content, values, prefix, prefix_values, sink):
@@ -151,5 +154,5 @@ def test_runs_under_jit_and_broadcasts():
     sinks = np.array([-1.0, 0.0, 2.0])
     found = CLAIM.predict(**PAIR, sink_scores=sinks)
     assert np.shape(found["output"]) == (3, 1)
-    traced = jax.jit(lambda b: CLAIM.predict(**PAIR, sink_scores=b)["sink_mass"])(sinks)
+    traced = jit(lambda b: CLAIM.predict(**PAIR, sink_scores=b)["sink_mass"])(sinks)
     np.testing.assert_allclose(traced, found["sink_mass"], rtol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 
 import jax
@@ -11,16 +12,19 @@ from quick_cases import some_slow
 
 import jaxprompt as jp
 from jaxprompt.attention import prompt_attention
+from jaxprompt.compute.quick_jit import RUN_ONCE_OPTIONS
 from jaxprompt.contextual.setting import Setting
 from jaxprompt.contextual.simulation.sampling import sample_sequence
 from jaxprompt.errors import ParameterError
 from jaxprompt.prefix.claims import suffix_reads_content as suffix
 
+jit = functools.partial(jax.jit, compiler_options=RUN_ONCE_OPTIONS)
+
 
 def test_noise_free_sequences_are_those_of_the_contextual_family():
     setting = Setting.make(tokens=6, relevant=2, signal=1.0, context=1.0, noise=0.0, gain=0.0,
                            shifts=((1.5, 1.5),), shift_weights=(1.0,), where="test")  # fmt: skip
-    drawn = jax.jit(lambda key: sample_sequence(setting, 2, key=key))(jax.random.key(0))
+    drawn = jit(lambda key: sample_sequence(setting, 2, key=key))(jax.random.key(0))
     ours, labels = suffix.noise_free(2, 6, 1.5)
     place = 2 if float(drawn.label) > 0 else 3
     assert float(labels[place]) == float(drawn.label)
@@ -31,7 +35,7 @@ def test_suffix_output_is_prompt_attention():
     with jax.enable_x64(True):
         tokens, _ = suffix.noise_free(2, 6, 1.5)
         prompt = suffix.SHARPNESS * np.array([0.0, 1.0])
-        expected = jax.jit(jax.vmap(lambda x: prompt_attention(x, prompt)))(tokens)
+        expected = jit(jax.vmap(lambda x: prompt_attention(x, prompt)))(tokens)
         np.testing.assert_allclose(suffix._outputs_with_suffix(tokens), expected, atol=1e-12)
 
 

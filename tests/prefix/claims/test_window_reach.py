@@ -51,7 +51,7 @@ def test_numbers_broadcast():
 @pytest.mark.parametrize("precision", some_slow(["bfloat16", "float32", "float64", "float16"], 1))
 def test_far_positions_keep_every_bit(precision):
     changes = window_reach.changed_positions(
-        4, window=3, layers=4, tokens=20, prefix=3, exempt="nothing", prefix_at="every layer",
+        4, window=3, layers=4, tokens=32, prefix=2, exempt="nothing", prefix_at="every layer",
         precision=precision, key=jax.random.key(2),
     )  # fmt: skip
     assert (changes[:, 8:] == 0).all()
@@ -67,7 +67,8 @@ def test_a_wider_mask_is_refuted(monkeypatch):
         return real(trials, window=window + 1, **options)
 
     monkeypatch.setattr(window_reach, "changed_positions", wider)
-    assert CLAIM.check(trials=2, point={"window": 4, "layers": 2}).status == "refuted"
+    point = {"window": 4, "layers": 3, "precision": "bfloat16"}  # the program of the test above
+    assert CLAIM.check(trials=4, point=point).status == "refuted"
 
 
 def test_refusals_name_the_parameter():
