@@ -14,6 +14,7 @@ import pytest
 
 import jaxprompt as jp
 from jaxprompt.cli import main
+from jaxprompt.compute.threefry import unrolled
 from jaxprompt.core.extras import EXTRAS, Extra
 from jaxprompt.errors import MissingExtraError, ParameterError
 from jaxprompt.networks import minilm
@@ -117,7 +118,7 @@ def test_both_ways_train_equally_many_parameters():
 
 
 def test_factors_that_do_nothing_yet_change_nothing():
-    start = word_order.initial_adapter("low_rank", 4, key=KEY)
+    start = word_order.initial_adapter("low_rank", 4, key=unrolled(KEY))
     one = jax.tree.map(lambda x: np.asarray(x)[0], start)
     given = minilm.Projections(np.ones((384, 1152), np.float32), np.ones(1152, np.float32))
     merged = jax.jit(lambda factors: minilm.merge_low_rank(given, factors).kernel)
@@ -131,7 +132,7 @@ def test_factors_that_do_nothing_yet_change_nothing():
 
 
 def test_batches_pass_over_all_sentences():
-    rows = word_order.draw_batches(32, 5, KEY)
+    rows = word_order.draw_batches(32, 5, unrolled(KEY))
     assert rows.shape == (5, 16)
     for first in (0, 2):
         assert sorted(rows[first : first + 2].ravel()) == list(range(32))
