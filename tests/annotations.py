@@ -3,7 +3,7 @@
 jaxtyping's hook alone took a third of the time of the tests of statistics: it builds the checks of
 every function when a module is imported and of a nested one whenever it is made, and binds the
 arguments of each call, also where no array is in the signature. Here a check is built at the first
-call, and jaxtyping makes those of arrays alone.
+call, jaxtyping makes those of arrays alone, and a test checks the first calls of each function.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from typing import Any
 import beartype
 import jaxtyping
 
+CALLS = 30
+"""How many calls of a function each test checks: a search calls one many thousand times alike."""
+
 CHECKED = 4
 """How many of the functions that one nested definition makes are checked: the first called ones."""
 
@@ -32,6 +35,16 @@ _built: collections.Counter[Any] = collections.Counter()
 check_types: Callable[[Any], Any] = beartype.beartype(
     conf=beartype.BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError)
 )
+
+
+_test = 0
+"""The test that runs, by its number in this process."""
+
+
+def begin_test() -> None:
+    """The next calls of every function are checked again."""
+    global _test
+    _test += 1
 
 
 def enforce_annotations(packages: Sequence[str]) -> None:
@@ -49,11 +62,16 @@ def enforced(defined: Any) -> Any:
         if dataclasses.is_dataclass(defined) and own and not hasattr(own, "__wrapped__"):
             defined.__init__ = enforced(own)
         return defined
-    check = None
+    check, test, calls = None, -1, 0
 
     @functools.wraps(defined)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal check
+        nonlocal check, test, calls
+        if test != _test:
+            test, calls = _test, 0
+        calls += 1
+        if calls > CALLS:
+            return defined(*args, **kwargs)
         if check is None:
             check = _build(defined)
         return check(*args, **kwargs)

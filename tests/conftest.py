@@ -12,6 +12,8 @@ import shutil
 import sys
 import tempfile
 
+import annotations
+
 # Trained parameters stay in memory: a test neither reads nor leaves files in the user's cache.
 os.environ.setdefault("JAXPROMPT_CACHE", "")
 
@@ -26,11 +28,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 # Before anything imports the package: shapes and types in its signatures become checks.
 # JAXPROMPT_TEST_TYPES=0 leaves them out, to see whether a failure comes from the checks alone.
 if os.environ.get("JAXPROMPT_TEST_TYPES", "1") != "0":
-    from annotations import enforce_annotations
-
     names = ("attention", "contextual", "core", "prefix", "presentation", "stats", "sweep")
     names += ("universal",)
-    enforce_annotations([f"jaxprompt.{name}" for name in names])
+    annotations.enforce_annotations([f"jaxprompt.{name}" for name in names])
 
 # As the commands do, which compile in processes of their own.
 if "jax" not in sys.modules:
@@ -49,6 +49,10 @@ def pytest_collection_finish():
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+def pytest_runtest_setup():
+    annotations.begin_test()
 
 
 GROWTH = 2**28

@@ -8,7 +8,7 @@ import typing
 import jax
 import numpy as np
 import pytest
-from annotations import CHECKED, enforced
+from annotations import CALLS, CHECKED, begin_test, enforced
 from jaxtyping import Array, Float, TypeCheckError
 
 import jaxprompt as jp
@@ -78,3 +78,15 @@ def test_of_nested_functions_the_first_called_ones_are_checked():
             make()("text")
     assert make()("text") == 4
     assert len(never_called) == 10
+
+
+def test_each_test_checks_the_first_calls_of_a_function():
+    @enforced
+    def named(number: int) -> None: ...
+
+    for _ in range(CALLS):
+        named(1)
+    named("1")
+    begin_test()
+    with pytest.raises(TypeCheckError):
+        named("1")

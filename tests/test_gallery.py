@@ -10,6 +10,7 @@ import mpmath
 import numpy as np
 import pytest
 from gallery import GALLERY, code_lines
+from quick_cases import some_slow
 from scipy import integrate, optimize, stats
 
 import jaxprompt as jp
@@ -137,7 +138,7 @@ def test_dispersion_by_quadrature():
     assert predicted == pytest.approx(moment(2) / moment(1) ** 2, rel=1e-8)
 
 
-@pytest.mark.parametrize("tail", [0.3, 0.5])
+@pytest.mark.parametrize("tail", some_slow([0.5, 0.3], first=1))
 def test_frozen_attention_by_the_integral_at_a_large_number_of_tokens(tail):
     tokens = 10_000
 
@@ -181,7 +182,7 @@ def test_two_tokens_reach_the_lipschitz_constant():
     assert float(bound) == pytest.approx(slope, rel=1e-6)
 
 
-@pytest.mark.parametrize("ratio", [0.5, 2.0])
+@pytest.mark.parametrize("ratio", some_slow([2.0, 0.5], first=1))
 def test_ridge_on_a_mixture_by_one_large_covariance(ratio):
     rng = np.random.default_rng(5)
     x = rng.normal(size=(round(600 / ratio), 600))
@@ -285,8 +286,8 @@ def test_kurtosis_by_another_quadrature():
         assert right == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("ridge", [0.01, 0.1])
-@pytest.mark.parametrize("features", [1.0, 3.0, 8.0])
+@pytest.mark.parametrize("ridge", some_slow([0.01, 0.1], first=1))
+@pytest.mark.parametrize("features", some_slow([1.0, 3.0, 8.0], first=2))
 def test_random_features_by_one_large_fit(features, ridge):
     rng = np.random.default_rng(6)
     dim, n = 150, 450
@@ -391,7 +392,7 @@ def test_selection_differs_from_its_direction_by_a_constant_over_the_logarithm()
     assert p - np.array([1.0, 1 - lean]) * np.log(steps) == pytest.approx(constant, abs=5e-3)
 
 
-@pytest.mark.parametrize("prompts", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("prompts", some_slow([0.5, 1.0, 2.0], first=1))
 def test_the_risk_after_quadratically_many_prompts_by_one_large_fit(prompts):
     rng = np.random.default_rng(8)
     dim, length = 32, 64

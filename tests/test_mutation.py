@@ -173,8 +173,13 @@ def test_survivors_before_other_checks(mutation, toy_claim, monkeypatch, tmp_pat
     assert row.startswith("| `a.loose` | 2 |")
 
 
-SHARES = {"universal.prefix_lower_bound": 0.9, "universal.prefix_bound": 0.9}
-SLOW = {"contextual.first_step": 0.9, "contextual.prompt_step": 0.85, "prefix.soft_prompt": 0.9}
+SHARES = {"universal.prefix_lower_bound": 0.9}
+SLOW = {
+    "universal.prefix_bound": 0.9,
+    "contextual.first_step": 0.9,
+    "contextual.prompt_step": 0.85,
+    "prefix.soft_prompt": 0.9,
+}
 
 
 PACKING = tuple(

@@ -36,17 +36,23 @@ def measured(claim, *marks):
 
 
 LONG_SIMULATIONS = {
+    "contextual.best_prompt",
+    "contextual.best_ridge",
     "contextual.convex_head",
     "contextual.first_step",
     "contextual.giant_steps",
     "contextual.prompt_tuning",
     "contextual.sample_complexity",
+    "contextual.score_universality",
     "contextual.separation",
     "contextual.sgd_flow",
     "contextual.sgd_spread",
     "contextual.sgd_step",
     "contextual.token_law_error",
     "prefix.soft_prompt",
+    "prefix.suffix_reads_content",
+    "universal.quantised_prefix",
+    "universal.sequence_map",
 }
 """Claims whose simulation takes two to five seconds to compile. It runs in the slow tests; by
 default that of `contextual.prompt_error` does, and the claims' own: one step of SGD, and its paths,
@@ -189,12 +195,19 @@ LONG_PREDICTIONS = {
     "contextual.best_ridge",
     "contextual.conditional_error",
     "contextual.context_gain",
+    "contextual.convex_head",
+    "contextual.prompt_tuning",
+    "contextual.sample_complexity",
     "contextual.score_universality",
+    "contextual.separation",
+    "contextual.sgd_flow",
+    "contextual.three_steps",
     "contextual.token_law_error",
     "contextual.training",
+    "prefix.sink_identity",
     "universal.circle_error",
 }
-"""Claims of which it takes two seconds and more to predict by the theory and each falsifier."""
+"""Claims of which it takes half a second and more to predict by the theory and each falsifier."""
 
 
 @pytest.mark.parametrize(

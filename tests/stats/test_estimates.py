@@ -76,11 +76,11 @@ def test_intervals():
 @pytest.mark.parametrize(
     ("statistic", "truth"),
     some_slow(
-        [(np.median, 0.0), (lambda x: math.log(np.exp(x).mean()), 0.5), (np.var, 1.0),
+        [(lambda x: math.log(np.exp(x).mean()), 0.5), (np.median, 0.0), (np.var, 1.0),
          (lambda x: np.quantile(x, 0.9), 1.2815516)],
-        first=2,
+        first=1,
     ),
-    ids=["median", "log mean", "variance", "quantile"],
+    ids=["log mean", "median", "variance", "quantile"],
 )  # fmt: skip
 def test_statistics_of_trials_keep_their_rate(statistic, truth):
     rng, hits, checks = np.random.default_rng(8), 0, 250
