@@ -47,6 +47,26 @@ def begin_test() -> None:
     _test += 1
 
 
+class _State:
+    """What changes of a function under checks: its check, and its calls in one test.
+
+    An object of its own: what a function itself holds tells one simulation from another.
+    """
+
+    __slots__ = ("calls", "check", "test")
+
+    def __init__(self) -> None:
+        self.check: Callable[..., Any] | None = None
+        self.test, self.calls = -1, 0
+
+    def begin_call(self) -> bool:
+        """Count a call; whether it is one of the first."""
+        if self.test != _test:
+            self.test, self.calls = _test, 0
+        self.calls += 1
+        return self.calls <= CALLS
+
+
 def enforce_annotations(packages: Sequence[str]) -> None:
     """Hold all functions of packages that are imported later to their annotations."""
     jaxtyping.install_import_hook(packages, "annotations.check_types")
@@ -62,19 +82,15 @@ def enforced(defined: Any) -> Any:
         if dataclasses.is_dataclass(defined) and own and not hasattr(own, "__wrapped__"):
             defined.__init__ = enforced(own)
         return defined
-    check, test, calls = None, -1, 0
+    state = _State()
 
     @functools.wraps(defined)
     def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal check, test, calls
-        if test != _test:
-            test, calls = _test, 0
-        calls += 1
-        if calls > CALLS:
+        if not state.begin_call():
             return defined(*args, **kwargs)
-        if check is None:
-            check = _build(defined)
-        return check(*args, **kwargs)
+        if state.check is None:
+            state.check = _build(defined)
+        return state.check(*args, **kwargs)
 
     return call
 
