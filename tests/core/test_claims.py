@@ -41,6 +41,7 @@ LONG_SIMULATIONS = {
     "contextual.convex_head",
     "contextual.first_step",
     "contextual.giant_steps",
+    "contextual.prompt_error",
     "contextual.prompt_tuning",
     "contextual.sample_complexity",
     "contextual.score_universality",
@@ -54,9 +55,8 @@ LONG_SIMULATIONS = {
     "universal.quantised_prefix",
     "universal.sequence_map",
 }
-"""Claims whose simulation takes two to five seconds to compile. It runs in the slow tests; by
-default that of `contextual.prompt_error` does, and the claims' own: one step of SGD, and its paths,
-in tests/sweep/test_cells.py and tests/contextual/claims/test_sgd_flow.py."""
+"""Claims whose simulation takes half a second and more to compile. It runs in the slow tests; by
+default their own tests run the parts of it, and tests/sweep/test_cells.py one step of SGD."""
 
 # By the scope all tests of a claim's simulation follow each other, while its programs are there.
 each_simulation = pytest.mark.parametrize(

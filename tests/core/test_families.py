@@ -60,6 +60,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_part_of_a_family_imports_no_claim():
     command = [sys.executable, "-c", IMPORT_PARTS, *PARTS]
     found = subprocess.run(command, capture_output=True, check=True, text=True)

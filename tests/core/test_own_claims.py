@@ -425,6 +425,7 @@ def test_the_spiked_example_predicts_a_large_matrix(example):
     assert claim.predict(ratio=0.5, spike=0.5)["overlap"] == 0.0
 
 
+@pytest.mark.slow
 def test_the_wrong_example_is_refuted(run, tmp_path):
     code, out, _ = run("check", EXAMPLES / "wrong_risk.py", "--json")
     assert code == 1

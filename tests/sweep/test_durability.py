@@ -83,14 +83,15 @@ def simulation(*, key, trials, level, size):
 
 claim = make_toy(simulation=simulation)
 tasks._task_key = lambda *a: 0  # no random numbers of JAX: nothing to start in every child
-claim.__class__.simulate = lambda self, *, key, trials, **p: simulation(key=key, trials=trials, **p)
+claim.__class__.simulate = lambda self, run, *, key, trials: simulation(
+    key=key, trials=trials, **run)
 runner.environment = lambda seed: {"seed": seed}
 runner.jax.process_count = lambda: 1
 runner.COMMIT_SHARE = 0  # each cell is written at once, however slow the disk is
 runner.judge_cells = lambda sweep, store: np.ones(sweep.shape)
 grid = {"level": tuple(float(x) for x in range(1, 13)), "size": (2, 4, 6, 8)}
 job = Sweep(claim, grid, {}, 20, 1)
-claim.__class__.predict = lambda self, level, size: {"value": level}
+claim.__class__.predict = lambda self, run: {"value": run["level"]}
 
 def start(out):
     child = os.fork()
@@ -107,6 +108,7 @@ began = time.monotonic()
 child = start(folder / "whole")
 assert os.waitpid(child, 0)[1] == 0
 span = time.monotonic() - began
+assert SweepStore.open(folder / "whole").done.all(), "the sweep that is not killed has failures"
 chance, hit, place, stages = random.Random(5), 0, 0, []
 while hit < kills:
     child = start(folder / f"part{place}")

@@ -39,6 +39,7 @@ def test_no_other_ridge_is_better(ratio):
     assert found["saving"] == pytest.approx(plain - found["error"], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_no_other_gain_is_better():
     found = CLAIM.predict(**BASE, gain=1.0, ratio=0.8)
     for gain in (0.5, 0.8, 1.3, 1.8):
@@ -134,7 +135,7 @@ def error_of_endless_gains(sign, *, tokens, relevant, signal, context, noise, ra
         # A gain of 0.5 is better than endless ones.
         (-0.01, {"tokens": 6, "signal": 1.0, "context": 0.4, "noise": 1.2, "ratio": 0.8,
                  "shifts": [[0.0, 0.0]]}),
-    ], first=2),
+    ], first=1),
 )  # fmt: skip
 def test_where_no_gain_is_best_the_error_of_endless_ones_is_nearly_reached(left, point):
     """The scan once ended with up to 0.02 left."""

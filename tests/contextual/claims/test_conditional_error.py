@@ -128,6 +128,7 @@ def test_predict_broadcasts():
     assert (np.diff(found["error"], axis=1) > 0).all(), "more noise, more errors"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batched", some_slow([True, False], first=1))
 def test_predict_under_jit_and_vmap(batched):
     # Of one irrelevant token, whose scores are few: the compiler sums over constants.

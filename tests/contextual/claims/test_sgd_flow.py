@@ -34,6 +34,7 @@ def test_time_is_that_of_a_whole_number_of_steps():
 SIMULATED = {**FLOW, "tokens": 8, "relevant": 2, "dim": 20, "key": 1, "trials": 16}
 
 
+@pytest.mark.slow
 def test_simulated_times_and_start():
     found = flow.simulate(**SIMULATED, time=[0.0, 0.5])
     assert found["head_energy"].mean[0] == pytest.approx(0.04)

@@ -56,6 +56,7 @@ def at_small_size():
     return CLAIM.predict(**SMALL)
 
 
+@pytest.mark.slow
 def test_samples_and_ratio_are_one_point(at_small_size):
     given = {n: v for n, v in SMALL.items() if n != "ratio"}
     assert CLAIM.predict(**given, samples=48) == at_small_size

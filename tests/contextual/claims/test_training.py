@@ -60,6 +60,7 @@ def test_convex_training_finds_the_optimum(batches):
     assert not np.any(found.prompt)
 
 
+@pytest.mark.slow
 def test_only_the_given_parameters_move(trained):
     identity = np.eye(6) / np.sqrt(6)
     for name, model in token_models.MODELS.items():
@@ -204,6 +205,7 @@ def test_the_best_weights_are_found_once():
         first[1][0] = 0.0
 
 
+@pytest.mark.slow
 def test_no_prompt_is_left_at_a_poor_start():
     """A set of which three starts in four end at a prompt along w⋆, and all eight once did."""
     key = fold_in_parameters(as_key(22), POINT, ())

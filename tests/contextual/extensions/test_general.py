@@ -109,6 +109,7 @@ def test_more_classes_are_harder_and_beat_guessing():
     assert means[0] > means[1] > 3 / 6
 
 
+@pytest.mark.slow
 def test_the_prompt_helps_with_classes_too():
     with_prompt, without = (
         Setting.make(tokens=10, relevant=2, signal=1.5, context=1.2, noise=1.0, gain=g)

@@ -44,6 +44,7 @@ def rates():
     return best_rates(0.25, **BASE)
 
 
+@pytest.mark.slow
 def test_values_of_an_independent_search(split, reuse, rates):
     assert split.error == pytest.approx(0.156, abs=1e-3)
     assert split.prompt_alignment == pytest.approx(0.812, abs=3e-3)
@@ -106,6 +107,7 @@ def test_no_rates_near_them_are_better(rates, x, y):
     assert found["error"] > rates.error - 1e-5
 
 
+@pytest.mark.slow
 def test_a_time_is_the_first_at_which_the_error_is_reached():
     run = {"head_rate": 1.5, "prompt_rate": 3.0}
     found = time_to(0.3, **run, **SHIFT)

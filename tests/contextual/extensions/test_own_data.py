@@ -215,7 +215,7 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("options", some_slow(OPTIONS, first=1))
 def test_gaussian_tokens_have_one_curve_at_all_levels_and_measured(options):
     rng = np.random.default_rng(2)
     tokens = rng.standard_normal((2500, TOKENS, DIM))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import special
 
 import jaxprompt as jp
@@ -120,7 +121,7 @@ def test_a_small_dimension_and_no_noise_keep_the_limit():
         assert at_size == CLAIM.predict(**limit, gain=0.5, ridge=0.1, ratio=ratio)
 
 
-@pytest.mark.parametrize("ratio", [0.8, 2.0])
+@pytest.mark.parametrize("ratio", some_slow([0.8, 2.0], first=1))
 def test_the_best_ridge_at_a_large_dimension_is_the_limits(ratio):
     best = jp.claim("contextual.best_ridge")
     limit = best.predict(**BASE, gain=1.0, ratio=ratio)

@@ -82,6 +82,7 @@ def test_no_head_and_direction_found_by_evolution_do_better(setting):
     assert hard_attention_error(setting, head, direction) == pytest.approx(least, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", some_slow([NOISY, THREE], first=1), ids=["noisy", "three"])
 def test_strong_noise_wants_endless_prompts(setting):
     """Shorter prompts were once taken for the best ones, with 0.034 and 0.003 more errors."""

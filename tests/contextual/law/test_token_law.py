@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from contextual_oracles import Pooled, stated_head
+from quick_cases import some_slow
 from scipy import special
 
 import jaxprompt as jp
@@ -171,7 +172,7 @@ def test_diagonal_covariances_are_those_of_matrices():
         np.testing.assert_allclose(first.mean, second.mean, rtol=1e-7, atol=1e-10)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize("noise", some_slow([0.2, 0.0], first=1))
 def test_an_intercept_is_that_of_centred_heads(noise):
     """A prompt along the signal makes attention depend on the label; token-level training."""
     law = spectrum_token_law(
@@ -223,7 +224,7 @@ def test_few_sequences_solve_the_stated_equations(dim, samples, ridge):
     assert found.noise_kept[0] == pytest.approx(right["irrelevant_noise"], rel=1e-5)
 
 
-@pytest.mark.parametrize("dim", [3, 24])
+@pytest.mark.parametrize("dim", some_slow([24, 3], first=1))
 def test_as_many_sequences_as_dimensions_need_no_ridge(dim):
     """The law is continuous in the ridge, though plain iteration would take for ever there."""
     law = spectrum_token_law(dim=dim, **BASE, **COLOURED)

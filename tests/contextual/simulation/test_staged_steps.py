@@ -79,7 +79,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("setting", "dim", "samples", "ridge", "norm", "rate"), CASES)
+@pytest.mark.parametrize(
+    ("setting", "dim", "samples", "ridge", "norm", "rate"), some_slow(CASES, first=1)
+)
 @pytest.mark.parametrize("same", some_slow([True, False], first=1))
 def test_exact_law_against_tokens(setting, dim, samples, ridge, norm, rate, same):
     trials = 400

@@ -49,6 +49,7 @@ def test_a_guarantee_holds_at_the_bump(sphere_dim):
     assert note.guaranteed <= note.value_norm + 1 + math.pi * slope + 1e-6
 
 
+@pytest.mark.slow
 def test_a_large_offset_is_no_slope():
     """x₀ + 1e8 has the constant 1: rounding over a step of 1e-4 looked like a larger one."""
     prefix = build_prefix(

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from quick_cases import some_slow
+from quick_cases import mostly_slow, some_slow
 
 from jaxprompt.errors import ParameterError
 from jaxprompt.universal import build_prefix
@@ -41,7 +41,7 @@ def prefix():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", FORMATS)
+@pytest.mark.parametrize("bits", mostly_slow(FORMATS, {8, "bfloat16", "float8_e4m3"}.__contains__))
 def test_the_certificate_of_a_rounded_prefix_holds(prefix, bits):
     rounded, points = prefix.quantised(bits), sphere_points(2)
     note = rounded.certificate
