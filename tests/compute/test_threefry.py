@@ -65,6 +65,7 @@ def test_draws_outside_of_jit_too(name):
         assert_same_bits(DRAWS[name](unrolled(KEY)), DRAWS[name](KEY))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "traced", [slow_case(False), True], ids=["called", "compiled"]
 )  # JAX draws them at once, or one after another

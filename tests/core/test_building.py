@@ -176,6 +176,7 @@ for changes in ({"relation": "mean"}, {"relation": "asymtotic"}, {"kind": "int"}
 """
 
 
+@pytest.mark.slow
 def test_values_of_another_type_are_refused_too():
     # In a process of its own: the tests' own type checks would come first here.
     done = subprocess.run([sys.executable, "-c", MISTYPED], capture_output=True, text=True)

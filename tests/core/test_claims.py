@@ -15,7 +15,7 @@ import golden
 import jax
 import numpy as np
 import pytest
-from quick_cases import mostly_slow
+from quick_cases import mostly_slow, some_slow
 
 import jaxprompt
 import jaxprompt as jp
@@ -319,7 +319,9 @@ def test_simulate_never_predicts(claim, simulated, monkeypatch):
     assert found.keys() == simulated(claim).keys()
 
 
-@pytest.mark.parametrize("id", ["contextual.conditional_error", "contextual.prompt_error"])
+@pytest.mark.parametrize(
+    "id", some_slow(["contextual.conditional_error", "contextual.prompt_error"], first=1)
+)
 def test_more_trials_keep_the_earlier_ones(id, monkeypatch):
     claim = jp.claim(id)
     point = golden.first_point(claim)

@@ -48,6 +48,7 @@ def test_no_other_gain_is_better():
         assert ridge_limit(features, 0.8, ridge).error.mean() > found["best_gain_error"]
 
 
+@pytest.mark.slow
 def test_the_deeper_of_two_valleys_is_the_best_gain():
     """Without ridge the error at d/n = 0.8 has valleys at 1.4 and at the end, 1 % apart."""
 

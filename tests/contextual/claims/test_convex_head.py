@@ -385,6 +385,7 @@ def test_reference_simulation_at_300():
     assert stated.mean < 0.1085 - 3 * stated.stderr
 
 
+@pytest.mark.slow
 def test_max_margin_is_the_limit_of_a_small_ridge():
     limit = convex_limit(LAW, 1.5, 0.0, "hinge").limit
     near = convex_limit(LAW, 1.5, 1e-5, "hinge").limit

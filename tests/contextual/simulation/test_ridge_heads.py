@@ -97,6 +97,7 @@ def test_nested_sizes_do_not_change_each_other():
         np.testing.assert_allclose(together[i], alone, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_float32_products_give_nearly_the_same_heads():
     def draw32(first, rows):
         return draw(first, rows).astype(jnp.float32)

@@ -230,6 +230,7 @@ PATH = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_path_is_the_same_whatever_is_read():
     few = path_values(key=as_key(1), trials=8, first=0, time=[1.0, 2.0], **PATH)
     swapped = path_values(key=as_key(1), trials=8, first=0, time=[2.0, 0.5], **PATH)
@@ -239,6 +240,7 @@ def test_a_path_is_the_same_whatever_is_read():
         np.testing.assert_array_equal(few[name][4:], later[name])
 
 
+@pytest.mark.slow
 def test_starts():
     values = path_values(key=as_key(1), trials=4096, first=0, time=[0.0, 0.0], **PATH)
     at = {name: values[name][:, 0] for name in OVERLAPS}

@@ -78,6 +78,7 @@ def model():
     return flat, rng.standard_normal((5, 4, 3)).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompts", "deep"), some_slow([(2, True), (0, False), (1, False)], first=1)
 )

@@ -264,6 +264,7 @@ def test_says_what_would_be_needed():
     assert "tokens would do" in str(note)
 
 
+@pytest.mark.slow
 def test_a_jump_is_not_reached():
     prefix = build_sequence_prefix(
         lambda x: np.round(x), length=2, dim=1, accuracy=0.2, budget=200, test_sequences=200

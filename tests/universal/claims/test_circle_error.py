@@ -61,10 +61,18 @@ def supremum(count, lam, k):
         (8, 1e9, 3),
         (8, 65.0, 1),  # both sides of λ = N², where the sum over aliases is left
         (8, 63.0, 1),
-        (2, 1e4, 1),
-        (5, 0.01, 2),
-        (1, 7.0, 3),
-        *map(slow_case, [(3, 50.0, 200), (16, 1e4, 40), (16, 2e3, 7), (64, 300.0, 5)]),
+        *map(
+            slow_case,
+            [
+                (2, 1e4, 1),
+                (5, 0.01, 2),
+                (1, 7.0, 3),
+                (3, 50.0, 200),
+                (16, 1e4, 40),
+                (16, 2e3, 7),
+                (64, 300.0, 5),
+            ],
+        ),
     ],
 )
 def test_supremum_and_the_heads_own_against_an_oracle(count, lam, k):
@@ -188,6 +196,7 @@ def test_reference_numbers(centres, concentration, degree, phase, value):
     assert predicted["error"] == pytest.approx(value, rel=2e-14)
 
 
+@pytest.mark.slow
 def test_best_concentration_by_mpmath():
     """Stationary points found by mpmath at 40 digits (error and λ)."""
     claim = jp.claim(CLAIM)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from quick_cases import some_slow
 from scipy import optimize, special
 
 from jaxprompt.errors import ParameterError
@@ -109,6 +110,9 @@ def test_packings_that_are_known(m, distance, count):
     assert point_sets.packing_bound(m, distance) == count
 
 
+DISTANCES = some_slow([0.5, np.pi / 3, np.pi / 2, 2.2, 0.8, 1.3, 1.7], first=4)
+
+
 def delsarte_bound(m, distance, degree=26):
     """Delsarte's linear programme: no set of points with such distances is larger than this."""
     cosine = np.linspace(-1, np.cos(distance), 3000)
@@ -126,8 +130,8 @@ def delsarte_bound(m, distance, degree=26):
     return 1 + found.fun
 
 
-@pytest.mark.parametrize("m", [1, 2, 3, 4, 5, 7])
-@pytest.mark.parametrize("distance", [0.5, 0.8, np.pi / 3, 1.3, np.pi / 2, 1.7, 2.2])
+@pytest.mark.parametrize("m", some_slow([1, 2, 7, 3, 4, 5], first=3))
+@pytest.mark.parametrize("distance", DISTANCES)
 def test_no_packing_passes_delsartes_bound(m, distance):
     """It is counted from constructions; Delsarte's programme bounds it from the other side."""
     assert point_sets.packing_bound(m, distance) <= delsarte_bound(m, distance) * (1 + 1e-3)
@@ -202,8 +206,8 @@ def test_limits_that_are_attained(m, distance, count):
     assert point_sets.packing_limit(m, distance * (1 + 1e-6)) <= count
 
 
-@pytest.mark.parametrize("m", [2, 3, 4, 5, 7])
-@pytest.mark.parametrize("distance", [0.5, 0.8, np.pi / 3, 1.3, np.pi / 2, 1.7, 2.2])
+@pytest.mark.parametrize("m", some_slow([2, 7, 3, 4, 5], first=2))
+@pytest.mark.parametrize("distance", DISTANCES)
 def test_limits_by_linear_programming(m, distance):
     """Levenshtein's polynomial is one of those that Delsarte's programme minimises over."""
     limit, programme = point_sets.packing_limit(m, distance), delsarte_bound(m, distance)
