@@ -163,10 +163,10 @@ def test_a_claim_keeps_its_rates():
 
 
 REDUCED = {
-    "contextual.conditional_error": {"trials": 0.5, "runs": (1, 4)},
+    "contextual.conditional_error": {"trials": 1.0, "runs": (1, 4)},
     "contextual.first_step": {"trials": 0.5, "runs": (2, 4, 5)},
     "contextual.prompt_step": {"trials": 0.5, "runs": (3, 4)},
-    "contextual.context_gain": {"trials": 0.25, "runs": tuple(range(3, 9))},
+    "contextual.context_gain": {"trials": 1.0, "runs": tuple(range(3, 9))},
     "universal.sequence_map": {"trials": 0.35, "runs": (0, 1, 2, 3, 4, 7)},
 }
 
