@@ -41,6 +41,7 @@ def network_and_sequences(width, key):
     return weights, x, y, scarce_samples.logits_of(width, weights, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [20, 5])
 def test_held_out_sums_are_those_of_the_samples_left_out(samples):
     width, key = 8, jax.random.key(0, impl="threefry2x32")

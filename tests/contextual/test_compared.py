@@ -434,7 +434,7 @@ def joined(looks: list[tuple[float, float]]) -> tuple[float, float]:
 
 LONGEST = (
     "contextual.best_ridge", "contextual.conditional_error", "contextual.convex_head",
-    "contextual.three_steps", "contextual.training",
+    "contextual.same_data", "contextual.three_steps", "contextual.training",
 )  # fmt: skip
 """Claims that take more than a second here; their own tests set what they predict beside oracles
 too."""

@@ -80,6 +80,7 @@ def test_unused_sequences_do_not_matter(batches):
         np.testing.assert_array_equal(one.head, two.head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_slow(["prompt", "linear_prompt", "fine_tuning"], first=1))
 def test_the_objective_is_that_of_the_used_sequences(batches, name):
     """100 of 130 sequences in parts, against one sum over them; both in float32."""
@@ -105,6 +106,7 @@ def test_the_objective_is_that_of_the_used_sequences(batches, name):
     assert max(moved) < 0.02, "the end is no minimum"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_slow(["prompt", "linear_prompt", "linear"], first=1))
 def test_exact_errors_against_fresh_sequences(batches, trained, name):
     """The conditional error of trained weights, against signs on the sampled tests."""
