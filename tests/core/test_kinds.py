@@ -467,3 +467,56 @@ def test_an_exact_simulation_declares_itself():
     )  # fmt: skip
     assert verdicts(claim, 1) == ["confirmed"]
     assert {v.status for v in claim.falsify().values()} == {"refuted"}
+
+
+# --- laws by a sampler, limits at many places, sides that are not traced ---
+
+
+def test_a_law_may_be_a_sampler():
+    """Half-normal trials; a scale that is a fifth larger is 0.09 away in Kolmogorov's distance."""
+    simulation = jp.per_trial(lambda *, key: {"p": jnp.abs(jax.random.normal(key))}, batch=1000)
+
+    def claim(scale):
+        def sampler(rng, count):
+            return np.abs(rng.normal(0, scale, count))
+
+        return claim_of(
+            None, lambda: {"p": jp.Distribution(sampler=sampler)}, tolerance=0.03, trials=20_000,
+            simulation=simulation,
+        )  # fmt: skip
+
+    assert verdicts(claim(1.0), 2) == ["confirmed"] * 2
+    assert verdicts(claim(1.2), 2) == ["refuted"] * 2
+
+
+def test_a_limit_is_judged_at_every_place_of_an_axis():
+    """One of three places off by ten standard errors of its extrapolation refutes the limit."""
+
+    def draw(rng, trials, size):
+        return np.array([1.0, 2.0, 3.0]) + 1 / size + 0.1 * rng.normal(size=(trials, 3))
+
+    def claim(third):
+        return claim_of(
+            None, lambda: {"p": np.array([1.0, 2.0, third])}, R.ASYMPTOTIC, tolerance=0.1,
+            simulation=drawn(draw), parameters=sized(), size="size", powers=(1,),
+            design=over_sizes((10, 20, 40, 80), 200),
+        )  # fmt: skip
+
+    assert verdicts(claim(3.0), 3) == ["confirmed"] * 3
+    assert verdicts(claim(3.3), 3) == ["refuted"] * 3
+
+
+def test_a_side_that_jax_cannot_trace_is_computed_draw_by_draw():
+    trial = jp.per_trial(
+        lambda *, x: {"p": jnp.square(x - x.mean()).mean()}, batch=50,
+        instance=lambda *, key: {"x": jax.random.normal(key, (30,))},
+    )  # fmt: skip
+
+    def claim(factor):
+        return claim_of(
+            None, lambda *, x: {"p": factor * float(np.var(np.asarray(x)))}, R.IDENTITY,
+            tolerance=1e-5, simulation=trial, trials=60,
+        )  # fmt: skip
+
+    assert verdicts(claim(1.0), 1) == ["confirmed"]
+    assert verdicts(claim(1.01), 1) == ["refuted"]

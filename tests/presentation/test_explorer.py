@@ -9,6 +9,7 @@ import pytest
 from quick_cases import mostly_slow
 
 import jaxprompt as jp
+from jaxprompt.cli.main import main
 from jaxprompt.errors import UsageError
 from jaxprompt.presentation.explorer import explore, explorer_page
 
@@ -74,3 +75,23 @@ def test_measured_points_lie_on_values_of_the_sliders():
 def test_a_name_that_the_claim_lacks_is_refused(more, text):
     with pytest.raises(UsageError, match=text):
         explore(jp.claim("universal.sphere_limit"), **more)
+
+
+# --- the command ---
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_page_with_the_points_of_a_run(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["check", "universal.prefix_lower_bound", "--out", str(run)]) == 0
+    capsys.readouterr()
+    page = tmp_path / "pages" / "bound.html"
+    words = ["explore", "universal.prefix_lower_bound", "--out", str(page)]
+    assert main([*words, "--from", str(run)]) == 0
+    assert capsys.readouterr().out == f"{page}\n"
+    assert "universal.prefix_lower_bound" in page.read_text("utf-8")
+    assert main([*words, "--from", str(tmp_path / "nothing")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([*words[:-1], str(tmp_path / "file" / "page.html")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
