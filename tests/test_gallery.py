@@ -193,6 +193,7 @@ def test_ridge_on_a_mixture_by_one_large_covariance(ratio):
     assert float(right) == pytest.approx(expected, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_tracy_widom_has_the_published_moments():
     law = formula("tracy_widom")()["largest"].cdf
     s = np.linspace(-8, 6, 14_001)
@@ -350,6 +351,7 @@ def test_the_tangent_kernel_by_differences_at_a_large_width():
     assert total == pytest.approx(predicted, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_tangent_kernel_by_adaptive_quadrature():
     beta, cosine = 0.9, 0.8
 

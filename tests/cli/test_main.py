@@ -607,6 +607,7 @@ def test_help_exits_cleanly(capsys):
     assert "jaxprompt check" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_as_a_module():
     command = [sys.executable, "-m", "jaxprompt"]
     good = subprocess.run([*command, "list"], capture_output=True, text=True, timeout=600)

@@ -26,7 +26,7 @@ def no_gain_search(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_gain_search")
-@pytest.mark.parametrize("ratio", [0.5, 1.2, 2.0])
+@pytest.mark.parametrize("ratio", some_slow([1.2, 0.5, 2.0], first=1))
 def test_no_other_ridge_is_better(ratio):
     found = CLAIM.predict(**BASE, gain=1.0, ratio=ratio)
     features = feature_law(10, 2, 1.0, 1.5, 1.0, 1.0)
@@ -123,6 +123,7 @@ def error_of_endless_gains(sign, *, tokens, relevant, signal, context, noise, ra
     return min(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("left", "point"),
     some_slow([

@@ -134,6 +134,7 @@ def of_best_weights():
     return training.best_weights_accuracies(setting, 4, key=jax.random.key(6))
 
 
+@pytest.mark.slow
 def test_the_best_weights_reach_what_is_predicted(of_best_weights):
     predicted = CLAIM.predict(**OPPOSED)
     for model, name in BEST.items():

@@ -54,6 +54,7 @@ def test_values_of_an_independent_search(split, reuse, rates):
     assert best_error(0.25, procedure="known_prompt", **BASE) == pytest.approx(0.087, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_stated_errors_are_those_of_the_claims(split, reuse, rates):
     n = 8.0
     stated = two_stage.CLAIM.predict(
@@ -75,6 +76,7 @@ def test_stated_errors_are_those_of_the_claims(split, reuse, rates):
     assert stated["error"] == pytest.approx(rates.error, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_no_split_at_random_is_better(split):
     """Uniform shares, and steps, norms and ridges over all scales, at the claim's own formulas."""
     setting, rng = Setting.make(**BASE), np.random.default_rng(2)

@@ -93,6 +93,7 @@ def test_strong_noise_wants_endless_prompts(setting):
     assert abs(wrong - errors.mean()) < 4 * stderr + 3e-4, "and the margins' share inside"
 
 
+@pytest.mark.slow
 def test_mild_noise_wants_shorter_ones():
     mild = Setting.make(
         tokens=5, relevant=1, signal=1.0, context=1.2, noise=0.8, shifts=((0.0, 0.0), (0.5, 0.3))

@@ -63,6 +63,7 @@ def both():
     return jax.lax.map(tokens, indices), reduced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["second", "third"])
 @pytest.mark.parametrize(
     "name",

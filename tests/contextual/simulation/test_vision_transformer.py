@@ -97,6 +97,7 @@ def test_forward_against_numpy(model, prompts, deep):
         assert not found[..., 1 + prompts : 3].any(), "an absent prompt gets attention"
 
 
+@pytest.mark.slow
 def test_prompts_beside_the_patches_leave_the_first_layer(model):
     """Relative attention of the class token: the same in layer 1, another in layer 2."""
     flat, pictures = model
