@@ -179,10 +179,10 @@ class Claim:
     @property
     def continues(self) -> bool:
         """Whether :meth:`simulate` can go on from trial `first`."""
-        own = inspect.signature(self.simulation, follow_wrapped=False).parameters
-        if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in own.values()):
-            own = {**own, **inspect.signature(self.simulation).parameters}  # it passes all on
-        return "first" in own
+        taken = inspect.signature(self.simulation, follow_wrapped=False).parameters
+        if any(a.kind is inspect.Parameter.VAR_KEYWORD for a in taken.values()):
+            taken = {**taken, **inspect.signature(self.simulation).parameters}  # it passes all on
+        return "first" in taken
 
     def falsifier(self, name: str) -> Falsifier:
         """The falsifier called `name`; KeyError if there is none."""

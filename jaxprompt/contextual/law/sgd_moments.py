@@ -103,10 +103,10 @@ def _paired_nodes(count: int, most: int) -> _Nodes:
     pairs = 2 ** int(np.log2(min(affordable, most, nodes.shape[1])))
     kept = nodes[:, :pairs]
     normals = np.ascontiguousarray(np.moveaxis(np.concatenate([kept, -kept], axis=1), -1, 0))
-    found = _Nodes(normals, normals.max(axis=0))
-    for array in found:
+    nodes_and_largest = _Nodes(normals, normals.max(axis=0))
+    for array in nodes_and_largest:
         array.setflags(write=False)
-    return found
+    return nodes_and_largest
 
 
 class _Attention(NamedTuple):

@@ -95,19 +95,19 @@ def _newton_multipliers(rows: Rows, ridge: float, loss: str) -> Multipliers:
         margins = _margins(rows, heads)
         return 1 - margins if loss == "square" else special.expit(-margins)
 
-    dual, left, rows_left = multipliers(rows, heads), np.arange(trials), rows
+    dual, running, rows_running = multipliers(rows, heads), np.arange(trials), rows
     for _ in range(_MOST_STEPS):
-        pull = dual[left]
+        pull = dual[running]
         curvature = np.ones_like(pull) if loss == "square" else pull * (1 - pull)
-        turned = rows_left.swapaxes(1, 2)
-        hessian = (turned * curvature[:, None]) @ rows_left / count + ridge * np.eye(dim)
-        slope = ridge * heads[left] - _pulled(rows_left, pull) / count
-        heads[left] -= np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
-        dual[left] = multipliers(rows_left, heads[left])
-        unsolved = ~(_gaps(rows_left, ridge, loss, dual[left]) <= GAP)
+        turned = rows_running.swapaxes(1, 2)
+        hessian = (turned * curvature[:, None]) @ rows_running / count + ridge * np.eye(dim)
+        slope = ridge * heads[running] - _pulled(rows_running, pull) / count
+        heads[running] -= np.linalg.solve(hessian, slope[:, :, None])[:, :, 0]
+        dual[running] = multipliers(rows_running, heads[running])
+        unsolved = ~(_gaps(rows_running, ridge, loss, dual[running]) <= GAP)
         if not unsolved.any():
             break
-        left, rows_left = left[unsolved], rows_left[unsolved]
+        running, rows_running = running[unsolved], rows_running[unsolved]
     return dual
 
 
@@ -135,18 +135,22 @@ def _box_multipliers(
     even = count * scale / np.square(rows.sum(axis=1)).sum(axis=1)
     start = np.full((trials, count), 0.5) if np.isfinite(most) else np.repeat(even, count)
     start = start.reshape(trials, count)
-    found, left, rows_left = start.copy(), np.arange(trials), rows
+    solution, running, rows_running = start.copy(), np.arange(trials), rows
     excess = _margins(rows, _pulled(rows, start)) / scale - 1
     upper = np.maximum(-excess, 0) + 1 if np.isfinite(most) else np.zeros_like(start)
-    now = _Iterate(start, np.maximum(excess, 0) + 1, upper)
+    iterate = _Iterate(start, np.maximum(excess, 0) + 1, upper)
     for _ in range(_MOST_STEPS):
-        now = _inner_step(rows_left, scale, most, now)
-        found[left] = now.dual
-        unsolved = ~(gaps(rows_left, now.dual) <= GAP)
+        iterate = _inner_step(rows_running, scale, most, iterate)
+        solution[running] = iterate.dual
+        unsolved = ~(gaps(rows_running, iterate.dual) <= GAP)
         if not unsolved.any():
             break
-        left, rows_left, now = left[unsolved], rows_left[unsolved], now.of(unsolved)
-    return found
+        running, rows_running, iterate = (
+            running[unsolved],
+            rows_running[unsolved],
+            iterate.of(unsolved),
+        )
+    return solution
 
 
 _CENTRED = 0.05
@@ -156,8 +160,8 @@ _SHORT = 0.99
 """Share of the way to the nearest bound that a step goes at most."""
 
 
-def _inner_step(rows: Rows, scale: float, most: float, now: _Iterate) -> _Iterate:
-    dual, lower, upper = now
+def _inner_step(rows: Rows, scale: float, most: float, iterate: _Iterate) -> _Iterate:
+    dual, lower, upper = iterate
     room = most - dual
     bounds = 2 if np.isfinite(most) else 1
     products = dual * lower + (room * upper if bounds == 2 else 0)
@@ -176,7 +180,7 @@ def _inner_step(rows: Rows, scale: float, most: float, now: _Iterate) -> _Iterat
         ends += [(room, -moves.dual), (upper, moves.upper)]
     falls = np.max([(-move / value).max(axis=1) for value, move in ends], axis=0)
     length = (_SHORT / np.maximum(falls, _SHORT))[:, None]
-    return _Iterate(*(x + length * move for x, move in zip(now, moves, strict=True)))
+    return _Iterate(*(x + length * move for x, move in zip(iterate, moves, strict=True)))
 
 
 _LEAST_PULL = 1e-13

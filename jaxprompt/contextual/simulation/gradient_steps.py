@@ -156,9 +156,9 @@ def steps_in_few_coordinates(
         return {"mean": means.reshape(*shape, len(head)), "level": levels.reshape(shape)}
 
     start, done = divmod(first, together)
-    found = map_trials(block, -(-(done + trials) // together), first=start)
+    batches = map_trials(block, -(-(done + trials) // together), first=start)
     wanted = slice(done, done + trials)
-    mean, level = (found[n].reshape(-1, *found[n].shape[2:])[wanted] for n in ("mean", "level"))
+    mean, level = (batches[n].reshape(-1, *batches[n].shape[2:])[wanted] for n in ("mean", "level"))
     return mean, (dim - len(head)) * level
 
 
